@@ -1,0 +1,111 @@
+"""The values that a trial samples: their canonical form, their digest, and the presets."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from autoreap.errors import InputError
+
+RANKINGS = ("affinity", "reap", "frequency", "random")
+LAYER_SELECTIONS = ("single", "block")
+
+# (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
+PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}
+PRESET_DEPTH = 48
+
+# Python can't call a field `lambda`; everywhere a user looks, the parameter is.
+_PARAMETER_OF_FIELD = {
+    "lambda_": "lambda",
+    "talker_retention": "talker.retention",
+    "talker_layers_cut": "talker.layers_cut",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One point of the search space; `plan.make_plan` turns it into the exact edit.
+
+    Attributes:
+        retention: fraction of the thinker's experts kept in each layer, in (0, 1].
+        lambda_: weight of the contrast term in the audio affinity, >= 0.
+        beta: how much of the video saliency the contrast subtracts from the mixed one, >= 0.
+        layers_cut: number of thinker layers cut.
+        saliency: which ranking of experts, one of `RANKINGS`.
+        layer_selection: cut the most similar single layers, or one block of consecutive layers.
+        seed: seed of the `random` ranking; the other rankings have no randomness.
+        strip_vision: drop the vision tower.
+        talker_retention: as `retention`, for the talker.
+        talker_layers_cut: as `layers_cut`, for the talker.
+    """
+
+    retention: float = 1.0
+    lambda_: float = 1.0
+    beta: float = 1.0
+    layers_cut: int = 0
+    saliency: str = "affinity"
+    layer_selection: str = "single"
+    seed: int = 0
+    strip_vision: bool = False
+    talker_retention: float = 1.0
+    talker_layers_cut: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("retention", "talker_retention"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= 1):
+                raise InputError(
+                    f"retention must be above 0 and at most 1, got {value}",
+                    where=parameter_name(name),
+                    fix="0.5 keeps half of the experts, 1 keeps them all",
+                )
+        for name in ("lambda_", "beta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"must be a number of at least 0, got {value}", where=parameter_name(name))
+        for name in ("layers_cut", "talker_layers_cut"):
+            if getattr(self, name) < 0:
+                raise InputError(f"must be at least 0, got {getattr(self, name)}", where=parameter_name(name))
+        for name, allowed in (("saliency", RANKINGS), ("layer_selection", LAYER_SELECTIONS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"must be one of {', '.join(allowed)}, got {getattr(self, name)!r}", where=name)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Candidate":
+        """Build from parameter names as users write them (`lambda`, `talker.retention`, ...)."""
+        field_of = {parameter_name(field.name): field.name for field in fields(cls)}
+        unknown = sorted(set(parameters) - set(field_of))
+        if unknown:
+            raise InputError(
+                f"unknown parameter {unknown[0]!r}", where="candidate", fix=f"known: {', '.join(sorted(field_of))}"
+            )
+        return cls(**{field_of[name]: value for name, value in parameters.items()})
+
+    def parameters(self) -> dict[str, Any]:
+        """All values under the names users write; `from_parameters` inverts it."""
+        return {parameter_name(field.name): getattr(self, field.name) for field in fields(self)}
+
+    def digest(self) -> str:
+        """Twelve hex digits that two candidates share if and only if all their values are equal."""
+        canonical = json.dumps(self.parameters(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def parameter_name(field_name: str) -> str:
+    """The name under which users and trials know a field of `Candidate`."""
+    return _PARAMETER_OF_FIELD.get(field_name, field_name)
+
+
+def preset(name: str, num_layers: int, base: Candidate | None = None) -> Candidate:
+    """The preset `name` for a thinker of `num_layers` layers: cuts scale with depth, vision is always stripped."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
+    retention, layers_cut = PRESETS[name]
+    return replace(
+        base or Candidate(),
+        retention=retention,
+        layers_cut=round(layers_cut * num_layers / PRESET_DEPTH),
+        strip_vision=True,
+    )

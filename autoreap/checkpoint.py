@@ -1,0 +1,175 @@
+"""A checkpoint on disk, read from its headers alone: tensors, shards, fingerprint. No torch.
+
+The safetensors layout is 8 bytes of header length (little endian), a JSON header, then the tensors' bytes
+(https://github.com/huggingface/safetensors#format).
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autoreap.errors import InputError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_SAMPLED_BELOW_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 10
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor: where its bytes lie, and how to read them. `dtype` is safetensors' name, such as BF16."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: Path
+    offset: int
+    num_bytes: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model directory: its `config.json` as raw JSON, and every tensor's place."""
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that tell this model from others, whatever its sharding.
+
+        Covers each tensor's name, type and shape, and the first KiB of each one under 1 MiB: norms, biases, small
+        routers. Those change in any training step, and cost a thousand small reads for the 30B model, not 70 GB.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            digest.update(f"{name}|{tensor.dtype}|{tensor.shape}|".encode())
+            if tensor.num_bytes < _SAMPLED_BELOW_BYTES:
+                with tensor.shard.open("rb") as file:
+                    file.seek(tensor.offset)
+                    digest.update(file.read(min(_SAMPLE_BYTES, tensor.num_bytes)))
+        return digest.hexdigest()[:16]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.num_bytes for tensor in self.tensors.values())
+
+
+def resolve_model(model: str) -> Path:
+    """The directory of MODEL: `tiny` is the embedded one, then a directory, then a name on the Hugging Face hub."""
+    if model == "tiny":
+        from autoreap.tiny_omni import CHECKPOINT
+
+        return CHECKPOINT
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise InputError("no such model directory", where=model, fix="a directory, a hub name as in org/name, or tiny")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"no such directory, and the hub could not provide it: {reason}", where=model) from None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the headers of the checkpoint in `path`.
+
+    Raises:
+        InputError: something is missing, truncated or contradictory; the message names the file.
+    """
+    if not path.is_dir():
+        raise InputError("no such model directory", where=path)
+    config = read_json(path / "config.json")
+    tensors: dict[str, TensorInfo] = {}
+    for tensor in _all_tensors(path):
+        if tensor.name in tensors:
+            raise InputError(f"tensor {tensor.name} is also in {tensors[tensor.name].shard.name}", where=tensor.shard)
+        tensors[tensor.name] = tensor
+    return Checkpoint(path=path, config=config, tensors=tensors)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; `InputError` where there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file; this is not a model directory", where=path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not JSON: {error}", where=path) from None
+    if not isinstance(document, dict):
+        raise InputError("must be a JSON object", where=path)
+    return document
+
+
+def _all_tensors(path: Path) -> Iterator[TensorInfo]:
+    if not (path / INDEX_NAME).exists():
+        yield from read_header(path / SINGLE_NAME)
+        return
+    weight_map = read_json(path / INDEX_NAME).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError("has no weight_map", where=path / INDEX_NAME)
+    stored: dict[str, str] = {}
+    for shard in sorted(set(weight_map.values())):
+        for tensor in read_header(path / shard):
+            stored[tensor.name] = shard
+            yield tensor
+    for name in weight_map.keys() ^ stored.keys():
+        raise InputError(
+            f"tensor {name} is {'listed but not stored' if name in weight_map else 'stored but not listed'}",
+            where=path / INDEX_NAME,
+            fix="fetch the checkpoint again",
+        )
+
+
+def read_header(shard: Path) -> list[TensorInfo]:
+    """The tensors of one safetensors file, in the order of their bytes."""
+    try:
+        size = shard.stat().st_size
+        with shard.open("rb") as file:
+            prefix = file.read(8)
+            header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size - 8):
+                raise InputError("not a safetensors file, or truncated", where=shard, fix="fetch it again")
+            header = json.loads(file.read(header_bytes))
+    except FileNotFoundError:
+        raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
+    header.pop("__metadata__", None)
+    tensors = [
+        TensorInfo(
+            name=name,
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            shard=shard,
+            offset=8 + header_bytes + entry["data_offsets"][0],
+            num_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    ]
+    tensors.sort(key=lambda tensor: tensor.offset)
+    end = max((tensor.offset + tensor.num_bytes for tensor in tensors), default=0)
+    if end > size:
+        raise InputError(f"truncated: {size:,} bytes, its header promises {end:,}", where=shard, fix="fetch it again")
+    return tensors

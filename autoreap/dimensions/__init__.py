@@ -1,0 +1,35 @@
+"""The ways to prune. To add one, write its file beside this one and list it here.
+
+Each file holds both halves of one edit, side by side: `mask`, the reversible form in memory, and `rewrite_tensor` with
+`rewrite_config`, the same edit on disk. What a mask computes and what the rewritten checkpoint computes must be equal
+bit for bit; tests/contract/test_dimensions.py holds every dimension to it.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from transformers import PreTrainedModel
+
+from autoreap.dimensions import experts, layers, vision
+from autoreap.families.family import Config, Family, TensorRole
+from autoreap.plan import PruningPlan
+
+
+class Dimension(Protocol):
+    """What a module in this folder provides."""
+
+    def mask(self, model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractContextManager[None]:
+        """Apply the edit in memory; leaving the context restores every bit, after an exception too."""
+        ...
+
+    def rewrite_tensor(self, role: TensorRole, plan: PruningPlan) -> TensorRole | None:
+        """The role in the pruned checkpoint, or None if the tensor is dropped."""
+        ...
+
+    def rewrite_config(self, config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+        """Edit the raw config in place; the names and shapes of tensors that must be added, filled with zeros."""
+        ...
+
+
+# Experts come before layers: a plan lists experts by original layer, and `layers` renumbers them.
+DIMENSIONS: tuple[Dimension, ...] = (experts, layers, vision)

@@ -1,0 +1,72 @@
+"""Keep some experts of each layer, the same number in all layers of a component."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from autoreap.families.family import Config, Family, Router, TensorRole
+from autoreap.plan import COMPONENTS, PruningPlan
+
+
+@contextmanager
+def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
+    """Narrow every router to its retained experts; the experts' own weights stay untouched where they are."""
+    with ExitStack() as stack:
+        for component in COMPONENTS:
+            decoder, edit = family.decoder(model, component), plan.component(component)
+            if decoder is None or edit is None:
+                continue
+            for layer, kept in zip(decoder.layers, edit.experts, strict=True):
+                router = family.router(layer)
+                if router is not None and len(kept) < router.num_experts:
+                    stack.enter_context(_narrowed(router, kept))
+        yield
+
+
+@contextmanager
+def _narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
+    """Slice the router's rows to `kept` and translate the indices it returns back to the original experts.
+
+    This is what the pruned router computes, to the bit. Masking the logits of dropped experts would not be: softmax
+    over E entries rounds otherwise than softmax over K (up to 4e-2 in bf16).
+    """
+    original = router.weight
+    num_experts, top_k = router.num_experts, router.top_k
+    keep = torch.tensor(kept, device=original.device)
+
+    def to_original(_module: nn.Module, _inputs: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        logits, weights, indices = output
+        return logits, weights, keep[indices]
+
+    handle = router.register_forward_hook(to_original)
+    try:
+        router.weight = nn.Parameter(original.detach()[keep], requires_grad=False)
+        router.num_experts, router.top_k = len(kept), min(top_k, len(kept))
+        yield
+    finally:
+        handle.remove()
+        router.weight, router.num_experts, router.top_k = original, num_experts, top_k
+
+
+def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
+    """Drop experts that are not retained, renumber the others, slice routers and fused experts."""
+    edit = plan.component(role.part) if role.part in COMPONENTS else None
+    if edit is None or role.layer is None:
+        return role
+    kept = edit.experts[role.layer]
+    if role.expert is not None:
+        return replace(role, expert=kept.index(role.expert)) if role.expert in kept else None
+    return replace(role, rows=kept) if role.rows_are_experts else role
+
+
+def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Set the number of experts; top-k follows where fewer are left."""
+    for component in COMPONENTS:
+        if edit := plan.component(component):
+            family.write_experts(config, component, edit.num_retained_experts)
+    return {}

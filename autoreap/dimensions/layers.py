@@ -1,0 +1,69 @@
+"""Cut whole decoder layers."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from autoreap.families.family import Config, Decoder, Family, TensorRole
+from autoreap.plan import COMPONENTS, PruningPlan
+
+
+@contextmanager
+def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
+    """Run the retained layers alone, numbered as they will be: the cache is built from these numbers."""
+    with ExitStack() as stack:
+        for component in COMPONENTS:
+            decoder, edit = family.decoder(model, component), plan.component(component)
+            if decoder is None or edit is None or len(edit.layers) == len(decoder.layers):
+                continue
+            stack.enter_context(_shortened(decoder, family, edit.layers))
+            if component == "thinker":
+                stack.enter_context(_moved_speech_tap(model, family, edit.layers))
+        yield
+
+
+@contextmanager
+def _shortened(decoder: Decoder, family: Family, retained: tuple[int, ...]) -> Iterator[None]:
+    original, depth = decoder.layers, decoder.config.num_hidden_layers
+    try:
+        decoder.layers = nn.ModuleList([original[layer] for layer in retained])
+        decoder.config.num_hidden_layers = len(retained)
+        for number, layer in enumerate(decoder.layers):
+            family.number_layer(layer, number)
+        yield
+    finally:
+        decoder.layers, decoder.config.num_hidden_layers = original, depth
+        for number, layer in enumerate(original):
+            family.number_layer(layer, number)
+
+
+@contextmanager
+def _moved_speech_tap(model: PreTrainedModel, family: Family, retained: tuple[int, ...]) -> Iterator[None]:
+    tap = family.speech_tap(model)
+    if tap is None:
+        yield
+        return
+    try:
+        family.set_speech_tap(model, sum(layer < tap for layer in retained))
+        yield
+    finally:
+        family.set_speech_tap(model, tap)
+
+
+def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
+    """Drop the tensors of cut layers, renumber the others."""
+    edit = plan.component(role.part) if role.part in COMPONENTS else None
+    if edit is None or role.layer is None:
+        return role
+    return replace(role, layer=edit.layers.index(role.layer)) if role.layer in edit.layers else None
+
+
+def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Set the depth, and every key that names a layer."""
+    for component in COMPONENTS:
+        if edit := plan.component(component):
+            family.write_layers(config, component, edit.layers)
+    return {}

@@ -1,0 +1,223 @@
+"""Run tasks on a (masked) model -> `Evaluation`.
+
+What no candidate can change is computed once: prompts, features, and the audio tower's embeddings. A candidate
+costs the text decoder alone.
+
+Shape legend: B batch, T prompt tokens (left-padded), A audio tokens, H hidden.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from autoreap.config import EvalsConfig, TaskConfig
+from autoreap.dataset import read_dataset
+from autoreap.errors import InputError
+from autoreap.families.chat_inputs import ChatInputs, Encoded
+from autoreap.masking import family_of_model, masked
+from autoreap.plan import PruningPlan
+from autoreap.progress import Progress
+from autoreap.samples import Sample, media_digest
+from autoreap.scores import Counts, Score, score
+from autoreap.tasks import Task, task_named
+
+# An answer may be this much longer than its reference before it counts as a runaway and is stopped.
+_RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One utterance or question: what came out, and how it was judged."""
+
+    id: str
+    output: str
+    reference: str
+    counts: Counts
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took."""
+
+    outcomes: Mapping[str, tuple[Outcome, ...]]
+    seconds: float
+
+    def scores(self) -> dict[str, Score]:
+        """Each metric with its interval. Raises `ScoringError` where nothing was scored."""
+        return {
+            metric: score([o.counts for o in outcomes], num_failed=sum(o.failed for o in outcomes))
+            for metric, outcomes in self.outcomes.items()
+        }
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """The scores as plain values, for JSON."""
+        return {metric: measured.as_dict() for metric, measured in self.scores().items()}
+
+    def save_outcomes(self, path: Path) -> None:
+        """One JSON line an utterance."""
+        rows = [
+            {"metric": metric, "id": o.id, "output": o.output, "reference": o.reference, "failed": o.failed}
+            | {"numerator": o.counts.numerator, "denominator": o.counts.denominator}
+            for metric, outcomes in self.outcomes.items()
+            for o in outcomes
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def load_outcomes(path: Path) -> dict[str, tuple[Outcome, ...]]:
+    """What `Evaluation.save_outcomes` wrote."""
+    outcomes: dict[str, list[Outcome]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        counts = Counts(row["numerator"], row["denominator"])
+        outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"])
+        outcomes.setdefault(row["metric"], []).append(outcome)
+    return {metric: tuple(listed) for metric, listed in outcomes.items()}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One prompt, ready to run. `audio` is [A, H]; `max_new_tokens` bounds the answer."""
+
+    sample: Sample
+    encoded: Encoded
+    audio: torch.Tensor | None
+    max_new_tokens: int
+
+
+class Evaluator:
+    """Scores plans on one split of an evals file; made once for a model, run once for a candidate.
+
+    Args:
+        model: a stock model, whole or thinker alone.
+        inputs: its inputs.
+        evals: the tasks.
+        split: `search` or `report`.
+        batch_size: utterances decoded together. The same batches are used for every candidate.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: ChatInputs,
+        evals: EvalsConfig,
+        *,
+        split: str = "search",
+        batch_size: int = 32,
+    ) -> None:
+        self._model = model
+        self._family = family_of_model(model)
+        self._inputs = inputs
+        self._batch_size = batch_size
+        tasks = evals.splits[split]
+        if not tasks:
+            raise InputError(f"split {split!r} has no tasks", where=evals.path)
+        self._tasks: list[tuple[str, Task, list[_Item]]] = []
+        sets = [(config, task_named(config.task), read_task(config, evals.path.parent)) for config in tasks]
+        with Progress(f"preparing {split}", sum(len(samples) for _, _, samples in sets)) as progress:
+            for config, task, samples in sets:
+                self._tasks.append((metric_name(config), task, self._prepare(config, task, samples, progress)))
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """`minimize` or `maximize` for each metric."""
+        return {metric: task.DIRECTION for metric, task, _ in self._tasks}
+
+    @torch.inference_mode()
+    def run(self, plan: PruningPlan | None = None) -> Evaluation:
+        """Score the model under `plan`, or as it is."""
+        started = time.monotonic()
+        with masked(self._model, plan) if plan is not None else nullcontext():
+            outcomes = {metric: self._run_task(task, items) for metric, task, items in self._tasks}
+        return Evaluation(outcomes=outcomes, seconds=time.monotonic() - started)
+
+    @torch.inference_mode()
+    def _prepare(self, config: TaskConfig, task: Task, samples: Sequence[Sample], progress: Progress) -> list[_Item]:
+        items = []
+        for sample in samples:
+            encoded = self._inputs.encode(sample, task.question(sample, config.doc_to_text or task.QUESTION))
+            audio = None
+            if encoded.mel is not None:
+                audio = self._family.audio_embeddings(self._model, encoded.mel).cpu()
+            num_reference_tokens = self._inputs.num_text_tokens(task.reference(sample))
+            bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE
+            items.append(_Item(sample, encoded, audio, bound))
+            progress.advance()
+        return items
+
+    def _run_task(self, task: Task, items: Sequence[_Item]) -> tuple[Outcome, ...]:
+        """Outcomes in the order of `items`; batches hold prompts of similar length, to pad little."""
+        order = sorted(range(len(items)), key=lambda i: (len(items[i].encoded.input_ids), items[i].max_new_tokens))
+        outcomes: dict[int, Outcome] = {}
+        for start in range(0, len(order), self._batch_size):
+            numbers = order[start : start + self._batch_size]
+            answers = self._generate([items[number] for number in numbers])
+            for number, answer in zip(numbers, answers, strict=True):
+                outcomes[number] = self._judge(task, items[number], answer)
+        return tuple(outcomes[number] for number in range(len(items)))
+
+    def _judge(self, task: Task, item: _Item, answer: torch.Tensor) -> Outcome:
+        output = self._inputs.decode(answer)
+        runaway = len(answer) >= item.max_new_tokens and self._inputs.end_token_id not in answer
+        counts, failed = task.judge(item.sample, output)
+        return Outcome(item.sample.id, output, task.reference(item.sample), counts, failed or runaway)
+
+    def _generate(self, items: Sequence[_Item]) -> list[torch.Tensor]:
+        """Greedy answers, each cut to its own bound."""
+        thinker = self._family.thinker(self._model)
+        inputs = self._inputs.collate([item.encoded for item in items])
+        inputs = {name: tensor.to(thinker.device) for name, tensor in inputs.items() if name != "input_features"}
+        embeddings = thinker.get_input_embeddings()(inputs["input_ids"])
+        audio = [item.audio for item in items if item.audio is not None]
+        if audio:
+            heard = torch.cat(audio).to(embeddings.device, embeddings.dtype)
+            is_audio = (inputs["input_ids"] == thinker.config.audio_token_id).unsqueeze(-1)
+            embeddings = embeddings.masked_scatter(is_audio, heard)
+        sequences = thinker.generate(
+            **inputs,
+            inputs_embeds=embeddings,
+            do_sample=False,
+            max_new_tokens=max(item.max_new_tokens for item in items),
+            eos_token_id=self._inputs.end_token_id,
+            pad_token_id=self._inputs.pad_token_id,
+        )
+        answers = sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        return [answer[: item.max_new_tokens] for answer, item in zip(answers, items, strict=True)]
+
+
+def metric_name(config: TaskConfig) -> str:
+    """`wer`, or `wer.noisy` for a task labelled noisy."""
+    metric = task_named(config.task).METRIC
+    return f"{metric}.{config.label}" if config.label else metric
+
+
+def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
+    """The rows of one task, checked to have what the task needs."""
+    return read_dataset(config, folder, task_named(config.task).REQUIRED)
+
+
+def check_splits_apart(evals: EvalsConfig) -> None:
+    """Raise `InputError` if an utterance of the search split is in the report split too.
+
+    A front chosen on an utterance can't be judged on it: the choice has already fitted its noise.
+    """
+    seen: dict[str, Sample] = {}
+    for config in evals.splits["search"]:
+        seen |= {media_digest(sample): sample for sample in read_task(config, evals.path.parent)}
+    for config in evals.splits["report"]:
+        for sample in read_task(config, evals.path.parent):
+            if twin := seen.get(media_digest(sample)):
+                raise InputError(
+                    f"is in the search split too, at {twin.where}; what a candidate was chosen on can't judge it",
+                    where=sample.where,
+                    fix="take it out of one of the two",
+                )

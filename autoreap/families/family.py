@@ -1,0 +1,139 @@
+"""What every model family must say of itself: the only place where its names are known.
+
+A dimension (`autoreap.dimensions`) asks these questions and never spells a module path, config key or tensor name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from autoreap.families.chat_inputs import ChatInputs
+from autoreap.plan import ModelShape
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TensorRole:
+    """What a stored tensor is.
+
+    Attributes:
+        part: `thinker`, `talker`, `audio`, `vision`, `speech` (waveform decoder), as `autoreap inspect` lists them.
+        name: the stored name, with `{layer}` and `{expert}` in place of the indices below.
+        layer: decoder layer, or None.
+        expert: the expert it belongs to, or None.
+        rows_are_experts: its first dimension counts experts (a router, or experts stored fused).
+        rows: which rows are retained, once a dimension has decided so; None keeps all.
+    """
+
+    part: str
+    name: str
+    layer: int | None = None
+    expert: int | None = None
+    rows_are_experts: bool = False
+    rows: tuple[int, ...] | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The stored name."""
+        return self.name.format(layer=self.layer, expert=self.expert)
+
+
+class Decoder(Protocol):
+    """A text decoder of transformers."""
+
+    layers: nn.ModuleList
+    config: Any
+
+
+class Router(Protocol):
+    """A top-k router of transformers: returns (logits [T, E], weights [T, k], indices [T, k])."""
+
+    weight: nn.Parameter  # [E, H]
+    num_experts: int
+    top_k: int
+    register_forward_hook: Any
+
+
+class Family(ABC):
+    """One model family of transformers. `config` is always the raw contents of config.json."""
+
+    model_type: str
+
+    @abstractmethod
+    def shape(self, config: Mapping[str, Any]) -> ModelShape:
+        """What a plan must know of the model."""
+
+    @abstractmethod
+    def role(self, tensor_name: str) -> TensorRole:
+        """What the stored tensor is; `InputError` for a name that this family does not know."""
+
+    @abstractmethod
+    def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
+        """The stock model in evaluation mode; without `speech`, parts that only speak are not loaded."""
+
+    @abstractmethod
+    def inputs(self, path: Path) -> ChatInputs:
+        """What turns a prompt into this checkpoint's input tensors."""
+
+    @abstractmethod
+    def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The part of `model` that hears and writes; `model` itself where it is nothing else."""
+
+    @abstractmethod
+    def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
+        """The text decoder of `component`; None where the model has none."""
+
+    @abstractmethod
+    def number_layer(self, layer: nn.Module, number: int) -> None:
+        """Tell a decoder layer its place, by which it finds its part of the cache."""
+
+    @abstractmethod
+    def router(self, layer: nn.Module) -> Router | None:
+        """The router of a decoder layer; None in a dense one."""
+
+    @abstractmethod
+    def experts(self, layer: nn.Module) -> nn.Module | None:
+        """The experts of a decoder layer, called with (hidden states [T, H], indices [T, k], weights [T, k])."""
+
+    @abstractmethod
+    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
+        """Embeddings [num_tokens, H] of one utterance, from its features [mel_bins, frames]."""
+
+    @abstractmethod
+    def speech_tap(self, model: PreTrainedModel) -> int | None:
+        """Which hidden state of the thinker the talker listens to; None without a talker."""
+
+    @abstractmethod
+    def set_speech_tap(self, model: PreTrainedModel, tap: int) -> None:
+        """Set, in memory, what `speech_tap` returns."""
+
+    @abstractmethod
+    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
+        """Set the number of experts of `component`, and lower top-k to it where it is higher."""
+
+    @abstractmethod
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        """Set the depth of `component`, and move every key that names a layer of it."""
+
+    @abstractmethod
+    def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
+        """Replace the vision tower by the smallest stub that the stock class loads; the stub's tensors by name."""
+
+    @abstractmethod
+    def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
+        """The (module, method) pairs through which images and video enter the model."""
+
+    @abstractmethod
+    def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of a tensor stored one tensor an expert; the tensor itself unless it is fused experts."""
+
+    @abstractmethod
+    def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes, as stored one tensor an expert, that the stock class expects for this config."""

@@ -1,0 +1,229 @@
+"""Qwen3-Omni (thinker, talker, waveform decoder), as transformers 5 stores and builds it.
+
+On disk the prefixes are `thinker.{audio_tower,visual,model}`; in memory
+`thinker.model.{audio_tower,visual,language_model}`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen3OmniMoeConfig,
+    Qwen3OmniMoeForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import (
+    Qwen3OmniMoeProcessor,
+    _get_feat_extract_output_lengths,
+)
+
+from autoreap.checkpoint import read_json
+from autoreap.errors import InputError
+from autoreap.families.chat_inputs import ChatInputs, Placeholders
+from autoreap.families.family import Config, Decoder, Family, Router, TensorRole
+from autoreap.plan import ComponentShape, ModelShape
+
+_DECODER_TENSOR = re.compile(r"(?P<part>thinker|talker)\.model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
+_EXPERT_TENSOR = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight)")
+_ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+_PART_OF_PREFIX = {
+    "thinker.audio_tower.": "audio",
+    "thinker.visual.": "vision",
+    "thinker.model.": "thinker",
+    "thinker.lm_head.": "thinker",
+    "talker.": "talker",
+    "code2wav.": "speech",
+}
+
+
+class Qwen3Omni(Family):
+    """Qwen3OmniMoeForConditionalGeneration, with or without its talker."""
+
+    model_type = "qwen3_omni_moe"
+
+    def shape(self, config: Mapping[str, Any]) -> ModelShape:
+        """See `Family.shape`."""
+        components = {"thinker": _component_shape(config, "thinker")}
+        if config.get("enable_audio_output", True):
+            components["talker"] = _component_shape(config, "talker")
+        try:
+            return ModelShape(
+                components=components,
+                deepstack_layers=len(config["thinker_config"]["vision_config"]["deepstack_visual_indexes"]),
+                speech_tap=config["talker_config"]["accept_hidden_layer"] if "talker" in components else None,
+            )
+        except KeyError as error:
+            raise InputError(f"key {error} is missing", where="config.json") from None
+
+    def role(self, tensor_name: str) -> TensorRole:
+        """See `Family.role`."""
+        if match := _DECODER_TENSOR.fullmatch(tensor_name):
+            part, layer, rest = match["part"], int(match["layer"]), match["rest"]
+            prefix = f"{part}.model.layers.{{layer}}."
+            if expert := _EXPERT_TENSOR.fullmatch(rest):
+                name = f"{prefix}mlp.experts.{{expert}}.{expert['rest']}"
+                return TensorRole(part, name, layer=layer, expert=int(expert["expert"]))
+            return TensorRole(part, prefix + rest, layer=layer, rows_are_experts=rest in _ROWS_ARE_EXPERTS)
+        for prefix, part in _PART_OF_PREFIX.items():
+            if tensor_name.startswith(prefix):
+                return TensorRole(part, tensor_name)
+        raise InputError(f"unknown tensor {tensor_name!r}; a Qwen3-Omni has none of that name", where="checkpoint")
+
+    def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
+        """See `Family.load`."""
+        config = Qwen3OmniMoeConfig.from_pretrained(path)
+        config.enable_audio_output = config.enable_audio_output and speech
+        model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+            path, config=config, dtype=dtype, device_map=device, trust_remote_code=False
+        )
+        return cast(PreTrainedModel, model.eval())
+
+    def inputs(self, path: Path) -> ChatInputs:
+        """See `Family.inputs`."""
+        try:
+            return ChatInputs(
+                tokenizer=AutoTokenizer.from_pretrained(path, trust_remote_code=False),
+                feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
+                image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
+                frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path)),
+                placeholders=Placeholders(audio="<|audio_pad|>", image="<|image_pad|>", video="<|video_pad|>"),
+                num_audio_tokens=lambda num_frames: int(_get_feat_extract_output_lengths(num_frames)),
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"its tokenizer or preprocessor can't be read: {reason}", where=path, fix="fetch the checkpoint again"
+            ) from None
+
+    def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
+        """See `Family.thinker`."""
+        return cast(PreTrainedModel, getattr(model, "thinker", model))
+
+    def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
+        """See `Family.decoder`."""
+        if component == "thinker":
+            return cast(Decoder, self.thinker(model).model.language_model)
+        talker = getattr(model, "talker", None)
+        return cast(Decoder, talker.model) if talker is not None else None
+
+    def number_layer(self, layer: nn.Module, number: int) -> None:
+        """See `Family.number_layer`."""
+        cast(Any, layer).self_attn.layer_idx = number
+
+    def router(self, layer: nn.Module) -> Router | None:
+        """See `Family.router`."""
+        return getattr(layer.mlp, "gate", None)
+
+    def experts(self, layer: nn.Module) -> nn.Module | None:
+        """See `Family.experts`."""
+        return getattr(layer.mlp, "experts", None)
+
+    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
+        """See `Family.audio_embeddings`."""
+        thinker = self.thinker(model)
+        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=thinker.device)
+        features = mel[None].to(thinker.device, thinker.dtype)
+        output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
+        return cast(torch.Tensor, output.last_hidden_state)
+
+    def speech_tap(self, model: PreTrainedModel) -> int | None:
+        """See `Family.speech_tap`."""
+        if getattr(model, "talker", None) is None:
+            return None
+        return int(model.config.talker_config.accept_hidden_layer)
+
+    def set_speech_tap(self, model: PreTrainedModel, tap: int) -> None:
+        """See `Family.set_speech_tap`."""
+        model.config.talker_config.accept_hidden_layer = tap
+
+    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
+        """See `Family.write_experts`."""
+        text = _text_config(config, component)
+        text["num_experts"] = num_experts
+        if "num_local_experts" in text:  # transformers writes it for the talker, and it wins over num_experts there
+            text["num_local_experts"] = num_experts
+        text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
+
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        """See `Family.write_layers`."""
+        text = _text_config(config, component)
+        text["num_hidden_layers"] = len(retained)
+        if text.get("mlp_only_layers"):
+            text["mlp_only_layers"] = [retained.index(i) for i in text["mlp_only_layers"] if i in retained]
+        talker = config.get("talker_config", {})
+        if component == "thinker" and "accept_hidden_layer" in talker:
+            talker["accept_hidden_layer"] = sum(layer < talker["accept_hidden_layer"] for layer in retained)
+
+    def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
+        """See `Family.write_no_vision`.
+
+        The stock class always builds a tower. Depth 0 and a single head keep a patch embedding and a merger of the
+        smallest width that its rotary embedding allows: one head of the original size.
+        """
+        vision = config["thinker_config"]["vision_config"]
+        vision["hidden_size"] //= vision["num_heads"]
+        vision |= {"num_heads": 1, "depth": 0, "deepstack_visual_indexes": []}
+        expected = self.expected_tensors(config)
+        return {name: shape for name, shape in expected.items() if name.startswith("thinker.visual.")}
+
+    def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
+        """See `Family.vision_entrances`."""
+        return [(self.thinker(model).model, name) for name in ("get_image_features", "get_video_features")]
+
+    def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        """See `Family.one_by_one`."""
+        prefix, _, projection = tensor_name.rpartition(".")
+        if projection == "gate_up_proj":
+            num_experts, rows, columns = shape
+            names = [
+                f"{prefix}.{expert}.{half}_proj.weight" for expert in range(num_experts) for half in ("gate", "up")
+            ]
+            return [(name, (rows // 2, columns)) for name in names]
+        if projection == "down_proj":
+            return [(f"{prefix}.{expert}.down_proj.weight", shape[1:]) for expert in range(shape[0])]
+        return [(tensor_name, shape)]
+
+    def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """See `Family.expected_tensors`."""
+        with torch.device("meta"):
+            model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
+        state = {_name_on_disk(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return dict(entry for name, shape in state.items() for entry in self.one_by_one(name, shape))
+
+
+def _name_on_disk(name: str) -> str:
+    name = re.sub(r"^thinker\.model\.(audio_tower|visual)\.", r"thinker.\1.", name)
+    return name.replace("thinker.model.language_model.", "thinker.model.", 1)
+
+
+def _video_size(path: Path) -> dict[str, int]:
+    """Least and most pixels of a frame: the checkpoint's own, or the real processor's defaults."""
+    stored = path / "video_preprocessor_config.json"
+    size = read_json(stored)["size"] if stored.exists() else Qwen3OmniMoeProcessor.videos_kwargs["size"]
+    return cast(dict[str, int], size)
+
+
+def _text_config(config: Mapping[str, Any], component: str) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], config[f"{component}_config"]["text_config"])
+    except KeyError as error:
+        raise InputError(f"key {error} is missing", where="config.json", fix="is this a Qwen3-Omni?") from None
+
+
+def _component_shape(config: Mapping[str, Any], component: str) -> ComponentShape:
+    text = _text_config(config, component)
+    try:
+        return ComponentShape(
+            num_layers=text["num_hidden_layers"],
+            num_experts=text["num_local_experts"] if "num_local_experts" in text else text["num_experts"],
+            top_k=text["num_experts_per_tok"],
+        )
+    except KeyError as error:
+        raise InputError(f"key {error} of the {component} is missing", where="config.json") from None

@@ -1,0 +1,61 @@
+"""Apply a plan to a model in memory, reversibly.
+
+>>> with masked(model, plan):  # doctest: +SKIP
+...     model.generate(**inputs)
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from transformers import PreTrainedModel
+
+from autoreap.dimensions import DIMENSIONS
+from autoreap.errors import InputError
+from autoreap.families import FAMILIES, Family
+from autoreap.plan import COMPONENTS, PruningPlan
+
+
+@contextmanager
+def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
+    """Within the context, `model` computes what the checkpoint materialised from `plan` computes, bit for bit.
+
+    No weight is copied or changed but routers' slices (K rows each). On leaving, everything is as it was, also after an
+    exception. Works on a stock transformers model, whole or thinker alone.
+
+    Raises:
+        InputError: the plan does not fit the model.
+    """
+    family = family_of_model(model)
+    _check_fits(model, family, plan)
+    with ExitStack() as stack:
+        for dimension in DIMENSIONS:
+            stack.enter_context(dimension.mask(model, family, plan))
+        yield
+
+
+def family_of_model(model: PreTrainedModel) -> Family:
+    """The family of a loaded stock model; its thinker alone counts too."""
+    for family in FAMILIES:
+        if str(model.config.model_type).startswith(family.model_type):
+            return family
+    raise InputError(f"model_type {model.config.model_type!r} is not supported", where=type(model).__name__)
+
+
+def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
+    for component in COMPONENTS:
+        decoder, edit = family.decoder(model, component), plan.component(component)
+        if decoder is None or edit is None:
+            continue  # a talker that was not loaded has nothing to mask
+        if len(edit.experts) != len(decoder.layers):
+            raise InputError(
+                f"the plan is for {len(edit.experts)} layers, the {component} has {len(decoder.layers)}",
+                where="plan",
+                fix="load the model that the plan was made for; masks don't nest",
+            )
+        for kept, layer in zip(edit.experts, decoder.layers, strict=True):
+            router = family.router(layer)
+            if router is not None and kept and kept[-1] >= router.num_experts:
+                raise InputError(
+                    f"the plan retains expert {kept[-1]}, the {component} has {router.num_experts} in each layer",
+                    where="plan",
+                )

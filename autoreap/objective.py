@@ -1,0 +1,95 @@
+"""candidate -> plan -> mask -> evaluate -> values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoreap.candidate import Candidate
+from autoreap.checkpoint import Checkpoint
+from autoreap.errors import InputError, ScoringError
+from autoreap.evaluate import Evaluation, Evaluator
+from autoreap.materialise import plan_rewrite
+from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.saliency import Saliency
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate's plan with its objective values, all metrics with intervals, and the outcomes behind them."""
+
+    plan: PruningPlan
+    values: tuple[float, ...]
+    size_bytes: int
+    metrics: Mapping[str, Mapping[str, Any]]
+    evaluation: Evaluation
+
+
+class Objective:
+    """Scores candidates on one model; holds everything that is the same for all of them.
+
+    Args:
+        objectives: metric name -> direction, in the order of the study's values. `size_bytes` is always available.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        shape: ModelShape,
+        base_model: BaseModel,
+        saliency: Saliency,
+        evaluator: Evaluator,
+        objectives: Mapping[str, str],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._shape = shape
+        self._base_model = base_model
+        self._saliency = saliency
+        self._evaluator = evaluator
+        self._objectives = objectives
+        known = {"size_bytes": "minimize", **evaluator.directions}
+        for metric, direction in objectives.items():
+            if metric not in known:
+                raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
+            if direction != known[metric]:
+                raise InputError(f"{metric} is better {known[metric][:3]}imal, not {direction}d", where="objectives")
+
+    def plan(self, candidate: Candidate) -> PruningPlan:
+        """The exact edit; cheap."""
+        return make_plan(candidate, self._saliency, self._shape, self._base_model)
+
+    def score(self, plan: PruningPlan) -> Scored:
+        """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
+        evaluation = self._evaluator.run(plan)
+        size_bytes = plan_rewrite(self._checkpoint, plan).size_bytes
+        metrics = evaluation.metrics()
+        return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
+
+    @property
+    def baseline_size_bytes(self) -> int:
+        """Bytes of the unpruned model."""
+        return self._checkpoint.num_bytes
+
+    def score_baseline(self) -> Evaluation:
+        """The unpruned model on the same data."""
+        return self._evaluator.run(None)
+
+
+def objective_values(
+    objectives: Mapping[str, str] | Sequence[str], size_bytes: int, metrics: Mapping[str, Mapping[str, Any]]
+) -> tuple[float, ...]:
+    """One value an objective, in order.
+
+    Raises:
+        ScoringError: a metric is missing or not finite. It must never reach the sampler, where it could rank well.
+    """
+    available: dict[str, Any] = {
+        "size_bytes": size_bytes,
+        **{name: measured.get("value") for name, measured in metrics.items()},
+    }
+    for name in objectives:
+        if available.get(name) is None:
+            raise ScoringError(f"metric {name} was not measured")
+        if not math.isfinite(available[name]):
+            raise ScoringError(f"metric {name} is {available[name]}")
+    return tuple(float(available[name]) for name in objectives)

@@ -1,0 +1,180 @@
+"""What calibration measured, and the rankings of experts that follow from it. NumPy alone.
+
+Shape legend: L layers, E experts, S spans (S = 1..8 layers). Modalities: audio (S1), video (S2), mixed (S3).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from autoreap.errors import InputError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MODALITIES = ("audio", "video", "mixed")
+_FORMAT = "autoreap.saliency.1"
+
+
+@dataclass(frozen=True)
+class ModalitySums:
+    """Sums over the calibration tokens of one modality.
+
+    Attributes:
+        gate_norm_sum: [L, E] sum of g_e(x) * ||h_e(x)||_2 over the tokens x routed to e.
+        routed_tokens: [L, E] how many tokens were routed to e.
+        tokens: |D|, how many tokens were seen.
+    """
+
+    gate_norm_sum: FloatArray
+    routed_tokens: IntArray
+    tokens: int
+
+    def per_token(self) -> FloatArray:
+        """S(e, D) = 1/|D| * sum_x g_e(x) * ||h_e(x)||_2, shape [L, E]: the mean over *all* tokens."""
+        return self.gate_norm_sum / max(self.tokens, 1)
+
+    def per_routed_token(self) -> FloatArray:
+        """REAP's saliency (Lasby et al., 2025, eq. 5): the mean over tokens routed to e, [L, E]; 0 where none was."""
+        return self.gate_norm_sum / np.maximum(self.routed_tokens, 1)
+
+
+@dataclass(frozen=True)
+class ComponentSaliency:
+    """The measurements of one decoder (thinker or talker).
+
+    Attributes:
+        modalities: the sums of each modality that was measured; `audio` is always there.
+        layer_cosine: [S, L]; row n-1 holds cos(h_l, h_{l+n}), the mean over audio tokens of the cosine between the
+            input of layer l and the output of layer l+n-1; NaN where l+n exceeds the depth.
+    """
+
+    modalities: Mapping[str, ModalitySums]
+    layer_cosine: FloatArray
+
+    @property
+    def num_layers(self) -> int:
+        """L, the depth of the decoder that was measured."""
+        return int(self.modalities["audio"].gate_norm_sum.shape[0])
+
+    @property
+    def num_experts(self) -> int:
+        """E, the number of experts in each layer."""
+        return int(self.modalities["audio"].gate_norm_sum.shape[1])
+
+    def affinity(self, lambda_: float, beta: float) -> FloatArray:
+        """A(e) = S1(e) + lambda * ReLU(S3(e) - beta * S2(e)), [L, E]; an unmeasured modality counts as 0."""
+        s1, s2, s3 = (self._per_token(modality) for modality in MODALITIES)
+        return s1 + lambda_ * np.maximum(s3 - beta * s2, 0)
+
+    def scores(self, ranking: str, *, lambda_: float, beta: float, seed: int) -> FloatArray:
+        """The scores [L, E] by which experts are ranked, higher is kept; `ranking` is one of `candidate.RANKINGS`."""
+        audio = self.modalities["audio"]
+        if ranking == "affinity":
+            return self.affinity(lambda_, beta)
+        if ranking == "reap":
+            return audio.per_routed_token()
+        if ranking == "frequency":
+            return audio.routed_tokens / max(audio.tokens, 1)
+        if ranking == "random":
+            return np.random.default_rng(seed).random(audio.gate_norm_sum.shape)
+        raise InputError(f"unknown ranking {ranking!r}", where="saliency")
+
+    def _per_token(self, modality: str) -> FloatArray:
+        sums = self.modalities.get(modality)
+        return sums.per_token() if sums is not None else np.zeros((self.num_layers, self.num_experts))
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """All that one calibration measured: `components` by name, and where the numbers come from.
+
+    `provenance` holds strings: the model's name and fingerprint, the digest of each calibration set, versions.
+    """
+
+    components: Mapping[str, ComponentSaliency]
+    provenance: Mapping[str, str]
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Fingerprint of the model that was measured (see `checkpoint.Checkpoint.fingerprint`)."""
+        return self.provenance["model_fingerprint"]
+
+    def component(self, name: str) -> ComponentSaliency:
+        """The measurements of `name`; `InputError` if it was not calibrated."""
+        if name not in self.components:
+            raise InputError(
+                f"holds no measurements of the {name}",
+                where="saliency",
+                fix=f"calibrate with --component {name}, or leave the {name} unpruned",
+            )
+        return self.components[name]
+
+    def digest(self) -> str:
+        """Sixteen hex digits of everything measured."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self._arrays().items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()[:16]
+
+    def _arrays(self) -> dict[str, NDArray[np.generic]]:
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for component, measured in self.components.items():
+            arrays[f"{component}.layer_cosine"] = np.ascontiguousarray(measured.layer_cosine)
+            for modality, sums in measured.modalities.items():
+                arrays[f"{component}.{modality}.gate_norm_sum"] = sums.gate_norm_sum
+                arrays[f"{component}.{modality}.routed_tokens"] = sums.routed_tokens
+                arrays[f"{component}.{modality}.tokens"] = np.array([sums.tokens], dtype=np.int64)
+        return arrays
+
+    def save(self, path: Path) -> None:
+        """Write `path` whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        save_file(
+            self._arrays(), partial, metadata={"format": _FORMAT, "provenance": json.dumps(dict(self.provenance))}
+        )
+        partial.replace(path)
+
+
+def load_saliency(path: Path) -> Saliency:
+    """Read what `Saliency.save` wrote; `InputError` names the file and what is wrong with it."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys() if metadata.get("format") == _FORMAT else ()  # weights may be of types NumPy lacks
+            arrays = {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise InputError("no such saliency file", where=path, fix="make one with `autoreap calibrate`") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"not a readable safetensors file: {error}", where=path) from None
+    if metadata.get("format") != _FORMAT:
+        raise InputError("not a saliency file", where=path, fix="make one with `autoreap calibrate`")
+    measured = {name.split(".")[0] for name in arrays}
+    components = {name: _component(name, arrays, path) for name in sorted(measured)}
+    return Saliency(components=components, provenance=json.loads(metadata["provenance"]))
+
+
+def _component(name: str, arrays: Mapping[str, NDArray[np.generic]], path: Path) -> ComponentSaliency:
+    modalities = {}
+    try:
+        for modality in MODALITIES:
+            if f"{name}.{modality}.tokens" in arrays:
+                modalities[modality] = ModalitySums(
+                    gate_norm_sum=arrays[f"{name}.{modality}.gate_norm_sum"].astype(np.float64),
+                    routed_tokens=arrays[f"{name}.{modality}.routed_tokens"].astype(np.int64),
+                    tokens=int(arrays[f"{name}.{modality}.tokens"][0]),
+                )
+        layer_cosine = arrays[f"{name}.layer_cosine"].astype(np.float64)
+    except KeyError as error:
+        raise InputError(f"tensor {error} is missing", where=path, fix="calibrate again") from None
+    if "audio" not in modalities:
+        raise InputError(f"no audio measurements of the {name}", where=path, fix="calibrate with --audio")
+    return ComponentSaliency(modalities=modalities, layer_cosine=layer_cosine)

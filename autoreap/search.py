@@ -1,0 +1,255 @@
+"""A study: start or resume it, and score trials until the budget is spent.
+
+Optuna's storage is the truth. A trial is told to it once everything about it is known; MLflow follows, and what it
+missed is logged when the search resumes.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autoreap.candidate import Candidate, preset
+from autoreap.config import Range, SpaceConfig
+from autoreap.errors import AutoreapError, InputError
+from autoreap.evaluate import Evaluation
+from autoreap.front import ERROR, PLAN, RESULT, Point, points_of
+from autoreap.objective import Objective, Scored, objective_values
+from autoreap.plan import ModelShape
+from autoreap.progress import duration, log
+from autoreap.tracking import Tracker, TrialRecord
+
+MAX_FAILURES_IN_A_ROW = 3
+
+
+@contextmanager
+def exclusive(root: Path, study: str) -> Iterator[None]:
+    """Hold the study's lock: a second search of the same study on this machine is refused."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / f"{study}.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another search of this study is running", where=path, fix="wait, or use --study"
+            ) from None
+        yield
+
+
+class Search:
+    """One study of one space on one model.
+
+    Args:
+        objective: scores candidates.
+        shape: of the model; presets scale with its depth.
+        identity: what a resumed study must share (model fingerprint, data digests, tasks); a mismatch is refused.
+        folder: where each trial's plan and outcomes go, as `<number>/plan.json` and `<number>/outcomes.jsonl`.
+    """
+
+    def __init__(
+        self,
+        space: SpaceConfig,
+        objective: Objective,
+        shape: ModelShape,
+        storage: str,
+        name: str,
+        identity: Mapping[str, Any],
+        folder: Path,
+    ) -> None:
+        self._space = space
+        self._objective = objective
+        self._shape = shape
+        self._folder = folder
+        self.study = _create_study(space, storage, name, identity)
+        self._scored: dict[str, Point] = {}
+        for point in points_of(self.study):
+            self._scored.setdefault(point.plan_digest, point)
+
+    def run(self, tracker: Tracker, *, trials: int, hours: float | None) -> None:
+        """Score trials until the study has `trials` finished ones or `hours` are over, whichever comes first."""
+        self._recover()
+        self._score_baseline()
+        self._enqueue_presets()
+        self._catch_up(tracker)
+        started = time.monotonic()
+        deadline = started + hours * 3600 if hours is not None else float("inf")
+        finished = already = len(self._finished())
+        failures = 0
+        self.study.sampler = self._sampler(finished)
+        while finished < trials and time.monotonic() < deadline:
+            trial = self.study.ask()
+            failures = 0 if self._attempt(trial) else failures + 1
+            self._track(tracker, self.study.get_trials(deepcopy=False)[trial.number])
+            finished += 1
+            if failures == MAX_FAILURES_IN_A_ROW:
+                raise AutoreapError(f"{failures} trials failed in a row; the last: {self._error_of(trial.number)}")
+            elapsed = time.monotonic() - started
+            remaining = min(elapsed / (finished - already) * (trials - finished), deadline - time.monotonic())
+            log(f"{self._line(trial.number)}; {finished}/{trials} done, ETA {duration(max(remaining, 0))}")
+
+    def _attempt(self, trial: Trial) -> bool:
+        """Score one trial and tell the study; a failure is recorded with its reason."""
+        try:
+            candidate = self._candidate(trial)
+            plan = self._objective.plan(candidate)
+            digest = plan.digest()
+            trial.set_user_attr(PLAN, plan.as_dict())
+            if twin := self._scored.get(digest):
+                self._repeat(trial, twin)
+                return True
+            scored = self._objective.score(plan)
+        except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
+            trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
+            self.study.tell(trial, state=TrialState.FAIL)
+            return False
+        self._keep(trial, scored, digest)
+        return True
+
+    def _keep(self, trial: Trial, scored: Scored, digest: str) -> None:
+        folder = self._folder / str(trial.number)
+        scored.plan.save(folder / "plan.json")
+        scored.evaluation.save_outcomes(folder / "outcomes.jsonl")
+        result = {
+            "metrics": scored.metrics,
+            "size_bytes": scored.size_bytes,
+            "plan_digest": digest,
+            "seconds": scored.evaluation.seconds,
+        }
+        trial.set_user_attr(RESULT, result)
+        self.study.tell(trial, scored.values)
+        values = dict(zip(self._space.objectives, scored.values, strict=True))
+        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest)
+        self._scored[digest] = point
+
+    def _repeat(self, trial: Trial, twin: Point) -> None:
+        """The same plan was scored before: tell the study what is known, at no cost."""
+        result = {"metrics": twin.metrics, "size_bytes": twin.size_bytes, "plan_digest": twin.plan_digest}
+        trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
+        self.study.tell(trial, list(twin.values.values()))
+
+    def _candidate(self, trial: Trial) -> Candidate:
+        return Candidate.from_parameters(
+            {name: _suggest(trial, name, spec) for name, spec in self._space.parameters.items()}
+        )
+
+    def _sampler(self, num_finished: int) -> BaseSampler:
+        """Seeded by the base seed and the trials so far: a resumed search must not repeat the first one's draws."""
+        seed = int(np.random.SeedSequence([self._space.seed, num_finished]).generate_state(1)[0])
+        samplers: dict[str, type[BaseSampler]] = {
+            "tpe": TPESampler, "random": RandomSampler, "nsgaii": NSGAIISampler, "gp": GPSampler
+        }  # fmt: skip
+        return samplers[self._space.sampler](seed=seed)  # type: ignore[call-arg]
+
+    def _finished(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+
+    def _recover(self) -> None:
+        """Trials that a kill left running are failed, and their values tried again first.
+
+        Safe because `exclusive` holds: nobody else can be running them.
+        """
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+            log(f"trial {trial.number} was cut off; its values will be tried again")
+
+    def _score_baseline(self) -> None:
+        if "baseline" in self.study.user_attrs:
+            return
+        evaluation: Evaluation = self._objective.score_baseline()
+        metrics, size_bytes = evaluation.metrics(), self._objective.baseline_size_bytes
+        objective_values(self._space.objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
+        evaluation.save_outcomes(self._folder / "baseline" / "outcomes.jsonl")
+        self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
+        log(f"baseline: {_summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
+
+    def _enqueue_presets(self) -> None:
+        num_layers = self._shape.components["thinker"].num_layers
+        for name in self._space.presets:
+            parameters = preset(name, num_layers).parameters()
+            searched = {key: spec for key, spec in self._space.parameters.items() if isinstance(spec, Range)}
+            outside = [key for key, spec in searched.items() if not spec.low <= parameters[key] <= spec.high]
+            if outside:
+                log(f"preset {name} lies outside the space ({outside[0]} {parameters[outside[0]]:g}), not tried")
+                continue
+            values = {key: parameters[key] for key in searched}
+            self.study.enqueue_trial(values, user_attrs={"preset": name}, skip_if_exists=True)
+
+    def _catch_up(self, tracker: Tracker) -> None:
+        for trial in self._finished():
+            self._track(tracker, trial)
+
+    def _track(self, tracker: Tracker, trial: FrozenTrial) -> None:
+        folder = self._folder / str(trial.number)
+        result = trial.user_attrs.get(RESULT, {"metrics": {}})
+        tags = {key: str(trial.user_attrs[key]) for key in ("preset", "retry_of", ERROR) if key in trial.user_attrs}
+        tracker.log_trial(
+            TrialRecord(
+                number=trial.number,
+                parameters=trial.params,
+                values=dict(zip(self._space.objectives, trial.values or (), strict=False)),
+                metrics=result["metrics"],
+                state=trial.state.name,
+                artifacts=sorted(folder.iterdir()) if folder.is_dir() else (),
+                tags=tags,
+            )
+        )
+
+    def _error_of(self, number: int) -> str:
+        return str(self.study.get_trials(deepcopy=False)[number].user_attrs.get(ERROR, "unknown"))
+
+    def _line(self, number: int) -> str:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
+        head = f"trial {number} ({trial.user_attrs.get('preset', 'sampled')}: {values})"
+        if trial.state != TrialState.COMPLETE:
+            return f"{head} failed: {self._error_of(number)}"
+        result = trial.user_attrs[RESULT]
+        twin = result.get("duplicate_of")
+        spent = duration(result["seconds"]) if twin is None else f"same plan as trial {twin}"
+        return f"{head}: {_summary(result['metrics'], result['size_bytes'])}; {spent}"
+
+
+def _suggest(trial: Trial, name: str, spec: Any) -> Any:
+    if isinstance(spec, Range):
+        if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
+            return trial.suggest_int(name, int(spec.low), int(spec.high), step=int(spec.step or 1))
+        return trial.suggest_float(name, spec.low, spec.high, step=spec.step)
+    return trial.suggest_categorical(name, spec) if isinstance(spec, tuple) else spec
+
+
+def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
+    scores = [f"{name} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]" for name, m in metrics.items()]
+    return ", ".join([f"{size_bytes / 1e6:,.2f} MB", *scores])
+
+
+def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
+    """Open or create the study; what it was started with must not have changed since."""
+    if storage.startswith("sqlite:///"):
+        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions: list[Any] = list(space.objectives.values())
+    if name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+    else:
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    wanted = {"objectives": dict(space.objectives), **identity}
+    for key, value in wanted.items():
+        stored = study.user_attrs.get(key)
+        if stored is None:
+            study.set_user_attr(key, value)
+        elif stored != value:
+            raise InputError(
+                f"was started with {key} {stored}, now it is {value}",
+                where=f"study {name}",
+                fix="undo the change, or start another study with --study",
+            )
+    return study

@@ -1,0 +1,45 @@
+"""What a model is scored on. To add a task, write its file beside this one and list it here."""
+
+from typing import Protocol
+
+from autoreap.samples import Sample
+from autoreap.scores import Counts
+from autoreap.tasks import asr, audio_qa
+
+
+class Task(Protocol):
+    """What a module in this folder provides.
+
+    Attributes:
+        NAME: as `task:` in an evals file.
+        METRIC: the metric it yields.
+        DIRECTION: `minimize` or `maximize`.
+        REQUIRED: the keys its rows must have.
+        QUESTION: what is asked where neither the row nor the evals file says.
+    """
+
+    NAME: str
+    METRIC: str
+    DIRECTION: str
+    REQUIRED: tuple[str, ...]
+    QUESTION: str
+
+    def reference(self, sample: Sample) -> str:
+        """What a perfect model answers."""
+        ...
+
+    def question(self, sample: Sample, template: str) -> str:
+        """What the user says beside the media."""
+        ...
+
+    def judge(self, sample: Sample, output: str) -> tuple[Counts, bool]:
+        """The counts of one output, and whether it failed: could not be parsed. A failure never counts as right."""
+        ...
+
+
+TASKS: tuple[Task, ...] = (asr, audio_qa)
+
+
+def task_named(name: str) -> Task:
+    """The task whose NAME that is."""
+    return next(task for task in TASKS if name == task.NAME)

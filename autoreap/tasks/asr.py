@@ -1,0 +1,31 @@
+"""Speech recognition, scored by word error rate; by character where the language is written without spaces."""
+
+import jiwer
+
+from autoreap.samples import Sample
+from autoreap.scores import Counts
+from autoreap.tasks.normalise import units
+
+NAME = "asr"
+METRIC = "wer"
+DIRECTION = "minimize"
+REQUIRED: tuple[str, ...] = ("audio", "text")
+QUESTION = "Transcribe the audio into text."
+
+
+def reference(sample: Sample) -> str:
+    """The transcript."""
+    return sample.text or ""
+
+
+def question(sample: Sample, template: str) -> str:
+    """The same for every utterance, unless a row brings its own."""
+    return sample.question or template
+
+
+def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
+    """(substitutions + deletions + insertions, reference words), both normalised; any text can be scored."""
+    expected, heard = (" ".join(units(text, sample.language)) for text in (reference(sample), output))
+    words = jiwer.process_words(expected, heard)
+    errors = words.substitutions + words.deletions + words.insertions
+    return Counts(errors, words.hits + words.substitutions + words.deletions), False

@@ -1,0 +1,87 @@
+"""ChatInputs must yield what the real Qwen3OmniMoeProcessor yields; it can be built only where torchvision works.
+
+Elsewhere its stored output stands in for it: see tests/data/processor/make_reference.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data.processor.make_reference import CONVERSATIONS, REFERENCE, conversation, real_inputs, real_processor
+
+from autoreap.errors import InputError
+from autoreap.families.chat_inputs import ChatInputs, Encoded
+from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.samples import Sample
+from autoreap.tiny_omni import CHECKPOINT
+
+Tensors = Mapping[str, torch.Tensor]
+
+# Another CPU rounds Fourier transforms and normalised pixels differently, by some 1e-7.
+ROUNDING = 2e-6
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ChatInputs:
+    return Qwen3Omni().inputs(CHECKPOINT)
+
+
+def encode(inputs: ChatInputs, sample: Sample, question: str | None) -> Encoded:
+    return inputs.encode_text(sample.text or "") if question is None else inputs.encode(sample, question)
+
+
+def assert_same(ours: Tensors, real: Tensors, *, audio_tolerance: float) -> None:
+    tolerances = {"input_features": audio_tolerance, "pixel_values": ROUNDING, "pixel_values_videos": ROUNDING}
+    assert set(ours) == set(real)
+    for name, tensor in real.items():
+        assert ours[name].shape == tensor.shape, name
+        difference = float((ours[name].double() - tensor.double()).abs().max())
+        assert difference <= tolerances.get(name, 0.0), name
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_equals_stored_output_of_real_processor(name: str, inputs: ChatInputs, tmp_path: Path) -> None:
+    ours = inputs.collate([encode(inputs, *conversation(name, tmp_path))])
+    with np.load(REFERENCE) as stored:
+        keys = [key for key in stored if key.startswith(f"{name}/")]
+        real = {key.removeprefix(f"{name}/"): torch.from_numpy(stored[key]) for key in keys}
+    assert_same(ours, real, audio_tolerance=ROUNDING)
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_equals_real_processor(name: str, inputs: ChatInputs, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", reason="the real processor needs torchvision")
+    sample, question = conversation(name, tmp_path)
+    ours = inputs.collate([encode(inputs, sample, question)])
+    assert_same(ours, real_inputs(real_processor(), sample, question), audio_tolerance=0)
+
+
+def test_batch_holds_each_conversation_as_it_is_alone(inputs: ChatInputs, tmp_path: Path) -> None:
+    encoded = [encode(inputs, *conversation(name, tmp_path)) for name in ("long clip", "text", "short clip")]
+    batch = inputs.collate(encoded)
+    for row, alone in enumerate(encoded):
+        length = len(alone.input_ids)
+        assert torch.equal(batch["input_ids"][row, -length:], alone.input_ids)
+        assert batch["attention_mask"][row].sum() == batch["attention_mask"][row, -length:].sum() == length
+    for row, alone in enumerate([encoded[0], encoded[2]]):
+        assert alone.mel is not None
+        num_frames = alone.mel.shape[1]
+        assert torch.equal(batch["input_features"][row, :, :num_frames], alone.mel)
+        assert not batch["input_features"][row, :, num_frames:].any()
+        mask = batch["feature_attention_mask"][row]
+        assert mask.sum() == mask[:num_frames].sum() == num_frames
+
+
+@pytest.mark.parametrize("token", ["<|audio_pad|>", "<|image_pad|>", "<|im_end|>"])
+def test_special_token_in_the_words_of_a_row_is_refused(token: str, inputs: ChatInputs, tmp_path: Path) -> None:
+    sample, question = conversation("short clip", tmp_path)
+    words = f"What does {token} mean?"
+    message = rf"^conversations:short clip: .*{token.replace('|', '[|]')}"
+    with pytest.raises(InputError, match=message):
+        inputs.encode(sample, words)
+    with pytest.raises(InputError, match=message):
+        inputs.encode(sample, str(question), words)
+    with pytest.raises(InputError, match=message):
+        inputs.encode_text(words, sample.where)

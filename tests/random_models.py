@@ -1,0 +1,73 @@
+"""Random models of the real classes, a few units wide, shaped after the real 30B configuration."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
+
+REAL_CONFIG = Path(__file__).parent / "data" / "qwen3-omni-30b-a3b-instruct.config.json"
+
+
+def real_config() -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(REAL_CONFIG.read_text())
+    return config
+
+
+def small_config() -> dict[str, Any]:
+    """The real configuration with every width cut down; structure, key names and special values stay."""
+    config = real_config()
+    thinker, talker = config["thinker_config"], config["talker_config"]
+    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidden_size": 32}
+    thinker["text_config"] |= attention | {
+        "num_hidden_layers": 6, "num_experts": 8, "num_experts_per_tok": 3,
+        "moe_intermediate_size": 16, "intermediate_size": 16, "vocab_size": 512,
+    }  # fmt: skip
+    thinker["audio_config"] |= {
+        "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+        "output_dim": 32, "downsample_hidden_size": 8,
+    }  # fmt: skip
+    thinker["vision_config"] |= {
+        "depth": 3, "hidden_size": 32, "intermediate_size": 32, "num_heads": 4, "out_hidden_size": 32,
+        "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64,
+    }  # fmt: skip
+    talker |= {"accept_hidden_layer": 3, "thinker_hidden_size": 32, "num_code_groups": 4}
+    talker |= {"audio_token_id": 475, "image_token_id": 455, "video_token_id": 456, "vision_start_token_id": 452}
+    talker |= {"codec_bos_id": 49, "codec_eos_token_id": 50, "codec_pad_id": 48, "codec_nothink_id": 55}
+    talker |= {"codec_think_bos_id": 56, "codec_think_eos_id": 57, "speaker_id": {"ethan": 60}}
+    talker["text_config"] |= attention | {
+        "num_hidden_layers": 4, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "intermediate_size": 16, "shared_expert_intermediate_size": 16, "vocab_size": 1100,
+    }  # fmt: skip
+    talker["code_predictor_config"] |= attention | {
+        "num_hidden_layers": 2, "intermediate_size": 32, "num_code_groups": 4, "vocab_size": 96,
+    }  # fmt: skip
+    for text in (thinker["text_config"], talker["text_config"]):
+        text["rope_parameters"] |= {"mrope_section": [2, 1, 1]}
+    config["code2wav_config"] |= {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 32, "decoder_dim": 32, "codebook_size": 96, "codebook_dim": 32, "num_quantizers": 4,
+        "upsample_rates": [2, 2], "upsampling_ratios": [2], "vector_quantization_hidden_dimension": 32,
+    }  # fmt: skip
+    tokens = {"audio_token_id": 475, "image_token_id": 455, "video_token_id": 456}
+    thinker |= tokens | {"vision_start_token_id": 452, "vision_end_token_id": 453}
+    thinker |= {"audio_start_token_id": 469, "audio_end_token_id": 470, "user_token_id": 72}
+    config |= {"im_start_token_id": 444, "im_end_token_id": 445, "assistant_token_id": 77, "user_token_id": 72}
+    config |= {"tts_bos_token_id": 480, "tts_eos_token_id": 481, "tts_pad_token_id": 482, "system_token_id": 88}
+    return config
+
+
+def save_random_model(path: Path, *, dtype: torch.dtype = torch.float32, speech: bool = True, seed: int = 0) -> Path:
+    """A checkpoint with large random weights, so that no expert, layer or head is negligible."""
+    config = copy.deepcopy(small_config())
+    config["enable_audio_output"] = speech
+    torch.manual_seed(seed)
+    model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "code2wav" not in name:
+                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+    model.to(dtype).save_pretrained(path)
+    return path
