@@ -1,7 +1,5 @@
-"""The values that a trial samples: their canonical form, their digest, and the presets."""
+"""The values that a trial samples, under the names users write, and the presets."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -55,19 +53,22 @@ class Candidate:
     def __post_init__(self) -> None:
         for name in ("retention", "talker_retention"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and 0 < value <= 1):
+            if not (_is_number(value) and 0 < value <= 1):
                 raise InputError(
-                    f"retention must be above 0 and at most 1, got {value}",
+                    f"retention must be above 0 and at most 1, got {value!r}",
                     where=parameter_name(name),
                     fix="0.5 keeps half of the experts, 1 keeps them all",
                 )
         for name in ("lambda_", "beta"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"must be a number of at least 0, got {value}", where=parameter_name(name))
-        for name in ("layers_cut", "talker_layers_cut"):
-            if getattr(self, name) < 0:
-                raise InputError(f"must be at least 0, got {getattr(self, name)}", where=parameter_name(name))
+            if not (_is_number(value) and value >= 0):
+                raise InputError(f"must be a number of at least 0, got {value!r}", where=parameter_name(name))
+        for name in ("layers_cut", "talker_layers_cut", "seed"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise InputError(f"must be an integer of at least 0, got {value!r}", where=parameter_name(name))
+        if not isinstance(self.strip_vision, bool):
+            raise InputError(f"must be true or false, got {self.strip_vision!r}", where="strip_vision")
         for name, allowed in (("saliency", RANKINGS), ("layer_selection", LAYER_SELECTIONS)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"must be one of {', '.join(allowed)}, got {getattr(self, name)!r}", where=name)
@@ -87,10 +88,9 @@ class Candidate:
         """All values under the names users write; `from_parameters` inverts it."""
         return {parameter_name(field.name): getattr(self, field.name) for field in fields(self)}
 
-    def digest(self) -> str:
-        """Twelve hex digits that two candidates share if and only if all their values are equal."""
-        canonical = json.dumps(self.parameters(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def parameter_name(field_name: str) -> str:

@@ -19,6 +19,7 @@ from autoreap.errors import InputError
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
 
@@ -115,6 +116,8 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file; this is not a model directory", where=path) from None
+    except IsADirectoryError:
+        raise InputError("is a folder, not a file", where=path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
     if not isinstance(document, dict):
@@ -124,6 +127,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _all_tensors(path: Path) -> Iterator[TensorInfo]:
     if not (path / INDEX_NAME).exists():
+        if not (path / SINGLE_NAME).exists():
+            raise InputError(f"holds neither {SINGLE_NAME} nor {INDEX_NAME}", where=path)
         yield from read_header(path / SINGLE_NAME)
         return
     weight_map = read_json(path / INDEX_NAME).get("weight_map")
@@ -134,12 +139,13 @@ def _all_tensors(path: Path) -> Iterator[TensorInfo]:
         for tensor in read_header(path / shard):
             stored[tensor.name] = shard
             yield tensor
-    for name in weight_map.keys() ^ stored.keys():
-        raise InputError(
-            f"tensor {name} is {'listed but not stored' if name in weight_map else 'stored but not listed'}",
-            where=path / INDEX_NAME,
-            fix="fetch the checkpoint again",
-        )
+    for name in sorted(weight_map.keys() | stored.keys()):
+        if weight_map.get(name) != stored.get(name):
+            raise InputError(
+                f"tensor {name} is listed in {weight_map.get(name, 'no shard')}, stored in {stored.get(name, 'none')}",
+                where=path / INDEX_NAME,
+                fix="fetch the checkpoint again",
+            )
 
 
 def read_header(shard: Path) -> list[TensorInfo]:
@@ -156,20 +162,21 @@ def read_header(shard: Path) -> list[TensorInfo]:
         raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
-    header.pop("__metadata__", None)
-    tensors = [
-        TensorInfo(
-            name=name,
-            dtype=entry["dtype"],
-            shape=tuple(entry["shape"]),
-            shard=shard,
-            offset=8 + header_bytes + entry["data_offsets"][0],
-            num_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    ]
+    try:
+        header.pop("__metadata__", None)
+        tensors = [_tensor_info(name, entry, shard, 8 + header_bytes) for name, entry in header.items()]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again") from None
     tensors.sort(key=lambda tensor: tensor.offset)
     end = max((tensor.offset + tensor.num_bytes for tensor in tensors), default=0)
     if end > size:
         raise InputError(f"truncated: {size:,} bytes, its header promises {end:,}", where=shard, fix="fetch it again")
     return tensors
+
+
+def _tensor_info(name: str, entry: Mapping[str, Any], shard: Path, data_offset: int) -> TensorInfo:
+    start, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(size) for size in entry["shape"])
+    if math.prod(shape) * _DTYPE_BYTES.get(entry["dtype"], 0) not in (0, end - start):
+        raise InputError(f"tensor {name} of shape {shape} has {end - start} bytes", where=shard, fix="fetch it again")
+    return TensorInfo(name, entry["dtype"], shape, shard, offset=data_offset + start, num_bytes=end - start)

@@ -73,13 +73,12 @@ def _search(options: Arguments) -> tuple[dict[str, Any], str]:
     lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     if shipped:
-        plan = plan_summary(plan_of(study, shipped.trial))
+        plan = plan_summary(plan_of(study, shipped.trial))["thinker"]
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial}: {plan['thinker']['experts']} experts in {plan['thinker']['layers']} layers",
+            f"         trial {shipped.trial}: {plan['experts']} experts in {plan['layers']} of {plan['of_layers']} layers",
             f"         {shipped.reason}",
-            f"         loaded by stock transformers and scored again: {shipped.num_compared} of {shipped.num_compared} "
-            "answers equal the trial's",
+            f"         loaded by stock transformers: {shipped.num_compared} of {shipped.num_compared} answers equal the trial's",
         ]
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:

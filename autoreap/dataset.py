@@ -9,7 +9,8 @@ from autoreap.config import TaskConfig
 from autoreap.errors import InputError
 from autoreap.samples import Sample, read_samples
 
-_KEYS = ("id", "audio", "text", "question", "answer", "choices", "language", "speaker")
+_TEXTS = ("text", "question", "answer", "language", "speaker")
+_KEYS = ("id", "audio", "choices", *_TEXTS)
 
 
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
@@ -37,9 +38,6 @@ def _hub_rows(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> It
         raise InputError(
             f"data set can't be loaded: {reason}", where=where, fix="check name, split and network"
         ) from None
-    audio_column = config.columns.get("audio", "audio")
-    if isinstance(rows.features.get(audio_column), datasets.Audio):
-        rows = rows.cast_column(audio_column, datasets.Audio(decode=False))
     columns = {key: config.columns.get(key, key) for key in _KEYS}
     missing = [columns[key] for key in required if columns[key] not in rows.column_names]
     if missing:
@@ -48,17 +46,36 @@ def _hub_rows(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> It
             where=where,
             fix="map it in columns:",
         )
+    columns = {key: column for key, column in columns.items() if column in rows.column_names}
+    rows = rows.select_columns(sorted(set(columns.values())))
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Audio):
+            rows = rows.cast_column(name, datasets.Audio(decode=False))
     for number, row in enumerate(rows):
-        yield _sample(row, columns, number, where)
+        yield _sample({key: row[column] for key, column in columns.items()}, number, f"{where} row {number}", required)
 
 
-def _sample(row: Mapping[str, Any], columns: Mapping[str, str], number: int, where: str) -> Sample:
-    values = {key: row[column] for key, column in columns.items() if row.get(column) is not None}
-    audio = values.pop("audio", None)
-    if isinstance(audio, Mapping):
-        audio = audio["bytes"] if audio.get("bytes") is not None else Path(audio["path"])
-    choices = tuple(str(choice) for choice in values.pop("choices", ()))
-    texts: dict[str, Any] = {key: str(value) for key, value in values.items() if key != "id"}
+def _sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:
+    empty = [key for key in required if row[key] in (None, "")]
+    if empty:
+        raise InputError(f"{empty[0]} is empty", where=where)
+    choices = row.get("choices")
+    if not isinstance(choices, list | None):
+        raise InputError(f"choices must be a list of texts, got {choices!r}", where=where)
+    texts: dict[str, Any] = {key: str(row[key]) for key in _TEXTS if row.get(key) is not None}
     return Sample(
-        id=str(values.get("id", number)), where=f"{where} row {number}", audio=audio, choices=choices, **texts
+        id=str(number) if row.get("id") is None else str(row["id"]),
+        where=where,
+        audio=_audio(row.get("audio"), where),
+        choices=tuple(str(choice) for choice in choices or ()),
+        **texts,
     )
+
+
+def _audio(stored: Any, where: str) -> Path | bytes | None:
+    """The encoded audio of an undecoded Audio column, of a {bytes, path} struct, or of a column of paths."""
+    if isinstance(stored, Mapping):
+        stored = stored.get("bytes") or stored.get("path")
+        if stored is None:
+            raise InputError("audio has neither bytes nor path", where=where, fix="store it encoded, not as an array")
+    return Path(stored) if isinstance(stored, str) else stored

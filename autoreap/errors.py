@@ -19,6 +19,7 @@ class InputError(AutoreapError):
     exit_code = 2
 
     def __init__(self, problem: str, *, where: object = None, fix: str | None = None) -> None:
+        self.problem = problem
         location = f"{where}: " if where is not None else ""
         remedy = f" ({fix})" if fix else ""
         super().__init__(f"{location}{problem}{remedy}")

@@ -81,14 +81,19 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
 
     Of points with equal plans the first counts; a value that is not finite never gets here.
     """
-    distinct = [point for point in points if point.duplicate_of is None]
+    first = {point.plan_digest: point.trial for point in reversed(points)}
+    distinct = [
+        point
+        for point in points
+        if first[point.plan_digest] == point.trial and all(map(math.isfinite, point.values.values()))
+    ]
     costs = {point.trial: _costs(point, objectives) for point in distinct}
 
     def dominated(point: Point) -> bool:
         own = costs[point.trial]
         return any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in costs.values())
 
-    front = [point for point in distinct if all(map(math.isfinite, costs[point.trial])) and not dominated(point)]
+    front = [point for point in distinct if not dominated(point)]
     return sorted(front, key=lambda point: (point.size_bytes, point.trial))
 
 
@@ -140,6 +145,8 @@ def _first(fitting: Sequence[Point], reason: str) -> tuple[Point, str]:
 
 
 def _wer(point: Point) -> float:
+    if "wer" not in point.metrics:
+        raise InputError("this study did not measure wer", where="--rule", fix="select the knee")
     return float(point.metrics["wer"]["value"])
 
 

@@ -159,7 +159,16 @@ def load_saliency(path: Path) -> Saliency:
         raise InputError("not a saliency file", where=path, fix="make one with `autoreap calibrate`")
     measured = {name.split(".")[0] for name in arrays}
     components = {name: _component(name, arrays, path) for name in sorted(measured)}
-    return Saliency(components=components, provenance=json.loads(metadata["provenance"]))
+    return Saliency(components=components, provenance=_provenance(metadata, path))
+
+
+def _provenance(metadata: Mapping[str, str], path: Path) -> dict[str, str]:
+    try:
+        provenance: dict[str, str] = json.loads(metadata["provenance"])
+        provenance["model_fingerprint"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise InputError("does not say which model was measured", where=path, fix="calibrate again") from None
+    return provenance
 
 
 def _component(name: str, arrays: Mapping[str, NDArray[np.generic]], path: Path) -> ComponentSaliency:

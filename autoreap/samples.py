@@ -100,19 +100,19 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence
         if not isinstance(row.get(key), str | None):
             raise InputError(f"key {key!r} must be a string, got {row[key]!r}", where=where)
     for key in _LISTS:
-        values = row.get(key, [])
+        values = row.get(key) or []
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise InputError(f"key {key!r} must be a list of strings, got {values!r}", where=where)
-    modality = row.get("modality", "audio")
+    modality = row.get("modality") or "audio"
     if modality not in MODALITIES:
         raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}", where=where)
     files = {key: folder / row[key] for key in ("audio", "image") if row.get(key)}
-    frames = tuple(folder / frame for frame in row.get("video", []))
+    frames = tuple(folder / frame for frame in row.get("video") or ())
     for media in (*files.values(), *frames):
         if not media.is_file():
             raise InputError(f"no such media file: {media}", where=where, fix="paths are relative to the JSONL file")
     plain = {key: row[key] for key in _STRINGS if key in row and key not in ("audio", "image", "modality")}
-    choices = tuple(row.get("choices", ()))
+    choices = tuple(row.get("choices") or ())
     return Sample(id=str(row["id"]), where=where, modality=modality, video=frames, choices=choices, **files, **plain)
 
 

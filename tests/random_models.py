@@ -71,3 +71,15 @@ def save_random_model(path: Path, *, dtype: torch.dtype = torch.float32, speech:
                 parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
     model.to(dtype).save_pretrained(path)
     return path
+
+
+END = 445
+
+
+def random_prompt(*, batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Token ids of a chat without media, as `generate` needs them for speech: user turn, then the assistant's start."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(100, 400, (batch_size, length), generator=generator)
+    ids[:, :2] = torch.tensor([444, 72])
+    ids[:, -3:-1] = torch.tensor([444, 77])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

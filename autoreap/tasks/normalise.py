@@ -1,9 +1,10 @@
 """Text as it is compared: case, punctuation and spelling variants must not count as errors."""
 
+import re
 from functools import cache
 from typing import Any
 
-_WITHOUT_SPACES = ("zh", "ja", "th")
+_WITHOUT_SPACES = ("zh", "cmn", "yue", "ja", "th")
 
 
 def units(text: str, language: str | None) -> list[str]:
@@ -12,7 +13,7 @@ def units(text: str, language: str | None) -> list[str]:
     English goes through Whisper's normaliser (Radford et al., 2022, appendix C) with its spelling map, every other
     language through its basic one.
     """
-    language = (language or "en").split("-")[0].lower()
+    language = re.split("[-_]", (language or "en").lower())[0]
     normalised = str(_normaliser(language)(text))
     if language in _WITHOUT_SPACES:
         return [character for character in normalised if not character.isspace()]

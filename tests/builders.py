@@ -1,0 +1,93 @@
+"""Small inputs to build tests from: measurements, shapes, recordings, and checkpoints that are headers alone."""
+
+import io
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan
+from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
+
+FINGERPRINT = "0123456789abcdef"
+BASE_MODEL = BaseModel(name="test/model", fingerprint=FINGERPRINT)
+SHAPE = ModelShape(
+    components={"thinker": ComponentShape(8, 8, 2), "talker": ComponentShape(5, 6, 2)}, deepstack_layers=2, speech_tap=4
+)
+
+
+def measured(num_layers: int, num_experts: int, *, num_spans: int = 3, seed: int = 0) -> ComponentSaliency:
+    """Random measurements of one decoder, all three modalities."""
+    rng = np.random.default_rng(seed)
+    cosine = rng.random((num_spans, num_layers))
+    for span in range(num_spans):
+        cosine[span, num_layers - span :] = np.nan
+    return ComponentSaliency(
+        modalities={
+            modality: ModalitySums(
+                gate_norm_sum=rng.random((num_layers, num_experts)) * 100,
+                routed_tokens=rng.integers(0, 50, (num_layers, num_experts)),
+                tokens=100 + extra,
+            )
+            for extra, modality in enumerate(("audio", "video", "mixed"))
+        },
+        layer_cosine=cosine,
+    )
+
+
+def saliency_of(shape: ModelShape, *, fingerprint: str = FINGERPRINT, seed: int = 0) -> Saliency:
+    """Random measurements of every decoder of `shape`."""
+    components = {
+        name: measured(decoder.num_layers, decoder.num_experts, seed=seed) for name, decoder in shape.components.items()
+    }
+    return Saliency(components=components, provenance={"model_fingerprint": fingerprint, "audio": "digest"})
+
+
+def wav_bytes(num_samples: int = 1600, sampling_rate: int = 16_000) -> bytes:
+    """A sine as an encoded WAV file."""
+    encoded = io.BytesIO()
+    waveform = 0.5 * np.sin(np.arange(num_samples) * 2 * np.pi * 440 / sampling_rate)
+    soundfile.write(encoded, waveform, sampling_rate, format="WAV")
+    return encoded.getvalue()
+
+
+def write_sparse_checkpoint(
+    folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, num_shards: int = 1
+) -> Path:
+    """A bf16 checkpoint of full length whose tensors are holes in sparse files: all zeros, no disk."""
+    (folder / "config.json").write_text(json.dumps(config))
+    names = list(shapes)
+    weight_map: dict[str, str] = {}
+    for shard in range(num_shards):
+        file_name = f"model-{shard + 1:05}-of-{num_shards:05}.safetensors"
+        header, end = {}, 0
+        for name in names[shard::num_shards]:
+            start, end = end, end + 2 * math.prod(shapes[name])
+            header[name] = {"dtype": "BF16", "shape": list(shapes[name]), "data_offsets": [start, end]}
+            weight_map[name] = file_name
+        encoded = json.dumps(header).encode()
+        with (folder / file_name).open("wb") as file:
+            file.write(struct.pack("<Q", len(encoded)) + encoded)
+            file.truncate(file.tell() + end)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def identity_plan(fingerprint: str, shape: ModelShape) -> PruningPlan:
+    """The plan that keeps everything."""
+    return PruningPlan(BaseModel("random", fingerprint), False, ComponentPlan.identity(shape.components["thinker"]))
+
+
+def random_component(
+    shape: ComponentShape, *, num_experts: int | None = None, layers: tuple[int, ...] | None = None, seed: int = 0
+) -> ComponentPlan:
+    """`num_experts` experts drawn for each layer, `layers` retained; None keeps all."""
+    rng = np.random.default_rng(seed)
+    draws = [rng.permutation(shape.num_experts)[: num_experts or shape.num_experts] for _ in range(shape.num_layers)]
+    experts = tuple(tuple(sorted(int(expert) for expert in draw)) for draw in draws)
+    return ComponentPlan(experts=experts, layers=layers or tuple(range(shape.num_layers)))

@@ -1,0 +1,244 @@
+from pathlib import Path
+
+import pytest
+
+from autoreap.config import EvalsConfig, Range, SpaceConfig, TaskConfig, load_evals, load_space
+from autoreap.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+SPACE = """\
+calibration:
+  audio: audio.jsonl
+evals: evals.yaml
+parameters:
+  retention: 0.5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "audio.jsonl").touch()
+    return tmp_path
+
+
+def space(folder: Path, text: str) -> SpaceConfig:
+    (folder / "space.yaml").write_text(text)
+    return load_space(folder / "space.yaml")
+
+
+def evals(folder: Path, text: str) -> EvalsConfig:
+    (folder / "evals.yaml").write_text(text)
+    return load_evals(folder / "evals.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_search_space_loads_and_its_evals_too(path: Path) -> None:
+    config = load_space(path)
+    assert config.name == path.stem
+    assert load_evals(config.evals).splits["search"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "evals").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_evals_file_loads_with_tasks_to_search_and_to_report_on(path: Path) -> None:
+    config = load_evals(path)
+    assert config.splits["search"]
+    assert config.splits["report"]
+
+
+def test_a_space_is_read_with_paths_beside_it_and_defaults_for_the_rest(folder: Path) -> None:
+    config = space(folder, SPACE)
+    assert config == SpaceConfig(
+        path=folder / "space.yaml",
+        name="space",
+        calibration={"audio": folder / "audio.jsonl"},
+        evals=folder / "evals.yaml",
+        parameters={"retention": 0.5},
+        objectives={"size_bytes": "minimize", "wer": "minimize"},
+    )
+    assert (config.trials, config.hours, config.presets) == (100, None, ("light", "medium", "aggressive"))
+
+
+def test_every_form_of_a_parameter_is_read(folder: Path) -> None:
+    text = SPACE + (
+        "  lambda: {low: 0, high: 4.0}\n"
+        "  beta: {low: 0.0, high: 2.0, step: 0.5}\n"
+        "  layers_cut: {low: 0, high: 12}\n"
+        "  talker.retention: {low: 0.5, high: 1.0}\n"
+        "  saliency: [affinity, reap]\n"
+        "  layer_selection: block\n"
+        "  strip_vision: true\n"
+        "objectives: {size_bytes: minimise, accuracy: maximise}\n"
+        "presets: [medium]\nhours: 0.5\nmaterialise: knee\nsampler: nsgaii\n"
+    )
+    config = space(folder, text)
+    assert config.parameters == {
+        "retention": 0.5,
+        "lambda": Range(0, 4.0),
+        "beta": Range(0.0, 2.0, 0.5),
+        "layers_cut": Range(0, 12, 1),
+        "talker.retention": Range(0.5, 1.0),
+        "saliency": ("affinity", "reap"),
+        "layer_selection": "block",
+        "strip_vision": True,
+    }
+    assert config.objectives == {"size_bytes": "minimize", "accuracy": "maximize"}
+    assert (config.presets, config.hours, config.materialise, config.sampler) == (("medium",), 0.5, "knee", "nsgaii")
+
+
+def test_all_mistakes_of_a_space_are_reported_at_once_each_with_its_line(folder: Path) -> None:
+    text = """\
+calibration:
+  audio: gone.jsonl
+  smell: audio.jsonl
+evals: 7
+parameters:
+  retention: {low: 0, high: 1}
+  lamda: 1.0
+  beta:
+    low: 2.0
+    high: 1.0
+  layers_cut: 1.5
+  saliency: [affinity, magic]
+  strip_vision: maybe
+objectives:
+  wer: downwards
+trials: 0
+hours: -1
+seed: one
+sampler: guess
+presets: [heavy]
+materialise: largest
+colour: red
+"""
+    with pytest.raises(InputError) as failure:
+        space(folder, text)
+    found = [line.removeprefix(f"{folder / 'space.yaml'}:") for line in str(failure.value).splitlines()]
+    expected = {
+        2: "calibration.audio: no such file",
+        3: "calibration.smell: unknown key; known: audio, video, mixed",
+        4: "evals: must be a string, got 7",
+        6: "parameters.retention: retention must be above 0 and at most 1",
+        7: "parameters.lamda: unknown key; known: retention",
+        8: "parameters.beta: low must not exceed high",
+        11: "parameters.layers_cut: must be an integer",
+        12: "parameters.saliency: must be one of affinity, reap, frequency, random",
+        13: "parameters.strip_vision: must be true or false, got 'maybe'",
+        15: "objectives.wer: must be minimise or maximise, got 'downwards'",
+        16: "trials: must be an integer above 0, got 0",
+        17: "hours: must be a number above 0, got -1",
+        18: "seed: must be an integer of at least 0, got 'one'",
+        19: "sampler: must be one of tpe",
+        20: "presets: must be a list of some of light, medium, aggressive",
+        21: "materialise: must be one of knee, smallest, best",
+        22: "colour: unknown key; known: calibration",
+    }
+    lines = [int(message.split(":")[0]) for message in found]
+    assert lines == list(expected)
+    for message, (line, start) in zip(found, expected.items(), strict=True):
+        assert message.startswith(f"{line}: {start}")
+
+
+@pytest.mark.parametrize("missing", ["calibration", "evals", "parameters"])
+@pytest.mark.parametrize("blank", [False, True], ids=["absent", "blank"])
+def test_a_key_that_every_space_needs_is_missed(missing: str, blank: bool, folder: Path) -> None:
+    sections = {"calibration": "{audio: audio.jsonl}", "evals": "evals.yaml", "parameters": "{retention: 0.5}"}
+    sections[missing] = ""
+    text = "".join(f"{key}: {value}\n" for key, value in sections.items() if blank or value)
+    with pytest.raises(InputError, match=f"key {missing} is missing"):
+        space(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("  retention: 0", "above 0 and at most 1"),
+        ("  retention: true", "must be above 0 and at most 1, got True"),
+        ("  retention: {high: 1.0}", "a range has low, high"),
+        ("  retention: {low: 0.5, high: 1.0, stride: 1}", "a range has low, high"),
+        ("  retention: {low: 0.5, high: 1.0, step: 0}", "step must be a number above 0"),
+        ("  beta: .nan", "at least 0"),
+        ("  seed: {low: 0, high: 1.5}", "must be an integer"),
+        ("  strip_vision: [true, 3]", "must be true or false"),
+        ("  saliency:", "must be one of"),
+        ("objectives: {wer: [minimise]}", "must be minimise or maximise"),
+        ("objectives: {}", "must map metrics"),
+        ("presets: light", "must be a list of some of light"),
+        ("trials: true", "must be an integer above 0"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_its_line(line: str, message: str, folder: Path) -> None:
+    start = SPACE.replace("  retention: 0.5\n", "") if line.startswith("  ") else SPACE
+    with pytest.raises(InputError, match=rf"space\.yaml:{start.count(chr(10)) + 1}: .*{message}"):
+        space(folder, start + line + "\n")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "a: !unknown 3\n", "seed: 2024-13-45\n", "{a: 1}: 2\n"])
+def test_what_is_not_a_mapping_in_yaml_is_refused_by_name(text: str, folder: Path) -> None:
+    for read in (space, evals):
+        with pytest.raises(InputError, match=r"(space|evals)\.yaml: "):
+            read(folder, text)
+    for load in (load_space, load_evals):
+        with pytest.raises(InputError, match="no such file"):
+            load(folder / "none.yaml")
+        with pytest.raises(InputError, match=str(folder)):
+            load(folder)
+
+
+def test_tasks_are_read_with_their_split_and_order(folder: Path) -> None:
+    config = evals(
+        folder,
+        "search:\n"
+        "  - {task: asr, dataset_path: a.jsonl, limit: 3}\n"
+        "  - {task: audio_qa, dataset_path: org/name, dataset_name: en,\n"
+        '     columns: {text: sentence}, doc_to_text: "{choices}"}\n'
+        "report:\n"
+        "  - {task: asr, label: noisy, dataset_path: b.jsonl, test_split: validation, max_new_tokens: 9}\n",
+    )
+    assert config.splits == {
+        "search": (
+            TaskConfig("asr", "", "a.jsonl", limit=3),
+            TaskConfig("audio_qa", "", "org/name", "en", columns={"text": "sentence"}, doc_to_text="{choices}"),
+        ),
+        "report": (TaskConfig("asr", "noisy", "b.jsonl", test_split="validation", max_new_tokens=9),),
+    }
+
+
+def test_all_mistakes_of_an_evals_file_are_reported_at_once_each_with_its_line(folder: Path) -> None:
+    text = """\
+search:
+  - task: sing
+    dataset_path: a.jsonl
+  - task: asr
+    dataset_path:
+  - asr
+  - {task: asr, dataset_path: a.jsonl, limit: 0}
+  - task: asr
+    dataset_path: b.jsonl
+    columns: [text]
+    doc_to_text: "{answer}"
+report: {}
+train: []
+"""
+    with pytest.raises(InputError) as failure:
+        evals(folder, text)
+    found = [line.removeprefix(f"{folder / 'evals.yaml'}:") for line in str(failure.value).splitlines()]
+    expected = [
+        "2: search.0.task: must be one of asr, audio_qa, got 'sing'",
+        "4: search.1: key dataset_path is missing",
+        "6: search.2: must be a mapping",
+        "7: search.3.limit: must be an integer above 0, got 0",
+        "8: search.4: a second asr task needs a label of its own",
+        "10: search.4.columns: must map keys to column names",
+        "11: search.4.doc_to_text: may use {question}, {choices} and {lettered} alone",
+        "12: report: must be a list of tasks",
+        "13: train: unknown key; known: search, report",
+    ]
+    assert len(found) == len(expected)
+    for message, start in zip(found, expected, strict=True):
+        assert message.startswith(start)
+
+
+@pytest.mark.parametrize("text", ["report: []\n", "search: []\n", "search:\n"])
+def test_an_evals_file_without_anything_to_search_on_is_refused(text: str, folder: Path) -> None:
+    with pytest.raises(InputError, match="search: needs at least one task"):
+        evals(folder, text)

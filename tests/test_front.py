@@ -1,0 +1,182 @@
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from builders import BASE_MODEL, SHAPE, saliency_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from autoreap.candidate import Candidate
+from autoreap.errors import InputError
+from autoreap.front import ERROR, PLAN, RESULT, Point, default_storage, open_study, pareto, plan_of, points_of, select
+from autoreap.plan import PruningPlan, make_plan
+
+OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
+BASELINE_WER = 0.1
+# (size in GB, WER) of trials 0 to 5; 5 repeats 2.
+TRIALS = [(60, 0.10), (40, 0.11), (30, 0.12), (20, 0.30), (45, 0.20), (30, 0.12)]
+FAILED, RUNNING = 6, 7
+
+
+def plan_for(trial: int) -> PruningPlan:
+    candidate = Candidate(retention=0.5, saliency="random", seed=trial)
+    return make_plan(candidate, saliency_of(SHAPE), SHAPE, BASE_MODEL)
+
+
+def write_study(storage: str) -> None:
+    study = optuna.create_study(storage=storage, study_name="night", directions=["minimize", "minimize"])
+    study.set_user_attr("objectives", OBJECTIVES)
+    study.set_user_attr("baseline", {"metrics": {"wer": {"value": BASELINE_WER}}, "size_bytes": 70_000_000_000})
+    for number, (size, wer) in enumerate(TRIALS):
+        study.enqueue_trial({"retention": 1 / (number + 1)})
+        trial = study.ask()
+        trial.suggest_float("retention", 0, 1)
+        plan = plan_for(2 if number == 5 else number)
+        metrics = {"wer": {"value": wer, "low": wer - 0.01, "high": wer + 0.01}}
+        result: dict[str, Any] = {"metrics": metrics, "size_bytes": size * 10**9, "plan_digest": plan.digest()}
+        trial.set_user_attr(PLAN, plan.as_dict())
+        trial.set_user_attr(RESULT, result | ({"duplicate_of": 2} if number == 5 else {}))
+        study.tell(trial, (size * 1e9, wer))
+    failed = study.ask()
+    failed.set_user_attr(PLAN, plan_for(FAILED).as_dict())
+    failed.set_user_attr(ERROR, "ScoringError: nothing was scored")
+    study.tell(failed, state=TrialState.FAIL)
+    study.ask()
+    other = optuna.create_study(storage=storage, study_name="empty", directions=["minimize", "minimize"])
+    other.set_user_attr("objectives", OBJECTIVES)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = default_storage(tmp_path_factory.mktemp("mlruns"))
+    write_study(url)
+    return url
+
+
+@pytest.fixture(scope="module")
+def study(storage: str) -> optuna.Study:
+    return open_study("night", storage)
+
+
+def test_every_scored_trial_is_a_point_with_what_was_measured(study: optuna.Study) -> None:
+    points = points_of(study)
+    assert [point.trial for point in points] == [0, 1, 2, 3, 4, 5]
+    assert points[1].as_dict() == {
+        "trial": 1,
+        "params": {"retention": 0.5},
+        "metrics": {"wer": {"value": 0.11, "low": pytest.approx(0.1), "high": pytest.approx(0.12)}},
+        "size_bytes": 40 * 10**9,
+    }
+    assert points[1].values == {"size_bytes": 40e9, "wer": 0.11}
+    assert points[5].duplicate_of == 2
+
+
+def test_the_front_leaves_out_dominated_and_repeated_points_and_starts_with_the_smallest(study: optuna.Study) -> None:
+    assert [point.trial for point in pareto(points_of(study), OBJECTIVES)] == [3, 2, 1, 0]
+
+
+def point(trial: int, values: Sequence[float], names: Sequence[str], duplicate_of: int | None = None) -> Point:
+    named = dict(zip(names, values, strict=True))
+    metrics = {name: {"value": value} for name, value in named.items() if name != "size_bytes"}
+    return Point(
+        trial,
+        {},
+        named,
+        metrics,
+        int(named["size_bytes"]),
+        f"plan {trial if duplicate_of is None else duplicate_of}",
+        duplicate_of,
+    )
+
+
+def beats(first: Point, second: Point, objectives: Mapping[str, str]) -> bool:
+    signs = {name: 1 if direction == "minimize" else -1 for name, direction in objectives.items()}
+    gaps = [signs[name] * (second.values[name] - first.values[name]) for name in objectives]
+    return min(gaps) >= 0 and max(gaps) > 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.tuples(*[st.integers(0, 4)] * 3, st.booleans()), max_size=12),
+    directions=st.tuples(*[st.sampled_from(["minimize", "maximize"])] * 2),
+)
+def test_the_front_is_what_no_point_beats(rows: list[tuple[int, int, int, bool]], directions: tuple[str, str]) -> None:
+    objectives = {"size_bytes": "minimize", "wer": directions[0], "accuracy": directions[1]}
+    points = [
+        point(number, values, list(objectives), duplicate_of=0 if repeated and number else None)
+        for number, (*values, repeated) in enumerate(rows)
+    ]
+    distinct = [each for each in points if each.duplicate_of is None]
+    unbeaten = [each for each in distinct if not any(beats(other, each, objectives) for other in distinct)]
+    assert pareto(points, objectives) == sorted(unbeaten, key=lambda each: (each.size_bytes, each.trial))
+
+
+@pytest.mark.parametrize(
+    ("rule", "bounds", "trial", "reason"),
+    [
+        ("knee", {}, 2, "ideal corner of size_bytes, wer"),
+        ("smallest", {"max_wer_increase": 2.5}, 2, r"at most 12\.50% \(baseline 10\.00% \+ 2\.5 points\)"),
+        ("smallest", {"max_wer_increase": 0.0}, 0, r"at most 10\.00%"),
+        ("smallest", {"max_wer_increase": 90.0}, 3, r"at most 100\.00%"),
+        ("best", {"max_size_bytes": 59e9}, 1, "lowest WER of at most 59 GB"),
+        ("best", {"max_size_bytes": 30e9}, 2, "lowest WER of at most 30 GB"),
+    ],
+)
+def test_a_rule_picks_its_point_and_says_why(
+    rule: str, bounds: dict[str, float], trial: int, reason: str, study: optuna.Study
+) -> None:
+    chosen, why = select(study, rule, **bounds)
+    assert chosen.trial == trial
+    assert re.search(reason, why)
+
+
+@pytest.mark.parametrize(
+    ("rule", "bounds", "message"),
+    [
+        ("smallest", {}, "--rule smallest: needs --max-wer-increase"),
+        ("smallest", {"max_wer_increase": -1.0}, "no point of the front is: smallest .*relax the bound"),
+        ("best", {}, "--rule best: needs --max-size"),
+        ("best", {"max_size_bytes": 1e9}, "no point of the front is: lowest WER of at most 1 GB"),
+        ("median", {}, "unknown rule 'median'.*knee, smallest or best"),
+    ],
+)
+def test_a_rule_that_picks_nothing_is_refused_with_what_to_change(
+    rule: str, bounds: dict[str, float], message: str, study: optuna.Study
+) -> None:
+    with pytest.raises(InputError, match=message):
+        select(study, rule, **bounds)
+
+
+def test_a_study_without_a_scored_trial_has_nothing_to_select(storage: str) -> None:
+    with pytest.raises(InputError, match="study empty: has no finished trial"):
+        select(open_study("empty", storage), "knee")
+
+
+def test_the_plan_of_a_scored_trial_is_the_one_that_was_scored(study: optuna.Study) -> None:
+    assert plan_of(study, 3) == plan_for(3)
+    assert plan_of(study, 5) == plan_for(2)
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        (FAILED, "study night: trial 6 was not scored: ScoringError: nothing was scored"),
+        (RUNNING, "study night: trial 7 was not scored: running"),
+        (99, "study night: has no trial 99"),
+    ],
+)
+def test_a_trial_that_was_not_scored_has_no_plan_to_build(trial: int, message: str, study: optuna.Study) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_of(study, trial)
+
+
+def test_an_unknown_study_is_refused_with_the_known_ones(storage: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no study 'day' \(known: (empty, night|night, empty)\)"):
+        open_study("day", storage)
+    with pytest.raises(InputError, match=r"no studies here .*autoreap search"):
+        open_study("night", default_storage(tmp_path))
+    assert not (tmp_path / "studies.db").exists()

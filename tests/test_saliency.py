@@ -1,0 +1,151 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import SHAPE, measured, saliency_of
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
+
+from autoreap.errors import InputError
+from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency, load_saliency
+
+
+def sums(gate_norm_sum: list[float], routed_tokens: list[int], tokens: int) -> ModalitySums:
+    return ModalitySums(np.array([gate_norm_sum]), np.array([routed_tokens], dtype=np.int64), tokens)
+
+
+BY_HAND = ComponentSaliency(
+    modalities={
+        "audio": sums([10, 20, 0], [5, 2, 0], 10),  # S1 = 1, 2, 0
+        "video": sums([5, 0, 10], [5, 0, 5], 5),  # S2 = 1, 0, 2
+        "mixed": sums([4, 8, 2], [4, 4, 4], 4),  # S3 = 1, 2, 0.5
+    },
+    layer_cosine=np.array([[0.9]]),
+)
+
+
+@pytest.mark.parametrize(
+    ("lambda_", "beta", "expected"),
+    [
+        (0.0, 1.0, [1, 2, 0]),
+        (1.0, 0.0, [2, 4, 0.5]),
+        (1.0, 1.0, [1, 4, 0]),
+        (2.0, 0.5, [2, 6, 0]),  # S3 - S2 / 2 = 0.5, 2, -0.5
+    ],
+)
+def test_affinity_is_audio_plus_lambda_times_what_mixed_has_over_beta_times_video(
+    lambda_: float, beta: float, expected: list[float]
+) -> None:
+    assert BY_HAND.affinity(lambda_, beta).tolist() == [expected]
+    assert BY_HAND.scores("affinity", lambda_=lambda_, beta=beta, seed=0).tolist() == [expected]
+
+
+@pytest.mark.parametrize(("modality", "expected"), [("video", [3, 6, 1]), ("mixed", [1, 2, 0])])
+def test_a_modality_that_was_not_measured_counts_as_zero(modality: str, expected: list[float]) -> None:
+    rest = {name: measured for name, measured in BY_HAND.modalities.items() if name != modality}
+    assert replace(BY_HAND, modalities=rest).affinity(2.0, 1.0).tolist() == [expected]
+
+
+@pytest.mark.parametrize(("ranking", "expected"), [("reap", [2, 10, 0]), ("frequency", [0.5, 0.2, 0])])
+def test_other_rankings_use_the_audio_tokens_that_were_routed(ranking: str, expected: list[float]) -> None:
+    assert BY_HAND.scores(ranking, lambda_=1, beta=1, seed=0).tolist() == [expected]
+
+
+def test_the_random_ranking_depends_on_its_seed_and_on_nothing_measured() -> None:
+    first, other = measured(4, 16, seed=1), measured(4, 16, seed=2)
+    scores = [
+        component.scores("random", lambda_=1, beta=1, seed=seed)
+        for component, seed in ((first, 3), (first, 3), (other, 3), (first, 4))
+    ]
+    assert np.array_equal(scores[0], scores[1])
+    assert np.array_equal(scores[0], scores[2])
+    assert not np.array_equal(scores[0].argsort(axis=1), scores[3].argsort(axis=1))
+
+
+def test_an_unknown_ranking_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown ranking 'magic'"):
+        BY_HAND.scores("magic", lambda_=1, beta=1, seed=0)
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
+    awkward = ComponentSaliency(
+        modalities={
+            "audio": ModalitySums(
+                gate_norm_sum=np.array([[5e-324, np.pi], [1e300, -0.0]]).T,  # not contiguous
+                routed_tokens=np.array([[2**62, 0], [1, 2]]),
+                tokens=2**40,
+            )
+        },
+        layer_cosine=np.array([[0.1, np.nan]]),
+    )
+    saved = Saliency({"talker": awkward, **saliency_of(SHAPE).components}, {"model_fingerprint": "f", "versions": "é"})
+    saved.save(tmp_path / "new" / "folder" / "saliency.safetensors")
+    loaded = load_saliency(tmp_path / "new" / "folder" / "saliency.safetensors")
+
+    assert loaded.provenance == saved.provenance
+    assert loaded.model_fingerprint == "f"
+    assert loaded.digest() == saved.digest()
+    assert set(loaded.components) == {"thinker", "talker"}
+    for name, component in saved.components.items():
+        again = loaded.component(name)
+        assert (again.num_layers, again.num_experts) == (component.num_layers, component.num_experts)
+        assert again.layer_cosine.tobytes() == component.layer_cosine.tobytes()
+        assert set(again.modalities) == set(component.modalities)
+        for modality, expected in component.modalities.items():
+            assert again.modalities[modality].gate_norm_sum.tobytes() == expected.gate_norm_sum.tobytes()
+            assert again.modalities[modality].routed_tokens.tobytes() == expected.routed_tokens.tobytes()
+            assert again.modalities[modality].tokens == expected.tokens
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["saliency.safetensors"]
+
+
+def test_the_digest_covers_everything_measured() -> None:
+    base = saliency_of(SHAPE)
+    thinker = base.components["thinker"]
+    one_token_more = replace(thinker.modalities["mixed"], tokens=thinker.modalities["mixed"].tokens + 1)
+    changed = replace(thinker, modalities={**thinker.modalities, "mixed": one_token_more})
+    cosine = replace(thinker, layer_cosine=thinker.layer_cosine + 1e-9)
+    digests = {Saliency({**base.components, "thinker": each}, {}).digest() for each in (thinker, changed, cosine)}
+    assert len(digests) == 3
+
+
+def test_a_component_that_was_not_calibrated_is_refused_with_the_option_that_calibrates_it() -> None:
+    only_thinker = Saliency({"thinker": BY_HAND}, {"model_fingerprint": "f"})
+    with pytest.raises(InputError, match=r"no measurements of the talker.*--component talker"):
+        only_thinker.component("talker")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 4, 100, 2000, -1])
+def test_a_truncated_file_is_refused_by_name(kept_bytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "saliency.safetensors"
+    saliency_of(SHAPE).save(path)
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(InputError, match=str(path)):
+        load_saliency(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.safetensors"):
+        with pytest.raises(InputError, match=str(path)):
+            load_saliency(path)
+
+
+def test_weights_of_a_model_are_refused_as_no_saliency(tmp_path: Path) -> None:
+    save_torch_file({"lm_head.weight": torch.zeros(2, 2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: not a saliency file .*autoreap calibrate"):
+        load_saliency(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["thinker.audio.tokens", "thinker.video.gate_norm_sum", "thinker.mixed.routed_tokens", "thinker.layer_cosine"],
+)
+def test_a_file_with_a_tensor_missing_is_refused_by_name(missing: str, tmp_path: Path) -> None:
+    path = tmp_path / "saliency.safetensors"
+    complete = saliency_of(SHAPE)
+    arrays = {name: array for name, array in complete._arrays().items() if name != missing}
+    metadata = {"format": "autoreap.saliency.1", "provenance": "{}"}
+    save_file(arrays, path, metadata=metadata)
+    with pytest.raises(InputError, match=str(path)):
+        load_saliency(path)

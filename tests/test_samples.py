@@ -1,0 +1,160 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from builders import wav_bytes
+
+from autoreap.errors import InputError
+from autoreap.samples import Sample, digest, load_audio, media_digest, read_samples
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "media").mkdir()
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "media" / name).write_bytes(wav_bytes(1600 if name == "a.wav" else 800))
+    for name in ("0.png", "1.png"):
+        (tmp_path / "media" / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def write(folder: Path, *rows: Any) -> Path:
+    path = folder / "rows.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_are_read_with_their_media_beside_the_file(folder: Path) -> None:
+    path = write(
+        folder,
+        {"id": "x", "audio": "media/a.wav", "text": "hello", "language": "en", "kind": "made", "ours": 1},
+        "",
+        {
+            "id": 7,
+            "modality": "mixed",
+            "image": "media/0.png",
+            "question": "what?",
+            "answer": "B",
+            "choices": ["A", "B"],
+        },
+        {"id": "v", "modality": "video", "video": ["media/0.png", "media/1.png"], "text": None},
+        {"id": "t", "text": "text alone"},
+    )
+    media = folder / "media"
+    assert read_samples(path) == [
+        Sample(id="x", where=f"{path}:1", audio=media / "a.wav", text="hello", language="en", kind="made"),
+        Sample(
+            id="7", where=f"{path}:3", modality="mixed", image=media / "0.png",
+            question="what?", answer="B", choices=("A", "B"),
+        ),
+        Sample(id="v", where=f"{path}:4", modality="video", video=(media / "0.png", media / "1.png")),
+        Sample(id="t", where=f"{path}:5", text="text alone"),
+    ]  # fmt: skip
+
+
+def test_a_row_may_hold_any_character_that_json_allows(folder: Path) -> None:
+    text = "line\u2028next\u0085 你好"
+    assert [sample.text for sample in read_samples(write(folder, {"id": 1, "text": text}, {"id": 2}))] == [text, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"id": "b", "text": "x"', r":2:\d+: not JSON"),
+        ("[1, 2]", ":2: each line must be a JSON object"),
+        ("7", ":2: each line must be a JSON object"),
+        ({"id": "a"}, r":2: id 'a' was used before, at .*rows\.jsonl:1"),
+        ({"text": "x"}, ":2: key 'id' is missing"),
+        ({"id": "", "text": "x"}, ":2: key 'id' is missing"),
+        ({"id": "b", "audio": "gone.wav"}, r":2: no such media file: .*gone\.wav .*relative to the JSONL"),
+        ({"id": "b", "audio": "media"}, ":2: no such media file"),
+        ({"id": "b", "video": ["media/0.png", "2.png"]}, r":2: no such media file: .*2\.png"),
+        ({"id": "b", "text": 7}, ":2: key 'text' must be a string, got 7"),
+        ({"id": "b", "choices": "cat, dog"}, ":2: key 'choices' must be a list of strings, got 'cat, dog'"),
+        ({"id": "b", "choices": ["cat", 1]}, ":2: key 'choices' must be a list of strings"),
+        ({"id": "b", "modality": "smell"}, ":2: modality must be one of audio, video, mixed, got 'smell'"),
+    ],
+)
+def test_a_broken_row_is_refused_with_file_and_line(row: Any, message: str, folder: Path) -> None:
+    path = write(folder, {"id": "a", "text": "x"}, row)
+    with pytest.raises(InputError, match=f"^{path}{message}"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize("row", [{"id": "b"}, {"id": "b", "text": ""}, {"id": "b", "text": None}])
+def test_a_row_without_a_required_key_is_refused_with_file_line_and_key(row: dict[str, Any], folder: Path) -> None:
+    path = write(folder, {"id": "a", "text": "x"}, row)
+    assert len(read_samples(path)) == 2
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: key 'text' is missing"):
+        read_samples(path, required=("text",))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe"])
+def test_a_file_without_rows_is_refused_by_name(content: bytes, folder: Path) -> None:
+    path = folder / "rows.jsonl"
+    path.write_bytes(content)
+    for place in (path, folder, folder / "none.jsonl"):
+        with pytest.raises(InputError, match=f"^{place}: "):
+            read_samples(place)
+
+
+def test_the_digest_follows_contents_and_not_places(folder: Path) -> None:
+    sample = Sample(id="a", where="here:1", audio=folder / "media" / "a.wav", text="hello")
+    moved = replace(sample, where="there:9", audio=(folder / "media" / "a.wav").read_bytes())
+    assert digest([sample]) == digest([moved])
+    others = [
+        [replace(sample, text="hullo")],
+        [replace(sample, id="b")],
+        [replace(sample, audio=folder / "media" / "b.wav")],
+        [sample, sample],
+        [],
+    ]
+    assert len({digest(samples) for samples in ([sample], *others)}) == 6
+    assert media_digest(sample) == media_digest(replace(sample, id="b", text=None))
+    assert media_digest(sample) != media_digest(replace(sample, audio=folder / "media" / "b.wav"))
+
+
+def sine(frequency: float, num_samples: int, sampling_rate: int) -> Any:
+    return np.sin(np.arange(num_samples) * 2 * np.pi * frequency / sampling_rate)
+
+
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["file", "bytes"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_audio_of_any_rate_and_layout_becomes_mono_at_16_khz(suffix: str, as_bytes: bool, tmp_path: Path) -> None:
+    path = tmp_path / f"stereo.{suffix}"
+    left = 0.5 * sine(440, 44_100, 44_100)
+    soundfile.write(path, np.stack([left, 0 * left], axis=1), 44_100)
+    waveform = load_audio(Sample(id="a", where="rows:1", audio=path.read_bytes() if as_bytes else path))
+    assert (waveform.shape, waveform.dtype.name) == ((16_000,), "float32")
+    middle, expected = waveform[2000:14_000], 0.25 * sine(440, 16_000, 16_000)[2000:14_000]
+    assert np.abs(middle - expected).max() < 0.02
+
+
+def test_mono_audio_at_16_khz_is_read_as_it_is(tmp_path: Path) -> None:
+    samples = np.linspace(-1, 1, 500, dtype=np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert np.array_equal(load_audio(Sample(id="a", where="rows:1", audio=tmp_path / "a.wav")), samples)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF nonsense", wav_bytes()[:20], wav_bytes(0), None])
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["file", "bytes"])
+def test_audio_that_is_broken_empty_or_gone_is_refused_with_its_row(
+    content: bytes | None, as_bytes: bool, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "a.wav").write_bytes(content)
+    sample = Sample(id="a", where="rows.jsonl:3", audio=content if as_bytes else tmp_path / "a.wav")
+    with pytest.raises(InputError, match=r"^rows\.jsonl:3: (audio|has no audio)"):
+        load_audio(sample)
+
+
+@pytest.mark.parametrize(("channels", "sampling_rate"), [(1, 16_000), (2, 44_100)])
+def test_audio_that_is_not_finite_is_refused_with_its_row(channels: int, sampling_rate: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full((100, channels), np.nan), sampling_rate, subtype="FLOAT")
+    with pytest.raises(InputError, match=r"rows\.jsonl:3: audio can't be decoded: .*not finite"):
+        load_audio(Sample(id="a", where="rows.jsonl:3", audio=tmp_path / "a.wav"))
