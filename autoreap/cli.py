@@ -73,12 +73,12 @@ def _search(options: Arguments) -> tuple[dict[str, Any], str]:
     lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     if shipped:
-        plan = plan_summary(plan_of(study, shipped.trial))["thinker"]
+        kept = plan_summary(plan_of(study, shipped.trial))["thinker"]
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial}: {plan['experts']} experts in {plan['layers']} of {plan['of_layers']} layers",
-            f"         {shipped.reason}",
-            f"         loaded by stock transformers: {shipped.num_compared} of {shipped.num_compared} answers equal the trial's",
+            f"         trial {shipped.trial} with {kept['experts']} experts in {kept['layers']} layers",
+            f"         why: {shipped.reason}",
+            f"         stock transformers loads it; all {shipped.num_compared} answers equal the trial's",
         ]
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:

@@ -110,9 +110,9 @@ def select(
     """The front's point that `rule` picks, and why in words.
 
     Args:
-        rule: `knee` (nearest to the ideal corner, each objective scaled to the front's range), `smallest` (the smallest
-            with a WER of at most the baseline's plus `max_wer_increase`, in points), or `best` (the lowest WER of at
-            most `max_size_bytes`).
+        rule: `knee` (nearest to the ideal corner, on log scales, each scaled to the front's range), `smallest` (the
+            smallest with a WER of at most the baseline's plus `max_wer_increase`, in points), or `best` (the lowest WER
+            of at most `max_size_bytes`).
     """
     objectives = objectives_of(study)
     front = pareto(points_of(study), objectives)
@@ -120,7 +120,7 @@ def select(
         raise InputError("has no finished trial to select", where=f"study {study.study_name}", fix="search longer")
     if rule == "knee":
         point = min(front, key=lambda candidate: _distance_to_ideal(candidate, front, objectives))
-        return point, f"nearest to the ideal corner of {', '.join(objectives)}, each scaled to the front's range"
+        return point, f"nearest to the ideal corner of {' and '.join(objectives)} on log scales"
     if rule == "smallest":
         if max_wer_increase is None:
             raise InputError("needs --max-wer-increase", where="--rule smallest", fix="for example 0.5 (points)")
@@ -134,7 +134,7 @@ def select(
         if max_size_bytes is None:
             raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
         small_enough = sorted((p for p in front if p.size_bytes <= max_size_bytes), key=_wer)
-        return _first(small_enough, f"lowest WER of at most {max_size_bytes / 1e9:g} GB")
+        return _first(small_enough, f"lowest WER of at most {max_size_bytes / 1e6:,g} MB")
     raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
 
 
@@ -151,12 +151,26 @@ def _wer(point: Point) -> float:
 
 
 def _distance_to_ideal(point: Point, front: Sequence[Point], objectives: Mapping[str, str]) -> float:
-    columns = list(zip(*(_costs(other, objectives) for other in front), strict=True))
+    columns = list(zip(*(_log_costs(other, objectives) for other in front), strict=True))
     scaled = [
         (cost - min(column)) / (max(column) - min(column)) if max(column) > min(column) else 0.0
-        for cost, column in zip(_costs(point, objectives), columns, strict=True)
+        for cost, column in zip(_log_costs(point, objectives), columns, strict=True)
     ]
     return math.hypot(*scaled)
+
+
+def _log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
+    """Logarithms of the objectives, of 1 - value where more is better; an error of zero counts as half of one.
+
+    Sizes, times and error rates are compared by ratio. On a linear scale one candidate that babbles, at a WER of 200%,
+    would make 26% look as good as 2%.
+    """
+    costs: list[float] = []
+    for name, direction in objectives.items():
+        value = point.values[name] if direction == "minimize" else 1 - point.values[name]
+        denominator = point.metrics[name]["denominator"] if name in point.metrics else 1e9
+        costs.append(math.log(max(value, 0.5 / denominator)))
+    return costs
 
 
 def plan_of(study: optuna.Study, number: int) -> PruningPlan:

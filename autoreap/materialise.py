@@ -27,6 +27,7 @@ from autoreap.progress import Progress
 MAX_SHARD_BYTES = 5_000_000_000
 _BUFFER_BYTES = 16 << 20
 _HEADER_ALIGNMENT = 8
+_COMPARED_BYTES = 64  # of either end of each tensor, once it is written
 _SPARE_BYTES = 64 << 20  # headers, tokenizer and the file system's own needs
 
 
@@ -264,7 +265,7 @@ def verify(folder: Path, rewrite: Rewrite, family: Family) -> None:
     """Raise `VerificationError` unless `folder` holds what `rewrite` says and what the stock class expects.
 
     Structure: every name, type and shape, against the plan and against the class built on the meta device. Content: the
-    first and last bytes of every tensor, against the source.
+    first and last bytes of every tensor, against the source (or zero, where there is none).
     """
     written = open_checkpoint(folder)
     expected = family.expected_tensors(written.config)
@@ -279,18 +280,22 @@ def verify(folder: Path, rewrite: Rewrite, family: Family) -> None:
         info = written.tensors.get(tensor.name)
         if info is None or (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
             raise VerificationError(f"{folder}: tensor {tensor.name} was not written as planned")
-        if tensor.source is not None and not _same_ends(tensor, info):
+        if not _same_ends(tensor, info):
             raise VerificationError(f"{folder}: tensor {tensor.name} differs from its source")
 
 
 def _same_ends(tensor: OutputTensor, written: TensorInfo) -> bool:
-    assert tensor.source is not None
-    runs = list(_byte_runs(tensor.source, tensor.rows))
-    first, last = runs[0], runs[-1]
-    length = min(first[1], last[1], 64)
-    source_ends = [(first[0], length), (last[0] + last[1] - length, length)]
+    length = min(written.num_bytes, _COMPARED_BYTES)
     written_ends = [(written.offset, length), (written.offset + written.num_bytes - length, length)]
-    return _read(tensor.source.shard, source_ends) == _read(written.shard, written_ends)
+    if tensor.source is None:
+        return not any(map(any, _read(written.shard, written_ends)))
+    runs = list(_byte_runs(tensor.source, tensor.rows))
+    (first, first_length), (last, last_length) = runs[0], runs[-1]
+    length = min(length, first_length, last_length)
+    written_ends = [(written.offset, length), (written.offset + written.num_bytes - length, length)]
+    return _read(tensor.source.shard, [(first, length), (last + last_length - length, length)]) == _read(
+        written.shard, written_ends
+    )
 
 
 def _read(path: Path, runs: Sequence[tuple[int, int]]) -> list[bytes]:

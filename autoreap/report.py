@@ -12,7 +12,6 @@ from autoreap.front import ERROR, Point, objectives_of, pareto, points_of
 from autoreap.plan import COMPONENTS, PruningPlan
 
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
-_MAX_WER_SHOWN = 1.5  # candidates that babble lie far above; the axis must not be theirs
 
 
 def front_table(front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
@@ -76,8 +75,10 @@ def plot_front(study: optuna.Study, path: Path, metric: str = "wer") -> None:
     axes.plot(baseline["size_bytes"] / unit, reference["value"], "D", color=_BASELINE, label="unpruned")
     axes.set_xlabel("size, GB" if unit == 1e9 else "size, MB")
     axes.set_ylabel(f"{metric} (95% intervals)")
-    axes.set_ylim(0, min(_MAX_WER_SHOWN, 1.05 * max(point.metrics[metric]["high"] for point in points)))
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axes.set_yscale("log")  # errors are compared by ratio: 2% and 4% lie as far apart as 20% and 40%
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes.set_title(f"{study.study_name}: size against {metric}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -136,8 +137,8 @@ def _interactive_front(points: Sequence[Point], front: Sequence[Point], baseline
             marker={"color": colour, "size": 9},
         )
     figure.update_layout(
-        xaxis_title="size, MB", yaxis_title="WER (95% intervals)", yaxis_tickformat=".1%", template="simple_white",
-        yaxis_range=[0, min(_MAX_WER_SHOWN, 1.05 * max(p.metrics["wer"]["high"] for p in points))], height=480,
+        xaxis_title="size, MB", yaxis_title="WER, log scale (95% intervals)", yaxis_type="log",
+        yaxis_tickformat=".1~%", yaxis_dtick="D1", template="simple_white", height=480,
     )  # fmt: skip
     return str(figure.to_html(full_html=False, include_plotlyjs=True))
 

@@ -36,7 +36,7 @@ def write_study(storage: str) -> None:
         trial = study.ask()
         trial.suggest_float("retention", 0, 1)
         plan = plan_for(2 if number == 5 else number)
-        metrics = {"wer": {"value": wer, "low": wer - 0.01, "high": wer + 0.01}}
+        metrics = {"wer": {"value": wer, "low": wer - 0.01, "high": wer + 0.01, "denominator": 1000}}
         result: dict[str, Any] = {"metrics": metrics, "size_bytes": size * 10**9, "plan_digest": plan.digest()}
         trial.set_user_attr(PLAN, plan.as_dict())
         trial.set_user_attr(RESULT, result | ({"duplicate_of": 2} if number == 5 else {}))
@@ -68,7 +68,9 @@ def test_every_scored_trial_is_a_point_with_what_was_measured(study: optuna.Stud
     assert points[1].as_dict() == {
         "trial": 1,
         "params": {"retention": 0.5},
-        "metrics": {"wer": {"value": 0.11, "low": pytest.approx(0.1), "high": pytest.approx(0.12)}},
+        "metrics": {
+            "wer": {"value": 0.11, "low": pytest.approx(0.1), "high": pytest.approx(0.12), "denominator": 1000}
+        },
         "size_bytes": 40 * 10**9,
     }
     assert points[1].values == {"size_bytes": 40e9, "wer": 0.11}
@@ -118,7 +120,7 @@ def test_the_front_is_what_no_point_beats(rows: list[tuple[int, int, int, bool]]
 @pytest.mark.parametrize(
     ("rule", "bounds", "trial", "reason"),
     [
-        ("knee", {}, 2, "ideal corner of size_bytes, wer"),
+        ("knee", {}, 2, "ideal corner of size_bytes and wer"),
         ("smallest", {"max_wer_increase": 2.5}, 2, r"at most 12\.50% \(baseline 10\.00% \+ 2\.5 points\)"),
         ("smallest", {"max_wer_increase": 0.0}, 0, r"at most 10\.00%"),
         ("smallest", {"max_wer_increase": 90.0}, 3, r"at most 100\.00%"),

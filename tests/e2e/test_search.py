@@ -1,0 +1,165 @@
+"""The main job, whole: real audio, the embedded model, a study on disk, a checkpoint that stock transformers loads."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+from autoreap.cli import main
+from autoreap.errors import InputError
+from autoreap.front import PLAN, RESULT
+from autoreap.plan import load_plan
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+calibration: {{audio: {root}/calibration/tiny/audio.jsonl, mixed: {root}/calibration/tiny/mixed.jsonl}}
+evals: evals.yaml
+parameters:
+  retention: {{low: 0.25, high: 1.0, step: 0.0625}}
+  lambda: {{low: 0.0, high: 4.0}}
+  layers_cut: {{low: 0, high: 2}}
+  strip_vision: true
+trials: 6
+presets: [light, medium]
+materialise: knee
+batch_size: 16
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a user has it: a space, its evals with a few utterances, and nothing else."""
+    for name, limit in (("asr_search", 24), ("qa_search", 12), ("asr_report", 4)):
+        rows = (ROOT / f"evals/tiny/{name}.jsonl").read_text().splitlines()[:limit]
+        for row in rows:
+            audio = json.loads(row)["audio"]
+            (tmp_path / audio).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / "evals/tiny" / audio, tmp_path / audio)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "evals.yaml").write_text(
+        "search:\n"
+        "  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}\n"
+        '  - {task: audio_qa, dataset_path: qa_search.jsonl, doc_to_text: "{question}: {choices}"}\n'
+        "report:\n  - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}\n"
+    )
+    (tmp_path / "space.yaml").write_text(SPACE.format(root=ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "space.yaml", "--study", "night", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    path = Path(document["shipped"]["path"])
+    model, info = Qwen3OmniMoeForConditionalGeneration.from_pretrained(path, output_loading_info=True)
+    assert not any(info.values()), info
+    shipped = next(point for point in document["points"] if point["trial"] == document["shipped"]["trial"])
+    assert document["shipped"]["metrics"] == shipped["metrics"]
+    assert sum(p.numel() * p.element_size() for p in model.parameters()) <= shipped["size_bytes"] * 2  # fp32 of bf16
+
+    study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
+    assert len(study.trials) == 6
+    assert all(trial.state.name == "COMPLETE" and PLAN in trial.user_attrs for trial in study.trials)
+    runs = _runs(project)
+    assert sorted(run.data.tags["autoreap.trial"] for run in runs) == [f"night/{n}" for n in range(6)]
+    assert {"wer", "wer.low", "wer.high", "accuracy", "size_bytes"} <= set(runs[0].data.metrics)
+    assert (project / "mlruns/trials/night/front.png").stat().st_size > 10_000
+
+    for command in (["pareto", "night"], ["select", "night", "--rule", "knee"], ["report", "night", "-o", "r.html"]):
+        assert main([*command, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+    assert "night" in (project / "r.html").read_text()
+    number = str(document["shipped"]["trial"])
+    assert main(["materialise", "night", "--trial", number, "-o", "again"]) == 0
+    assert load_plan(project / "again/plan.json") == load_plan(path / "plan.json")
+    weights = "model.safetensors"
+    assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
+
+
+def test_the_same_command_resumes_and_repeats_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 0
+    first = _results()
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "4"]) == 0
+    assert _results()[:2] == first
+    assert len(_results()) == 4
+    assert len(_runs(project)) == 4
+    assert "saliency measured before" in capsys.readouterr().err
+
+
+def test_what_changed_since_the_study_began_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 0
+    rows = (project / "asr_search.jsonl").read_text().splitlines()
+    (project / "asr_search.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    capsys.readouterr()
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 2
+    assert "was started with evals" in capsys.readouterr().err
+
+
+def test_equal_plans_are_scored_once(project: Path) -> None:
+    text = (project / "space.yaml").read_text().replace("low: 0.25, high: 1.0, step: 0.0625", "low: 0.5, high: 0.5")
+    text = text.replace("presets: [light, medium]", "presets: []").replace("low: 0, high: 2", "low: 0, high: 0")
+    text = text.replace("  lambda: {low: 0.0, high: 4.0}\n", "").replace("trials: 6", "trials: 3")
+    (project / "space.yaml").write_text(text)
+    assert main(["search", "space.yaml", "--study", "night"]) == 0
+    assert [result.get("duplicate_of") for result in _results()] == [None, 0, 0]
+
+
+def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
+    command = [sys.executable, "-m", "autoreap.cli", "search", "space.yaml", "--study", "night", "--trials", "50"]
+    process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and len(_results()) < 2:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = _results()
+    assert len(finished) >= 2
+    assert main(["search", "space.yaml", "--study", "night", "--trials", str(len(finished) + 2)]) == 0
+    assert _results()[: len(finished)] == finished
+    study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
+    assert not [trial for trial in study.trials if trial.state.name == "RUNNING"]
+    tags = [run.data.tags["autoreap.trial"] for run in _runs(project)]
+    assert len(tags) == len(set(tags))
+    done = [trial.number for trial in study.trials if trial.state.name in ("COMPLETE", "FAIL")]
+    assert sorted(tags) == sorted(f"night/{number}" for number in done)
+
+
+def test_a_second_search_of_the_same_study_is_refused(project: Path) -> None:
+    from autoreap.search import exclusive
+
+    with exclusive(project / "mlruns", "night"):
+        with pytest.raises(InputError, match="another search"), exclusive(project / "mlruns", "night"):
+            pass
+        assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 2
+
+
+def _results() -> list[dict[str, Any]]:
+    """What is stored of every completed trial, in order."""
+    if not Path("mlruns/studies.db").exists():
+        return []
+    try:
+        study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
+    except KeyError:
+        return []
+    return [trial.user_attrs[RESULT] for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def _runs(project: Path) -> list[Any]:
+    """The finished child runs of the study."""
+    client = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("autoreap")
+    runs = client.search_runs([experiment.experiment_id], "attributes.status != 'RUNNING'", max_results=1000)
+    return [run for run in runs if "autoreap.trial" in run.data.tags]

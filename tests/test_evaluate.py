@@ -1,0 +1,311 @@
+"""Scoring must give what the stock model gives, one utterance at a time; nothing here depends on how good that is."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import random_component, wav_bytes
+from PIL import Image
+
+from autoreap import jobs
+from autoreap.config import load_evals
+from autoreap.errors import InputError, ScoringError
+from autoreap.evaluate import Evaluation, Evaluator, Outcome, check_splits_apart, load_outcomes, read_task
+from autoreap.masking import masked
+from autoreap.plan import ComponentPlan, PruningPlan
+from autoreap.samples import Sample
+from autoreap.scores import Counts
+from autoreap.tasks import task_named
+from autoreap.tiny_omni import CHECKPOINT
+
+EVALS = Path(__file__).parent.parent / "evals"
+ROWS = {"asr": "asr_search", "qa": "qa_search", "caption": "caption_report", "mixed": "mixed_report"}
+METRICS = {"asr": "wer", "qa": "accuracy", "caption": "accuracy.caption", "mixed": "accuracy.mixed"}
+NUM_ROWS = 5
+MAX_NEW_TOKENS = 24
+BOUNDED = f"""\
+search:
+  - {{task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe, max_new_tokens: {MAX_NEW_TOKENS}}}
+  - {{task: audio_qa, dataset_path: qa.jsonl, max_new_tokens: {MAX_NEW_TOKENS}}}
+  - {{task: audio_qa, label: caption, dataset_path: caption.jsonl, max_new_tokens: {MAX_NEW_TOKENS}}}
+  - {{task: audio_qa, label: mixed, dataset_path: mixed.jsonl, max_new_tokens: {MAX_NEW_TOKENS}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> jobs.Loaded:
+    """The embedded model as it is now, in float32."""
+    copy = tmp_path_factory.mktemp("embedded") / "model"
+    shutil.copytree(CHECKPOINT, copy)
+    return jobs.load(jobs.describe(str(copy)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few rows of each kind of the shipped evals."""
+    folder = tmp_path_factory.mktemp("evals")
+    for name, source in ROWS.items():
+        lines = (EVALS / "tiny" / f"{source}.jsonl").read_text().splitlines()[:NUM_ROWS]
+        rows = [json.loads(line) for line in lines]
+        for row in rows:
+            row |= {key: str((EVALS / "tiny" / row[key]).resolve()) for key in ("audio", "image") if key in row}
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def evaluator(loaded: jobs.Loaded, folder: Path, text: str, **options: Any) -> Evaluator:
+    path = folder / f"{len(list(folder.glob('*.yaml')))}.yaml"
+    path.write_text(text)
+    return Evaluator(loaded.model, loaded.inputs, load_evals(path), **options)
+
+
+@pytest.fixture(scope="module")
+def bounded(loaded: jobs.Loaded, folder: Path) -> Evaluator:
+    return evaluator(loaded, folder, BOUNDED, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def baseline(bounded: Evaluator) -> Evaluation:
+    return bounded.run()
+
+
+@pytest.fixture(scope="module")
+def plan(loaded: jobs.Loaded) -> PruningPlan:
+    """Half of the experts, drawn at random, and a layer less."""
+    shape = loaded.described.shape.components["thinker"]
+    layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
+    thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
+    return PruningPlan(loaded.described.base_model, False, thinker)
+
+
+def rows_of(folder: Path, name: str) -> list[Sample]:
+    (folder / "rows.yaml").write_text(BOUNDED)
+    config = load_evals(folder / "rows.yaml").splits["search"][list(ROWS).index(name)]
+    return read_task(config, folder)
+
+
+def asked(name: str, sample: Sample) -> str:
+    return "transcribe" if name == "asr" else str(sample.question)
+
+
+@torch.inference_mode()
+def stock_tokens(loaded: jobs.Loaded, sample: Sample, question: str) -> torch.Tensor:
+    """The answer of the stock model, which hears the features themselves, to this sample alone."""
+    inputs = loaded.inputs.collate([loaded.inputs.encode(sample, question)])
+    assert ("input_features" in inputs) == (sample.audio is not None)
+    thinker: Any = loaded.model.thinker
+    sequences: torch.Tensor = thinker.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
+        eos_token_id=loaded.inputs.end_token_id,
+        pad_token_id=loaded.inputs.pad_token_id,
+    )
+    return sequences[0, inputs["input_ids"].shape[1] :]
+
+
+def stock_answers(loaded: jobs.Loaded, folder: Path, name: str) -> list[str]:
+    samples = rows_of(folder, name)
+    return [loaded.inputs.decode(stock_tokens(loaded, sample, asked(name, sample))) for sample in samples]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_outputs_equal_stock_generation_one_utterance_at_a_time(
+    loaded: jobs.Loaded, folder: Path, baseline: Evaluation, name: str
+) -> None:
+    outcomes = baseline.outcomes[METRICS[name]]
+    assert [outcome.output for outcome in outcomes] == stock_answers(loaded, folder, name)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_outputs_under_a_plan_equal_stock_generation_of_the_masked_model(
+    loaded: jobs.Loaded, folder: Path, bounded: Evaluator, plan: PruningPlan, name: str
+) -> None:
+    outcomes = bounded.run(plan).outcomes[METRICS[name]]
+    with masked(loaded.model, plan):
+        assert [outcome.output for outcome in outcomes] == stock_answers(loaded, folder, name)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_outcomes_come_in_the_order_of_the_rows_with_the_judgement_of_their_task(
+    folder: Path, baseline: Evaluation, name: str
+) -> None:
+    task = task_named("asr" if name == "asr" else "audio_qa")
+    samples, outcomes = rows_of(folder, name), baseline.outcomes[METRICS[name]]
+    assert [outcome.id for outcome in outcomes] == [sample.id for sample in samples]
+    for sample, outcome in zip(samples, outcomes, strict=True):
+        assert outcome.reference == task.reference(sample)
+        assert outcome.counts == task.judge(sample, outcome.output)[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("text", [BOUNDED, BOUNDED.replace(f", max_new_tokens: {MAX_NEW_TOKENS}", "")])
+def test_outcomes_do_not_depend_on_the_batch_size(
+    loaded: jobs.Loaded, folder: Path, batch_size: int, text: str
+) -> None:
+    small = evaluator(loaded, folder, text, batch_size=batch_size).run()
+    large = evaluator(loaded, folder, text, batch_size=64).run()
+    assert small.outcomes == large.outcomes
+
+
+def test_a_masked_evaluation_leaves_the_baselines_outcomes_as_they_were(
+    bounded: Evaluator, baseline: Evaluation, plan: PruningPlan
+) -> None:
+    pruned = bounded.run(plan)
+    assert pruned.outcomes != baseline.outcomes
+    assert bounded.run().outcomes == baseline.outcomes
+    assert bounded.run(plan).outcomes == pruned.outcomes
+
+
+def test_a_plan_that_keeps_everything_gives_the_baselines_outcomes(
+    loaded: jobs.Loaded, bounded: Evaluator, baseline: Evaluation
+) -> None:
+    keep_all = ComponentPlan.identity(loaded.described.shape.components["thinker"])
+    identity = PruningPlan(loaded.described.base_model, False, keep_all)
+    assert bounded.run(identity).outcomes == baseline.outcomes
+
+
+def test_an_image_task_under_a_plan_without_vision_is_refused_and_the_model_sees_again_afterwards(
+    loaded: jobs.Loaded, bounded: Evaluator, baseline: Evaluation, plan: PruningPlan
+) -> None:
+    blind = PruningPlan(plan.base_model, True, plan.thinker)
+    with pytest.raises(InputError, match="vision was stripped"):
+        bounded.run(blind)
+    assert bounded.run().outcomes == baseline.outcomes
+
+
+def test_an_answer_cut_by_its_bound_has_failed_and_one_that_ended_has_not(loaded: jobs.Loaded, folder: Path) -> None:
+    text = "search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe, max_new_tokens: 1}\n"
+    outcomes = evaluator(loaded, folder, text).run().outcomes["wer"]
+    first_tokens = [int(stock_tokens(loaded, sample, "transcribe")[0]) for sample in rows_of(folder, "asr")]
+    assert [outcome.failed for outcome in outcomes] == [token != loaded.inputs.end_token_id for token in first_tokens]
+    assert any(outcome.failed for outcome in outcomes)
+
+
+def test_each_metric_has_its_direction_and_its_score_with_interval_and_counts(
+    bounded: Evaluator, baseline: Evaluation
+) -> None:
+    assert bounded.directions == {metric: "minimize" if metric == "wer" else "maximize" for metric in METRICS.values()}
+    metrics = baseline.metrics()
+    assert list(metrics) == list(METRICS.values())
+    for measured in metrics.values():
+        assert measured["low"] <= measured["value"] <= measured["high"]
+        assert measured["value"] == measured["numerator"] / measured["denominator"]
+        assert measured["num_samples"] == NUM_ROWS
+    assert baseline.seconds > 0
+
+
+def test_a_limit_scores_the_first_rows_alone(loaded: jobs.Loaded, folder: Path, baseline: Evaluation) -> None:
+    outcomes = evaluator(loaded, folder, BOUNDED.replace("asr.jsonl", "asr.jsonl, limit: 2")).run().outcomes
+    assert outcomes["wer"] == baseline.outcomes["wer"][:2]
+
+
+def test_the_splits_are_scored_apart(loaded: jobs.Loaded, folder: Path) -> None:
+    text = (
+        "search: [{task: asr, dataset_path: asr.jsonl}]\nreport: [{task: audio_qa, dataset_path: qa.jsonl, limit: 1}]\n"
+    )
+    assert list(evaluator(loaded, folder, text, split="report").run().outcomes) == ["accuracy"]
+
+
+def test_a_split_without_tasks_is_refused_with_its_file(loaded: jobs.Loaded, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"\.yaml: split 'report' has no tasks"):
+        evaluator(loaded, folder, BOUNDED, split="report")
+
+
+def test_a_row_without_what_its_task_needs_is_refused_with_its_place(loaded: jobs.Loaded, folder: Path) -> None:
+    write_rows(folder / "silent.jsonl", [{"id": "a", "text": "one"}])
+    with pytest.raises(InputError, match=r"silent\.jsonl:1: key 'audio' is missing"):
+        evaluator(loaded, folder, "search: [{task: asr, dataset_path: silent.jsonl}]")
+
+
+def test_outcomes_are_read_back_as_they_were_saved(baseline: Evaluation, tmp_path: Path) -> None:
+    baseline.save_outcomes(tmp_path / "new" / "outcomes.jsonl")
+    assert load_outcomes(tmp_path / "new" / "outcomes.jsonl") == baseline.outcomes
+
+
+@pytest.mark.parametrize("output", ["", "two\nlines", "a line\u2028separator", "next\x85line", 'a "quote" \\', "你好"])
+def test_any_text_survives_saving(output: str, tmp_path: Path) -> None:
+    outcomes = {"wer": (Outcome("a", output, "one", Counts(1, 1), True), Outcome("b", "", "one", Counts(0, 1), False))}
+    Evaluation(outcomes, 0.0).save_outcomes(tmp_path / "outcomes.jsonl")
+    assert load_outcomes(tmp_path / "outcomes.jsonl") == outcomes
+
+
+def test_nothing_scored_is_an_error_and_not_a_perfect_score() -> None:
+    with pytest.raises(ScoringError, match="nothing was scored"):
+        Evaluation({"wer": ()}, 0.0).metrics()
+
+
+# ---------------------------------------------------------------- splits
+
+
+def splits(folder: Path, search: Mapping[str, Any], report: Mapping[str, Any], *, task: str = "asr") -> Path:
+    """An evals file of one row in each split."""
+    write_rows(folder / "search.jsonl", [search])
+    write_rows(folder / "report.jsonl", [report])
+    path = folder / "evals.yaml"
+    path.write_text(
+        f"search: [{{task: asr, dataset_path: search.jsonl}}]\nreport: [{{task: {task}, dataset_path: report.jsonl}}]\n"
+    )
+    return path
+
+
+def test_one_recording_in_both_splits_under_two_names_is_refused_naming_both_rows(tmp_path: Path) -> None:
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / name).write_bytes(wav_bytes())
+    evals = splits(
+        tmp_path,
+        {"id": "a", "audio": "one.wav", "text": "one"},
+        {"id": "b", "audio": "two.wav", "text": "two"},
+    )
+    with pytest.raises(InputError) as caught:
+        check_splits_apart(load_evals(evals))
+    assert str(caught.value).startswith(f"{tmp_path}/report.jsonl:1: is in the search split too")
+    assert f"{tmp_path}/search.jsonl:1" in str(caught.value)
+
+
+def test_a_recording_of_the_search_split_beside_a_picture_in_the_report_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.wav").write_bytes(wav_bytes())
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    question = {"question": "first word", "answer": "one"}
+    evals = splits(
+        tmp_path,
+        {"id": "a", "audio": "one.wav", "text": "one"},
+        {"id": "b", "audio": "one.wav", "image": "black.png", **question},
+        task="audio_qa",
+    )
+    with pytest.raises(InputError, match="is in the search split too"):
+        check_splits_apart(load_evals(evals))
+
+
+def test_different_recordings_may_have_the_same_words(tmp_path: Path) -> None:
+    for name, num_samples in (("one.wav", 1600), ("two.wav", 1700)):
+        (tmp_path / name).write_bytes(wav_bytes(num_samples))
+    evals = splits(
+        tmp_path,
+        {"id": "a", "audio": "one.wav", "text": "one"},
+        {"id": "a", "audio": "two.wav", "text": "one"},
+    )
+    check_splits_apart(load_evals(evals))
+
+
+def test_questions_without_media_in_both_splits_are_no_recording_in_common(tmp_path: Path) -> None:
+    rows = [{"id": "a", "question": "one and one?", "answer": "two"}, {"id": "b", "question": "why?", "answer": "so"}]
+    for name, row in zip(("search", "report"), rows, strict=True):
+        write_rows(tmp_path / f"{name}.jsonl", [row])
+    (tmp_path / "evals.yaml").write_text(
+        "search: [{task: audio_qa, dataset_path: search.jsonl}]\nreport: [{task: audio_qa, dataset_path: report.jsonl}]"
+    )
+    check_splits_apart(load_evals(tmp_path / "evals.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted(EVALS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_splits_of_every_shipped_evals_file_are_apart(path: Path) -> None:
+    check_splits_apart(load_evals(path))

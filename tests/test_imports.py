@@ -1,0 +1,156 @@
+"""The layout of the design: imports go down only, and heavy libraries stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import autoreap
+
+PACKAGE = Path(autoreap.__file__).parent
+FOLDERS = ("families", "dimensions", "tasks")
+LAYERS = (
+    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks"),
+    ("tasks", "plan", "config", "checkpoint", "dataset"),
+    ("families", "dimensions"),
+    ("calibrate", "masking", "evaluate", "materialise", "model_card", "sizes"),
+    ("objective", "front", "search", "tracking", "report", "jobs"),
+    ("cli",),
+)
+HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
+FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
+ALLOWED = {"tracking": "mlflow"}
+EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the dotted module, the names taken from it, and whether it runs (if at all) only when called for."""
+
+    module: str
+    names: tuple[str, ...]
+    line: int
+    deferred: bool
+
+    @property
+    def library(self) -> str:
+        return self.module.partition(".")[0]
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """What it names of the package, without the package's own name: `plan`, `families.family`."""
+        if self.library != "autoreap":
+            return ()
+        inner = self.module.partition(".")[2]
+        if inner:
+            return (inner,)
+        return tuple(name for name in self.names if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file())
+
+
+def modules() -> list[str]:
+    """Every module outside the recipe: `plan`, `families.qwen3_omni`, `families` for its __init__."""
+    paths = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
+    dotted = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [name for name in dotted if name != "__init__" and name.partition(".")[0] != EMBEDDED]
+
+
+def unit(module: str) -> str:
+    """The file or folder at the top of the package that `module` belongs to."""
+    return module.partition(".")[0]
+
+
+def layer(module: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if unit(module) in layer)
+
+
+def imports(module: str) -> list[Import]:
+    path = PACKAGE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), deferred=False))
+
+
+def _imports(node: ast.AST, *, deferred: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name, (), node.lineno, deferred) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        yield Import(node.module or "", tuple(alias.name for alias in node.names), node.lineno, deferred)
+    only_typed = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    later = deferred or only_typed or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child, deferred=later)
+
+
+def test_every_module_belongs_to_exactly_one_layer() -> None:
+    placed = [name for layer in LAYERS for name in layer]
+    assert len(placed) == len(set(placed))
+    assert {unit(module) for module in modules()} == set(placed)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_none_of_a_higher_layer(module: str) -> None:
+    upward = [
+        f"line {found.line}: {name}"
+        for found in imports(module)
+        for name in found.own_modules
+        if unit(name) != EMBEDDED and layer(name) > layer(module)
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_no_library_that_its_layer_must_not_know(module: str) -> None:
+    forbidden = FORBIDDEN[layer(module)] if layer(module) < len(FORBIDDEN) else HEAVY
+    found = {found.library for found in imports(module)} & forbidden
+    assert found <= {ALLOWED.get(module)}
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if unit(module) in FOLDERS])
+def test_the_folders_do_not_import_one_another_but_for_the_interface_of_a_family(module: str) -> None:
+    others = {
+        name
+        for found in imports(module)
+        for name in found.own_modules
+        if unit(name) in FOLDERS and unit(name) != unit(module)
+    }
+    assert others <= ({"families.family"} if unit(module) == "dimensions" else set())
+
+
+def test_only_the_path_of_the_embedded_model_is_imported_from_its_recipe_and_only_to_resolve_a_model() -> None:
+    users = {
+        (module, found.module, found.names)
+        for module in modules()
+        for found in imports(module)
+        if any(unit(name) == EMBEDDED for name in found.own_modules)
+    }
+    assert users == {("checkpoint", "autoreap.tiny_omni", ("CHECKPOINT",))}
+
+
+def test_the_command_line_imports_only_light_modules_before_a_command_is_chosen() -> None:
+    at_once = [found for found in imports("cli") if not found.deferred]
+    assert not HEAVY & {found.library for found in at_once}
+    assert all(layer(name) == 0 for found in at_once for name in found.own_modules)
+
+
+def test_the_two_lowest_layers_load_no_heavy_library() -> None:
+    light = [f"autoreap.{module}" for module in modules() if layer(module) <= 1]
+    assert loaded_by(f"import {', '.join(light)}") == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import autoreap.cli", "import autoreap.cli\ntry: autoreap.cli.main(['--help'])\nexcept SystemExit: 0"],
+)
+def test_the_command_line_and_its_help_load_no_heavy_library(statement: str) -> None:
+    assert loaded_by(statement) == set()
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Which heavy libraries a fresh interpreter has loaded after `statement`."""
+    program = f"import sys\n{statement}\nprint('\\nloaded', *sorted({set(HEAVY)!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split()[1:])

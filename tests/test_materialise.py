@@ -1,0 +1,327 @@
+"""The checkpoint that ships: complete, exact, and all or nothing."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import identity_plan, random_component
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_models import save_random_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+from autoreap import materialise as module
+from autoreap.checkpoint import open_checkpoint
+from autoreap.errors import InputError, VerificationError
+from autoreap.families import family_of
+from autoreap.masking import masked
+from autoreap.materialise import materialise, plan_rewrite
+from autoreap.plan import ModelShape, PruningPlan, load_plan
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of its own: some tests here damage it and mend it again."""
+    return save_random_model(tmp_path_factory.mktemp("base") / "model", dtype=torch.bfloat16, seed=7)
+
+
+@pytest.fixture(scope="module")
+def plan(base: Path) -> PruningPlan:
+    shape, everything = _shape_and_identity(base)
+    thinker = random_component(shape.components["thinker"], num_experts=4, layers=(0, 1, 3, 5), seed=1)
+    talker = random_component(shape.components["talker"], num_experts=3, layers=(0, 1, 3), seed=2)
+    return PruningPlan(everything.base_model, True, thinker, talker)
+
+
+def test_every_tensor_is_kept_rewritten_or_deliberately_dropped(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    rewrite = materialise(base, plan, tmp_path / "out")
+    source = load_file(base / "model.safetensors")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    seen = set()
+    for tensor in rewrite.tensors:
+        if tensor.source is None:
+            assert tensor.name.startswith("thinker.visual.")
+            assert not written[tensor.name].any()
+            continue
+        rows = slice(None) if tensor.rows is None else list(tensor.rows)
+        assert torch.equal(written[tensor.name], source[tensor.source.name][rows]), tensor.name
+        seen.add(tensor.source.name)
+    dropped = source.keys() - seen
+    assert len(dropped) == rewrite.num_dropped
+    for name in dropped:
+        cut_layer = any(f"{part}.model.layers.{n}." in name for part, n in _cut_layers(plan))
+        assert name.startswith("thinker.visual.") or ".mlp.experts." in name or cut_layer, name
+
+
+def test_the_result_loads_in_the_stock_class_with_nothing_missing(
+    base: Path, plan: PruningPlan, tmp_path: Path
+) -> None:
+    materialise(base, plan, tmp_path / "out")
+    _, info = Qwen3OmniMoeForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values()), info
+
+
+def test_the_predicted_size_is_what_is_written(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    predicted = plan_rewrite(open_checkpoint(base), plan)
+    materialise(base, plan, tmp_path / "out")
+    assert open_checkpoint(tmp_path / "out").num_bytes == predicted.size_bytes
+
+
+def test_an_identity_plan_writes_the_same_tensors(base: Path, tmp_path: Path) -> None:
+    _, everything = _shape_and_identity(base)
+    materialise(base, everything, tmp_path / "out")
+    source, written = load_file(base / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert source.keys() == written.keys()
+    assert all(torch.equal(source[name], written[name]) for name in source)
+    assert open_checkpoint(base).fingerprint == open_checkpoint(tmp_path / "out").fingerprint
+
+
+def test_config_keys_that_only_other_engines_read_survive(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["of_a_serving_engine"] = {"kept": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    materialise(copy, plan, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["of_a_serving_engine"] == {"kept": True}
+    assert written["talker_config"]["accept_hidden_layer"] == 2  # of layers 0, 1, 3, 5 two lie below 3
+
+
+def test_plan_and_sidecars_travel_with_the_weights(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    (copy / "chat_template.jinja").write_text("template")
+    metrics = {"wer": {"value": 0.0123, "low": 0.01, "high": 0.02, "num_samples": 300}}
+    materialise(copy, plan, tmp_path / "out", facts={"metrics": metrics, "trial": "night/7"})
+    assert load_plan(tmp_path / "out" / "plan.json") == plan
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "template"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "0.0100 to 0.0200" in card
+    assert "night/7" in card
+
+
+@pytest.mark.parametrize("max_shard_bytes", [60_000, 150_000])
+def test_sharded_source_and_result_hold_the_same_tensors(
+    base: Path, plan: PruningPlan, tmp_path: Path, max_shard_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = materialise(base, plan, tmp_path / "whole")
+    monkeypatch.setattr(module, "MAX_SHARD_BYTES", max_shard_bytes)
+    _, everything = _shape_and_identity(base)
+    materialise(base, everything, tmp_path / "sharded base")
+    materialise(tmp_path / "sharded base", plan, tmp_path / "sharded")
+    shards = sorted((tmp_path / "sharded").glob("*.safetensors"))
+    assert len(shards) > 2
+    index = json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == whole.size_bytes
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, shard in index["weight_map"].items():
+        with safe_open(tmp_path / "sharded" / shard, framework="pt") as file:
+            assert torch.equal(file.get_tensor(name), expected[name]), name
+
+
+def test_fused_experts_on_disk_are_sliced_to_the_same_model(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    fused = tmp_path / "fused"
+    shutil.copytree(base, fused)
+    save_file(_fused(load_file(base / "model.safetensors")), fused / "model.safetensors", {"format": "pt"})
+    fingerprint = open_checkpoint(fused).fingerprint
+    own_plan = replace(plan, base_model=replace(plan.base_model, fingerprint=fingerprint))
+    materialise(base, plan, tmp_path / "one by one")
+    materialise(fused, own_plan, tmp_path / "from fused")
+    expected = _fused(load_file(tmp_path / "one by one" / "model.safetensors"))
+    written = load_file(tmp_path / "from fused" / "model.safetensors")
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.slow
+def test_masked_and_materialised_agree_for_any_plan(base: Path, tmp_path: Path, data: st.DataObject) -> None:
+    shape, everything = _shape_and_identity(base)
+    plan = data.draw(_plans(shape, everything))
+    target = tmp_path / "out"
+    shutil.rmtree(target, ignore_errors=True)
+    materialise(base, plan, target)
+    dtype = data.draw(st.sampled_from((torch.float32, torch.bfloat16)))
+    family = family_of(open_checkpoint(base).config)
+    model, written = (family.load(path, dtype=dtype, device="cpu", speech=False) for path in (base, target))
+    ids = torch.from_numpy(np.random.default_rng(0).integers(100, 400, (2, 9)))
+    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.inference_mode(), masked(model, plan):
+        logits, text = model.thinker(**prompt).logits, model.thinker.generate(**prompt, max_new_tokens=4)
+    with torch.inference_mode():
+        assert torch.equal(logits, written.thinker(**prompt).logits)
+        assert torch.equal(text, written.thinker.generate(**prompt, max_new_tokens=4))
+
+
+def test_an_unknown_tensor_is_an_error(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    tensors = load_file(base / "model.safetensors") | {"thinker.mystery.weight": torch.zeros(2)}
+    save_file(tensors, copy / "model.safetensors")
+    own = replace(plan, base_model=replace(plan.base_model, fingerprint=open_checkpoint(copy).fingerprint))
+    with pytest.raises(InputError, match=r"thinker\.mystery\.weight"):
+        materialise(copy, own, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_another_model_is_refused(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    other = replace(plan, base_model=replace(plan.base_model, fingerprint="another"))
+    with pytest.raises(InputError, match="made for another model"):
+        materialise(base, other, tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", ["full", "file", "link", "base/inside"])
+def test_a_target_in_the_way_is_refused_and_untouched(
+    base: Path, plan: PruningPlan, tmp_path: Path, target: str
+) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(InputError):
+        materialise(tmp_path / "base", plan, tmp_path / target)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_an_empty_target_directory_is_fine(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    materialise(base, plan, tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    """A real limit of the operating system on the size of files: the write fails half way, as on a full disk."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InputError, match=os.strerror(errno.EFBIG)):
+            materialise(base, plan, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(
+    base: Path, plan: PruningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SPARE_BYTES", shutil.disk_usage(tmp_path).free)
+    with pytest.raises(InputError, match="GB are free"):
+        materialise(base, plan, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_not_written_as_planned_is_found_and_not_published(
+    base: Path, plan: PruningPlan, tmp_path: Path
+) -> None:
+    rewrite = materialise(base, plan, tmp_path / "out")
+    family = family_of(open_checkpoint(base).config)
+    path = tmp_path / "out" / "model.safetensors"
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    with pytest.raises(VerificationError, match="differs from its source"):
+        module.verify(tmp_path / "out", rewrite, family)
+    path.write_bytes(intact[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        module.verify(tmp_path / "out", rewrite, family)
+    tensors = load_file(base / "model.safetensors")
+    save_file(tensors, path)
+    with pytest.raises(VerificationError, match="the stock class expects"):
+        module.verify(tmp_path / "out", rewrite, family)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_no_finished_checkpoint(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    plan.save(tmp_path / "plan.json")
+    program = (
+        "import sys; from pathlib import Path; from autoreap.materialise import materialise\n"
+        "from autoreap.plan import load_plan\n"
+        "print('ready', flush=True)\n"
+        "materialise(Path(sys.argv[1]), load_plan(sys.argv[2]), Path(sys.argv[3]))"
+    )
+    command = [sys.executable, "-c", program, str(base), str(tmp_path / "plan.json")]
+    expected = load_file(materialise_once(base, plan, tmp_path) / "model.safetensors")
+    for attempt, delay in enumerate(np.linspace(0.001, 0.25, 6)):
+        target = tmp_path / f"out {attempt}"
+        process = subprocess.Popen([*command, str(target)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(float(delay))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if target.exists():
+            assert load_file(target / "model.safetensors").keys() == expected.keys()
+        else:
+            materialise(base, plan, target)  # what the kill left is no obstacle
+        assert not list(tmp_path.glob(".out*"))
+
+
+def materialise_once(base: Path, plan: PruningPlan, folder: Path) -> Path:
+    materialise(base, plan, folder / "once")
+    return folder / "once"
+
+
+def _shape_and_identity(path: Path) -> tuple[ModelShape, PruningPlan]:
+    checkpoint = open_checkpoint(path)
+    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    return shape, identity_plan(checkpoint.fingerprint, shape)
+
+
+def _cut_layers(plan: PruningPlan) -> list[tuple[str, int]]:
+    edits = {"thinker": plan.thinker, "talker": plan.talker}
+    return [(part, n) for part, edit in edits.items() if edit for n in set(range(len(edit.experts))) - set(edit.layers)]
+
+
+def _plans(shape: ModelShape, everything: PruningPlan) -> st.SearchStrategy[PruningPlan]:
+    thinker, tap = shape.components["thinker"], shape.speech_tap or 0
+
+    def build(num_experts: int, below: set[int], above: set[int], strip: bool, seed: int) -> PruningPlan:
+        kept_for_vision = set() if strip else set(range(shape.deepstack_layers))
+        layers = tuple(sorted(below | above | kept_for_vision))
+        edit = random_component(thinker, num_experts=num_experts, layers=layers, seed=seed)
+        return replace(everything, strip_vision=strip, thinker=edit)
+
+    return st.builds(
+        build,
+        st.integers(1, thinker.num_experts),
+        st.sets(st.integers(0, tap - 1), min_size=1),
+        st.sets(st.integers(tap, thinker.num_layers - 1), min_size=1),
+        st.booleans(),
+        st.integers(0, 2**16),
+    )
+
+
+def _fused(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights with each layer's experts in two tensors, as transformers holds them in memory."""
+    fused = {name: tensor for name, tensor in tensors.items() if ".mlp.experts." not in name}
+    prefixes = {name.split(".mlp.experts.")[0] for name in tensors if ".mlp.experts." in name}
+    for prefix in prefixes:
+        num_experts = sum(f"{prefix}.mlp.experts." in name and "down_proj" in name for name in tensors)
+
+        def stacked(projection: str, prefix: str = prefix, num_experts: int = num_experts) -> torch.Tensor:
+            names = [f"{prefix}.mlp.experts.{expert}.{projection}_proj.weight" for expert in range(num_experts)]
+            return torch.stack([tensors[name] for name in names])
+
+        fused[f"{prefix}.mlp.experts.gate_up_proj"] = torch.cat([stacked("gate"), stacked("up")], dim=1)
+        fused[f"{prefix}.mlp.experts.down_proj"] = stacked("down")
+    return fused
