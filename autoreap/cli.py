@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autoreap import __version__
 from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset
 from autoreap.errors import AutoreapError, InputError
+from autoreap.wording import size_text
 
 if TYPE_CHECKING:
     from autoreap.plan import ModelShape, PruningPlan
@@ -117,7 +118,6 @@ def _report(options: Arguments) -> tuple[dict[str, Any], str]:
 
 def _select(options: Arguments) -> tuple[dict[str, Any], str]:
     from autoreap.front import open_study, select
-    from autoreap.report import size_text
 
     study = open_study(options.study, options.storage)
     max_size = _bytes(options.max_size) if options.max_size else None
@@ -150,7 +150,7 @@ def _write(
     described: Any, plan: "PruningPlan", options: Arguments, facts: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
     from autoreap.materialise import materialise, plan_rewrite
-    from autoreap.report import plan_summary, size_text
+    from autoreap.report import plan_summary
 
     if options.dry_run:
         rewrite = plan_rewrite(described.checkpoint, plan)
@@ -263,7 +263,6 @@ def _prune(options: Arguments) -> tuple[dict[str, Any], str]:
 
 def _inspect(options: Arguments) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
-    from autoreap.report import size_text
     from autoreap.sizes import component_sizes
 
     described = jobs.describe(options.model)
@@ -454,7 +453,7 @@ def _indices(text: str) -> list[int]:
 
 
 def _bytes(text: str) -> float:
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kMGT]?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise InputError(f"must be a size such as 20GB, got {text!r}", where="--max-size")
     return float(match[1]) * 10.0 ** {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}[match[2].upper()]

@@ -76,7 +76,7 @@ class Evaluation:
 def load_outcomes(path: Path) -> dict[str, tuple[Outcome, ...]]:
     """What `Evaluation.save_outcomes` wrote."""
     outcomes: dict[str, list[Outcome]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines would break at U+2028
         row = json.loads(line)
         counts = Counts(row["numerator"], row["denominator"])
         outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"])

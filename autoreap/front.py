@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
+from autoreap.wording import size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
 PLAN = "autoreap.plan"
@@ -134,7 +135,7 @@ def select(
         if max_size_bytes is None:
             raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
         small_enough = sorted((p for p in front if p.size_bytes <= max_size_bytes), key=_wer)
-        return _first(small_enough, f"lowest WER of at most {max_size_bytes / 1e6:,g} MB")
+        return _first(small_enough, f"lowest WER of at most {size_text(max_size_bytes)}")
     raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
 
 

@@ -28,6 +28,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 _BUFFER_BYTES = 16 << 20
 _HEADER_ALIGNMENT = 8
 _COMPARED_BYTES = 64  # of either end of each tensor, once it is written
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 _SPARE_BYTES = 64 << 20  # headers, tokenizer and the file system's own needs
 
 
@@ -254,7 +255,8 @@ def _write_sidecars(
 ) -> None:
     """Tokenizer, processor and generation files as they were; config, plan and model card of the new model."""
     for path in sorted(checkpoint.path.iterdir()):
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in (INDEX_NAME, "README.md"):
+        is_weights = path.suffix in _WEIGHT_SUFFIXES or path.name.endswith(".index.json")
+        if path.is_file() and not is_weights and path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
     (folder / "config.json").write_text(json.dumps(rewrite.config, indent=2) + "\n")
     plan.save(folder / "plan.json")

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import TextIO
 
+from autoreap.wording import duration
+
 LOG_INTERVAL_SECONDS = 30.0
 
 
@@ -55,13 +57,3 @@ def log(message: str) -> None:
 def timestamp() -> str:
     """The local time, as log lines start."""
     return time.strftime("%H:%M:%S")
-
-
-def duration(seconds: float) -> str:
-    """`seconds` as people say it: 45 s, 3 min 20 s, 7 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

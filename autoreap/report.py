@@ -10,6 +10,7 @@ import optuna
 
 from autoreap.front import ERROR, Point, objectives_of, pareto, points_of
 from autoreap.plan import COMPONENTS, PruningPlan
+from autoreap.wording import size_text
 
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
@@ -29,11 +30,6 @@ def front_table(front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def size_text(num_bytes: float) -> str:
-    """Decimal units, as disks are sold: 5.90 MB, 36.53 GB."""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.2f} MB"
 
 
 def _score(measured: Mapping[str, Any]) -> str:
@@ -138,7 +134,7 @@ def _interactive_front(points: Sequence[Point], front: Sequence[Point], baseline
         )
     figure.update_layout(
         xaxis_title="size, MB", yaxis_title="WER, log scale (95% intervals)", yaxis_type="log",
-        yaxis_tickformat=".1~%", yaxis_dtick="D1", template="simple_white", height=480,
+        yaxis_tickformat=".1~%", yaxis_dtick="D2", template="simple_white", height=480,
     )  # fmt: skip
     return str(figure.to_html(full_html=False, include_plotlyjs=True))
 

@@ -42,7 +42,7 @@ class ModalitySums:
         return self.gate_norm_sum / max(self.tokens, 1)
 
     def per_routed_token(self) -> FloatArray:
-        """REAP's saliency (Lasby et al., 2025, eq. 5): the mean over tokens routed to e, [L, E]; 0 where none was."""
+        """REAP's saliency (Lasby et al., ICLR 2026): the mean over tokens routed to e, [L, E]; 0 where none was."""
         return self.gate_norm_sum / np.maximum(self.routed_tokens, 1)
 
 

@@ -23,8 +23,9 @@ from autoreap.evaluate import Evaluation
 from autoreap.front import ERROR, PLAN, RESULT, Point, points_of
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.plan import ModelShape
-from autoreap.progress import duration, log
+from autoreap.progress import log
 from autoreap.tracking import Tracker, TrialRecord
+from autoreap.wording import duration, size_text
 
 MAX_FAILURES_IN_A_ROW = 3
 
@@ -228,7 +229,7 @@ def _suggest(trial: Trial, name: str, spec: Any) -> Any:
 
 def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
     scores = [f"{name} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]" for name, m in metrics.items()]
-    return ", ".join([f"{size_bytes / 1e6:,.2f} MB", *scores])
+    return ", ".join([size_text(size_bytes), *scores])
 
 
 def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:

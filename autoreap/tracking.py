@@ -119,8 +119,9 @@ class Tracker:
         if self._client is None:
             return
         try:
-            for name, value in parameters.items():
-                self._client.log_param(self._parent, name, value)
+            logged = self._client.get_run(self._parent).data.params  # MLflow refuses to change one
+            for name in parameters.keys() - logged.keys():
+                self._client.log_param(self._parent, name, parameters[name])
             for name, value in _flat(metrics).items():
                 self._client.log_metric(self._parent, f"baseline.{name}", value)
             for artifact in artifacts:
@@ -130,8 +131,12 @@ class Tracker:
 
     def close(self) -> None:
         """Mark the parent run as finished."""
-        if self._client is not None:
+        if self._client is None:
+            return
+        try:
             self._client.set_terminated(self._parent)
+        except Exception as error:  # see __init__
+            log(f"warning: the study could not be marked as finished in MLflow: {error}")
 
 
 def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

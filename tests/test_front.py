@@ -124,8 +124,8 @@ def test_the_front_is_what_no_point_beats(rows: list[tuple[int, int, int, bool]]
         ("smallest", {"max_wer_increase": 2.5}, 2, r"at most 12\.50% \(baseline 10\.00% \+ 2\.5 points\)"),
         ("smallest", {"max_wer_increase": 0.0}, 0, r"at most 10\.00%"),
         ("smallest", {"max_wer_increase": 90.0}, 3, r"at most 100\.00%"),
-        ("best", {"max_size_bytes": 59e9}, 1, "lowest WER of at most 59 GB"),
-        ("best", {"max_size_bytes": 30e9}, 2, "lowest WER of at most 30 GB"),
+        ("best", {"max_size_bytes": 59e9}, 1, "lowest WER of at most 59.00 GB"),
+        ("best", {"max_size_bytes": 30e9}, 2, "lowest WER of at most 30.00 GB"),
     ],
 )
 def test_a_rule_picks_its_point_and_says_why(
@@ -142,7 +142,7 @@ def test_a_rule_picks_its_point_and_says_why(
         ("smallest", {}, "--rule smallest: needs --max-wer-increase"),
         ("smallest", {"max_wer_increase": -1.0}, "no point of the front is: smallest .*relax the bound"),
         ("best", {}, "--rule best: needs --max-size"),
-        ("best", {"max_size_bytes": 1e9}, "no point of the front is: lowest WER of at most 1 GB"),
+        ("best", {"max_size_bytes": 1e9}, "no point of the front is: lowest WER of at most 1.00 GB"),
         ("median", {}, "unknown rule 'median'.*knee, smallest or best"),
     ],
 )

@@ -104,10 +104,12 @@ def test_plan_and_sidecars_travel_with_the_weights(base: Path, plan: PruningPlan
     copy = tmp_path / "base"
     shutil.copytree(base, copy)
     (copy / "chat_template.jinja").write_text("template")
+    (copy / "pytorch_model.bin").write_text("the base's weights in another format")
     metrics = {"wer": {"value": 0.0123, "low": 0.01, "high": 0.02, "num_samples": 300}}
     materialise(copy, plan, tmp_path / "out", facts={"metrics": metrics, "trial": "night/7"})
     assert load_plan(tmp_path / "out" / "plan.json") == plan
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "template"
+    assert not (tmp_path / "out" / "pytorch_model.bin").exists()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "0.0100 to 0.0200" in card
     assert "night/7" in card

@@ -24,7 +24,8 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
             module.__dict__.pop(method, None)
 
 
-def _refuse(*_arguments: Any, **_options: Any) -> NoReturn:
+# generate() looks for its own arguments by these names, and passes by what does not take them.
+def _refuse(pixel_values: Any = None, pixel_values_videos: Any = None, *_arguments: Any, **_options: Any) -> NoReturn:
     raise InputError("this model's vision was stripped; it can't see images or video", fix="send audio and text alone")
 
 

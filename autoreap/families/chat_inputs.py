@@ -202,10 +202,11 @@ class ChatInputs:
         The patch layout [..., channel, temporal, height, width] is Qwen2-VL's; an image alone fills the temporal
         dimension with copies of itself, so a video is assembled from its frames' own patches.
         """
-        if sample.image is None and not sample.video:
+        paths = sample.video or ((sample.image,) if sample.image is not None else ())
+        if not paths:
             return None, None
         processor = self._frame_processor if sample.video else self._image_processor
-        images = [_open_image(path, sample.where) for path in sample.video or (sample.image,)]
+        images = [_open_image(path, sample.where) for path in paths]
         if len({image.size for image in images}) > 1:
             raise InputError("the frames of a video must all have the same size", where=sample.where)
         processed = processor(images, return_tensors="pt")
@@ -225,7 +226,7 @@ class ChatInputs:
         return torch.cat(blocks), (len(blocks), height, width)
 
 
-def _open_image(path: Path | None, where: str) -> Image.Image:
+def _open_image(path: Path, where: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()

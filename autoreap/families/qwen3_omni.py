@@ -81,7 +81,7 @@ class Qwen3Omni(Family):
         config = Qwen3OmniMoeConfig.from_pretrained(path)
         config.enable_audio_output = config.enable_audio_output and speech
         model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
-            path, config=config, dtype=dtype, device_map=device, trust_remote_code=False
+            path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
         )
         return cast(PreTrainedModel, model.eval())
 

@@ -18,17 +18,26 @@ from autoreap.cli import main
 from autoreap.errors import InputError
 from autoreap.front import PLAN, RESULT
 from autoreap.plan import load_plan
+from autoreap.search import exclusive
+from autoreap.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 
+EVALS = """\
+search:
+  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
+  - {task: audio_qa, dataset_path: qa_search.jsonl, doc_to_text: "{question}: {choices}"}
+report:
+  - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}
+"""
 SPACE = """\
-calibration: {{audio: {root}/calibration/tiny/audio.jsonl, mixed: {root}/calibration/tiny/mixed.jsonl}}
+calibration: {audio: audio.jsonl, mixed: mixed.jsonl}
 evals: evals.yaml
 parameters:
-  retention: {{low: 0.25, high: 1.0, step: 0.0625}}
-  lambda: {{low: 0.0, high: 4.0}}
-  layers_cut: {{low: 0, high: 2}}
+  retention: {low: 0.25, high: 1.0, step: 0.0625}
+  lambda: {low: 0.0, high: 4.0}
+  layers_cut: {low: 0, high: 2}
   strip_vision: true
 trials: 6
 presets: [light, medium]
@@ -37,25 +46,34 @@ batch_size: 16
 """
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: a space, its evals and calibration with a few rows each; MLflow's schema is built."""
+    folder = tmp_path_factory.mktemp("project")
+    sources = {
+        "evals/tiny": (("asr_search", 24), ("qa_search", 12), ("asr_report", 4)),
+        "calibration/tiny": (("audio", 8), ("mixed", 8)),
+    }
+    for source, files in sources.items():
+        for name, limit in files:
+            rows = (ROOT / source / f"{name}.jsonl").read_text().splitlines()[:limit]
+            for row in map(json.loads, rows):
+                for media in (row[key] for key in ("audio", "image") if key in row):
+                    (folder / media).parent.mkdir(exist_ok=True)
+                    shutil.copy(ROOT / source / media, folder / media)
+            (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "evals.yaml").write_text(EVALS)
+    (folder / "space.yaml").write_text(SPACE)
+    Tracker(folder / "mlruns", "another study")
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as a user has it: a space, its evals with a few utterances, and nothing else."""
-    for name, limit in (("asr_search", 24), ("qa_search", 12), ("asr_report", 4)):
-        rows = (ROOT / f"evals/tiny/{name}.jsonl").read_text().splitlines()[:limit]
-        for row in rows:
-            audio = json.loads(row)["audio"]
-            (tmp_path / audio).parent.mkdir(exist_ok=True)
-            shutil.copy(ROOT / "evals/tiny" / audio, tmp_path / audio)
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    (tmp_path / "evals.yaml").write_text(
-        "search:\n"
-        "  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}\n"
-        '  - {task: audio_qa, dataset_path: qa_search.jsonl, doc_to_text: "{question}: {choices}"}\n'
-        "report:\n  - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}\n"
-    )
-    (tmp_path / "space.yaml").write_text(SPACE.format(root=ROOT))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the template, and the current folder."""
+    shutil.copytree(template, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
@@ -138,8 +156,6 @@ def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
 
 
 def test_a_second_search_of_the_same_study_is_refused(project: Path) -> None:
-    from autoreap.search import exclusive
-
     with exclusive(project / "mlruns", "night"):
         with pytest.raises(InputError, match="another search"), exclusive(project / "mlruns", "night"):
             pass
@@ -161,5 +177,6 @@ def _runs(project: Path) -> list[Any]:
     """The finished child runs of the study."""
     client = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("autoreap")
+    assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "attributes.status != 'RUNNING'", max_results=1000)
     return [run for run in runs if "autoreap.trial" in run.data.tags]
