@@ -21,6 +21,7 @@ from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.families.family import Decoder
 from autoreap.plan import BaseModel
 from autoreap.progress import Progress
+from autoreap.prompts import audio_of, embedded
 from autoreap.saliency import MODALITIES, ComponentSaliency, ModalitySums, Saliency
 from autoreap.samples import Sample, digest
 
@@ -31,7 +32,7 @@ DEFAULT_QUESTIONS = {
     "video": "Describe what is seen.",
     "mixed": "Describe what is heard and seen.",
 }
-_SPEECH_TOKENS = 512  # what the talker says of one sample at most, while it is calibrated on its own speech
+_SPEECH_STEPS = 512  # what the talker says of one sample at most, while it is calibrated on its own speech
 
 
 def calibrate(
@@ -95,7 +96,8 @@ def _listen(
     thinker = family.thinker(model)
     with meter.attached(), Progress(f"calibrating {samples[0].modality}", len(samples)) as progress:
         for batch in _batches(inputs, samples, batch_tokens):
-            tensors = {name: tensor.to(thinker.device) for name, tensor in inputs.collate(batch).items()}
+            audio = [audio_of(family, model, encoded) for encoded in batch]
+            tensors = embedded(family, model, inputs, batch, audio)
             meter.valid_tokens = tensors["attention_mask"].flatten().bool()
             thinker(**tensors, use_cache=False)
             progress.advance(len(batch))
@@ -115,14 +117,8 @@ def _speak(
     with meter.attached(), Progress(f"calibrating speech on {samples[0].modality}", len(samples)) as progress:
         for sample in samples:
             tensors = inputs.collate([encode(inputs, sample, with_answer=False)])
-            model.generate(
-                **{name: tensor.to(model.device) for name, tensor in tensors.items()},
-                speaker=next(iter(model.config.talker_config.speaker_id)),
-                thinker_eos_token_id=inputs.end_token_id,
-                thinker_max_new_tokens=_SPEECH_TOKENS // 4,
-                talker_max_new_tokens=_SPEECH_TOKENS,
-                return_audio=True,
-            )
+            tensors = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+            family.speak(model, tensors, inputs.end_token_id, _SPEECH_STEPS)
             progress.advance()
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 Command = Callable[[Arguments], tuple[dict[str, Any], str]]  # -> (the JSON object, the text for people)
+_USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _COMPONENTS = {"thinker": ("thinker",), "talker": ("talker",), "both": ("thinker", "talker")}
 
 
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutoreapError as error:
         print(f"autoreap: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"autoreap: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return InputError.exit_code if isinstance(error, _USERS_PATHS) else AutoreapError.exit_code
     except KeyboardInterrupt:
         print("autoreap: interrupted", file=sys.stderr)
         return 130

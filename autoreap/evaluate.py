@@ -24,7 +24,8 @@ from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
-from autoreap.samples import Sample, media_digest
+from autoreap.prompts import audio_of, embedded
+from autoreap.samples import Sample, contents
 from autoreap.scores import Counts, Score, score
 from autoreap.tasks import Task, task_named
 
@@ -145,12 +146,10 @@ class Evaluator:
         items = []
         for sample in samples:
             encoded = self._inputs.encode(sample, task.question(sample, config.doc_to_text or task.QUESTION))
-            audio = None
-            if encoded.mel is not None:
-                audio = self._family.audio_embeddings(self._model, encoded.mel).cpu()
+            audio = audio_of(self._family, self._model, encoded)
             num_reference_tokens = self._inputs.num_text_tokens(task.reference(sample))
             bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE
-            items.append(_Item(sample, encoded, audio, bound))
+            items.append(_Item(sample, encoded, None if audio is None else audio.cpu(), bound))
             progress.advance()
         return items
 
@@ -174,23 +173,17 @@ class Evaluator:
     def _generate(self, items: Sequence[_Item]) -> list[torch.Tensor]:
         """Greedy answers, each cut to its own bound."""
         thinker = self._family.thinker(self._model)
-        inputs = self._inputs.collate([item.encoded for item in items])
-        inputs = {name: tensor.to(thinker.device) for name, tensor in inputs.items() if name != "input_features"}
-        embeddings = thinker.get_input_embeddings()(inputs["input_ids"])
-        audio = [item.audio for item in items if item.audio is not None]
-        if audio:
-            heard = torch.cat(audio).to(embeddings.device, embeddings.dtype)
-            is_audio = (inputs["input_ids"] == thinker.config.audio_token_id).unsqueeze(-1)
-            embeddings = embeddings.masked_scatter(is_audio, heard)
+        tensors = embedded(
+            self._family, self._model, self._inputs, [item.encoded for item in items], [item.audio for item in items]
+        )
         sequences = thinker.generate(
-            **inputs,
-            inputs_embeds=embeddings,
+            **tensors,
             do_sample=False,
             max_new_tokens=max(item.max_new_tokens for item in items),
             eos_token_id=self._inputs.end_token_id,
             pad_token_id=self._inputs.pad_token_id,
         )
-        answers = sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        answers = sequences[:, tensors["input_ids"].shape[1] :].cpu()
         return [answer[: item.max_new_tokens] for answer, item in zip(answers, items, strict=True)]
 
 
@@ -212,10 +205,11 @@ def check_splits_apart(evals: EvalsConfig) -> None:
     """
     seen: dict[str, Sample] = {}
     for config in evals.splits["search"]:
-        seen |= {media_digest(sample): sample for sample in read_task(config, evals.path.parent)}
+        for sample in read_task(config, evals.path.parent):
+            seen |= dict.fromkeys(contents(sample), sample)
     for config in evals.splits["report"]:
         for sample in read_task(config, evals.path.parent):
-            if twin := seen.get(media_digest(sample)):
+            if twin := next((seen[content] for content in contents(sample) if content in seen), None):
                 raise InputError(
                     f"is in the search split too, at {twin.where}; what a candidate was chosen on can't judge it",
                     where=sample.where,

@@ -46,10 +46,19 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     url = storage or default_storage()
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
-    known = optuna.get_all_study_names(url)
+    known = study_names(url)
     if name not in known:
         raise InputError(f"no study {name!r}", where=url, fix=f"known: {', '.join(known) or 'none'}")
     return optuna.load_study(study_name=name, storage=url)
+
+
+def study_names(storage: str) -> list[str]:
+    """All studies in a storage; `InputError` if it can't be opened."""
+    try:
+        return list(optuna.get_all_study_names(storage))
+    except Exception as error:  # whatever the database's driver raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"can't be opened: {reason}", where=f"--storage {storage}") from None
 
 
 def objectives_of(study: optuna.Study) -> dict[str, str]:

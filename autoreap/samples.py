@@ -121,18 +121,20 @@ def digest(samples: Sequence[Sample]) -> str:
     total = hashlib.sha256()
     for sample in samples:
         values = (sample.id, sample.modality, sample.text, sample.question, sample.answer, sample.choices)
-        total.update(repr(values).encode() + media_digest(sample).encode())
+        total.update(repr((values, contents(sample))).encode())
     return total.hexdigest()[:16]
 
 
-def media_digest(sample: Sample) -> str:
-    """Sixteen hex digits of the bytes of a sample's media: the same recording has the same digest under any name."""
-    total = hashlib.sha256()
-    for media in (sample.audio, sample.image, *sample.video):
-        if media is not None:
-            content = media if isinstance(media, bytes) else media.read_bytes()
-            total.update(hashlib.sha256(content).digest())
-    return total.hexdigest()[:16]
+def contents(sample: Sample) -> list[str]:
+    """A digest of each recording, image and frame, or of the question where there is none.
+
+    The same recording has the same digest under any name and in any row.
+    """
+    media = [content for content in (sample.audio, sample.image, *sample.video) if content is not None]
+    if not media:
+        return [hashlib.sha256(repr((sample.question, sample.text)).encode()).hexdigest()[:16]]
+    encoded = (content if isinstance(content, bytes) else content.read_bytes() for content in media)
+    return [hashlib.sha256(content).hexdigest()[:16] for content in encoded]
 
 
 def load_audio(sample: Sample) -> NDArray[np.float32]:

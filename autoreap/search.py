@@ -20,7 +20,7 @@ from autoreap.candidate import Candidate, preset
 from autoreap.config import Range, SpaceConfig
 from autoreap.errors import AutoreapError, InputError
 from autoreap.evaluate import Evaluation
-from autoreap.front import ERROR, PLAN, RESULT, Point, points_of
+from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.plan import ModelShape
 from autoreap.progress import log
@@ -238,7 +238,7 @@ def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions: list[Any] = list(space.objectives.values())
-    if name in optuna.get_all_study_names(storage):
+    if name in study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
     else:
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)

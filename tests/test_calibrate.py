@@ -214,10 +214,6 @@ def test_a_padded_batch_measures_what_its_samples_measure_one_by_one(
     np.testing.assert_allclose(together.layer_cosine, alone.layer_cosine, rtol=RELATIVE)
 
 
-@pytest.mark.xfail(
-    reason="the stock audio tower pads a recording shorter than one chunk of its convolutions (1 s) to its neighbours'",
-    strict=True,
-)
 def test_a_recording_of_less_than_a_second_measures_the_same_beside_a_longer_one(loaded: jobs.Loaded) -> None:
     samples = [Sample(id=str(n), where=f"a:{n}", audio=wav_bytes(n), question="transcribe") for n in (6_000, 17_000)]
     together = measure(loaded, {"audio": samples}).components["thinker"].modalities["audio"]

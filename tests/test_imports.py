@@ -14,7 +14,7 @@ import autoreap
 PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
-    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks"),
+    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording"),
     ("tasks", "plan", "config", "checkpoint", "dataset"),
     ("families", "dimensions"),
     ("calibrate", "masking", "evaluate", "materialise", "model_card", "sizes"),

@@ -46,7 +46,8 @@ def test_pickled_weights_beside_safetensors_are_left_alone(model: Path, tmp_path
 
 def test_code_that_a_checkpoint_brings_along_is_not_run(model: Path, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
-    (model / "modeling_own.py").write_text(f"from pathlib import Path\nPath({str(sprung)!r}).touch()\nclass Own: pass\n")
+    code = f"from pathlib import Path\nPath({str(sprung)!r}).touch()\nclass Own: pass\n"
+    (model / "modeling_own.py").write_text(code)
     for name in ("config.json", "tokenizer_config.json"):
         document = json.loads((model / name).read_text())
         document["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "modeling_own.Own")

@@ -9,7 +9,7 @@ import soundfile
 from builders import wav_bytes
 
 from autoreap.errors import InputError
-from autoreap.samples import Sample, digest, load_audio, media_digest, read_samples
+from autoreap.samples import Sample, contents, digest, load_audio, read_samples
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_the_digest_follows_contents_and_not_places(folder: Path) -> None:
         [],
     ]
     assert len({digest(samples) for samples in ([sample], *others)}) == 6
-    assert media_digest(sample) == media_digest(replace(sample, id="b", text=None))
-    assert media_digest(sample) != media_digest(replace(sample, audio=folder / "media" / "b.wav"))
+    assert contents(sample) == contents(replace(sample, id="b", text=None))
+    assert contents(sample) != contents(replace(sample, audio=folder / "media" / "b.wav"))
 
 
 def sine(frequency: float, num_samples: int, sampling_rate: int) -> Any:

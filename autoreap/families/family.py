@@ -107,6 +107,14 @@ class Family(ABC):
         """Embeddings [num_tokens, H] of one utterance, from its features [mel_bins, frames]."""
 
     @abstractmethod
+    def is_audio(self, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+        """Where in `input_ids` [B, T] the audio embeddings go, in order; bool [B, T]."""
+
+    @abstractmethod
+    def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
+        """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter."""
+
+    @abstractmethod
     def speech_tap(self, model: PreTrainedModel) -> int | None:
         """Which hidden state of the thinker the talker listens to; None without a talker."""
 

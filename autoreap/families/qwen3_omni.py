@@ -133,6 +133,21 @@ class Qwen3Omni(Family):
         output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
         return cast(torch.Tensor, output.last_hidden_state)
 
+    def is_audio(self, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+        """See `Family.is_audio`."""
+        return cast(torch.Tensor, input_ids == self.thinker(model).config.audio_token_id)
+
+    def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
+        """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech."""
+        model.generate(
+            **inputs,
+            speaker=next(iter(model.config.talker_config.speaker_id)),
+            thinker_eos_token_id=end_token,
+            thinker_max_new_tokens=max_steps // 3,
+            talker_max_new_tokens=max_steps,
+            return_audio=True,
+        )
+
     def speech_tap(self, model: PreTrainedModel) -> int | None:
         """See `Family.speech_tap`."""
         if getattr(model, "talker", None) is None:
