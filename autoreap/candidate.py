@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from autoreap.errors import InputError
@@ -98,14 +98,15 @@ def parameter_name(field_name: str) -> str:
     return _PARAMETER_OF_FIELD.get(field_name, field_name)
 
 
-def preset(name: str, num_layers: int, base: Candidate | None = None) -> Candidate:
-    """The preset `name` for a thinker of `num_layers` layers: cuts scale with depth, vision is always stripped."""
+def preset(name: str, num_layers: int) -> Candidate:
+    """The preset `name` for a thinker of `num_layers` layers; vision is always stripped."""
+    retention, layers_cut = preset_values(name, num_layers)
+    return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
+
+
+def preset_values(name: str, num_layers: int) -> tuple[float, int]:
+    """Retention and layers cut of the preset `name` for a decoder of `num_layers` layers: cuts scale with depth."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
     retention, layers_cut = PRESETS[name]
-    return replace(
-        base or Candidate(),
-        retention=retention,
-        layers_cut=round(layers_cut * num_layers / PRESET_DEPTH),
-        strip_vision=True,
-    )
+    return retention, round(layers_cut * num_layers / PRESET_DEPTH)

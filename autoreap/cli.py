@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoreap import __version__
-from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset
+from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset_values
 from autoreap.errors import AutoreapError, InputError
 from autoreap.wording import size_text
 
 if TYPE_CHECKING:
-    from autoreap.plan import ModelShape, PruningPlan
+    from autoreap.plan import BaseModel, ModelShape, PruningPlan
     from autoreap.saliency import Saliency
 
 Arguments = argparse.Namespace
@@ -158,10 +158,8 @@ def _write(
 
     if options.dry_run:
         rewrite = plan_rewrite(described.checkpoint, plan)
-    elif options.output is None:
-        raise InputError("needs -o OUT, or --dry-run", where="materialise")
     else:
-        rewrite = materialise(described.checkpoint.path, plan, options.output, facts=facts)
+        rewrite = materialise(described.checkpoint.path, plan, _target(options), facts=facts)
     document = {
         "path": None if options.dry_run else str(options.output),
         "size_bytes": rewrite.size_bytes,
@@ -183,8 +181,9 @@ def _calibrate(options: Arguments) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
 
     components = _COMPONENTS[options.component]
+    data = jobs.read_calibration(_calibration_files(options))
     loaded = jobs.load(jobs.describe(options.model), speech="talker" in components)
-    saliency = jobs.calibrated(loaded, _calibration_files(options), components)
+    saliency = jobs.calibrated(loaded, data, components)
     saliency.save(options.output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
     return {"path": str(options.output), "tokens": tokens}, f"wrote {options.output}: tokens {tokens}"
@@ -208,32 +207,34 @@ def _plan(options: Arguments) -> tuple[dict[str, Any], str]:
     return {"path": str(options.output), **summary}, f"wrote {options.output}: {summary}"
 
 
-def _planned(options: Arguments, saliency: "Saliency", shape: "ModelShape", base_model: Any) -> "PruningPlan":
-    """The plan that the planning options ask for, preset first, explicit values over it."""
+def _planned(options: Arguments, saliency: "Saliency", shape: "ModelShape", base_model: "BaseModel") -> "PruningPlan":
+    """The plan that the planning options ask for."""
     from autoreap.plan import make_plan, without_layers
 
-    candidate = Candidate()
-    if options.preset:
-        candidate = preset(options.preset, shape.components["thinker"].num_layers)
-    given = {
-        "lambda_": options.lambda_,
-        "beta": options.beta,
-        "saliency": options.saliency,
-        "seed": options.seed,
-        "strip_vision": options.strip_vision or None,
-    }
-    thinker, talker = ("thinker" in _COMPONENTS[options.component], "talker" in _COMPONENTS[options.component])
-    if thinker:
-        given |= {"retention": options.retention, "layers_cut": options.layers_cut}
-    if talker:
-        given |= {"talker_retention": options.retention, "talker_layers_cut": options.layers_cut}
-    candidate = replace(candidate, **{name: value for name, value in given.items() if value is not None})
+    candidate = _candidate(options, shape)
     if options.layers is None:
         return make_plan(candidate, saliency, shape, base_model)
-    plan = make_plan(replace(candidate, layers_cut=0), saliency, shape, base_model)
+    plan = make_plan(replace(candidate, layers_cut=0, talker_layers_cut=0), saliency, shape, base_model)
     for component in _COMPONENTS[options.component]:
         plan = without_layers(plan, component, options.layers, shape)
     return plan
+
+
+def _candidate(options: Arguments, shape: "ModelShape") -> Candidate:
+    """The values that the planning options name: the preset's, and explicit ones over them."""
+    given: dict[str, Any] = {}
+    for component in _COMPONENTS[options.component]:
+        if component not in shape.components:
+            raise InputError(f"this model has no {component}", where="--component")
+        retention, layers_cut = None, None
+        if options.preset:
+            retention, layers_cut = preset_values(options.preset, shape.components[component].num_layers)
+        prefix = "" if component == "thinker" else f"{component}."
+        given[f"{prefix}retention"] = retention if options.retention is None else options.retention
+        given[f"{prefix}layers_cut"] = layers_cut if options.layers_cut is None else options.layers_cut
+    given |= {"lambda": options.lambda_, "beta": options.beta, "saliency": options.saliency, "seed": options.seed}
+    given["strip_vision"] = options.strip_vision or bool(options.preset)
+    return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
 
 
 def _evaluate(options: Arguments) -> tuple[dict[str, Any], str]:
@@ -241,8 +242,8 @@ def _evaluate(options: Arguments) -> tuple[dict[str, Any], str]:
     from autoreap.plan import load_plan
 
     plan = load_plan(options.plan) if options.plan else None
-    loaded = jobs.load(jobs.describe(options.model))
-    evaluation = jobs.evaluated(loaded, options.evals, plan, split=options.split, batch_size=options.batch_size)
+    described = jobs.describe(options.model)
+    evaluation = jobs.evaluated(described, options.evals, plan, split=options.split, batch_size=options.batch_size)
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
     metrics = evaluation.metrics()
@@ -256,13 +257,23 @@ def _evaluate(options: Arguments) -> tuple[dict[str, Any], str]:
 
 def _prune(options: Arguments) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
+    from autoreap.materialise import check_target
 
     described = jobs.describe(options.model)
+    _candidate(options, described.shape)
+    data = jobs.read_calibration(_calibration_files(options))
+    if not options.dry_run:
+        check_target(_target(options), described.checkpoint.path, size_bytes=0)
     components = _COMPONENTS[options.component]
-    loaded = jobs.load(described, speech="talker" in components)
-    saliency = jobs.calibrated(loaded, _calibration_files(options), components)
-    plan = _planned(options, saliency, described.shape, described.base_model)
-    return _write(described, plan, options, {})
+    saliency = jobs.calibrated(jobs.load(described, speech="talker" in components), data, components)
+    return _write(described, _planned(options, saliency, described.shape, described.base_model), options, {})
+
+
+def _target(options: Arguments) -> Path:
+    if options.output is None:
+        raise InputError("needs -o OUT, or --dry-run", where="-o")
+    output: Path = options.output
+    return output
 
 
 def _inspect(options: Arguments) -> tuple[dict[str, Any], str]:

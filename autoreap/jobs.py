@@ -5,6 +5,7 @@ A job opens the model, does one thing, and returns what there is to show.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 from autoreap.calibrate import calibrate
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.config import EvalsConfig, SpaceConfig, load_evals, load_space
-from autoreap.errors import VerificationError
+from autoreap.errors import InputError, VerificationError
 from autoreap.evaluate import Evaluation, Evaluator, check_splits_apart, load_outcomes, read_task
 from autoreap.families import Family, family_of
 from autoreap.families.chat_inputs import ChatInputs
@@ -79,11 +80,19 @@ def load(described: Described, *, speech: bool = False, device: str | None = Non
     return Loaded(described, model, described.family.inputs(path))
 
 
+def read_calibration(files: Mapping[str, Path]) -> dict[str, list[Sample]]:
+    """The rows of JSONL files by modality; cheap, so that a broken row is found before a model is loaded."""
+    return {modality: read_samples(path) for modality, path in files.items()}
+
+
 def calibrated(
-    loaded: Loaded, files: Mapping[str, Path], components: Sequence[str] = ("thinker",), *, cache: Path | None = None
+    loaded: Loaded,
+    data: Mapping[str, Sequence[Sample]],
+    components: Sequence[str] = ("thinker",),
+    *,
+    cache: Path | None = None,
 ) -> Saliency:
-    """Measure the model on `files` (JSONL by modality), or take the same measurement from `cache`."""
-    data: dict[str, list[Sample]] = {modality: read_samples(path) for modality, path in files.items()}
+    """Measure the model on `data` (rows by modality), or take the same measurement from `cache`."""
     described = loaded.described
     key = [described.checkpoint.fingerprint, sorted(components), str(loaded.model.dtype)]
     key += [f"{modality}:{digest(samples)}" for modality, samples in sorted(data.items())]
@@ -100,11 +109,14 @@ def calibrated(
 
 
 def evaluated(
-    loaded: Loaded, evals: Path, plan: PruningPlan | None = None, *, split: str = "search", batch_size: int = 32
+    described: Described, evals: Path, plan: PruningPlan | None = None, *, split: str = "search", batch_size: int = 32
 ) -> Evaluation:
     """Score the model, under `plan` if there is one."""
-    evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(evals), split=split, batch_size=batch_size)
-    return evaluator.run(plan)
+    config = load_evals(evals)
+    for task in config.splits[split]:
+        read_task(task, evals.parent)  # a broken row is found before a model is loaded
+    loaded = load(described)
+    return Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size).run(plan)
 
 
 @dataclass(frozen=True)
@@ -140,11 +152,14 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     check_splits_apart(evals)
     described = describe(options.model)
     name = options.study or f"{space.name}-{Path(options.model).name}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     with exclusive(options.root, name):
+        data = read_calibration(space.calibration)
         loaded = load(described, speech=searches_talker)
         components = ["thinker", "talker"] if searches_talker else ["thinker"]
-        saliency = calibrated(loaded, space.calibration, components, cache=options.root / "saliency")
+        saliency = calibrated(loaded, data, components, cache=options.root / "saliency")
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
         objective = Objective(
             described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
@@ -206,7 +221,7 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
         facts = {"metrics": point.metrics, "trial": f"{study.study_name}/{point.trial}"}
         materialise(described.checkpoint.path, plan, path, facts=facts)
     log(f"scoring {path} as stock transformers loads it")
-    evaluation = evaluated(load(describe(str(path))), space.evals, batch_size=space.batch_size)
+    evaluation = evaluated(describe(str(path)), space.evals, batch_size=space.batch_size)
     expected = load_outcomes(root / "trials" / study.study_name / str(point.trial) / "outcomes.jsonl")
     different = [
         f"{metric} {own.id}: {own.output!r} instead of {trial.output!r}"

@@ -129,7 +129,7 @@ def materialise(source: Path, plan: PruningPlan, target: Path, *, facts: Mapping
     """
     checkpoint = open_checkpoint(source)
     rewrite = plan_rewrite(checkpoint, plan)
-    _check_target(target, source, rewrite.size_bytes)
+    check_target(target, source, rewrite.size_bytes)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     partial.mkdir(parents=True)
@@ -151,7 +151,8 @@ def materialise(source: Path, plan: PruningPlan, target: Path, *, facts: Mapping
     return rewrite
 
 
-def _check_target(target: Path, source: Path, size_bytes: int) -> None:
+def check_target(target: Path, source: Path, size_bytes: int) -> None:
+    """Raise `InputError` unless a checkpoint of `size_bytes` can be written to `target`."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InputError("is not a directory", where=target, fix="name a new directory")
     if target.is_dir() and any(target.iterdir()):

@@ -118,6 +118,8 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write plan.json whole or not at all."""
+        if path.is_dir():
+            raise InputError("is a directory", where=path, fix="name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
@@ -136,7 +138,11 @@ def make_plan(candidate: Candidate, saliency: Saliency, shape: ModelShape, base_
             where="saliency",
             fix="calibrate this model, or name the model that was measured",
         )
-    pinned = pinned_layers(shape, strip_vision=candidate.strip_vision)
+    thinker_shape = shape.components["thinker"]
+    thinker = ComponentPlan.identity(thinker_shape)
+    if candidate.retention < 1 or candidate.layers_cut:
+        pinned = pinned_layers(shape, strip_vision=candidate.strip_vision)
+        thinker = _component_plan(candidate, saliency.component("thinker"), thinker_shape, pinned)
     talker = None
     if candidate.talker_retention < 1 or candidate.talker_layers_cut:
         talker_shape = shape.components.get("talker")
@@ -149,7 +155,7 @@ def make_plan(candidate: Candidate, saliency: Saliency, shape: ModelShape, base_
     plan = PruningPlan(
         base_model=base_model,
         strip_vision=candidate.strip_vision,
-        thinker=_component_plan(candidate, saliency.component("thinker"), shape.components["thinker"], pinned),
+        thinker=thinker,
         talker=talker,
     )
     check_plan(plan, shape)

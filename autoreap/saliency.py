@@ -136,6 +136,8 @@ class Saliency:
 
     def save(self, path: Path) -> None:
         """Write `path` whole or not at all."""
+        if path.is_dir():
+            raise InputError("is a directory", where=path, fix="name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         save_file(

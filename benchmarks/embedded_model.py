@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from autoreap.candidate import Candidate
 from autoreap.config import EvalsConfig, load_evals
 from autoreap.evaluate import Evaluator
-from autoreap.jobs import Loaded, calibrated, describe, load
+from autoreap.jobs import Loaded, calibrated, describe, load, read_calibration
 from autoreap.plan import ComponentPlan, PruningPlan, make_plan, num_retained, retained_experts
 from autoreap.saliency import Saliency
 from autoreap.scores import Score
@@ -31,7 +31,7 @@ BATCH_SIZE = 64
 def main() -> None:
     loaded = load(describe(sys.argv[1] if len(sys.argv) > 1 else "tiny"))
     evals = load_evals(ROOT / "evals/tiny.yaml")
-    saliency = calibrated(loaded, CALIBRATION)
+    saliency = calibrated(loaded, read_calibration(CALIBRATION))
     print_abilities(loaded, evals)
     clean = tuple(task for split in evals.splits.values() for task in split if task.task == "asr" and not task.label)
     both = replace(

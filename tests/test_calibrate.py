@@ -372,12 +372,12 @@ def test_a_measurement_is_kept_and_taken_from_the_cache_the_second_time(
     loaded: jobs.Loaded, rows: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    first = jobs.calibrated(loaded, {"audio": rows}, cache=cache)
+    first = jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     (kept,) = cache.iterdir()
     written = kept.stat().st_mtime_ns
     recorder = Recorder(thinker_layers(loaded.model))
     with recorder.attached():
-        second = jobs.calibrated(loaded, {"audio": rows}, cache=cache)
+        second = jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     assert recorder.hidden[0] == []  # the model did not run
     assert [kept.stat().st_mtime_ns] == [path.stat().st_mtime_ns for path in cache.iterdir()] == [written]
     assert_equal(second, first)
@@ -389,12 +389,12 @@ def test_a_changed_row_or_its_media_is_measured_anew(
     loaded: jobs.Loaded, rows: Path, tmp_path: Path, change: str
 ) -> None:
     cache = tmp_path / "cache"
-    first = jobs.calibrated(loaded, {"audio": rows}, cache=cache)
+    first = jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     if change == "row":
         write_rows(rows, text="two")
     else:
         (tmp_path / "sound.wav").write_bytes(wav_bytes(9_000))
-    second = jobs.calibrated(loaded, {"audio": rows}, cache=cache)
+    second = jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     assert len(list(cache.iterdir())) == 2
     assert second.digest() != first.digest()
 
@@ -403,7 +403,7 @@ def test_the_same_rows_under_another_name_are_found_in_the_cache(
     loaded: jobs.Loaded, rows: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    jobs.calibrated(loaded, {"audio": rows}, cache=cache)
+    jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     shutil.copyfile(rows, tmp_path / "renamed.jsonl")
-    jobs.calibrated(loaded, {"audio": tmp_path / "renamed.jsonl"}, cache=cache)
+    jobs.calibrated(loaded, jobs.read_calibration({"audio": tmp_path / "renamed.jsonl"}), cache=cache)
     assert len(list(cache.iterdir())) == 1

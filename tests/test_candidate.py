@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,11 +75,6 @@ def test_a_preset_scales_its_cuts_with_depth_and_strips_vision(
     name: str, num_layers: int, retention: float, layers_cut: int
 ) -> None:
     assert preset(name, num_layers) == Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
-
-
-def test_a_preset_leaves_what_it_does_not_name_to_its_base() -> None:
-    base = Candidate(saliency="random", seed=7, talker_retention=0.5)
-    assert preset("medium", 48, base) == replace(base, retention=0.5, layers_cut=8, strip_vision=True)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

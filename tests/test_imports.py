@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording"),
     ("tasks", "plan", "config", "checkpoint", "dataset"),
     ("families", "dimensions"),
-    ("calibrate", "masking", "evaluate", "materialise", "model_card", "sizes"),
+    ("calibrate", "masking", "evaluate", "materialise", "model_card", "prompts", "sizes"),
     ("objective", "front", "search", "tracking", "report", "jobs"),
     ("cli",),
 )

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
 
 from transformers import PreTrainedModel
 
-from autoreap.errors import InputError
 from autoreap.families.family import Config, Family, TensorRole
 from autoreap.plan import PruningPlan
 
@@ -14,19 +12,12 @@ from autoreap.plan import PruningPlan
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Refuse images and video while the context lasts."""
-    entrances = family.vision_entrances(model) if plan.strip_vision else []
+    closed = family.close_eyes(model) if plan.strip_vision else []
     try:
-        for module, method in entrances:
-            setattr(module, method, _refuse)
         yield
     finally:
-        for module, method in entrances:
-            module.__dict__.pop(method, None)
-
-
-# generate() looks for its own arguments by these names, and passes by what does not take them.
-def _refuse(pixel_values: Any = None, pixel_values_videos: Any = None, *_arguments: Any, **_options: Any) -> NoReturn:
-    raise InputError("this model's vision was stripped; it can't see images or video", fix="send audio and text alone")
+        for module, method in closed:
+            delattr(module, method)
 
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from autoreap.errors import InputError
 from autoreap.families.chat_inputs import ChatInputs
 from autoreap.plan import ModelShape
 
@@ -59,6 +60,11 @@ class Router(Protocol):
     num_experts: int
     top_k: int
     register_forward_hook: Any
+
+
+# generate() looks for its own arguments by these names, and passes by what does not take them.
+def _refuse(pixel_values: Any = None, pixel_values_videos: Any = None, *_arguments: Any, **_options: Any) -> NoReturn:
+    raise InputError("this model's vision was stripped; it can't see images or video", fix="send audio and text alone")
 
 
 class Family(ABC):
@@ -141,6 +147,13 @@ class Family(ABC):
     @abstractmethod
     def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of a tensor stored one tensor an expert; the tensor itself unless it is fused experts."""
+
+    def close_eyes(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
+        """Make `model` refuse images and video; the (module, attribute) pairs whose deletion undoes it."""
+        opened = [(module, name) for module, name in self.vision_entrances(model) if name not in vars(module)]
+        for module, name in opened:
+            setattr(module, name, _refuse)
+        return opened
 
     @abstractmethod
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ On disk the prefixes are `thinker.{audio_tower,visual,model}`; in memory
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -83,6 +84,8 @@ class Qwen3Omni(Family):
         model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
             path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
         )
+        if config.thinker_config.vision_config.depth == 0:
+            self.close_eyes(model)  # a stub would turn an image into nonsense
         return cast(PreTrainedModel, model.eval())
 
     def inputs(self, path: Path) -> ChatInputs:
@@ -139,14 +142,16 @@ class Qwen3Omni(Family):
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech."""
-        model.generate(
-            **inputs,
-            speaker=next(iter(model.config.talker_config.speaker_id)),
-            thinker_eos_token_id=end_token,
-            thinker_max_new_tokens=max_steps // 3,
-            talker_max_new_tokens=max_steps,
-            return_audio=True,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")  # the stock class does so itself
+            model.generate(
+                **inputs,
+                speaker=next(iter(model.config.talker_config.speaker_id)),
+                thinker_eos_token_id=end_token,
+                thinker_max_new_tokens=max_steps // 3,
+                talker_max_new_tokens=max_steps,
+                return_audio=True,
+            )
 
     def speech_tap(self, model: PreTrainedModel) -> int | None:
         """See `Family.speech_tap`."""

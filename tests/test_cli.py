@@ -1,0 +1,521 @@
+"""The commands as a user calls them: exit codes, one clear line for each bad input, and JSON with nothing beside it."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from builders import saliency_of
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+from autoreap import cli, jobs
+from autoreap.cli import main
+from autoreap.front import PLAN, RESULT
+from autoreap.plan import load_plan
+from autoreap.saliency import load_saliency
+from autoreap.scores import Counts, score
+from autoreap.tiny_omni import CHECKPOINT
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = (
+    "search", "pareto", "report", "select", "materialise", "materialize", "calibrate", "plan", "evaluate", "prune",
+    "inspect",
+)  # fmt: skip
+NUM_LAYERS = 8
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as it is now, a few rows, what calibrate and plan make of them, and a study of one trial."""
+    folder = tmp_path_factory.mktemp("cli")
+    shutil.copytree(CHECKPOINT, folder / "model")
+    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl")
+    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl")
+    (folder / "evals.yaml").write_text("search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n")
+    saliency = str(folder / "saliency.safetensors")
+    assert cli.main(["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl"), "-o", saliency]) == 0
+    assert cli.main(["plan", saliency, "--preset", "light", "-o", str(folder / "plan.json")]) == 0
+    make_study(folder)
+    return folder
+
+
+def copy_rows(source: Path, target: Path) -> None:
+    rows = [json.loads(line) for line in source.read_text().splitlines()[:3]]
+    for row in rows:
+        row["audio"] = str((source.parent / row["audio"]).resolve())
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_study(folder: Path) -> None:
+    """A study `night` as `autoreap search` leaves one: trial 0 is scored, trial 1 failed."""
+    wer = score([Counts(1, 5), Counts(0, 5)]).as_dict()
+    plan = load_plan(folder / "plan.json")
+    study = optuna.create_study(storage=storage(folder), study_name="night", directions=["minimize", "minimize"])
+    study.set_user_attr("objectives", {"size_bytes": "minimize", "wer": "minimize"})
+    study.set_user_attr("baseline", {"metrics": {"wer": wer}, "size_bytes": 2_000_000})
+    result = {"metrics": {"wer": wer}, "size_bytes": 1_000_000, "plan_digest": plan.digest(), "seconds": 1.0}
+    scored = optuna.trial.create_trial(
+        values=[1_000_000, wer["value"]],
+        params={"retention": 0.75},
+        distributions={"retention": optuna.distributions.FloatDistribution(0.25, 1.0)},
+        user_attrs={PLAN: plan.as_dict(), RESULT: result},
+    )
+    failed = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL, user_attrs={PLAN: plan.as_dict(), "autoreap.error": "ScoringError: none"}
+    )
+    study.add_trials([scored, failed])
+
+
+def storage(folder: Path) -> str:
+    return f"sqlite:///{folder / 'studies.db'}"
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def plan_with(folder: Path, target: Path, **changes: Any) -> Path:
+    """The plan of `folder` with some keys changed."""
+    return write(target, json.loads((folder / "plan.json").read_text()) | changes)
+
+
+def model_with_config(folder: Path, target: Path, content: Any) -> Path:
+    target.mkdir()
+    (target / "model.safetensors").symlink_to(folder / "model" / "model.safetensors")
+    write(target / "config.json", content)
+    return target
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def assert_refused(arguments: Sequence[object], capsys: Capture, *expected: str) -> None:
+    """Exit code 2, nothing on stdout, and one line of stderr that says `expected`; what came before is progress."""
+    capsys.readouterr()
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    (line,) = (line for line in captured.err.splitlines() if "autoreap:" in line)
+    assert captured.err.endswith(f"{line}\n")
+    assert line.startswith("autoreap: ")
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    for part in expected:
+        assert part in line
+
+
+def assert_refused_at_once(arguments: Sequence[object], capsys: Capture, *expected: str) -> None:
+    """As `assert_refused`, before anything was loaded: the line stands alone."""
+    capsys.readouterr()
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("autoreap: ")
+    assert captured.out == ""
+    for part in expected:
+        assert part in captured.err
+
+
+def test_a_space_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:
+    assert_refused_at_once(["search", tmp_path / "none.yaml"], capsys, f"{tmp_path}/none.yaml: no such file")
+
+
+def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
+    write(tmp_path / "audio.jsonl", "")
+    text = "calibration: {audio: audio.jsonl}\nevals: evals.yaml\nparameters: {retention: 0.5}\ntrails: 3\n"
+    space = write(tmp_path / "space.yaml", text)
+    assert_refused_at_once(["search", space], capsys, f"{space}:4: trails: unknown key", "trials")
+
+
+def test_an_unknown_key_of_an_evals_file(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    evals = write(tmp_path / "evals.yaml", "search:\n  - {task: asr, dataset_path: a.jsonl, limits: 3}\n")
+    assert_refused(["evaluate", folder / "model", "--evals", evals], capsys, f"{evals}:2: search.0.limits: unknown key")
+
+
+def test_an_evals_file_whose_data_is_not_there(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    evals = write(tmp_path / "evals.yaml", "search:\n  - {task: asr, dataset_path: none.jsonl}\n")
+    assert_refused(["evaluate", folder / "model", "--evals", evals], capsys, f"{tmp_path}/none.jsonl: no such file")
+
+
+def test_a_split_without_tasks(folder: Path, capsys: Capture) -> None:
+    arguments = ["evaluate", folder / "model", "--evals", folder / "evals.yaml", "--split", "report"]
+    assert_refused(arguments, capsys, "split 'report' has no tasks")
+
+
+@pytest.mark.parametrize("command", ["calibrate", "prune"])
+def test_a_broken_row_of_calibration_data(folder: Path, capsys: Capture, tmp_path: Path, command: str) -> None:
+    rows = write(tmp_path / "rows.jsonl", '{"id": "a", "text": "one"}\n{"id": "b", "text": \n')
+    arguments = [command, folder / "model", "--audio", rows, "-o", tmp_path / "out"]
+    assert_refused(arguments, capsys, f"{rows}:2", "not JSON")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_whose_audio_is_not_there(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", {"id": "a", "audio": "none.wav"})
+    assert_refused(["calibrate", folder / "model", "--audio", rows], capsys, f"{rows}:1", "no such media file")
+
+
+@pytest.mark.parametrize("retention", ["0", "1.5", "-1", "nan"])
+def test_a_retention_that_is_no_fraction(folder: Path, capsys: Capture, tmp_path: Path, retention: str) -> None:
+    arguments = ["plan", folder / "saliency.safetensors", f"--retention={retention}", "-o", tmp_path / "plan.json"]
+    assert_refused_at_once(arguments, capsys, "retention must be above 0 and at most 1")
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--layers", ",".join(map(str, range(NUM_LAYERS))), "--strip-vision"], "cuts all layers"),
+        (["--layers", str(NUM_LAYERS)], f"there is no layer {NUM_LAYERS}"),
+        (["--layers", "0"], "receives vision features"),
+        (["--layers-cut", "99"], "can cut at most"),
+        (["--layers-cut", "-1"], "at least 0"),
+        (["--lambda", "nan"], "at least 0"),
+        (["--component", "talker", "--retention", "0.5"], "holds no measurements of the talker"),
+    ],
+)
+def test_a_plan_that_can_not_be_made(
+    folder: Path, capsys: Capture, tmp_path: Path, options: list[str], expected: str
+) -> None:
+    arguments = ["plan", folder / "saliency.safetensors", *options, "-o", tmp_path / "plan.json"]
+    assert_refused_at_once(arguments, capsys, expected)
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "no tensors", '{"a": 1}'])
+def test_a_saliency_file_that_is_none(capsys: Capture, tmp_path: Path, content: str) -> None:
+    file = write(tmp_path / "saliency.safetensors", content)
+    assert_refused_at_once(["plan", file], capsys, str(file))
+
+
+def test_the_saliency_of_another_model(folder: Path, random_checkpoint: Path, capsys: Capture) -> None:
+    arguments = ["plan", folder / "saliency.safetensors", "--model", random_checkpoint]
+    assert_refused_at_once(arguments, capsys, "was measured on another model")
+
+
+@pytest.mark.parametrize("model", ["nowhere", "./nowhere", "/nowhere/at/all"])
+@pytest.mark.parametrize("command", ["inspect", "calibrate", "evaluate", "prune", "materialise"])
+def test_a_model_that_is_not_there(folder: Path, capsys: Capture, command: str, model: str) -> None:
+    options = {
+        "calibrate": ["--audio", folder / "audio.jsonl"],
+        "evaluate": ["--evals", folder / "evals.yaml"],
+        "prune": ["--audio", folder / "audio.jsonl", "--dry-run"],
+        "materialise": ["--plan", folder / "plan.json", "--dry-run"],
+    }
+    assert_refused_at_once([command, model, *options.get(command, [])], capsys, f"{model}: no such model directory")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama' is not supported"),
+        ({"model_type": "qwen3_omni_moe"}, "is missing"),
+        ("{", "not JSON"),
+        ([], "must be a JSON object"),
+    ],
+)
+def test_a_model_of_another_kind(folder: Path, capsys: Capture, tmp_path: Path, config: Any, expected: str) -> None:
+    model = model_with_config(folder, tmp_path / "model", config)
+    assert_refused_at_once(["inspect", model], capsys, "config.json", expected)
+
+
+def test_the_plan_of_another_model(folder: Path, random_checkpoint: Path, capsys: Capture) -> None:
+    arguments = ["materialise", random_checkpoint, "--plan", folder / "plan.json", "--dry-run"]
+    assert_refused_at_once(arguments, capsys, "the plan was made for another model")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"more": 1},
+        {"base_model": None},
+        {"base_model": {"name": "x"}},
+        {"strip_vision": "no"},
+        {"thinker": None},
+        {"thinker": {"experts": 5, "layers": [0]}},
+        {"thinker": {"experts": [[0, 1]] * NUM_LAYERS, "layers": []}},
+        {"thinker": {"experts": [[0, 99]] * NUM_LAYERS, "layers": list(range(NUM_LAYERS))}},
+        {"thinker": {"experts": [["0"]] * NUM_LAYERS, "layers": list(range(NUM_LAYERS))}},
+        {"thinker": {"experts": [[0, 1]], "layers": [0]}},
+    ],
+    ids=str,
+)
+def test_a_plan_that_is_not_of_its_form(
+    folder: Path, capsys: Capture, tmp_path: Path, changes: Mapping[str, Any]
+) -> None:
+    plan = plan_with(folder, tmp_path / "plan.json", **changes)
+    assert_refused_at_once(["materialise", folder / "model", "--plan", plan, "--dry-run"], capsys, "plan")
+
+
+def test_a_plan_that_is_no_json(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    plan = write(tmp_path / "plan.json", '{"format": 1,')
+    assert_refused_at_once(["materialise", folder / "model", "--plan", plan], capsys, f"{plan}: not JSON")
+
+
+def test_a_target_that_is_not_empty(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    mine = write(tmp_path / "out" / "mine.txt", "mine")
+    arguments = ["materialise", folder / "model", "--plan", folder / "plan.json", "-o", tmp_path / "out"]
+    assert_refused_at_once(arguments, capsys, f"{tmp_path}/out: exists and is not empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [[], ["--trial", "0", "--plan", "plan.json"]])
+def test_materialise_needs_either_a_trial_or_a_plan(capsys: Capture, options: list[str]) -> None:
+    assert_refused_at_once(["materialise", "tiny", *options], capsys, "needs STUDY with --trial, or MODEL with --plan")
+
+
+def test_materialise_without_a_target(folder: Path, capsys: Capture) -> None:
+    arguments = ["materialise", folder / "model", "--plan", folder / "plan.json"]
+    assert_refused_at_once(arguments, capsys, "needs -o OUT, or --dry-run")
+
+
+@pytest.mark.parametrize("command", [["pareto"], ["report"], ["select"], ["materialise", "--trial", "0"]])
+def test_a_study_that_is_not_there(folder: Path, capsys: Capture, tmp_path: Path, command: list[str]) -> None:
+    unknown = [command[0], "day", *command[1:], "--storage", storage(folder)]
+    assert_refused_at_once(unknown, capsys, "no study 'day'", "known: night")
+    nothing = [command[0], "day", *command[1:], "--storage", storage(tmp_path)]
+    assert_refused_at_once(nothing, capsys, "no studies here")
+
+
+@pytest.mark.parametrize(("trial", "expected"), [("99", "has no trial 99"), ("1", "trial 1 was not scored")])
+def test_a_trial_that_is_not_there_or_was_not_scored(folder: Path, capsys: Capture, trial: str, expected: str) -> None:
+    arguments = ["materialise", "night", "--trial", trial, "--storage", storage(folder), "--dry-run"]
+    assert_refused_at_once(arguments, capsys, "night", expected)
+
+
+@pytest.mark.parametrize("size", ["20 bananas", "", "GB", "-1GB", "1..2GB", "."])
+def test_a_size_that_is_none(folder: Path, capsys: Capture, size: str) -> None:
+    arguments = ["select", "night", "--storage", storage(folder), "--rule", "best", f"--max-size={size}"]
+    assert_refused_at_once(arguments, capsys, "--max-size")
+
+
+@pytest.mark.parametrize("rule", ["smallest", "best"])
+def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> None:
+    arguments = ["select", "night", "--storage", storage(folder), "--rule", rule]
+    assert_refused_at_once(arguments, capsys, f"--rule {rule}: needs --max-")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["inspect"],
+        ["inspect", "tiny", "--loudly"],
+        ["search", "space.yaml", "--trials", "0"],
+        ["search", "space.yaml", "--trials", "many"],
+        ["search", "space.yaml", "--hours", "-1"],
+        ["search", "space.yaml", "--hours", "nan"],
+        ["plan", "saliency.safetensors", "--layers", "1-3"],
+        ["plan", "saliency.safetensors", "--preset", "gentle"],
+        ["select", "night", "--rule", "cheapest"],
+        ["calibrate", "tiny"],
+    ],
+)
+def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1].startswith("autoreap")
+
+
+@pytest.mark.parametrize("make_arguments", [
+    lambda folder, taken: ["plan", folder / "saliency.safetensors", "-o", taken],
+    lambda folder, taken: ["report", "night", "--storage", storage(folder), "-o", taken],
+    lambda folder, taken: ["pareto", "night", "--storage", storage(folder), "--png", taken],
+], ids=["plan", "report", "pareto"])  # fmt: skip
+def test_a_file_to_write_whose_name_is_taken_by_a_folder(
+    folder: Path, capsys: Capture, tmp_path: Path, make_arguments: Callable[[Path, Path], list[object]]
+) -> None:
+    taken = tmp_path / "taken.png"
+    taken.mkdir()
+    assert_refused_at_once(make_arguments(folder, taken), capsys, str(taken))
+
+
+@pytest.mark.parametrize("url", ["night.db", "unheard-of://server/night"])
+def test_a_storage_that_is_none(capsys: Capture, url: str) -> None:
+    assert_refused_at_once(["pareto", "night", "--storage", url], capsys, url)
+
+
+# ---------------------------------------------------------------- good input
+
+
+def json_of(arguments: Sequence[object], capsys: Capture) -> dict[str, Any]:
+    """What `--json` prints: one object on one line, and nothing else."""
+    capsys.readouterr()
+    assert cli.main([*map(str, arguments), "--json"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    document: dict[str, Any] = json.loads(output)
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_shows_an_example(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([command, "--help"])
+    assert exit_.value.code == 0
+    assert f"example: autoreap {command} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_lists_every_command(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("    ") and line.strip()} >= set(COMMANDS)
+
+
+def test_inspect_counts_the_bytes_of_the_file(folder: Path, capsys: Capture) -> None:
+    document = json_of(["inspect", folder / "model"], capsys)
+    file = folder / "model" / "model.safetensors"
+    with file.open("rb") as opened:
+        (header_bytes,) = struct.unpack("<Q", opened.read(8))
+    total = document["components"].pop("total")
+    assert total["num_bytes"] == file.stat().st_size - 8 - header_bytes
+    for key, value in total.items():
+        assert value == sum(size[key] for size in document["components"].values())
+
+
+def test_inspect_prints_a_line_for_each_component(folder: Path, capsys: Capture) -> None:
+    components = json_of(["inspect", folder / "model"], capsys)["components"]
+    assert cli.main(["inspect", str(folder / "model")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:18].strip() for line in lines[1:-1]] == list(components)
+
+
+def test_calibrate_writes_what_it_measured_and_says_how_much(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    output = tmp_path / "saliency.safetensors"
+    document = json_of(["calibrate", folder / "model", "--audio", folder / "audio.jsonl", "-o", output], capsys)
+    assert document["path"] == str(output)
+    assert document["tokens"]["audio"] > 0
+    assert load_saliency(output).digest() == load_saliency(folder / "saliency.safetensors").digest()
+
+
+def test_plan_writes_the_preset_with_what_is_said_over_it(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    options = ["--preset", "medium", "--retention", "0.25", "-o", tmp_path / "plan.json"]
+    document = json_of(["plan", folder / "saliency.safetensors", *options], capsys)
+    plan = load_plan(tmp_path / "plan.json")
+    assert document["thinker"] == {"experts": 4, "layers": 7, "of_layers": NUM_LAYERS}
+    assert plan.thinker.num_retained_experts == 4
+    assert (plan.strip_vision, plan.talker) == (True, None)
+
+
+def test_plan_cuts_exactly_the_layers_named(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    options = ["--layers", "7,5", "--strip-vision", "-o", tmp_path / "plan.json"]
+    json_of(["plan", folder / "saliency.safetensors", *options], capsys)
+    assert load_plan(tmp_path / "plan.json").thinker.layers == (0, 1, 2, 3, 4, 6)
+
+
+def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(
+    folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    options = ["--plan", folder / "plan.json", "--outcomes", tmp_path / "outcomes.jsonl"]
+    document = json_of(["evaluate", folder / "model", "--evals", folder / "evals.yaml", *options], capsys)
+    (measured,) = document["metrics"].values()
+    assert set(measured) == {"value", "low", "high", "numerator", "denominator", "num_samples", "num_failed"}
+    rows = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
+    assert sum(row["numerator"] for row in rows) == measured["numerator"]
+    assert len(rows) == measured["num_samples"] == 3
+
+
+@pytest.mark.parametrize("command", ["materialise", "materialize"])
+def test_a_dry_run_says_what_the_real_one_writes(folder: Path, capsys: Capture, tmp_path: Path, command: str) -> None:
+    arguments = [command, folder / "model", "--plan", folder / "plan.json"]
+    dry = json_of([*arguments, "--dry-run"], capsys)
+    assert list(tmp_path.iterdir()) == []
+    real = json_of([*arguments, "-o", tmp_path / "pruned"], capsys)
+    assert (dry.pop("path"), real.pop("path")) == (None, str(tmp_path / "pruned"))
+    assert dry == real
+    total = json_of(["inspect", tmp_path / "pruned"], capsys)["components"]["total"]
+    assert (total["num_bytes"], total["num_tensors"]) == (real["size_bytes"], real["num_tensors"])
+
+
+def test_a_trial_is_materialised_from_its_study_as_from_its_plan(folder: Path, capsys: Capture) -> None:
+    of_trial = json_of(["materialise", "night", "--trial", "0", "--storage", storage(folder), "--dry-run"], capsys)
+    of_plan = json_of(["materialise", folder / "model", "--plan", folder / "plan.json", "--dry-run"], capsys)
+    assert of_trial == of_plan
+
+
+def test_prune_writes_a_checkpoint_that_stock_transformers_loads_whole(
+    folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    options = ["--preset", "medium", "--strip-vision", "--audio", folder / "audio.jsonl", "-o", tmp_path / "pruned"]
+    document = json_of(["prune", folder / "model", *options], capsys)
+    assert document["plan"] == {
+        "strip_vision": True,
+        "thinker": {"experts": 8, "layers": 7, "of_layers": NUM_LAYERS},
+    }
+    model, loading = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+        tmp_path / "pruned", dtype="auto", output_loading_info=True
+    )
+    assert {kind: names for kind, names in loading.items() if names} == {}
+    assert model.dtype == torch.bfloat16
+    assert sum(parameter.numel() for parameter in model.parameters()) == document["num_parameters"]
+
+
+def test_prune_without_a_target_says_what_it_would_write(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    options = ["--audio", folder / "audio.jsonl", "--retention", "0.5", "--dry-run"]
+    assert json_of(["prune", folder / "model", *options], capsys)["path"] is None
+
+
+def test_the_front_of_a_study_has_its_points_with_intervals(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    options = ["--storage", storage(folder), "--png", tmp_path / "front.png"]
+    (point,) = json_of(["pareto", "night", *options], capsys)["points"]
+    assert set(point) == {"trial", "params", "metrics", "size_bytes"}
+    assert point["params"] == {"retention": 0.75}
+    assert {"value", "low", "high"} <= set(point["metrics"]["wer"])
+    assert (tmp_path / "front.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--rule", "smallest", "--max-wer-increase", "0.5"], ["--rule", "best", "--max-size", "1.5 MB"]]
+)
+def test_each_rule_selects_a_trial_and_says_why(folder: Path, capsys: Capture, options: list[str]) -> None:
+    document = json_of(["select", "night", "--storage", storage(folder), *options], capsys)
+    assert document["trial"] == 0
+    assert document["reason"]
+
+
+def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    page = tmp_path / "new" / "report.html"
+    assert json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys) == {"report": str(page)}
+    assert "trial 1: ScoringError: none" in page.read_text()
+
+
+def test_presets_and_values_go_to_the_component_that_is_named(
+    capsys: Capture, tmp_path: Path, random_checkpoint: Path
+) -> None:
+    saliency = saliency_of(jobs.describe(str(random_checkpoint)).shape, fingerprint=_fingerprint(random_checkpoint))
+    saliency.save(tmp_path / "saliency.safetensors")
+    arguments = ["plan", str(tmp_path / "saliency.safetensors"), "--model", str(random_checkpoint), "--json"]
+    arguments += ["-o", str(tmp_path / "plan.json")]
+    assert main([*arguments, "--component", "talker", "--retention", "0.5"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["thinker"] == {"experts": 8, "layers": 6, "of_layers": 6}
+    assert summary["talker"]["experts"] == 3
+    assert main([*arguments, "--component", "both", "--preset", "medium", "--layers-cut", "1"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["thinker"]["experts"], summary["thinker"]["layers"]) == (4, 5)
+    assert (summary["talker"]["experts"], summary["talker"]["layers"]) == (3, 3)
+
+
+def test_a_study_name_that_is_no_file_name_is_refused(capsys: Capture) -> None:
+    space = Path(__file__).parent.parent / "search_spaces" / "tiny.yaml"
+    assert main(["search", str(space), "--study", "a/b"]) == 2
+    assert "--study" in capsys.readouterr().err
+
+
+def _fingerprint(path: Path) -> str:
+    return jobs.describe(str(path)).checkpoint.fingerprint
