@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 EVALS = """\
 search:
   - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
-  - {task: audio_qa, dataset_path: qa_search.jsonl, doc_to_text: "{question}: {choices}"}
+  - {task: audio_qa, dataset_path: qa_search.jsonl}
 report:
   - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}
 """

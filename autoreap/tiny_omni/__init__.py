@@ -1,0 +1,5 @@
+"""The embedded model: a tiny Qwen3-Omni that really transcribes, and the recipe that trains it from scratch."""
+
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
