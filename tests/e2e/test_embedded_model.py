@@ -1,0 +1,80 @@
+"""What the embedded model and its data promise to those who build on them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+from autoreap import jobs
+from autoreap.candidate import Candidate
+from autoreap.config import load_evals
+from autoreap.evaluate import Evaluator
+from autoreap.plan import make_plan
+from autoreap.tiny_omni import CHECKPOINT
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDERS = (ROOT / "calibration" / "tiny", ROOT / "evals" / "tiny")
+
+
+def test_it_is_small_and_loads_in_the_stock_class_with_nothing_missing() -> None:
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) <= 8_000_000
+    model, info = Qwen3OmniMoeForConditionalGeneration.from_pretrained(CHECKPOINT, output_loading_info=True)
+    assert not any(info.values()), info
+    assert model.dtype == torch.bfloat16
+
+
+def test_the_data_is_small_and_its_manifests_are_true() -> None:
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.rglob("*") if path.is_file()) <= 10_000_000
+    for folder in FOLDERS:
+        files = json.loads((folder / "MANIFEST.json").read_text())["files"]
+        for entry in files:
+            assert hashlib.sha256((folder / entry["path"]).read_bytes()).hexdigest() == entry["sha256"], entry["path"]
+        media = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in (".ogg", ".png")}
+        assert media <= {entry["path"] for entry in files}
+
+
+def test_no_sentence_is_in_two_of_calibration_search_and_report() -> None:
+    def sentences(pattern: str) -> set[str]:
+        paths = (ROOT / "evals" / "tiny").glob(pattern)
+        return {json.loads(row)["text"] for path in paths for row in path.read_text().splitlines()}
+
+    search, report = sentences("asr*search.jsonl"), sentences("asr*report.jsonl")
+    rows = (ROOT / "calibration/tiny/audio.jsonl").read_text().splitlines()
+    transcribed = [row for row in map(json.loads, rows) if row["question"] == "transcribe"]
+    assert len(search) >= 200
+    assert len(report) >= 200
+    assert not search & report
+    assert not (search | report) & {row["text"] for row in transcribed}
+
+
+@pytest.mark.slow
+def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
+    evals = load_evals(ROOT / "evals" / "tiny.yaml")
+    loaded = jobs.load(jobs.describe("tiny"))
+    evaluation = Evaluator(loaded.model, loaded.inputs, evals, split="report", batch_size=64).run()
+    scores = evaluation.scores()
+    bounds = {"wer": 0.03, "wer.voices": 0.08, "wer.noisy": 0.08}
+    assert {name for name, bound in bounds.items() if scores[name].value > bound} == set()
+    least = {"accuracy": 0.85, "accuracy.caption": 0.85, "accuracy.mixed": 0.75}
+    assert {name for name, bound in least.items() if scores[name].value < bound} == set()
+
+
+@pytest.mark.slow
+def test_its_experts_matter_and_affinity_finds_those_that_do() -> None:
+    evals = load_evals(ROOT / "evals" / "tiny.yaml")
+    loaded = jobs.load(jobs.describe("tiny"))
+    files = {modality: ROOT / f"calibration/tiny/{modality}.jsonl" for modality in ("audio", "video", "mixed")}
+    saliency = jobs.calibrated(loaded, jobs.read_calibration(files))
+    evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=64)
+
+    def wer(retention: float, ranking: str) -> float:
+        candidate = Candidate(retention=retention, saliency=ranking)
+        plan = make_plan(candidate, saliency, loaded.described.shape, loaded.described.base_model)
+        return evaluator.run(plan).scores()["wer"].value
+
+    unpruned = evaluator.run().scores()["wer"].value
+    assert wer(0.5, "affinity") - unpruned < 0.01
+    assert wer(0.375, "affinity") - unpruned < (wer(0.375, "random") - unpruned) / 3
