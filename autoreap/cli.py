@@ -85,9 +85,12 @@ def _search(options: Arguments) -> tuple[dict[str, Any], str]:
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; all {shipped.num_compared} answers equal the trial's",
         ]
+        for metric, (difference, low, high) in shipped.against_baseline.items():
+            points = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+            lines.append(f"         {metric} {points} against the unpruned model, paired")
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:
-        document["shipped"] = {"trial": shipped.trial, "path": str(shipped.path), "metrics": shipped.metrics}
+        document["shipped"] = {**vars(shipped), "path": str(shipped.path)}
     return document, "\n".join(lines)
 
 
@@ -303,7 +306,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_study_commands(commands)
+    _add_model_commands(commands)
+    return parser
 
+
+def _add_study_commands(commands: Any) -> None:
+    """Commands that start, read or use a study."""
     add = _command(commands, "search", _search, "start or resume a study", "autoreap search search_spaces/tiny.yaml")
     add("space", type=Path, metavar="SPACE", help="a file of search_spaces/")
     add("--model", default="tiny", help="a directory, a hub name, or tiny (default)")
@@ -346,6 +355,9 @@ def _parser() -> argparse.ArgumentParser:
         add("--storage", help="Optuna storage URL")
         _output_options(add)
 
+
+def _add_model_commands(commands: Any) -> None:
+    """Commands that work on a model alone."""
     add = _command(
         commands,
         "calibrate",
@@ -397,7 +409,6 @@ def _parser() -> argparse.ArgumentParser:
 
     add = _command(commands, "inspect", _inspect, "parameters and bytes per component", "autoreap inspect tiny")
     add("model", metavar="MODEL", help="a directory, a hub name, or tiny")
-    return parser
 
 
 def _command(commands: Any, name: str, run: Command, summary: str, example: str) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ from autoreap.progress import log
 from autoreap.report import plot_front, write_report
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest, read_samples
+from autoreap.scores import paired_difference
 from autoreap.search import Search, exclusive
 from autoreap.tracking import Tracker
 
@@ -199,13 +200,21 @@ def _concluded(
 
 @dataclass(frozen=True)
 class Shipped:
-    """A trial's checkpoint: where it is, why this trial, and how many utterances were checked against the trial."""
+    """A trial's checkpoint.
+
+    Attributes:
+        trial, reason: which one, and why.
+        num_compared: how many answers were compared with the trial's; all were equal.
+        metrics: its scores as plain values.
+        against_baseline: for each metric (difference to the unpruned model, low, high), paired over the utterances.
+    """
 
     trial: int
     reason: str
     path: Path
     num_compared: int
     metrics: Mapping[str, Mapping[str, Any]]
+    against_baseline: Mapping[str, tuple[float, float, float]]
 
 
 def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Path) -> Shipped:
@@ -222,7 +231,8 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
         materialise(described.checkpoint.path, plan, path, facts=facts)
     log(f"scoring {path} as stock transformers loads it")
     evaluation = evaluated(describe(str(path)), space.evals, batch_size=space.batch_size)
-    expected = load_outcomes(root / "trials" / study.study_name / str(point.trial) / "outcomes.jsonl")
+    folder = root / "trials" / study.study_name
+    expected = load_outcomes(folder / str(point.trial) / "outcomes.jsonl")
     different = [
         f"{metric} {own.id}: {own.output!r} instead of {trial.output!r}"
         for metric, outcomes in evaluation.outcomes.items()
@@ -232,7 +242,12 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
     num_compared = sum(map(len, evaluation.outcomes.values()))
     if different:
         raise VerificationError(f"{path}: {len(different)} of {num_compared} answers differ, such as {different[0]}")
-    return Shipped(point.trial, reason, path, num_compared, evaluation.metrics())
+    baseline = load_outcomes(folder / "baseline" / "outcomes.jsonl")
+    against_baseline = {
+        metric: paired_difference([o.counts for o in outcomes], [o.counts for o in baseline[metric]])
+        for metric, outcomes in evaluation.outcomes.items()
+    }
+    return Shipped(point.trial, reason, path, num_compared, evaluation.metrics(), against_baseline)
 
 
 def _holds(path: Path, plan: PruningPlan) -> bool:
