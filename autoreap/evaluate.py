@@ -128,11 +128,6 @@ class Evaluator:
             for config, task, samples in sets:
                 self._tasks.append((metric_name(config), task, self._prepare(config, task, samples, progress)))
 
-    @property
-    def directions(self) -> dict[str, str]:
-        """`minimize` or `maximize` for each metric."""
-        return {metric: task.DIRECTION for metric, task, _ in self._tasks}
-
     @torch.inference_mode()
     def run(self, plan: PruningPlan | None = None) -> Evaluation:
         """Score the model under `plan`, or as it is."""

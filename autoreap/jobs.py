@@ -23,7 +23,7 @@ from autoreap.families import Family, family_of
 from autoreap.families.chat_inputs import ChatInputs
 from autoreap.front import DEFAULT_ROOT, Point, default_storage, objectives_of, pareto, plan_of, points_of, select
 from autoreap.materialise import materialise
-from autoreap.objective import Objective
+from autoreap.objective import Objective, check_objectives
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.report import plot_front, write_report
@@ -150,6 +150,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     space = load_space(space_path)
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
+    check_objectives(space.objectives, evals)
     check_splits_apart(evals)
     described = describe(options.model)
     name = options.study or f"{space.name}-{Path(options.model).name}"

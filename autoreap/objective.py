@@ -7,11 +7,24 @@ from typing import Any
 
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
+from autoreap.config import EvalsConfig
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluation, Evaluator
+from autoreap.evaluate import Evaluation, Evaluator, metric_name
 from autoreap.materialise import plan_rewrite
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.saliency import Saliency
+from autoreap.tasks import task_named
+
+
+def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
+    """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
+    tasks = evals.splits["search"]
+    known = {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+    for metric, direction in objectives.items():
+        if metric not in known:
+            raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
+        if direction != known[metric]:
+            raise InputError(f"{metric} is better {known[metric].replace('z', 's')}d", where="objectives")
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,6 @@ class Objective:
         self._saliency = saliency
         self._evaluator = evaluator
         self._objectives = objectives
-        known = {"size_bytes": "minimize", **evaluator.directions}
-        for metric, direction in objectives.items():
-            if metric not in known:
-                raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
-            if direction != known[metric]:
-                raise InputError(f"{metric} is better {known[metric][:3]}imal, not {direction}d", where="objectives")
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
