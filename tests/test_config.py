@@ -129,7 +129,7 @@ colour: red
         18: "seed: must be an integer of at least 0, got 'one'",
         19: "sampler: must be one of tpe",
         20: "presets: must be a list of some of light, medium, aggressive",
-        21: "materialise: must be one of knee, smallest, best",
+        21: "materialise: must be one of knee, got",
         22: "colour: unknown key; known: calibration",
     }
     lines = [int(message.split(":")[0]) for message in found]
