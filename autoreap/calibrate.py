@@ -60,13 +60,15 @@ def calibrate(
         decoder = family.decoder(model, component)
         if decoder is None:
             raise InputError(f"this model has no {component}", where="--component")
-        run = _listen if component == "thinker" else _speak
         modalities, cosines = {}, None
         for modality in MODALITIES:
             if modality not in data:
                 continue
             meter = _Meter(family, decoder)
-            run(model, family, inputs, data[modality], meter, batch_tokens)
+            if component == "thinker":
+                _listen(model, family, inputs, data[modality], meter, batch_tokens)
+            else:
+                _speak(model, family, inputs, data[modality], meter)
             modalities[modality] = meter.sums()
             cosines = meter.layer_cosine() if modality == "audio" else cosines
         assert cosines is not None
@@ -110,7 +112,6 @@ def _speak(
     inputs: ChatInputs,
     samples: Sequence[Sample],
     meter: "_Meter",
-    batch_tokens: int,
 ) -> None:
     """Let the model answer each sample aloud, seeded; every step of the talker counts."""
     torch.manual_seed(0)

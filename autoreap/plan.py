@@ -196,11 +196,6 @@ def pinned_layers(shape: ModelShape, *, strip_vision: bool) -> frozenset[int]:
     return edges(shape.components["thinker"].num_layers) | fed_by_vision
 
 
-def max_layers_cut(shape: ModelShape, *, strip_vision: bool) -> int:
-    """How many thinker layers ranking can cut."""
-    return shape.components["thinker"].num_layers - len(pinned_layers(shape, strip_vision=strip_vision))
-
-
 def layers_to_cut(
     layer_cosine: FloatArray, num_cut: int, pinned: frozenset[int], *, selection: str = "single"
 ) -> frozenset[int]:
