@@ -1,0 +1,36 @@
+"""autoreap calibrate: measure saliency once."""
+
+from pathlib import Path
+
+from autoreap.commands.options import (
+    COMPONENTS,
+    Add,
+    Arguments,
+    Result,
+    add_calibration_options,
+    add_model,
+    calibration_files,
+)
+
+SUMMARY = "measure saliency once"
+EXAMPLE = "autoreap calibrate tiny --audio calibration/tiny/audio.jsonl -o saliency.safetensors"
+
+
+def add_options(add: Add) -> None:
+    """What the command takes."""
+    add_model(add)
+    add_calibration_options(add)
+    add("-o", "--output", type=Path, default=Path("saliency.safetensors"), help="default: saliency.safetensors")
+
+
+def run(options: Arguments) -> Result:
+    """Measure and save."""
+    from autoreap import jobs
+
+    components = COMPONENTS[options.component]
+    data = jobs.read_calibration(calibration_files(options))
+    loaded = jobs.load(jobs.describe(options.model), speech="talker" in components)
+    saliency = jobs.calibrated(loaded, data, components)
+    saliency.save(options.output)
+    tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
+    return {"path": str(options.output), "tokens": tokens}, f"wrote {options.output}: tokens {tokens}"

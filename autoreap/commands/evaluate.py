@@ -1,0 +1,37 @@
+"""autoreap evaluate: score a model, or a model under a plan."""
+
+from pathlib import Path
+
+from autoreap.commands.options import Add, Arguments, Result, add_model, positive
+
+SUMMARY = "score a model or a plan"
+EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
+
+
+def add_options(add: Add) -> None:
+    """What the command takes."""
+    add_model(add)
+    add("--plan", type=Path, help="score the model under this plan")
+    add("--evals", type=Path, required=True, help="a file of evals/")
+    add("--split", choices=("search", "report"), default="search", help="default: search")
+    add("--batch-size", type=positive, default=32, help="utterances decoded together (default: 32)")
+    add("--outcomes", type=Path, metavar="FILE", help="write one JSON line an utterance")
+
+
+def run(options: Arguments) -> Result:
+    """Score, with intervals."""
+    from autoreap import jobs
+    from autoreap.plan import load_plan
+
+    plan = load_plan(options.plan) if options.plan else None
+    described = jobs.describe(options.model)
+    evaluation = jobs.evaluated(described, options.evals, plan, split=options.split, batch_size=options.batch_size)
+    if options.outcomes:
+        evaluation.save_outcomes(options.outcomes)
+    metrics = evaluation.metrics()
+    lines = [
+        f"{name:<20} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]  {m['numerator']}/{m['denominator']}, "
+        f"{m['num_samples']} samples, {m['num_failed']} failed"
+        for name, m in metrics.items()
+    ]
+    return {"metrics": metrics}, "\n".join(lines)

@@ -1,0 +1,57 @@
+"""The options that say what to keep, shared by `plan` and `prune`."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset_values
+from autoreap.commands.options import COMPONENTS, Add, Arguments, indices
+from autoreap.errors import InputError
+
+if TYPE_CHECKING:
+    from autoreap.plan import BaseModel, ModelShape, PruningPlan
+    from autoreap.saliency import Saliency
+
+
+def add_planning_options(add: Add, *, component: bool = True) -> None:
+    """Values of a candidate; `component` where the command has no such option already."""
+    add("--preset", choices=tuple(PRESETS), help="a recommended set of values; explicit ones go over it")
+    add("--retention", type=float, help="fraction of experts kept in each layer")
+    add("--lambda", dest="lambda_", type=float, help="weight of the contrast term (default 1)")
+    add("--beta", type=float, help="how much of the video saliency it subtracts (default 1)")
+    add("--saliency", choices=RANKINGS, help="ranking of experts (default affinity)")
+    add("--seed", type=int, help="of the random ranking (default 0)")
+    add("--layers-cut", type=int, help="how many layers to cut, most similar first")
+    add("--layers", type=indices, metavar="12,16", help="cut exactly these layers")
+    add("--strip-vision", action="store_true", help="drop the vision tower")
+    if component:
+        add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
+
+
+def planned(options: Arguments, saliency: "Saliency", shape: "ModelShape", base_model: "BaseModel") -> "PruningPlan":
+    """The plan that the planning options ask for."""
+    from autoreap.plan import make_plan, without_layers
+
+    values = candidate(options, shape)
+    if options.layers is None:
+        return make_plan(values, saliency, shape, base_model)
+    plan = make_plan(replace(values, layers_cut=0, talker_layers_cut=0), saliency, shape, base_model)
+    for component in COMPONENTS[options.component]:
+        plan = without_layers(plan, component, options.layers, shape)
+    return plan
+
+
+def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
+    """The values that the planning options name: the preset's, and explicit ones over them."""
+    given: dict[str, Any] = {}
+    for component in COMPONENTS[options.component]:
+        if component not in shape.components:
+            raise InputError(f"this model has no {component}", where="--component")
+        retention, layers_cut = None, None
+        if options.preset:
+            retention, layers_cut = preset_values(options.preset, shape.components[component].num_layers)
+        prefix = "" if component == "thinker" else f"{component}."
+        given[f"{prefix}retention"] = retention if options.retention is None else options.retention
+        given[f"{prefix}layers_cut"] = layers_cut if options.layers_cut is None else options.layers_cut
+    given |= {"lambda": options.lambda_, "beta": options.beta, "saliency": options.saliency, "seed": options.seed}
+    given["strip_vision"] = options.strip_vision or bool(options.preset)
+    return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})

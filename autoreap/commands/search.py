@@ -1,0 +1,57 @@
+"""autoreap search: start or resume a study."""
+
+from pathlib import Path
+from typing import Any
+
+from autoreap.commands.options import Add, Arguments, Result, hours, positive
+
+SUMMARY = "start or resume a study"
+EXAMPLE = "autoreap search search_spaces/tiny.yaml"
+
+
+def add_options(add: Add) -> None:
+    """What the command takes."""
+    add("space", type=Path, metavar="SPACE", help="a file of search_spaces/")
+    add("--model", default="tiny", help="a directory, a hub name, or tiny (default)")
+    add("--study", help="name of the study (default: SPACE-MODEL); the same name resumes it")
+    add("--trials", type=positive, help="finished trials to reach in all (default: the space's)")
+    add("--hours", type=hours, help="stop after so many hours")
+    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--seed", type=int, help="seed of the sampler (default: the space's)")
+
+
+def run(options: Arguments) -> Result:
+    """Search, then say what was found and shipped."""
+    from autoreap import jobs
+    from autoreap.front import plan_of
+    from autoreap.report import front_table, plan_summary
+
+    result = jobs.search(
+        options.space,
+        jobs.SearchOptions(
+            model=options.model,
+            study=options.study,
+            trials=options.trials,
+            hours=options.hours,
+            storage=options.storage,
+            seed=options.seed,
+        ),
+    )
+    study, shipped = result.study, result.shipped
+    lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
+    lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
+    if shipped:
+        kept = plan_summary(plan_of(study, shipped.trial))["thinker"]
+        lines += [
+            f"shipped  {shipped.path}",
+            f"         trial {shipped.trial} with {kept['experts']} experts in {kept['layers']} layers",
+            f"         why: {shipped.reason}",
+            f"         stock transformers loads it; all {shipped.num_compared} answers equal the trial's",
+        ]
+        for metric, (difference, low, high) in shipped.against_baseline.items():
+            points = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+            lines.append(f"         {metric} {points} against the unpruned model, paired")
+    document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
+    if shipped:
+        document["shipped"] = {**vars(shipped), "path": str(shipped.path)}
+    return document, "\n".join(lines)

@@ -1,0 +1,36 @@
+"""autoreap select: the trial that a rule picks."""
+
+import re
+
+from autoreap.commands.options import Add, Arguments, Result, add_study_options
+from autoreap.errors import InputError
+from autoreap.wording import size_text
+
+SUMMARY = "pick one trial by a rule"
+EXAMPLE = "autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5"
+
+
+def add_options(add: Add) -> None:
+    """What the command takes."""
+    add_study_options(add)
+    add("--rule", choices=("knee", "smallest", "best"), default="knee", help="default: knee")
+    add("--max-wer-increase", type=float, metavar="POINTS", help="for smallest: percentage points over the baseline")
+    add("--max-size", metavar="SIZE", help="for best: 20GB, 900MB")
+
+
+def run(options: Arguments) -> Result:
+    """The point, and why it is the one."""
+    from autoreap.front import open_study, select
+
+    study = open_study(options.study, options.storage)
+    max_size = _bytes(options.max_size) if options.max_size else None
+    point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
+    document = {**point.as_dict(), "rule": options.rule, "reason": reason}
+    return document, f"trial {point.trial}, {size_text(point.size_bytes)}: {reason}"
+
+
+def _bytes(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", text, re.IGNORECASE)
+    if not match:
+        raise InputError(f"must be a size such as 20GB, got {text!r}", where="--max-size")
+    return float(match[1]) * 10.0 ** {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}[match[2].upper()]
