@@ -13,6 +13,7 @@ LAYER_SELECTIONS = ("single", "block")
 # (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
 PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}
 PRESET_DEPTH = 48
+INTEGERS = ("layers_cut", "talker.layers_cut", "protect_first", "protect_last", "seed")
 
 # Python can't call a field `lambda`; everywhere a user looks, the parameter is.
 _PARAMETER_OF_FIELD = {
@@ -33,8 +34,12 @@ class Candidate:
         layers_cut: number of thinker layers cut.
         saliency: which ranking of experts, one of `RANKINGS`.
         layer_selection: cut the most similar single layers, or one block of consecutive layers.
+        similarity_threshold: least cosine of a layer (or block) that is cut, so that fewer than `layers_cut` may be;
+            -1 cuts them whatever their cosine.
+        protect_first, protect_last: how many layers at either end are never cut; None: a twelfth of the depth.
         seed: seed of the `random` ranking; the other rankings have no randomness.
         strip_vision: drop the vision tower.
+        drop_speech: drop the talker and the waveform decoder.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.
     """
@@ -45,8 +50,12 @@ class Candidate:
     layers_cut: int = 0
     saliency: str = "affinity"
     layer_selection: str = "single"
+    similarity_threshold: float = -1.0
+    protect_first: int | None = None
+    protect_last: int | None = None
     seed: int = 0
     strip_vision: bool = False
+    drop_speech: bool = False
     talker_retention: float = 1.0
     talker_layers_cut: int = 0
 
@@ -63,12 +72,19 @@ class Candidate:
             value = getattr(self, name)
             if not (_is_number(value) and value >= 0):
                 raise InputError(f"must be a number of at least 0, got {value!r}", where=parameter_name(name))
-        for name in ("layers_cut", "talker_layers_cut", "seed"):
+        if not (_is_number(self.similarity_threshold) and -1 <= self.similarity_threshold <= 1):
+            raise InputError(f"must be from -1 to 1, got {self.similarity_threshold!r}", where="similarity_threshold")
+        for name in ("layers_cut", "talker_layers_cut", "protect_first", "protect_last", "seed"):
             value = getattr(self, name)
+            if value is None and name.startswith("protect"):
+                continue
             if type(value) is not int or value < 0:
                 raise InputError(f"must be an integer of at least 0, got {value!r}", where=parameter_name(name))
-        if not isinstance(self.strip_vision, bool):
-            raise InputError(f"must be true or false, got {self.strip_vision!r}", where="strip_vision")
+        for name in ("strip_vision", "drop_speech"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"must be true or false, got {getattr(self, name)!r}", where=name)
+        if self.drop_speech and (self.talker_retention < 1 or self.talker_layers_cut):
+            raise InputError("the talker is either pruned or dropped", where="drop_speech", fix="leave one of them out")
         for name, allowed in (("saliency", RANKINGS), ("layer_selection", LAYER_SELECTIONS)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"must be one of {', '.join(allowed)}, got {getattr(self, name)!r}", where=name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap import checks
-from autoreap.candidate import PRESETS, Candidate
+from autoreap.candidate import INTEGERS, PRESETS, Candidate
 from autoreap.checks import KeyPath, Problems, read_yaml
 from autoreap.errors import InputError
 from autoreap.tasks import TASKS
@@ -188,7 +188,7 @@ def _parameters(section: Any, problems: Problems) -> dict[str, Parameter]:
     parameters = {}
     for name, value in section.items():
         if name in known:
-            parameter, fault = _parameter(name, value, integer=type(known[name]) is int)
+            parameter, fault = _parameter(name, value, integer=name in INTEGERS)
             parameters[name] = parameter
             if fault:
                 problems.add(("parameters", name), fault)

@@ -31,6 +31,7 @@ from autoreap.tasks import Task, task_named
 
 # An answer may be this much longer than its reference before it counts as a runaway and is stopped.
 _RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
+DEFAULT_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Evaluator:
         evals: EvalsConfig,
         *,
         split: str = "search",
-        batch_size: int = 32,
+        batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> None:
         self._model = model
         self._family = family_of_model(model)

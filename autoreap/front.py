@@ -17,6 +17,7 @@ RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size,
 PLAN = "autoreap.plan"
 ERROR = "autoreap.error"
 DEFAULT_ROOT = Path("mlruns")
+SCORING = "scoring"  # of a study: the evals file and the batch size, by which a checkpoint is compared
 
 
 @dataclass(frozen=True)

@@ -6,79 +6,44 @@ A job opens the model, does one thing, and returns what there is to show.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from transformers import PreTrainedModel
 
+from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import calibrate
-from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
-from autoreap.config import EvalsConfig, SpaceConfig, load_evals, load_space
-from autoreap.errors import InputError, VerificationError
-from autoreap.evaluate import Evaluation, Evaluator, check_splits_apart, load_outcomes, read_task
-from autoreap.families import Family, family_of
-from autoreap.families.chat_inputs import ChatInputs
-from autoreap.front import DEFAULT_ROOT, Point, default_storage, objectives_of, pareto, plan_of, points_of, select
+from autoreap.config import EvalsConfig, SpaceConfig, TaskConfig, load_evals, load_space
+from autoreap.described import Described, Loaded, describe, load, release
+from autoreap.errors import InputError
+from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluation, Evaluator, check_splits_apart, load_outcomes, read_task
+from autoreap.front import (
+    DEFAULT_ROOT,
+    RESULT,
+    SCORING,
+    Point,
+    default_storage,
+    objectives_of,
+    pareto,
+    plan_of,
+    points_of,
+    select,
+)
+from autoreap.lock import exclusive
 from autoreap.materialise import materialise
 from autoreap.objective import Objective, check_objectives
-from autoreap.plan import BaseModel, ModelShape, PruningPlan, load_plan
+from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.report import plot_front, write_report
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest, read_samples
 from autoreap.scores import paired_difference
-from autoreap.search import Search, exclusive
+from autoreap.search import Search
 from autoreap.tracking import Tracker
-
-
-@dataclass(frozen=True)
-class Described:
-    """A model on disk: what can be said of it without loading a weight."""
-
-    name: str
-    checkpoint: Checkpoint
-    family: Family
-    shape: ModelShape
-
-    @property
-    def base_model(self) -> BaseModel:
-        """As plans name it."""
-        return BaseModel(self.name, self.checkpoint.fingerprint)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in memory, with its inputs."""
-
-    described: Described
-    model: PreTrainedModel
-    inputs: ChatInputs
-
-
-def describe(model: str) -> Described:
-    """Open MODEL from its headers; `InputError` if it is none that this project knows."""
-    path = resolve_model(model)
-    checkpoint = open_checkpoint(path)
-    family = family_of(checkpoint.config, where=path / "config.json")
-    for name in checkpoint.tensors:
-        family.role(name)
-    return Described(model, checkpoint, family, family.shape(checkpoint.config))
-
-
-def load(described: Described, *, speech: bool = False, device: str | None = None, dtype: str = "auto") -> Loaded:
-    """Load the weights. On a CPU, `auto` computes in float32; on an accelerator, in the stored type."""
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
-    path = described.checkpoint.path
-    log(f"loading {described.name} on {device}")
-    model = described.family.load(path, dtype=dtype, device=device, speech=speech)
-    return Loaded(described, model, described.family.inputs(path))
+from autoreap.verification import Verified
 
 
 def read_calibration(files: Mapping[str, Path]) -> dict[str, list[Sample]]:
@@ -156,27 +121,38 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
-    searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
-    with exclusive(options.root, name):
-        data = read_calibration(space.calibration)
-        loaded = load(described, speech=searches_talker)
-        components = ["thinker", "talker"] if searches_talker else ["thinker"]
-        saliency = calibrated(loaded, data, components, cache=options.root / "saliency")
-        evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
-        objective = Objective(
-            described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
-        )
-        identity = {
-            "model": described.checkpoint.fingerprint,
-            "saliency": saliency.digest(),
-            "evals": evals_digest(evals),
-        }
-        folder = options.root / "trials" / name
-        storage = options.storage or default_storage(options.root)
-        run = Search(space, objective, described.shape, storage, name, identity, folder)
+    options.root.mkdir(parents=True, exist_ok=True)
+    lock = options.root / f"{name}.lock"
+    lock.touch()
+    with exclusive(lock, "another search of this study is running", fix="wait, or use --study"):
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri)
-        run.run(tracker, trials=options.trials or space.trials, hours=options.hours or space.hours)
-        return _concluded(run.study, space, described, tracker, options)
+        study = _searched(space, evals, described, tracker, replace(options, study=name))
+        release()  # of the searched model; the checkpoint that ships needs its place
+        return _concluded(study, space, described, tracker, options)
+
+
+def _searched(
+    space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, options: SearchOptions
+) -> optuna.Study:
+    """Load, calibrate, and score trials until the budget is spent."""
+    assert options.study is not None
+    searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
+    data = read_calibration(space.calibration)
+    loaded = load(described, speech=searches_talker)
+    components = ["thinker", "talker"] if searches_talker else ["thinker"]
+    saliency = calibrated(loaded, data, components, cache=options.root / "saliency")
+    evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
+    objective = Objective(
+        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
+    )
+    identity = {"model": described.checkpoint.fingerprint, "saliency": saliency.digest(), "evals": evals_digest(evals)}
+    folder = options.root / "trials" / options.study
+    storage = options.storage or default_storage(options.root)
+    run = Search(space, objective, described.shape, storage, options.study, identity, folder)
+    scoring = {"evals": str(evals.path.resolve()), "batch_size": space.batch_size, "where": place(loaded)}
+    run.study.set_user_attr(SCORING, scoring)
+    run.run(tracker, trials=options.trials or space.trials, hours=options.hours or space.hours)
+    return run.study
 
 
 def _concluded(
@@ -205,7 +181,7 @@ class Shipped:
 
     Attributes:
         trial, reason: which one, and why.
-        num_compared: how many answers were compared with the trial's; all were equal.
+        verified: how its answers compare with the trial's.
         metrics: its scores as plain values.
         against_baseline: for each metric (difference to the unpruned model, low, high), paired over the utterances.
     """
@@ -213,13 +189,13 @@ class Shipped:
     trial: int
     reason: str
     path: Path
-    num_compared: int
+    verified: Verified
     metrics: Mapping[str, Mapping[str, Any]]
     against_baseline: Mapping[str, tuple[float, float, float]]
 
 
 def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Path) -> Shipped:
-    """Materialise the trial that the space's rule selects, load it with stock transformers and score it again.
+    """Materialise the trial that the space's rule selects; loaded by the stock class it must answer as the trial did.
 
     Raises:
         VerificationError: the checkpoint answers one utterance otherwise than the trial did.
@@ -227,28 +203,68 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
     point, reason = select(study, space.materialise or "knee")
     plan = plan_of(study, point.trial)
     path = root / "checkpoints" / f"{study.study_name}-trial-{point.trial}"
-    if not _holds(path, plan):
+    expected = answers_of_trial(study, point.trial, root)
+    if _holds(path, plan):
+        verified = check_behaviour(path, expected, carried=0)
+    else:
         facts = {"metrics": point.metrics, "trial": f"{study.study_name}/{point.trial}"}
-        materialise(described.checkpoint.path, plan, path, facts=facts)
-    log(f"scoring {path} as stock transformers loads it")
-    evaluation = evaluated(describe(str(path)), space.evals, batch_size=space.batch_size)
-    folder = root / "trials" / study.study_name
-    expected = load_outcomes(folder / str(point.trial) / "outcomes.jsonl")
-    different = [
-        f"{metric} {own.id}: {own.output!r} instead of {trial.output!r}"
-        for metric, outcomes in evaluation.outcomes.items()
-        for own, trial in zip(outcomes, expected[metric], strict=True)
-        if own != trial
-    ]
-    num_compared = sum(map(len, evaluation.outcomes.values()))
-    if different:
-        raise VerificationError(f"{path}: {len(different)} of {num_compared} answers differ, such as {different[0]}")
-    baseline = load_outcomes(folder / "baseline" / "outcomes.jsonl")
+        behaviour = partial(check_behaviour, expected=expected)
+        written = materialise(described.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
+        verified = written.record.behaviour
+    baseline = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
     against_baseline = {
         metric: paired_difference([o.counts for o in outcomes], [o.counts for o in baseline[metric]])
-        for metric, outcomes in evaluation.outcomes.items()
+        for metric, outcomes in expected.outcomes.items()
     }
-    return Shipped(point.trial, reason, path, num_compared, evaluation.metrics(), against_baseline)
+    return Shipped(point.trial, reason, path, verified, point.metrics, against_baseline)
+
+
+def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT) -> Expected:
+    """What trial `number` answered, and on what.
+
+    Raises:
+        InputError: its outcomes or the evals are no longer there, or the evals have changed.
+    """
+    trial = study.get_trials(deepcopy=False)[number]
+    scored = trial.user_attrs[RESULT].get("duplicate_of", number)
+    path = root / "trials" / study.study_name / str(scored) / "outcomes.jsonl"
+    scoring = study.user_attrs.get(SCORING)
+    if scoring is None or not path.is_file():
+        raise InputError("the trial's answers are not there", where=path)
+    evals = load_evals(Path(scoring["evals"]))
+    if evals_digest(evals) != study.user_attrs["evals"]:
+        raise InputError("has changed since the trial was scored", where=evals.path)
+    return Expected(evals, load_outcomes(path), scoring["batch_size"], scoring["where"])
+
+
+def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Expected:
+    """What the masked model answers on the search split of `evals`."""
+    config = load_evals(evals)
+    loaded = load(described)
+    evaluation = Evaluator(loaded.model, loaded.inputs, config, batch_size=DEFAULT_BATCH_SIZE).run(plan)
+    return Expected(config, evaluation.outcomes, DEFAULT_BATCH_SIZE, place(loaded))
+
+
+def measured_plan(
+    described: Described,
+    data: Mapping[str, Sequence[Sample]],
+    components: Sequence[str],
+    decide: Callable[[Saliency], PruningPlan],
+    scratch: Path,
+) -> tuple[PruningPlan, Expected | None]:
+    """Calibrate, `decide`, and let the masked model answer some calibration rows, for the checkpoint to be held to.
+
+    `scratch` takes copies of these rows; none are compared where no row holds speech with its text.
+    """
+    loaded = load(described, speech="talker" in components)
+    plan = decide(calibrated(loaded, data, components))
+    spoken = [sample for sample in data["audio"] if sample.audio is not None and sample.text]
+    if not spoken:
+        return plan, None
+    task = TaskConfig(task="asr", label="", dataset_path="")
+    evals = write_utterances(scratch, [(task, spoken)], DEFAULT_CARRIED)
+    evaluation = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run(plan)
+    return plan, Expected(evals, evaluation.outcomes, 1, place(loaded))
 
 
 def _holds(path: Path, plan: PruningPlan) -> bool:

@@ -10,8 +10,8 @@ from autoreap.checkpoint import Checkpoint
 from autoreap.config import EvalsConfig
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Evaluation, Evaluator, metric_name
-from autoreap.materialise import plan_rewrite
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
 from autoreap.tasks import task_named
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.saliency import ComponentSaliency, FloatArray, Saliency
+from autoreap.saliency import ComponentSaliency, FloatArray, Saliency, random_scores
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
@@ -84,12 +84,20 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """The exact edit of a model: what is retained of each decoder (None: the talker stays as it is), and of vision."""
+    """The exact edit of a model.
+
+    Attributes:
+        base_model: the model it belongs to.
+        strip_vision: the vision tower goes.
+        thinker, talker: what is retained of each decoder; None where the talker is not edited.
+        drop_speech: the talker and the waveform decoder go.
+    """
 
     base_model: BaseModel
     strip_vision: bool
     thinker: ComponentPlan
     talker: ComponentPlan | None = None
+    drop_speech: bool = False
 
     def component(self, name: str) -> ComponentPlan | None:
         """The edit of component `name`, or None where it stays as it is."""
@@ -102,7 +110,20 @@ class PruningPlan:
             for name, edit in ((name, self.component(name)) for name in COMPONENTS)
         }
         base = {"name": self.base_model.name, "fingerprint": self.base_model.fingerprint}
-        return {"format": FORMAT, "base_model": base, "strip_vision": self.strip_vision, **components}
+        dropped = {"drop_speech": True} if self.drop_speech else {}  # readers of older plans know no such key
+        return {"format": FORMAT, "base_model": base, "strip_vision": self.strip_vision, **dropped, **components}
+
+    def summary(self) -> dict[str, Any]:
+        """How much each component keeps, for people and JSON."""
+        return {
+            "strip_vision": self.strip_vision,
+            "drop_speech": self.drop_speech,
+            **{
+                name: {"experts": edit.num_retained_experts, "layers": len(edit.layers), "of_layers": len(edit.experts)}
+                for name in COMPONENTS
+                if (edit := self.component(name)) is not None
+            },
+        }
 
     def digest(self) -> str:
         """Sixteen hex digits of the edit that takes effect.
@@ -113,7 +134,8 @@ class PruningPlan:
             None if edit is None else [[layer, edit.experts[layer]] for layer in edit.layers]
             for edit in (self.thinker, self.talker)
         ]
-        canonical = json.dumps([self.base_model.fingerprint, self.strip_vision, effective], separators=(",", ":"))
+        dropped = [self.strip_vision, self.drop_speech]
+        canonical = json.dumps([self.base_model.fingerprint, dropped, effective], separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
@@ -126,23 +148,21 @@ class PruningPlan:
         partial.replace(path)
 
 
-def make_plan(candidate: Candidate, saliency: Saliency, shape: ModelShape, base_model: BaseModel) -> PruningPlan:
-    """The edit that `candidate` means on the measured model.
+def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape, base_model: BaseModel) -> PruningPlan:
+    """The edit that `candidate` means on the measured model; None measured will do where nothing is ranked.
 
     Raises:
-        InputError: the saliency is of another model, or the candidate cuts more layers than may be cut.
+        InputError: the saliency is of another model or missing, or the candidate cuts more layers than may be cut.
     """
-    if saliency.model_fingerprint != base_model.fingerprint:
+    if saliency is not None and saliency.model_fingerprint != base_model.fingerprint:
         raise InputError(
             f"was measured on another model (fingerprint {saliency.model_fingerprint}, not {base_model.fingerprint})",
             where="saliency",
             fix="calibrate this model, or name the model that was measured",
         )
-    thinker_shape = shape.components["thinker"]
-    thinker = ComponentPlan.identity(thinker_shape)
-    if candidate.retention < 1 or candidate.layers_cut:
-        pinned = pinned_layers(shape, strip_vision=candidate.strip_vision)
-        thinker = _component_plan(candidate, saliency.component("thinker"), thinker_shape, pinned)
+    protect = {"first": candidate.protect_first, "last": candidate.protect_last}
+    pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, **protect)
+    thinker = _component_plan(candidate, "thinker", saliency, shape.components["thinker"], pinned)
     talker = None
     if candidate.talker_retention < 1 or candidate.talker_layers_cut:
         talker_shape = shape.components.get("talker")
@@ -151,26 +171,54 @@ def make_plan(candidate: Candidate, saliency: Saliency, shape: ModelShape, base_
         as_talker = replace(
             candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
         )
-        talker = _component_plan(as_talker, saliency.component("talker"), talker_shape, edges(talker_shape.num_layers))
-    plan = PruningPlan(
-        base_model=base_model,
-        strip_vision=candidate.strip_vision,
-        thinker=thinker,
-        talker=talker,
-    )
+        talker = _component_plan(as_talker, "talker", saliency, talker_shape, edges(talker_shape.num_layers, **protect))
+    plan = PruningPlan(base_model, candidate.strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
     check_plan(plan, shape)
     return plan
 
 
+def needs_saliency(candidate: Candidate) -> bool:
+    """Whether `make_plan` has something to rank: experts by a measured ranking, or layers."""
+    fewer_experts = min(candidate.retention, candidate.talker_retention) < 1
+    return (fewer_experts and candidate.saliency != "random") or max(
+        candidate.layers_cut, candidate.talker_layers_cut
+    ) > 0
+
+
 def _component_plan(
-    candidate: Candidate, measured: ComponentSaliency, shape: ComponentShape, pinned: frozenset[int]
+    candidate: Candidate, name: str, saliency: Saliency | None, shape: ComponentShape, pinned: frozenset[int]
 ) -> ComponentPlan:
-    scores = measured.scores(candidate.saliency, lambda_=candidate.lambda_, beta=candidate.beta, seed=candidate.seed)
-    cut = layers_to_cut(measured.layer_cosine, candidate.layers_cut, pinned, selection=candidate.layer_selection)
-    return ComponentPlan(
-        experts=retained_experts(scores, num_retained(candidate.retention, shape)),
-        layers=tuple(layer for layer in range(shape.num_layers) if layer not in cut),
-    )
+    """The edit of one decoder; `pinned` layers are never cut."""
+    edit = ComponentPlan.identity(shape)
+    if candidate.retention < 1:
+        if candidate.saliency == "random":  # needs no measurement
+            scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
+        else:
+            scores = _measured(saliency, name, "which experts to keep").scores(
+                candidate.saliency, lambda_=candidate.lambda_, beta=candidate.beta, seed=candidate.seed
+            )
+        edit = replace(edit, experts=retained_experts(scores, num_retained(candidate.retention, shape)))
+    if candidate.layers_cut:
+        cosine = _measured(saliency, name, "which layers to cut").layer_cosine
+        cut = layers_to_cut(
+            cosine,
+            candidate.layers_cut,
+            pinned,
+            selection=candidate.layer_selection,
+            threshold=candidate.similarity_threshold,
+        )
+        edit = replace(edit, layers=tuple(layer for layer in edit.layers if layer not in cut))
+    return edit
+
+
+def _measured(saliency: Saliency | None, component: str, what: str) -> ComponentSaliency:
+    if saliency is None:
+        raise InputError(
+            f"{what} of the {component} is decided by measurement",
+            where="plan",
+            fix="give calibration data with --audio, or name layers with --layers, or rank with --saliency random",
+        )
+    return saliency.component(component)
 
 
 def num_retained(retention: float, shape: ComponentShape) -> int:
@@ -184,26 +232,34 @@ def retained_experts(scores: FloatArray, num_retained: int) -> tuple[tuple[int, 
     return tuple(tuple(sorted(row[:num_retained].tolist())) for row in best_first)
 
 
-def edges(num_layers: int) -> frozenset[int]:
-    """The first and last layers that ranking never cuts: a twelfth of the depth at each end (4 of 48), at least one."""
+def edges(num_layers: int, first: int | None = None, last: int | None = None) -> frozenset[int]:
+    """The first and last layers that ranking never cuts; by default a twelfth of the depth (4 of 48), at least one."""
     width = max(1, round(num_layers / 12))
-    return frozenset([*range(width), *range(num_layers - width, num_layers)])
+    first, last = (width if given is None else min(given, num_layers) for given in (first, last))
+    return frozenset([*range(first), *range(num_layers - last, num_layers)])
 
 
-def pinned_layers(shape: ModelShape, *, strip_vision: bool) -> frozenset[int]:
+def pinned_layers(
+    shape: ModelShape, *, strip_vision: bool, first: int | None = None, last: int | None = None
+) -> frozenset[int]:
     """Thinker layers that ranking must not cut: the edges, and those that vision feeds while it is kept."""
     fed_by_vision = frozenset() if strip_vision else frozenset(range(shape.deepstack_layers))
-    return edges(shape.components["thinker"].num_layers) | fed_by_vision
+    return edges(shape.components["thinker"].num_layers, first, last) | fed_by_vision
 
 
 def layers_to_cut(
-    layer_cosine: FloatArray, num_cut: int, pinned: frozenset[int], *, selection: str = "single"
+    layer_cosine: FloatArray,
+    num_cut: int,
+    pinned: frozenset[int],
+    *,
+    selection: str = "single",
+    threshold: float = -1.0,
 ) -> frozenset[int]:
     """The layers whose removal changes the hidden states least, judged by `layer_cosine` [S, L].
 
     `single` (the ranking of ShortGPT's block influence; Men et al., 2024) takes the `num_cut` layers with the highest
     cos(h_l, h_{l+1}); `block` (Gromov et al., 2024) the run of n = `num_cut` layers with the highest cos(h_l, h_{l+n}).
-    Ties go to the lower index.
+    Ties go to the lower index. What is not as similar as `threshold` stays, so that fewer layers may go.
     """
     num_spans, num_layers = layer_cosine.shape
     free = [layer for layer in range(num_layers) if layer not in pinned]
@@ -216,14 +272,15 @@ def layers_to_cut(
                 where="layers_cut",
                 fix=f"layers {sorted(pinned)} are protected; name layers with --layers to overrule",
             )
-        return frozenset(sorted(free, key=lambda layer: -layer_cosine[0, layer])[:num_cut])
+        similar = [layer for layer in free if layer_cosine[0, layer] >= threshold]
+        return frozenset(sorted(similar, key=lambda layer: -layer_cosine[0, layer])[:num_cut])
     if num_cut > num_spans:
         raise InputError(f"blocks of at most {num_spans} layers were measured, got {num_cut}", where="layers_cut")
     starts = [start for start in free if set(range(start, start + num_cut)) <= set(free)]
     if not starts:
         raise InputError(f"no block of {num_cut} layers is free of protected ones", where="layers_cut")
     start = max(starts, key=lambda first: layer_cosine[num_cut - 1, first])
-    return frozenset(range(start, start + num_cut))
+    return frozenset(range(start, start + num_cut)) if layer_cosine[num_cut - 1, start] >= threshold else frozenset()
 
 
 def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape: ModelShape) -> PruningPlan:
@@ -259,8 +316,10 @@ def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> 
             where=where,
             fix="keep the layer, or strip vision too",
         )
+    if plan.drop_speech and plan.talker is not None:
+        raise InputError("the talker is either pruned or dropped", where=where, fix="leave one of them out")
     tap = shape.speech_tap
-    if tap is not None and not (plan.thinker.layers[0] < tap <= plan.thinker.layers[-1]):
+    if tap is not None and not plan.drop_speech and not (plan.thinker.layers[0] < tap <= plan.thinker.layers[-1]):
         raise InputError(
             f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where=where
         )
@@ -314,7 +373,7 @@ def load_plan(path: str | Path) -> PruningPlan:
 def plan_from_dict(document: Any, where: object) -> PruningPlan:
     """The plan that `PruningPlan.as_dict` wrote."""
     keys = {"format", "base_model", "strip_vision", *COMPONENTS}
-    if not isinstance(document, dict) or set(document) != keys:
+    if not isinstance(document, dict) or set(document) - {"drop_speech"} != keys:
         raise InputError(f"a plan has exactly the keys {', '.join(sorted(keys))}", where=where)
     if document["format"] != FORMAT:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
@@ -323,9 +382,10 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
         thinker, talker = (_component_from_dict(document[name]) for name in COMPONENTS)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"not of the form that `autoreap plan` writes: {error}", where=where) from None
-    if thinker is None or not isinstance(document["strip_vision"], bool):
-        raise InputError("thinker must be an object and strip_vision true or false", where=where)
-    return PruningPlan(base_model=base_model, strip_vision=document["strip_vision"], thinker=thinker, talker=talker)
+    strip_vision, drop_speech = document["strip_vision"], document.get("drop_speech", False)
+    if thinker is None or not isinstance(strip_vision, bool) or not isinstance(drop_speech, bool):
+        raise InputError("thinker must be an object, drop_speech and strip_vision true or false", where=where)
+    return PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=drop_speech)
 
 
 def _component_from_dict(document: Mapping[str, Any] | None) -> ComponentPlan | None:

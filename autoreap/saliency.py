@@ -84,12 +84,17 @@ class ComponentSaliency:
         if ranking == "frequency":
             return audio.routed_tokens / max(audio.tokens, 1)
         if ranking == "random":
-            return np.random.default_rng(seed).random(audio.gate_norm_sum.shape)
+            return random_scores(self.num_layers, self.num_experts, seed)
         raise InputError(f"unknown ranking {ranking!r}", where="saliency")
 
     def _per_token(self, modality: str) -> FloatArray:
         sums = self.modalities.get(modality)
         return sums.per_token() if sums is not None else np.zeros((self.num_layers, self.num_experts))
+
+
+def random_scores(num_layers: int, num_experts: int, seed: int) -> FloatArray:
+    """Scores [L, E] that know nothing: the control that every measured ranking must beat."""
+    return np.random.default_rng(seed).random((num_layers, num_experts))
 
 
 @dataclass(frozen=True)

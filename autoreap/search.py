@@ -4,10 +4,8 @@ Optuna's storage is the truth. A trial is told to it once everything about it is
 missed is logged when the search resumes.
 """
 
-import fcntl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +26,6 @@ from autoreap.tracking import Tracker, TrialRecord
 from autoreap.wording import duration, size_text
 
 MAX_FAILURES_IN_A_ROW = 3
-
-
-@contextmanager
-def exclusive(root: Path, study: str) -> Iterator[None]:
-    """Hold the study's lock: a second search of the same study on this machine is refused."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / f"{study}.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "another search of this study is running", where=path, fix="wait, or use --study"
-            ) from None
-        yield
 
 
 class Search:

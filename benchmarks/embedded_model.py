@@ -15,8 +15,9 @@ from scipy.stats import spearmanr
 
 from autoreap.candidate import Candidate
 from autoreap.config import EvalsConfig, load_evals
+from autoreap.described import Loaded, describe, load
 from autoreap.evaluate import Evaluator
-from autoreap.jobs import Loaded, calibrated, describe, load, read_calibration
+from autoreap.jobs import calibrated, read_calibration
 from autoreap.plan import ComponentPlan, PruningPlan, make_plan, num_retained, retained_experts
 from autoreap.saliency import Saliency
 from autoreap.scores import Score

@@ -83,3 +83,12 @@ def random_prompt(*, batch_size: int, length: int, seed: int = 0) -> dict[str, t
     ids[:, :2] = torch.tensor([444, 72])
     ids[:, -3:-1] = torch.tensor([444, 77])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def answer_aloud(model: Any, prompt: dict[str, torch.Tensor], *, max_steps: int) -> dict[str, torch.Tensor]:
+    """The `text` that a prompt is answered with and, by a model that can speak, its `waveform`; both greedy."""
+    bounds = {"thinker_max_new_tokens": max_steps, "thinker_eos_token_id": END}
+    if not model.has_talker:
+        return {"text": model.generate(**prompt, **bounds)}
+    text, waveform = model.generate(**prompt, **bounds, talker_do_sample=False, talker_max_new_tokens=max_steps)
+    return {"text": text, "waveform": waveform}

@@ -20,6 +20,7 @@ from torch import nn
 
 from autoreap import jobs
 from autoreap.calibrate import calibrate, encode
+from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import Encoded
 from autoreap.saliency import ModalitySums, Saliency
@@ -41,8 +42,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(checkpoint: Path) -> jobs.Loaded:
-    return jobs.load(jobs.describe(str(checkpoint)), speech=True)
+def loaded(checkpoint: Path) -> Loaded:
+    return load(describe(str(checkpoint)), speech=True)
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +133,13 @@ def thinker_layers(model: Any) -> Sequence[Any]:
     return layers
 
 
-def measure(loaded: jobs.Loaded, data: Mapping[str, Sequence[Sample]], **options: Any) -> Saliency:
+def measure(loaded: Loaded, data: Mapping[str, Sequence[Sample]], **options: Any) -> Saliency:
     described = loaded.described
     return calibrate(loaded.model, described.family, loaded.inputs, described.base_model, data, **options)
 
 
 @torch.inference_mode()
-def recorded_one_by_one(loaded: jobs.Loaded, samples: Sequence[Sample]) -> Recorder:
+def recorded_one_by_one(loaded: Loaded, samples: Sequence[Sample]) -> Recorder:
     """The stock thinker on each sample alone: no batch, no padding."""
     recorder = Recorder(thinker_layers(loaded.model))
     with recorder.attached():
@@ -159,7 +160,7 @@ def assert_equal(first: Saliency, second: Saliency) -> None:
 
 
 @torch.inference_mode()
-def logits(loaded: jobs.Loaded, samples: Sequence[Sample]) -> torch.Tensor:
+def logits(loaded: Loaded, samples: Sequence[Sample]) -> torch.Tensor:
     batch: list[Encoded] = [encode(loaded.inputs, sample, with_answer=True) for sample in samples]
     result: torch.Tensor = loaded.model.thinker(**loaded.inputs.collate(batch)).logits
     return result
@@ -174,27 +175,27 @@ def leftovers(model: nn.Module) -> dict[str, tuple[int, int, bool]]:
 
 
 @pytest.fixture(scope="module")
-def measured(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> Saliency:
+def measured(loaded: Loaded, data: dict[str, list[Sample]]) -> Saliency:
     """All of `data`, in padded batches."""
     return measure(loaded, data)
 
 
 @pytest.fixture(scope="module")
-def recorded(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> Recorder:
+def recorded(loaded: Loaded, data: dict[str, list[Sample]]) -> Recorder:
     """The stock thinker on the audio rows, one by one."""
     return recorded_one_by_one(loaded, data["audio"])
 
 
 @pytest.mark.parametrize("modality", ["audio", "video", "mixed"])
 def test_sums_equal_every_expert_run_on_every_token_one_sample_at_a_time(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency, modality: str
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency, modality: str
 ) -> None:
     sums = measured.components["thinker"].modalities[modality]
     assert_same_sums(sums, recorded_one_by_one(loaded, data[modality]).sums())
 
 
 def test_every_token_is_routed_to_top_k_experts_and_padding_to_none(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     sums = measured.components["thinker"].modalities["audio"]
     lengths = [len(encode(loaded.inputs, sample, with_answer=True).input_ids) for sample in data["audio"]]
@@ -205,7 +206,7 @@ def test_every_token_is_routed_to_top_k_experts_and_padding_to_none(
 
 
 def test_a_padded_batch_measures_what_its_samples_measure_one_by_one(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     together = measured.components["thinker"]
     alone = measure(loaded, data, batch_tokens=1).components["thinker"]
@@ -214,13 +215,13 @@ def test_a_padded_batch_measures_what_its_samples_measure_one_by_one(
     np.testing.assert_allclose(together.layer_cosine, alone.layer_cosine, rtol=RELATIVE)
 
 
-def test_a_recording_of_less_than_a_second_measures_the_same_beside_a_longer_one(loaded: jobs.Loaded) -> None:
+def test_a_recording_of_less_than_a_second_measures_the_same_beside_a_longer_one(loaded: Loaded) -> None:
     samples = [Sample(id=str(n), where=f"a:{n}", audio=wav_bytes(n), question="transcribe") for n in (6_000, 17_000)]
     together = measure(loaded, {"audio": samples}).components["thinker"].modalities["audio"]
     assert_same_sums(together, recorded_one_by_one(loaded, samples).sums())
 
 
-def test_the_prompt_the_media_and_the_answer_all_count(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> None:
+def test_the_prompt_the_media_and_the_answer_all_count(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     sample = data["audio"][1]
     encoded = encode(loaded.inputs, sample, with_answer=True)
     sums = measure(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
@@ -239,18 +240,16 @@ def test_layer_cosines_equal_those_of_the_hidden_states_around_the_layers(
     assert np.isnan(cosine[span - 1, len(expected) :]).all()
 
 
-def test_layer_cosines_are_of_audio_alone(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency
-) -> None:
+def test_layer_cosines_are_of_audio_alone(loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency) -> None:
     audio = measure(loaded, {"audio": data["audio"]})
     np.testing.assert_array_equal(measured.components["thinker"].layer_cosine, audio.components["thinker"].layer_cosine)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 def test_every_implementation_of_the_experts_measures_the_same(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency, implementation: str
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency, implementation: str
 ) -> None:
-    other = jobs.load(loaded.described)
+    other = load(loaded.described)
     other.model.set_experts_implementation(implementation)
     assert other.model.thinker.config.text_config._experts_implementation == implementation
     for modality, sums in measure(other, data).components["thinker"].modalities.items():
@@ -258,9 +257,9 @@ def test_every_implementation_of_the_experts_measures_the_same(
 
 
 def test_in_bfloat16_sums_equal_the_reference_on_the_same_routing_within_its_rounding(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]]
+    loaded: Loaded, data: dict[str, list[Sample]]
 ) -> None:
-    halved = jobs.load(loaded.described, dtype="bfloat16")
+    halved = load(loaded.described, dtype="bfloat16")
     recorder = Recorder(thinker_layers(halved.model))
     with recorder.attached():
         rounded = measure(halved, {"audio": data["audio"]}, batch_tokens=1)
@@ -268,16 +267,14 @@ def test_in_bfloat16_sums_equal_the_reference_on_the_same_routing_within_its_rou
     assert rounded.provenance["dtype"] == "torch.bfloat16"
 
 
-def test_measuring_leaves_the_model_as_it_was(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> None:
+def test_measuring_leaves_the_model_as_it_was(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     before, attached = logits(loaded, data["audio"]), leftovers(loaded.model)
     measure(loaded, data)
     assert leftovers(loaded.model) == attached
     assert torch.equal(logits(loaded, data["audio"]), before)
 
 
-def test_a_row_that_breaks_halfway_leaves_the_model_as_it_was(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]]
-) -> None:
+def test_a_row_that_breaks_halfway_leaves_the_model_as_it_was(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     before, attached = logits(loaded, data["audio"]), leftovers(loaded.model)
     broken = Sample(id="broken", where="a.jsonl:2", audio=b"no audio at all")
     with pytest.raises(InputError, match=r"^a\.jsonl:2: audio can't be decoded"):
@@ -287,14 +284,14 @@ def test_a_row_that_breaks_halfway_leaves_the_model_as_it_was(
 
 
 def test_measuring_the_same_twice_gives_the_same_bits_whatever_was_measured_in_between(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     measure(loaded, {"audio": data["audio"][:1]})
     assert_equal(measure(loaded, data), measured)
 
 
 @pytest.fixture(scope="module")
-def spoken(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> tuple[Saliency, Recorder]:
+def spoken(loaded: Loaded, data: dict[str, list[Sample]]) -> tuple[Saliency, Recorder]:
     """The talker measured while it speaks, and a record of what it did meanwhile."""
     recorder = Recorder(loaded.model.talker.model.layers)
     with recorder.attached():
@@ -322,31 +319,31 @@ def test_layer_cosines_of_the_talker_are_those_of_its_own_speech(spoken: tuple[S
 
 
 def test_the_talkers_speech_is_the_same_each_time(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], spoken: tuple[Saliency, Recorder]
+    loaded: Loaded, data: dict[str, list[Sample]], spoken: tuple[Saliency, Recorder]
 ) -> None:
     torch.manual_seed(7)
     again = measure(loaded, {"audio": data["audio"][:1]}, components=("talker",))
     assert_equal(again, spoken[0])
 
 
-def test_calibration_without_audio_is_refused(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> None:
+def test_calibration_without_audio_is_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     with pytest.raises(InputError, match="--audio: calibration needs audio data"):
         measure(loaded, {"mixed": data["mixed"]})
 
 
-def test_a_talker_that_is_not_there_is_refused(loaded: jobs.Loaded, data: dict[str, list[Sample]]) -> None:
-    silent = jobs.load(loaded.described)
+def test_a_talker_that_is_not_there_is_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    silent = load(loaded.described)
     with pytest.raises(InputError, match="--component: this model has no talker"):
         measure(silent, data, components=("thinker", "talker"))
 
 
-def test_a_row_with_neither_media_nor_text_is_refused_with_its_place(loaded: jobs.Loaded) -> None:
+def test_a_row_with_neither_media_nor_text_is_refused_with_its_place(loaded: Loaded) -> None:
     with pytest.raises(InputError, match=r"^a\.jsonl:3: row has neither media nor text"):
         measure(loaded, {"audio": [Sample(id="empty", where="a.jsonl:3")]})
 
 
 def test_provenance_names_the_model_the_data_and_the_versions(
-    loaded: jobs.Loaded, data: dict[str, list[Sample]], measured: Saliency
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     provenance = measured.provenance
     assert provenance["model_fingerprint"] == loaded.described.checkpoint.fingerprint
@@ -369,7 +366,7 @@ def write_rows(path: Path, *, text: str) -> Path:
 
 
 def test_a_measurement_is_kept_and_taken_from_the_cache_the_second_time(
-    loaded: jobs.Loaded, rows: Path, tmp_path: Path
+    loaded: Loaded, rows: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     first = jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
@@ -385,9 +382,7 @@ def test_a_measurement_is_kept_and_taken_from_the_cache_the_second_time(
 
 
 @pytest.mark.parametrize("change", ["row", "media"])
-def test_a_changed_row_or_its_media_is_measured_anew(
-    loaded: jobs.Loaded, rows: Path, tmp_path: Path, change: str
-) -> None:
+def test_a_changed_row_or_its_media_is_measured_anew(loaded: Loaded, rows: Path, tmp_path: Path, change: str) -> None:
     cache = tmp_path / "cache"
     first = jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     if change == "row":
@@ -399,9 +394,7 @@ def test_a_changed_row_or_its_media_is_measured_anew(
     assert second.digest() != first.digest()
 
 
-def test_the_same_rows_under_another_name_are_found_in_the_cache(
-    loaded: jobs.Loaded, rows: Path, tmp_path: Path
-) -> None:
+def test_the_same_rows_under_another_name_are_found_in_the_cache(loaded: Loaded, rows: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     jobs.calibrated(loaded, jobs.read_calibration({"audio": rows}), cache=cache)
     shutil.copyfile(rows, tmp_path / "renamed.jsonl")

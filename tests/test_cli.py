@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import torch
 from builders import saliency_of
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
-from autoreap import cli, jobs
+from autoreap import cli
 from autoreap.cli import main
+from autoreap.described import describe
 from autoreap.front import PLAN, RESULT
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
@@ -25,7 +28,7 @@ from autoreap.tiny_omni import CHECKPOINT
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "search", "pareto", "report", "select", "materialise", "materialize", "calibrate", "plan", "evaluate", "prune",
-    "inspect",
+    "inspect", "verify",
 )  # fmt: skip
 NUM_LAYERS = 8
 Capture = pytest.CaptureFixture[str]
@@ -150,10 +153,10 @@ def test_a_split_without_tasks(folder: Path, capsys: Capture) -> None:
     assert_refused(arguments, capsys, "split 'report' has no tasks")
 
 
-@pytest.mark.parametrize("command", ["calibrate", "prune"])
-def test_a_broken_row_of_calibration_data(folder: Path, capsys: Capture, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", [["calibrate"], ["prune", "--preset", "light"]])
+def test_a_broken_row_of_calibration_data(folder: Path, capsys: Capture, tmp_path: Path, command: list[str]) -> None:
     rows = write(tmp_path / "rows.jsonl", '{"id": "a", "text": "one"}\n{"id": "b", "text": \n')
-    arguments = [command, folder / "model", "--audio", rows, "-o", tmp_path / "out"]
+    arguments = [*command, folder / "model", "--audio", rows, "-o", tmp_path / "out"]
     assert_refused(arguments, capsys, f"{rows}:2", "not JSON")
     assert not (tmp_path / "out").exists()
 
@@ -438,6 +441,8 @@ def test_a_dry_run_says_what_the_real_one_writes(folder: Path, capsys: Capture, 
     assert list(tmp_path.iterdir()) == []
     real = json_of([*arguments, "-o", tmp_path / "pruned"], capsys)
     assert (dry.pop("path"), real.pop("path")) == (None, str(tmp_path / "pruned"))
+    assert dry.pop("verified") == {}
+    assert list(real.pop("verified")) == ["structure", "content", "behaviour"]
     assert dry == real
     total = json_of(["inspect", tmp_path / "pruned"], capsys)["components"]["total"]
     assert (total["num_bytes"], total["num_tensors"]) == (real["size_bytes"], real["num_tensors"])
@@ -456,6 +461,7 @@ def test_prune_writes_a_checkpoint_that_stock_transformers_loads_whole(
     document = json_of(["prune", folder / "model", *options], capsys)
     assert document["plan"] == {
         "strip_vision": True,
+        "drop_speech": False,
         "thinker": {"experts": 8, "layers": 7, "of_layers": NUM_LAYERS},
     }
     model, loading = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
@@ -464,6 +470,57 @@ def test_prune_writes_a_checkpoint_that_stock_transformers_loads_whole(
     assert {kind: names for kind, names in loading.items() if names} == {}
     assert model.dtype == torch.bfloat16
     assert sum(parameter.numel() for parameter in model.parameters()) == document["num_parameters"]
+
+
+def test_prune_compares_what_the_mask_said_with_what_the_checkpoint_says(
+    folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    options = ["--retention", "0.5", "--audio", folder / "audio.jsonl", "-o", tmp_path / "pruned", "--carry", "2"]
+    document = json_of(["prune", folder / "model", *options], capsys)
+    assert document["verified"]["behaviour"] == "3 answers equal, cpu, float32"
+    verified = json_of(["verify", tmp_path / "pruned"], capsys)
+    assert verified["verified"] == document["verified"] | {"behaviour": "2 answers equal, cpu, float32"}
+    assert json_of(["verify", tmp_path / "pruned", "--skip-behaviour"], capsys)["metrics"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["--layers", "2,3"], (6, 16, False, False)),
+        (["--strip-vision"], (8, 16, True, False)),
+        (["--drop-speech"], (8, 16, False, True)),
+        (["--retention", "0.25", "--saliency", "random", "--layers", "6", "--strip-vision"], (7, 4, True, False)),
+    ],
+)
+def test_prune_by_what_needs_no_measurement_loads_no_weight(
+    folder: Path, tmp_path: Path, options: list[str], kept: tuple[int, int, bool, bool]
+) -> None:
+    """Each step alone, and some together; the stock class is built only on the meta device, to verify."""
+    command = ["prune", str(folder / "model"), *options, "-o", str(tmp_path / "pruned"), "--json"]
+    program = (
+        "import sys\nfrom autoreap import cli\nfrom transformers import PreTrainedModel\n"
+        "def refuse(*_, **__): raise AssertionError('weights were loaded')\n"
+        f"PreTrainedModel.from_pretrained = refuse\nsys.exit(cli.main({command!r}))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+    plan = load_plan(tmp_path / "pruned" / "plan.json")
+    edit = plan.thinker
+    assert (len(edit.layers), edit.num_retained_experts, plan.strip_vision, plan.drop_speech) == kept
+
+
+@pytest.mark.parametrize("command", ["inspect", "materialise", "prune"])
+def test_what_headers_say_is_said_without_heavy_libraries(folder: Path, command: str) -> None:
+    arguments = {
+        "inspect": [],
+        "materialise": ["--plan", str(folder / "plan.json"), "--dry-run"],
+        "prune": ["--layers", "3", "--strip-vision", "--drop-speech", "--dry-run"],
+    }
+    line = [command, str(folder / "model"), *arguments[command]]
+    program = (
+        f"import sys\nfrom autoreap import cli\nassert cli.main({line!r}) == 0\n"
+        "assert not {'torch', 'transformers', 'optuna', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_prune_without_a_target_says_what_it_would_write(folder: Path, capsys: Capture, tmp_path: Path) -> None:
@@ -498,7 +555,7 @@ def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture,
 def test_presets_and_values_go_to_the_component_that_is_named(
     capsys: Capture, tmp_path: Path, random_checkpoint: Path
 ) -> None:
-    saliency = saliency_of(jobs.describe(str(random_checkpoint)).shape, fingerprint=_fingerprint(random_checkpoint))
+    saliency = saliency_of(describe(str(random_checkpoint)).shape, fingerprint=_fingerprint(random_checkpoint))
     saliency.save(tmp_path / "saliency.safetensors")
     arguments = ["plan", str(tmp_path / "saliency.safetensors"), "--model", str(random_checkpoint), "--json"]
     arguments += ["-o", str(tmp_path / "plan.json")]
@@ -519,4 +576,4 @@ def test_a_study_name_that_is_no_file_name_is_refused(capsys: Capture) -> None:
 
 
 def _fingerprint(path: Path) -> str:
-    return jobs.describe(str(path)).checkpoint.fingerprint
+    return describe(str(path)).checkpoint.fingerprint

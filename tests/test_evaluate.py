@@ -11,8 +11,8 @@ import torch
 from builders import random_component, wav_bytes
 from PIL import Image
 
-from autoreap import jobs
 from autoreap.config import load_evals
+from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Evaluation, Evaluator, Outcome, check_splits_apart, load_outcomes, read_task
 from autoreap.masking import masked
@@ -37,11 +37,11 @@ search:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> jobs.Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """The embedded model as it is now, in float32."""
     copy = tmp_path_factory.mktemp("embedded") / "model"
     shutil.copytree(CHECKPOINT, copy)
-    return jobs.load(jobs.describe(str(copy)))
+    return load(describe(str(copy)))
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def evaluator(loaded: jobs.Loaded, folder: Path, text: str, **options: Any) -> Evaluator:
+def evaluator(loaded: Loaded, folder: Path, text: str, **options: Any) -> Evaluator:
     path = folder / f"{len(list(folder.glob('*.yaml')))}.yaml"
     path.write_text(text)
     return Evaluator(loaded.model, loaded.inputs, load_evals(path), **options)
 
 
 @pytest.fixture(scope="module")
-def bounded(loaded: jobs.Loaded, folder: Path) -> Evaluator:
+def bounded(loaded: Loaded, folder: Path) -> Evaluator:
     return evaluator(loaded, folder, BOUNDED, batch_size=4)
 
 
@@ -78,7 +78,7 @@ def baseline(bounded: Evaluator) -> Evaluation:
 
 
 @pytest.fixture(scope="module")
-def plan(loaded: jobs.Loaded) -> PruningPlan:
+def plan(loaded: Loaded) -> PruningPlan:
     """Half of the experts, drawn at random, and a layer less."""
     shape = loaded.described.shape.components["thinker"]
     layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
@@ -102,7 +102,7 @@ def asked(name: str, sample: Sample) -> str:
 
 
 @torch.inference_mode()
-def stock_tokens(loaded: jobs.Loaded, sample: Sample, question: str) -> torch.Tensor:
+def stock_tokens(loaded: Loaded, sample: Sample, question: str) -> torch.Tensor:
     """The answer of the stock model, which hears the features themselves, to this sample alone."""
     inputs = loaded.inputs.collate([loaded.inputs.encode(sample, question)])
     assert ("input_features" in inputs) == (sample.audio is not None)
@@ -117,14 +117,14 @@ def stock_tokens(loaded: jobs.Loaded, sample: Sample, question: str) -> torch.Te
     return sequences[0, inputs["input_ids"].shape[1] :]
 
 
-def stock_answers(loaded: jobs.Loaded, folder: Path, name: str) -> list[str]:
+def stock_answers(loaded: Loaded, folder: Path, name: str) -> list[str]:
     samples = rows_of(folder, name)
     return [loaded.inputs.decode(stock_tokens(loaded, sample, asked(name, sample))) for sample in samples]
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_outputs_equal_stock_generation_one_utterance_at_a_time(
-    loaded: jobs.Loaded, folder: Path, baseline: Evaluation, name: str
+    loaded: Loaded, folder: Path, baseline: Evaluation, name: str
 ) -> None:
     outcomes = baseline.outcomes[METRICS[name]]
     assert [outcome.output for outcome in outcomes] == stock_answers(loaded, folder, name)
@@ -132,7 +132,7 @@ def test_outputs_equal_stock_generation_one_utterance_at_a_time(
 
 @pytest.mark.parametrize("name", ROWS)
 def test_outputs_under_a_plan_equal_stock_generation_of_the_masked_model(
-    loaded: jobs.Loaded, folder: Path, pruned: Evaluation, plan: PruningPlan, name: str
+    loaded: Loaded, folder: Path, pruned: Evaluation, plan: PruningPlan, name: str
 ) -> None:
     outcomes = pruned.outcomes[METRICS[name]]
     with masked(loaded.model, plan):
@@ -151,7 +151,7 @@ def test_outcomes_come_in_the_order_of_the_rows_with_the_judgement_of_their_task
         assert outcome.counts == task.judge(sample, outcome.output)[0]
 
 
-def test_outcomes_do_not_depend_on_the_batch_size(loaded: jobs.Loaded, folder: Path) -> None:
+def test_outcomes_do_not_depend_on_the_batch_size(loaded: Loaded, folder: Path) -> None:
     each_bounded_by_its_reference = BOUNDED.replace(f", max_new_tokens: {MAX_NEW_TOKENS}", "")
     one, eight = (evaluator(loaded, folder, each_bounded_by_its_reference, batch_size=size).run() for size in (1, 8))
     assert one.outcomes == eight.outcomes
@@ -166,7 +166,7 @@ def test_a_masked_evaluation_leaves_the_baselines_outcomes_as_they_were(
 
 
 def test_a_plan_that_keeps_everything_gives_the_baselines_outcomes(
-    loaded: jobs.Loaded, bounded: Evaluator, baseline: Evaluation
+    loaded: Loaded, bounded: Evaluator, baseline: Evaluation
 ) -> None:
     keep_all = ComponentPlan.identity(loaded.described.shape.components["thinker"])
     identity = PruningPlan(loaded.described.base_model, False, keep_all)
@@ -174,7 +174,7 @@ def test_a_plan_that_keeps_everything_gives_the_baselines_outcomes(
 
 
 def test_an_image_task_under_a_plan_without_vision_is_refused_and_the_model_sees_again_afterwards(
-    loaded: jobs.Loaded, bounded: Evaluator, baseline: Evaluation, plan: PruningPlan
+    loaded: Loaded, bounded: Evaluator, baseline: Evaluation, plan: PruningPlan
 ) -> None:
     blind = PruningPlan(plan.base_model, True, plan.thinker)
     with pytest.raises(InputError, match="vision was stripped"):
@@ -182,7 +182,7 @@ def test_an_image_task_under_a_plan_without_vision_is_refused_and_the_model_sees
     assert bounded.run().outcomes == baseline.outcomes
 
 
-def test_an_answer_cut_by_its_bound_has_failed_and_one_that_ended_has_not(loaded: jobs.Loaded, folder: Path) -> None:
+def test_an_answer_cut_by_its_bound_has_failed_and_one_that_ended_has_not(loaded: Loaded, folder: Path) -> None:
     text = "search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe, max_new_tokens: 1}\n"
     outcomes = evaluator(loaded, folder, text).run().outcomes["wer"]
     first_tokens = [int(stock_tokens(loaded, sample, "transcribe")[0]) for sample in rows_of(folder, "asr")]
@@ -200,24 +200,24 @@ def test_each_metric_has_its_score_with_interval_and_counts(baseline: Evaluation
     assert baseline.seconds > 0
 
 
-def test_a_limit_scores_the_first_rows_alone(loaded: jobs.Loaded, folder: Path, baseline: Evaluation) -> None:
+def test_a_limit_scores_the_first_rows_alone(loaded: Loaded, folder: Path, baseline: Evaluation) -> None:
     outcomes = evaluator(loaded, folder, BOUNDED.replace("asr.jsonl", "asr.jsonl, limit: 2")).run().outcomes
     assert outcomes["wer"] == baseline.outcomes["wer"][:2]
 
 
-def test_the_splits_are_scored_apart(loaded: jobs.Loaded, folder: Path) -> None:
+def test_the_splits_are_scored_apart(loaded: Loaded, folder: Path) -> None:
     text = (
         "search: [{task: asr, dataset_path: asr.jsonl}]\nreport: [{task: audio_qa, dataset_path: qa.jsonl, limit: 1}]\n"
     )
     assert list(evaluator(loaded, folder, text, split="report").run().outcomes) == ["accuracy"]
 
 
-def test_a_split_without_tasks_is_refused_with_its_file(loaded: jobs.Loaded, folder: Path) -> None:
+def test_a_split_without_tasks_is_refused_with_its_file(loaded: Loaded, folder: Path) -> None:
     with pytest.raises(InputError, match=r"\.yaml: split 'report' has no tasks"):
         evaluator(loaded, folder, BOUNDED, split="report")
 
 
-def test_a_row_without_what_its_task_needs_is_refused_with_its_place(loaded: jobs.Loaded, folder: Path) -> None:
+def test_a_row_without_what_its_task_needs_is_refused_with_its_place(loaded: Loaded, folder: Path) -> None:
     write_rows(folder / "silent.jsonl", [{"id": "a", "text": "one"}])
     with pytest.raises(InputError, match=r"silent\.jsonl:1: key 'audio' is missing"):
         evaluator(loaded, folder, "search: [{task: asr, dataset_path: silent.jsonl}]")

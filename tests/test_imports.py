@@ -14,10 +14,23 @@ import autoreap
 PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
-    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording"),
+    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording", "lock"),
     ("tasks", "plan", "config", "checkpoint", "dataset"),
     ("families", "dimensions"),
-    ("calibrate", "masking", "evaluate", "materialise", "model_card", "prompts", "sizes"),
+    (
+        "calibrate",
+        "described",
+        "masking",
+        "evaluate",
+        "materialise",
+        "model_card",
+        "prompts",
+        "sizes",
+        "rewrite",
+        "shards",
+        "verification",
+        "behaviour",
+    ),
     ("objective", "front", "search", "tracking", "report", "jobs"),
     ("commands", "cli"),
 )

@@ -24,6 +24,7 @@ from autoreap.plan import (
     layers_to_cut,
     load_plan,
     make_plan,
+    needs_saliency,
     num_retained,
     pinned_layers,
     plan_from_dict,
@@ -309,3 +310,42 @@ def test_layers_named_by_the_user_are_cut_without_ranking_or_protection() -> Non
 def test_layers_that_cannot_be_cut_are_refused(component: str, cut: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         without_layers(plan_of(), component, cut, SHAPE)
+
+
+def test_layers_less_similar_than_the_threshold_stay() -> None:
+    cosine = np.array([[0.99, 0.95, 0.2, 0.8, 0.95, 0.7], [0.9, 0.8, 0.1, 0.8, 0.99, np.nan]])
+    assert layers_to_cut(cosine, 3, frozenset({0}), threshold=0.9) == {1, 4}
+    assert layers_to_cut(cosine, 3, frozenset({0}), threshold=0.96) == frozenset()
+    assert layers_to_cut(cosine, 2, frozenset({4, 5}), selection="block", threshold=0.9) == {0, 1}
+    assert layers_to_cut(cosine, 2, frozenset({0, 5}), selection="block", threshold=0.9) == frozenset()
+
+
+def test_the_user_says_how_many_layers_are_protected_at_each_end() -> None:
+    assert edges(12, first=0, last=3) == {9, 10, 11}
+    assert edges(12, first=2) == {0, 1, 11}
+    assert edges(3, first=5, last=0) == {0, 1, 2}
+    cut = plan_of(layers_cut=3, strip_vision=True, drop_speech=True, protect_first=0, protect_last=5).thinker.layers
+    assert set(cut) == {3, 4, 5, 6, 7}
+
+
+def test_what_is_not_ranked_needs_no_measurement() -> None:
+    plan = make_plan(Candidate(retention=0.5, saliency="random", seed=3), None, SHAPE, BASE_MODEL)
+    assert plan == plan_of(retention=0.5, saliency="random", seed=3)
+    assert not needs_saliency(Candidate(retention=0.5, saliency="random", strip_vision=True, drop_speech=True))
+    for candidate in (Candidate(retention=0.5), Candidate(layers_cut=1), Candidate(talker_retention=0.5)):
+        assert needs_saliency(candidate)
+        with pytest.raises(InputError, match="is decided by measurement"):
+            make_plan(candidate, None, SHAPE, BASE_MODEL)
+
+
+def test_dropping_speech_frees_the_layers_it_listened_to_and_excludes_a_pruned_talker(tmp_path: Path) -> None:
+    plan = with_thinker(replace(plan_of(), drop_speech=True), layers=(0, 1, 2, 3))
+    check_plan(plan, SHAPE)
+    plan.save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan
+    assert json.loads((tmp_path / "plan.json").read_text())["drop_speech"] is True
+    assert replace(plan, drop_speech=False).digest() != plan.digest()
+    with pytest.raises(InputError, match="either pruned or dropped"):
+        check_plan(replace(plan, talker=ComponentPlan.identity(SHAPE.components["talker"])), SHAPE)
+    with pytest.raises(InputError, match="either pruned or dropped"):
+        Candidate(talker_retention=0.5, drop_speech=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoreap import jobs
+from autoreap.described import describe, load
 from autoreap.errors import InputError
 from autoreap.tiny_omni import CHECKPOINT
 
@@ -33,13 +33,13 @@ def test_pickled_weights_are_not_read_even_where_there_are_no_others(model: Path
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
     with pytest.raises(InputError, match=r"holds neither model\.safetensors"):
-        jobs.describe(str(model))
+        describe(str(model))
     assert not (tmp_path / "sprung").exists()
 
 
 def test_pickled_weights_beside_safetensors_are_left_alone(model: Path, tmp_path: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
-    loaded = jobs.load(jobs.describe(str(model)))
+    loaded = load(describe(str(model)))
     assert loaded.model.dtype == torch.float32
     assert not (tmp_path / "sprung").exists()
 
@@ -53,5 +53,5 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(model: Path, tmp_path: P
         document["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "modeling_own.Own")
         document["auto_map"]["AutoTokenizer"] = ["modeling_own.Own", "modeling_own.Own"]
         (model / name).write_text(json.dumps(document))
-    jobs.load(jobs.describe(str(model)))
+    load(describe(str(model)))
     assert not sprung.exists()

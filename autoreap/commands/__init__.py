@@ -18,6 +18,7 @@ from autoreap.commands import (
     report,
     search,
     select,
+    verify,
 )
 from autoreap.commands.options import Add, Arguments, Result
 
@@ -37,6 +38,6 @@ class Command(Protocol):
         ...
 
 
-_MODULES = (search, pareto, report, select, materialise, calibrate, plan, evaluate, prune, inspect)
+_MODULES = (search, pareto, report, select, materialise, verify, calibrate, plan, evaluate, prune, inspect)
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}

@@ -26,10 +26,11 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Measure and save."""
     from autoreap import jobs
+    from autoreap.described import describe, load
 
     components = COMPONENTS[options.component]
     data = jobs.read_calibration(calibration_files(options))
-    loaded = jobs.load(jobs.describe(options.model), speech="talker" in components)
+    loaded = load(describe(options.model), speech="talker" in components)
     saliency = jobs.calibrated(loaded, data, components)
     saliency.save(options.output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}

@@ -21,10 +21,11 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Score, with intervals."""
     from autoreap import jobs
+    from autoreap.described import describe
     from autoreap.plan import load_plan
 
     plan = load_plan(options.plan) if options.plan else None
-    described = jobs.describe(options.model)
+    described = describe(options.model)
     evaluation = jobs.evaluated(described, options.evals, plan, split=options.split, batch_size=options.batch_size)
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)

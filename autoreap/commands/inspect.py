@@ -14,10 +14,10 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Sizes, from headers alone."""
-    from autoreap import jobs
+    from autoreap.described import describe
     from autoreap.sizes import component_sizes
 
-    described = jobs.describe(options.model)
+    described = describe(options.model)
     sizes = component_sizes(described.checkpoint, described.family)
     rows = [
         f"{name:<18}{s.num_parameters:>18,}{size_text(s.num_bytes):>14}{s.num_tensors:>9,}" for name, s in sizes.items()

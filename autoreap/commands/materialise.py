@@ -1,11 +1,14 @@
 """autoreap materialise: write the checkpoint of a trial or a plan."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from autoreap.commands.options import Add, Arguments, Result
-from autoreap.commands.writing import add_output_options, write
+from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
+
+if TYPE_CHECKING:
+    from autoreap.behaviour import Expected
 
 SUMMARY = "write a pruned checkpoint"
 EXAMPLE = "autoreap materialise tiny-tiny --trial 7 -o pruned"
@@ -17,26 +20,50 @@ def add_options(add: Add) -> None:
     add("--trial", type=int, help="number of the trial")
     add("--plan", type=Path, help="a plan.json")
     add("--model", help="where the base model is now (default: where the study had it)")
+    add("--evals", type=Path, help="compare answers to these (default: those that the trial was scored on)")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add_output_options(add)
 
 
 def run(options: Arguments) -> Result:
     """Write it, or say what it would be."""
-    from autoreap import jobs
-    from autoreap.plan import load_plan
-
     if (options.plan is None) == (options.trial is None):
         raise InputError("needs STUDY with --trial, or MODEL with --plan", where="materialise")
-    facts: dict[str, Any] = {}
-    if options.plan is not None:
-        model, plan = options.source, load_plan(options.plan)
-    else:
-        from autoreap.front import open_study, plan_of, points_of
+    return _of_plan(options) if options.plan is not None else _of_trial(options)
 
-        study = open_study(options.source, options.storage)
-        plan = plan_of(study, options.trial)
-        model = options.model or plan.base_model.name
-        point = next(point for point in points_of(study) if point.trial == options.trial)
-        facts = {"metrics": point.metrics, "trial": f"{study.study_name}/{options.trial}"}
-    return write(jobs.describe(model), plan, options, facts)
+
+def _of_plan(options: Arguments) -> Result:
+    from autoreap.described import describe
+    from autoreap.materialise import check_target
+    from autoreap.plan import load_plan
+
+    plan = load_plan(options.plan)
+    described = describe(options.source)
+    expected: Expected | str = "no --evals to answer"
+    if options.evals and compares(options):
+        from autoreap import jobs
+
+        check_target(target(options), described.checkpoint.path)
+        expected = jobs.answers_of_mask(described, plan, options.evals)
+    return write(described, plan, options, expected=expected)
+
+
+def _of_trial(options: Arguments) -> Result:
+    from autoreap import jobs
+    from autoreap.described import describe
+    from autoreap.front import open_study, plan_of, points_of
+
+    study = open_study(options.source, options.storage)
+    plan = plan_of(study, options.trial)
+    described = describe(options.model or plan.base_model.name)
+    point = next(point for point in points_of(study) if point.trial == options.trial)
+    facts = {"metrics": point.metrics, "trial": f"{study.study_name}/{options.trial}"}
+    expected: Expected | str = ""
+    if options.evals and compares(options):
+        expected = jobs.answers_of_mask(described, plan, options.evals)
+    elif compares(options):
+        try:
+            expected = jobs.answers_of_trial(study, options.trial)
+        except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
+            expected = str(error)
+    return write(described, plan, options, facts=facts, expected=expected)

@@ -23,9 +23,9 @@ def add_study_options(add: Add) -> None:
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
-def add_calibration_options(add: Add) -> None:
+def add_calibration_options(add: Add, *, required: bool = True) -> None:
     """What to measure, on what."""
-    add("--audio", type=Path, required=True, help="JSONL of audio rows")
+    add("--audio", type=Path, required=required, help="JSONL of audio rows")
     add("--video", type=Path, help="JSONL of video or image rows")
     add("--mixed", type=Path, help="JSONL of rows with both")
     add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")

@@ -19,13 +19,12 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Plan and save."""
-    from autoreap import jobs
-    from autoreap.report import plan_summary
+    from autoreap.described import describe
     from autoreap.saliency import load_saliency
 
     saliency = load_saliency(options.saliency_file)
-    described = jobs.describe(options.model or saliency.provenance["model"])
+    described = describe(options.model or saliency.provenance["model"])
     plan = planned(options, saliency, described.shape, described.base_model)
     plan.save(options.output)
-    summary = plan_summary(plan)
+    summary = plan.summary()
     return {"path": str(options.output), **summary}, f"wrote {options.output}: {summary}"

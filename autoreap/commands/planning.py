@@ -1,6 +1,5 @@
 """The options that say what to keep, shared by `plan` and `prune`."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset_values
@@ -21,20 +20,25 @@ def add_planning_options(add: Add, *, component: bool = True) -> None:
     add("--saliency", choices=RANKINGS, help="ranking of experts (default affinity)")
     add("--seed", type=int, help="of the random ranking (default 0)")
     add("--layers-cut", type=int, help="how many layers to cut, most similar first")
+    add("--similarity-threshold", type=float, metavar="COSINE", help="of the layers cut; less similar ones stay")
+    add("--protect-first", type=int, metavar="N", help="never cut the first N layers by ranking (default: depth / 12)")
+    add("--protect-last", type=int, metavar="N", help="nor the last N")
     add("--layers", type=indices, metavar="12,16", help="cut exactly these layers")
     add("--strip-vision", action="store_true", help="drop the vision tower")
+    add("--drop-speech", action="store_true", help="drop the talker and the waveform decoder: it answers in text alone")
     if component:
         add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
 
 
-def planned(options: Arguments, saliency: "Saliency", shape: "ModelShape", base_model: "BaseModel") -> "PruningPlan":
-    """The plan that the planning options ask for."""
+def planned(
+    options: Arguments, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"
+) -> "PruningPlan":
+    """The plan that the planning options ask for; without `saliency` where nothing is ranked."""
     from autoreap.plan import make_plan, without_layers
 
-    values = candidate(options, shape)
+    plan = make_plan(candidate(options, shape), saliency, shape, base_model)
     if options.layers is None:
-        return make_plan(values, saliency, shape, base_model)
-    plan = make_plan(replace(values, layers_cut=0, talker_layers_cut=0), saliency, shape, base_model)
+        return plan
     for component in COMPONENTS[options.component]:
         plan = without_layers(plan, component, options.layers, shape)
     return plan
@@ -51,7 +55,9 @@ def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
             retention, layers_cut = preset_values(options.preset, shape.components[component].num_layers)
         prefix = "" if component == "thinker" else f"{component}."
         given[f"{prefix}retention"] = retention if options.retention is None else options.retention
-        given[f"{prefix}layers_cut"] = layers_cut if options.layers_cut is None else options.layers_cut
+        if options.layers is None:
+            given[f"{prefix}layers_cut"] = layers_cut if options.layers_cut is None else options.layers_cut
     given |= {"lambda": options.lambda_, "beta": options.beta, "saliency": options.saliency, "seed": options.seed}
-    given["strip_vision"] = options.strip_vision or bool(options.preset)
+    given |= {name: getattr(options, name) for name in ("similarity_threshold", "protect_first", "protect_last")}
+    given |= {"strip_vision": options.strip_vision or bool(options.preset), "drop_speech": options.drop_speech}
     return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})

@@ -1,5 +1,12 @@
 """autoreap prune: calibrate, plan and materialise in one go."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from autoreap.candidate import Candidate
 from autoreap.commands.options import (
     COMPONENTS,
     Add,
@@ -11,6 +18,12 @@ from autoreap.commands.options import (
 )
 from autoreap.commands.planning import add_planning_options, candidate, planned
 from autoreap.commands.writing import add_output_options, target, write
+from autoreap.errors import InputError
+
+if TYPE_CHECKING:
+    from autoreap.described import Described
+    from autoreap.plan import PruningPlan
+    from autoreap.saliency import Saliency
 
 SUMMARY = "calibrate, plan and materialise in one go"
 EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.jsonl -o pruned"
@@ -19,21 +32,37 @@ EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.js
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
-    add_calibration_options(add)
+    add_calibration_options(add, required=False)
     add_planning_options(add, component=False)
     add_output_options(add)
 
 
 def run(options: Arguments) -> Result:
-    """All three steps."""
-    from autoreap import jobs
+    """All three steps; what needs no measurement loads no weight."""
+    from autoreap.described import describe
     from autoreap.materialise import check_target
+    from autoreap.plan import needs_saliency
 
-    described = jobs.describe(options.model)
-    candidate(options, described.shape)
-    data = jobs.read_calibration(calibration_files(options))
+    described = describe(options.model)
     if not options.dry_run:
-        check_target(target(options), described.checkpoint.path, size_bytes=0)
-    components = COMPONENTS[options.component]
-    saliency = jobs.calibrated(jobs.load(described, speech="talker" in components), data, components)
-    return write(described, planned(options, saliency, described.shape, described.base_model), options, {})
+        check_target(target(options), described.checkpoint.path)
+    values = candidate(options, described.shape)
+    if values == Candidate() and options.layers is None:
+        raise InputError("names nothing to prune", where="prune", fix="give --preset medium, or --retention 0.5")
+    decide = partial(planned, options, shape=described.shape, base_model=described.base_model)
+    if not needs_saliency(values):
+        return write(described, decide(None), options, expected="no weight was loaded to compare with")
+    return _measured(described, decide, options)
+
+
+def _measured(described: "Described", decide: "Callable[[Saliency | None], PruningPlan]", options: Arguments) -> Result:
+    files = calibration_files(options)
+    if "audio" not in files:
+        decide(None)  # says what would have to be measured
+    from autoreap import jobs
+
+    data = jobs.read_calibration(files)
+    with TemporaryDirectory() as scratch:
+        components = COMPONENTS[options.component]
+        plan, expected = jobs.measured_plan(described, data, components, decide, Path(scratch))
+        return write(described, plan, options, expected=expected or "no calibration row holds speech with its text")

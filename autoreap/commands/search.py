@@ -1,5 +1,6 @@
 """autoreap search: start or resume a study."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
     from autoreap.front import plan_of
-    from autoreap.report import front_table, plan_summary
+    from autoreap.report import front_table
+    from autoreap.verification import behaviour_text
 
     result = jobs.search(
         options.space,
@@ -41,17 +43,17 @@ def run(options: Arguments) -> Result:
     lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     if shipped:
-        kept = plan_summary(plan_of(study, shipped.trial))["thinker"]
+        kept = plan_of(study, shipped.trial).summary()["thinker"]
         lines += [
             f"shipped  {shipped.path}",
             f"         trial {shipped.trial} with {kept['experts']} experts in {kept['layers']} layers",
             f"         why: {shipped.reason}",
-            f"         stock transformers loads it; all {shipped.num_compared} answers equal the trial's",
+            f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
         for metric, (difference, low, high) in shipped.against_baseline.items():
             points = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
             lines.append(f"         {metric} {points} against the unpruned model, paired")
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:
-        document["shipped"] = {**vars(shipped), "path": str(shipped.path)}
+        document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}
     return document, "\n".join(lines)

@@ -5,14 +5,17 @@ Each file holds both halves of one edit, side by side: `mask`, the reversible fo
 bit for bit; tests/contract/test_dimensions.py holds every dimension to it.
 """
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from transformers import PreTrainedModel
-
-from autoreap.dimensions import experts, layers, vision
+from autoreap.dimensions import experts, layers, speech, vision
 from autoreap.families.family import Config, Family, TensorRole
 from autoreap.plan import PruningPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Dimension(Protocol):
@@ -32,4 +35,4 @@ class Dimension(Protocol):
 
 
 # Experts come before layers: a plan lists experts by original layer, and `layers` renumbers them.
-DIMENSIONS: tuple[Dimension, ...] = (experts, layers, vision)
+DIMENSIONS: tuple[Dimension, ...] = (experts, layers, vision, speech)

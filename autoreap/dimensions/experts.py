@@ -1,16 +1,19 @@
 """Keep some experts of each layer, the same number in all layers of a component."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from autoreap.families.family import Config, Family, Router, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 @contextmanager
@@ -35,6 +38,8 @@ def _narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
     This is what the pruned router computes, to the bit. Masking the logits of dropped experts would not be: softmax
     over E entries rounds otherwise than softmax over K (up to 4e-2 in bf16).
     """
+    import torch
+
     original = router.weight
     num_experts, top_k = router.num_experts, router.top_k
     keep = torch.tensor(kept, device=original.device)
@@ -45,7 +50,7 @@ def _narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
 
     handle = router.register_forward_hook(to_original)
     try:
-        router.weight = nn.Parameter(original.detach()[keep], requires_grad=False)
+        router.weight = torch.nn.Parameter(original.detach()[keep], requires_grad=False)
         router.num_experts, router.top_k = len(kept), min(top_k, len(kept))
         yield
     finally:

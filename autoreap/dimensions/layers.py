@@ -1,14 +1,17 @@
 """Cut whole decoder layers."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from autoreap.families.family import Config, Decoder, Family, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager
@@ -27,6 +30,8 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
 
 @contextmanager
 def _shortened(decoder: Decoder, family: Family, retained: tuple[int, ...]) -> Iterator[None]:
+    from torch import nn
+
     original, depth = decoder.layers, decoder.config.num_hidden_layers
     try:
         decoder.layers = nn.ModuleList([original[layer] for layer in retained])

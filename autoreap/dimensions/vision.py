@@ -1,12 +1,16 @@
 """Drop the vision tower. What is heard does not change; an image is refused, lest it be answered with nonsense."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from autoreap.families.family import Config, Family, TensorRole
 from autoreap.plan import PruningPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager

@@ -1,21 +1,28 @@
 """What every model family must say of itself: the only place where its names are known.
 
 A dimension (`autoreap.dimensions`) asks these questions and never spells a module path, config key or tensor name.
+Families and dimensions import torch and transformers where they touch a model, not before: what is read from headers
+and configs alone then answers at once.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
-
-import torch
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from autoreap.errors import InputError
-from autoreap.families.chat_inputs import ChatInputs
 from autoreap.plan import ModelShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from autoreap.families.chat_inputs import ChatInputs
 
 Config = dict[str, Any]
 
@@ -119,6 +126,14 @@ class Family(ABC):
     @abstractmethod
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter."""
+
+    @abstractmethod
+    def without_speech(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Within the context, `model` is as it would be loaded from a checkpoint that can't speak."""
+
+    @abstractmethod
+    def write_no_speech(self, config: Config) -> None:
+        """Say that the model has no voice."""
 
     @abstractmethod
     def speech_tap(self, model: PreTrainedModel) -> int | None:

@@ -4,36 +4,32 @@ On disk the prefixes are `thinker.{audio_tower,visual,model}`; in memory
 `thinker.model.{audio_tower,visual,language_model}`.
 """
 
+from __future__ import annotations
+
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from torch import nn
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    Qwen3OmniMoeConfig,
-    Qwen3OmniMoeForConditionalGeneration,
-    WhisperFeatureExtractor,
-)
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import (
-    Qwen3OmniMoeProcessor,
-    _get_feat_extract_output_lengths,
-)
+from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.checkpoint import read_json
 from autoreap.errors import InputError
-from autoreap.families.chat_inputs import ChatInputs, Placeholders
 from autoreap.families.family import Config, Decoder, Family, Router, TensorRole
 from autoreap.plan import ComponentShape, ModelShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from autoreap.families.chat_inputs import ChatInputs
 
 _DECODER_TENSOR = re.compile(r"(?P<part>thinker|talker)\.model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _EXPERT_TENSOR = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight)")
 _ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+_STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
+_STUB_HEADS, _STUB_HEAD_DIM = 8, 8
 _PART_OF_PREFIX = {
     "thinker.audio_tower.": "audio",
     "thinker.visual.": "vision",
@@ -79,25 +75,34 @@ class Qwen3Omni(Family):
 
     def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
         """See `Family.load`."""
+        from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
+
         config = Qwen3OmniMoeConfig.from_pretrained(path)
         config.enable_audio_output = config.enable_audio_output and speech
         model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
             path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
         )
-        if config.thinker_config.vision_config.depth == 0:
+        if getattr(config.thinker_config.vision_config, _STRIPPED, False):
             self.close_eyes(model)  # a stub would turn an image into nonsense
-        return cast(PreTrainedModel, model.eval())
+        return cast("PreTrainedModel", model.eval())
 
     def inputs(self, path: Path) -> ChatInputs:
         """See `Family.inputs`."""
+        from transformers import AutoTokenizer, WhisperFeatureExtractor
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        from transformers.models.qwen3_omni_moe import processing_qwen3_omni_moe as processing
+
+        from autoreap.families.chat_inputs import ChatInputs, Placeholders
+
+        default_size = processing.Qwen3OmniMoeProcessor.videos_kwargs["size"]
         try:
             return ChatInputs(
                 tokenizer=AutoTokenizer.from_pretrained(path, trust_remote_code=False),
                 feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
                 image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
-                frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path)),
+                frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path, default_size)),
                 placeholders=Placeholders(audio="<|audio_pad|>", image="<|image_pad|>", video="<|video_pad|>"),
-                num_audio_tokens=lambda num_frames: int(_get_feat_extract_output_lengths(num_frames)),
+                num_audio_tokens=lambda num_frames: int(processing._get_feat_extract_output_lengths(num_frames)),
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -107,7 +112,7 @@ class Qwen3Omni(Family):
 
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
         """See `Family.thinker`."""
-        return cast(PreTrainedModel, getattr(model, "thinker", model))
+        return cast("PreTrainedModel", getattr(model, "thinker", model))
 
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
         """See `Family.decoder`."""
@@ -130,15 +135,17 @@ class Qwen3Omni(Family):
 
     def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
         """See `Family.audio_embeddings`."""
+        import torch
+
         thinker = self.thinker(model)
         mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=thinker.device)
         features = mel[None].to(thinker.device, thinker.dtype)
         output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
-        return cast(torch.Tensor, output.last_hidden_state)
+        return cast("torch.Tensor", output.last_hidden_state)
 
     def is_audio(self, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
         """See `Family.is_audio`."""
-        return cast(torch.Tensor, input_ids == self.thinker(model).config.audio_token_id)
+        return cast("torch.Tensor", input_ids == self.thinker(model).config.audio_token_id)
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech."""
@@ -152,6 +159,26 @@ class Qwen3Omni(Family):
                 talker_max_new_tokens=max_steps,
                 return_audio=True,
             )
+
+    @contextmanager
+    def without_speech(self, model: PreTrainedModel) -> Iterator[None]:
+        """See `Family.without_speech`."""
+        modules, has_talker = dict(model._modules), getattr(model, "has_talker", False)
+        if not has_talker:  # nothing to take out; the thinker alone has no such attribute either
+            yield
+            return
+        try:
+            cast(Any, model).has_talker = False
+            del model._modules["talker"], model._modules["code2wav"]
+            yield
+        finally:
+            cast(Any, model).has_talker = has_talker
+            model._modules.clear()
+            model._modules.update(modules)  # in their order
+
+    def write_no_speech(self, config: Config) -> None:
+        """See `Family.write_no_speech`."""
+        config["enable_audio_output"] = False
 
     def speech_tap(self, model: PreTrainedModel) -> int | None:
         """See `Family.speech_tap`."""
@@ -184,14 +211,35 @@ class Qwen3Omni(Family):
     def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
         """See `Family.write_no_vision`.
 
-        The stock class always builds a tower. Depth 0 and a single head keep a patch embedding and a merger of the
-        smallest width that its rotary embedding allows: one head of the original size.
+        The stock class always builds a tower. What stays is one narrow block between a patch embedding and a merger:
+        with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
         """
         vision = config["thinker_config"]["vision_config"]
-        vision["hidden_size"] //= vision["num_heads"]
-        vision |= {"num_heads": 1, "depth": 0, "deepstack_visual_indexes": []}
-        expected = self.expected_tensors(config)
-        return {name: shape for name, shape in expected.items() if name.startswith("thinker.visual.")}
+        num_heads = min(_STUB_HEADS, vision["num_heads"])
+        width = num_heads * _STUB_HEAD_DIM
+        vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
+        vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
+        try:
+            patch, out = vision["patch_size"], vision["out_hidden_size"]
+            merged = width * vision["spatial_merge_size"] ** 2
+            rows = {
+                "patch_embed.proj": (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch),
+                "blocks.0.norm1": (width,),
+                "blocks.0.norm2": (width,),
+                "blocks.0.attn.qkv": (3 * width, width),
+                "blocks.0.attn.proj": (width, width),
+                "blocks.0.mlp.linear_fc1": (width, width),
+                "blocks.0.mlp.linear_fc2": (width, width),
+                "merger.ln_q": (width,),
+                "merger.mlp.0": (merged, merged),
+                "merger.mlp.2": (out, merged),
+            }
+            shapes: dict[str, tuple[int, ...]] = {"pos_embed.weight": (vision["num_position_embeddings"], width)}
+        except KeyError as error:
+            raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
+        for name, shape in rows.items():
+            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+        return {f"thinker.visual.{name}": shape for name, shape in shapes.items()}
 
     def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
         """See `Family.vision_entrances`."""
@@ -212,6 +260,9 @@ class Qwen3Omni(Family):
 
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """See `Family.expected_tensors`."""
+        import torch
+        from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
+
         with torch.device("meta"):
             model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
         state = {_name_on_disk(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -223,11 +274,10 @@ def _name_on_disk(name: str) -> str:
     return name.replace("thinker.model.language_model.", "thinker.model.", 1)
 
 
-def _video_size(path: Path) -> dict[str, int]:
-    """Least and most pixels of a frame: the checkpoint's own, or the real processor's defaults."""
+def _video_size(path: Path, default: dict[str, int]) -> dict[str, int]:
+    """Least and most pixels of a frame: the checkpoint's own, or `default`."""
     stored = path / "video_preprocessor_config.json"
-    size = read_json(stored)["size"] if stored.exists() else Qwen3OmniMoeProcessor.videos_kwargs["size"]
-    return cast(dict[str, int], size)
+    return cast(dict[str, int], read_json(stored)["size"]) if stored.exists() else default
 
 
 def _text_config(config: Mapping[str, Any], component: str) -> dict[str, Any]:

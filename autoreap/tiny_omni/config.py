@@ -103,6 +103,7 @@ def _vision() -> dict[str, Any]:
         "deepstack_visual_indexes": [0, 1],
         "image_size": SIDE,
         "in_chans": 3,
+        "apply_vit_abs_pos_embed": True,
     }
 
 

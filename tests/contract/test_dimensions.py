@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from builders import identity_plan, random_component
-from random_models import END, random_prompt
+from random_models import END, answer_aloud, random_prompt
 
 from autoreap.checkpoint import open_checkpoint
 from autoreap.errors import InputError
@@ -42,11 +42,11 @@ class DimensionContract:
     ) -> None:
         plan, target = pruned
         base, written = _load(random_checkpoint, dtype), _load(target, dtype)
-        unpruned = _everything(base)
         with masked(base, plan):
             by_mask = _everything(base)
         by_checkpoint = _everything(written)
-        for name in unpruned:
+        assert by_mask.keys() == by_checkpoint.keys()
+        for name in by_mask:
             assert torch.equal(by_mask[name], by_checkpoint[name]), name
 
     def test_unmasking_restores_every_bit(self, random_checkpoint: Path, pruned: tuple[PruningPlan, Path]) -> None:
@@ -104,6 +104,34 @@ class TestVision(DimensionContract):
         assert model.thinker.get_image_features(**image).pooler_output[0].shape == (4, 32)
 
 
+class TestSpeech(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        return PruningPlan(plan.base_model, False, plan.thinker, drop_speech=True)
+
+    def test_a_model_without_speech_does_not_speak_while_masked_and_does_afterwards(
+        self, random_checkpoint: Path, pruned: tuple[PruningPlan, Path]
+    ) -> None:
+        model = _load(random_checkpoint, torch.float32)
+        prompt = random_prompt(batch_size=1, length=11)
+        with masked(model, pruned[0]), pytest.raises(ValueError, match="Cannot use talker"):
+            model.generate(**prompt, return_audio=True)
+        assert "waveform" in _everything(model)
+
+    def test_nothing_that_speaks_is_stored(self, pruned: tuple[PruningPlan, Path]) -> None:
+        checkpoint = open_checkpoint(pruned[1])
+        assert not [name for name in checkpoint.tensors if name.startswith(("talker.", "code2wav."))]
+        assert "talker" not in family_of(checkpoint.config).shape(checkpoint.config).components
+
+
+class TestSpeechWithLayersCutAboveTheTap(DimensionContract):
+    """Without a talker nothing listens to the thinker's middle; layers may go on either side of where it did."""
+
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        assert shape.speech_tap == 3
+        thinker = random_component(shape.components["thinker"], layers=(0, 1, 2))
+        return PruningPlan(plan.base_model, True, thinker, drop_speech=True)
+
+
 class TestEverythingAtOnce(DimensionContract):
     def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
         thinker = random_component(shape.components["thinker"], num_experts=4, layers=(0, 2, 3, 5), seed=4)
@@ -120,14 +148,10 @@ def _everything(model: Any) -> dict[str, torch.Tensor]:
     """Logits and greedy text of a padded batch, text and waveform of a single prompt."""
     batch, single = random_prompt(batch_size=3, length=14), random_prompt(batch_size=1, length=11)
     batch["attention_mask"][0, :4] = 0
-    text, waveform = model.generate(
-        **single, thinker_max_new_tokens=6, thinker_eos_token_id=END, talker_do_sample=False, talker_max_new_tokens=6
-    )
     return {
         "logits": model.thinker(**batch).logits,
         "greedy batch": model.thinker.generate(**batch, max_new_tokens=5, do_sample=False, eos_token_id=END),
-        "text": text,
-        "waveform": waveform,
+        **answer_aloud(model, single, max_steps=6),
     }
 
 

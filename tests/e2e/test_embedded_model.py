@@ -11,6 +11,7 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 from autoreap import jobs
 from autoreap.candidate import Candidate
 from autoreap.config import load_evals
+from autoreap.described import describe, load
 from autoreap.evaluate import Evaluator
 from autoreap.plan import make_plan
 from autoreap.tiny_omni import CHECKPOINT
@@ -53,7 +54,7 @@ def test_no_sentence_is_in_two_of_calibration_search_and_report() -> None:
 @pytest.mark.slow
 def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
     evals = load_evals(ROOT / "evals" / "tiny.yaml")
-    loaded = jobs.load(jobs.describe("tiny"))
+    loaded = load(describe("tiny"))
     evaluation = Evaluator(loaded.model, loaded.inputs, evals, split="report", batch_size=64).run()
     scores = evaluation.scores()
     bounds = {"wer": 0.03, "wer.voices": 0.08, "wer.noisy": 0.08}
@@ -65,7 +66,7 @@ def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
 @pytest.mark.slow
 def test_its_experts_matter_and_affinity_finds_those_that_do() -> None:
     evals = load_evals(ROOT / "evals" / "tiny.yaml")
-    loaded = jobs.load(jobs.describe("tiny"))
+    loaded = load(describe("tiny"))
     files = {modality: ROOT / f"calibration/tiny/{modality}.jsonl" for modality in ("audio", "video", "mixed")}
     saliency = jobs.calibrated(loaded, jobs.read_calibration(files))
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=64)

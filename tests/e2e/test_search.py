@@ -17,8 +17,8 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 from autoreap.cli import main
 from autoreap.errors import InputError
 from autoreap.front import PLAN, RESULT
+from autoreap.lock import exclusive
 from autoreap.plan import load_plan
-from autoreap.search import exclusive
 from autoreap.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -156,8 +156,11 @@ def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
 
 
 def test_a_second_search_of_the_same_study_is_refused(project: Path) -> None:
-    with exclusive(project / "mlruns", "night"):
-        with pytest.raises(InputError, match="another search"), exclusive(project / "mlruns", "night"):
+    (project / "mlruns").mkdir()
+    lock = project / "mlruns" / "night.lock"
+    lock.touch()
+    with exclusive(lock, "held", fix="wait"):
+        with pytest.raises(InputError, match="held"), exclusive(lock, "held", fix="wait"):
             pass
         assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 2
 

@@ -1,0 +1,148 @@
+"""Does the checkpoint answer as what was measured did? The same utterances, the same text, so the same scores.
+
+What is compared here was answered by a masked model in memory; the checkpoint is loaded by the stock class from its
+files. A few of the utterances travel with the checkpoint, so that `autoreap verify` can ask them again elsewhere.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoreap.config import EvalsConfig, TaskConfig, load_evals
+from autoreap.described import Loaded, default_device, describe, load, release, shortage
+from autoreap.errors import VerificationError
+from autoreap.evaluate import Evaluation, Evaluator, Outcome, load_outcomes, read_task
+from autoreap.samples import Sample
+from autoreap.verification import FOLDER, Record, Verified
+
+DEFAULT_CARRIED = 16
+_EVALS, _OUTCOMES = "evals.yaml", "outcomes.jsonl"
+_TEXTS = ("text", "question", "answer", "language", "speaker")
+
+Outcomes = Mapping[str, tuple[Outcome, ...]]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a checkpoint must answer.
+
+    Attributes:
+        evals: whose search split was answered.
+        outcomes: the answers, by metric.
+        batch_size: utterances decoded together; others round otherwise.
+        where: device and type that they were computed on, as `place` names them; others round otherwise, too.
+    """
+
+    evals: EvalsConfig
+    outcomes: Outcomes
+    batch_size: int
+    where: str
+
+
+def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFAULT_CARRIED) -> Verified:
+    """Load `checkpoint`, compare its answers, and leave `carried` utterances with it for later.
+
+    Computed elsewhere than `expected.where`, an answer may differ; there each score must lie within the interval of the
+    expected one.
+
+    Raises:
+        VerificationError: an answer differs, or a score lies outside its interval.
+    """
+    described = describe(str(checkpoint))
+    release()
+    device, dtype = _loadable(expected.where)
+    if reason := shortage(described, device, dtype):
+        return Verified(None, reason)
+    loaded = load(described, device=device, dtype=dtype)
+    verified = _compared(checkpoint, loaded, expected)
+    if carried:
+        folder = checkpoint / FOLDER
+        tasks = [(task, read_task(task, expected.evals.path.parent)) for task in expected.evals.splits["search"]]
+        evals = write_utterances(folder, tasks, carried)
+        alone = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run()
+        alone.save_outcomes(folder / _OUTCOMES)
+    return verified
+
+
+def check_carried(checkpoint: Path, record: Record) -> Verified:
+    """Ask again what the checkpoint carries, one utterance at a time; see `check_behaviour`."""
+    folder = checkpoint / FOLDER
+    if not (folder / _OUTCOMES).is_file():
+        return Verified(None, "it carries no utterances")
+    expected = Expected(
+        evals=load_evals(folder / _EVALS),
+        outcomes=load_outcomes(folder / _OUTCOMES),
+        batch_size=1,
+        where=record.behaviour.where,
+    )
+    return check_behaviour(checkpoint, expected, carried=0)
+
+
+def place(loaded: Loaded) -> str:
+    """Device and type of a loaded model, such as `cuda, bfloat16`."""
+    return f"{loaded.model.device.type}, {str(loaded.model.dtype).removeprefix('torch.')}"
+
+
+def _loadable(where: str) -> tuple[str, str]:
+    """The device and type that `where` names, or this machine's own where it has no such device."""
+    device, _, dtype = where.partition(", ")
+    return (device, dtype) if device in ("cpu", default_device()) else (default_device(), "auto")
+
+
+def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
+    evaluation = Evaluator(loaded.model, loaded.inputs, expected.evals, batch_size=expected.batch_size).run()
+    metrics, where = evaluation.metrics(), place(loaded)
+    total = sum(map(len, evaluation.outcomes.values()))
+    different = [
+        f"{metric} {own.id}: {own.output!r} instead of {other.output!r}"
+        for metric, outcomes in evaluation.outcomes.items()
+        for own, other in zip(outcomes, expected.outcomes[metric], strict=True)
+        if own != other
+    ]
+    if different and where == expected.where:
+        raise VerificationError(f"{checkpoint}: {len(different)} of {total} answers differ, such as {different[0]}")
+    for metric, score in Evaluation(expected.outcomes, 0.0).metrics().items():
+        value = metrics[metric]["value"]
+        if not score["low"] <= value <= score["high"]:
+            raise VerificationError(
+                f"{checkpoint}: {metric} is {value:.4f}, expected were {score['low']:.4f} to {score['high']:.4f}"
+            )
+    note = f"{where}; {len(different)} differ from those computed on {expected.where}" if different else where
+    return Verified(total - len(different), note, metrics, where=where)
+
+
+def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sample]]], limit: int) -> EvalsConfig:
+    """Write at most `limit` rows of `tasks`, evenly spread, with their media, as an evals file in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    share = max(1, limit // len(tasks))
+    entries = []
+    for number, (task, samples) in enumerate(tasks):
+        step = max(1, len(samples) // share)
+        chosen = samples[::step][:share]
+        name = f"utterances-{number}.jsonl"
+        rows = [_row(folder, f"{number}-{place}", sample) for place, sample in enumerate(chosen)]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / name).write_text(text, encoding="utf-8")
+        kept = {key: value for key, value in asdict(task).items() if key in ("task", "label", "doc_to_text") and value}
+        bound = {"max_new_tokens": task.max_new_tokens} if task.max_new_tokens else {}
+        entries.append({**kept, **bound, "dataset_path": name})
+    path = folder / _EVALS
+    path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
+    return load_evals(path)
+
+
+def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
+    """A sample as a JSONL row, its media copied beside it under `name`."""
+    row: dict[str, Any] = {"id": sample.id, **{key: getattr(sample, key) for key in _TEXTS if getattr(sample, key)}}
+    for key, media in (("audio", sample.audio), ("image", sample.image)):
+        if media is not None:
+            encoded, suffix = (media, "") if isinstance(media, bytes) else (media.read_bytes(), media.suffix)
+            row[key] = f"{name}-{key}{suffix}"
+            (folder / row[key]).write_bytes(encoded)
+    if sample.choices:
+        row["choices"] = list(sample.choices)
+    return row

@@ -1,0 +1,106 @@
+"""A model on disk, and the same model loaded. Light until it is loaded."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.families import Family, family_of
+from autoreap.plan import BaseModel, ModelShape
+from autoreap.progress import log
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from autoreap.families.chat_inputs import ChatInputs
+
+_SPEAKING_PARTS = ("talker", "speech")
+_ACTIVATIONS = 1.1  # a batch of utterances beside the weights, and what the allocator keeps
+
+
+@dataclass(frozen=True)
+class Described:
+    """An opened checkpoint, its family, and what a plan must know of it."""
+
+    name: str
+    checkpoint: Checkpoint
+    family: Family
+    shape: ModelShape
+
+    @property
+    def base_model(self) -> BaseModel:
+        """As plans name it."""
+        return BaseModel(self.name, self.checkpoint.fingerprint)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, with its inputs."""
+
+    described: Described
+    model: PreTrainedModel
+    inputs: ChatInputs
+
+
+def describe(model: str) -> Described:
+    """Open MODEL from its headers; `InputError` if it is none that this project knows."""
+    path = resolve_model(model)
+    checkpoint = open_checkpoint(path)
+    family = family_of(checkpoint.config, where=path / "config.json")
+    for name in checkpoint.tensors:
+        family.role(name)
+    return Described(model, checkpoint, family, family.shape(checkpoint.config))
+
+
+def load(described: Described, *, speech: bool = False, device: str | None = None, dtype: str = "auto") -> Loaded:
+    """Load the weights. `auto` computes in float32 on a CPU, in the stored type on an accelerator."""
+    device = device or default_device()
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    path = described.checkpoint.path
+    log(f"loading {described.name} on {device}")
+    model = described.family.load(path, dtype=dtype, device=device, speech=speech)
+    return Loaded(described, model, described.family.inputs(path))
+
+
+def default_device() -> str:
+    """An accelerator where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def shortage(described: Described, device: str, dtype: str) -> str | None:
+    """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
+
+    `device` and `dtype` as `load` takes them.
+
+    Call `release` first where another model has just gone out of use.
+    """
+    import psutil
+    import torch
+
+    stored = [
+        info
+        for info in described.checkpoint.tensors.values()
+        if described.family.role(info.name).part not in _SPEAKING_PARTS
+    ]
+    dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
+    needed = sum(info.num_bytes for info in stored)
+    if dtype != "auto":
+        needed = getattr(torch, dtype).itemsize * sum(info.num_parameters for info in stored)
+    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
+    if needed * _ACTIVATIONS <= free:
+        return None
+    return f"it needs {needed * _ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+
+
+def release() -> None:
+    """Give back the memory of models that are no longer referred to."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,31 @@
+"""Drop what speaks: the talker and the waveform decoder. What is heard and written does not change."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from autoreap.families.family import Config, Family, TensorRole
+from autoreap.plan import PruningPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PARTS = ("talker", "speech")
+
+
+def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractContextManager[None]:
+    """Take the speaking parts out while the context lasts."""
+    return family.without_speech(model) if plan.drop_speech else nullcontext()
+
+
+def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
+    """Drop the talker and the waveform decoder."""
+    return None if plan.drop_speech and role.part in _PARTS else role
+
+
+def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Say that the model has no voice; the talker's own keys stay, as some engines read them."""
+    if plan.drop_speech:
+        family.write_no_speech(config)
+    return {}

@@ -1,0 +1,200 @@
+"""What is wrong with a checkpoint is found, whether it was just written or has travelled."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from builders import random_component
+from safetensors.torch import load_file, save_file
+
+from autoreap import shards
+from autoreap.behaviour import Expected, check_behaviour, check_carried, place
+from autoreap.config import EvalsConfig, load_evals
+from autoreap.described import Loaded, describe, load
+from autoreap.errors import InputError, VerificationError
+from autoreap.evaluate import Evaluator
+from autoreap.materialise import Materialised, materialise
+from autoreap.plan import PruningPlan
+from autoreap.tiny_omni import CHECKPOINT
+from autoreap.verification import Verified, check_content, check_structure, load_record
+
+EVALS = Path(__file__).parent.parent / "evals" / "tiny"
+ROWS = {"asr_search": 6, "qa_search": 4}
+YAML = """\
+search:
+  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
+  - {task: audio_qa, dataset_path: qa_search.jsonl, max_new_tokens: 9}
+"""
+
+
+@pytest.fixture(scope="module")
+def base() -> Loaded:
+    return load(describe(str(CHECKPOINT)))
+
+
+@pytest.fixture(scope="module")
+def plan(base: Loaded) -> PruningPlan:
+    thinker = random_component(base.described.shape.components["thinker"], num_experts=9, layers=(0, 1, 2, 4, 5, 7))
+    return PruningPlan(base.described.base_model, True, thinker, drop_speech=True)
+
+
+@pytest.fixture(scope="module")
+def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalsConfig:
+    folder = tmp_path_factory.mktemp("evals")
+    for name, limit in ROWS.items():
+        rows = [json.loads(line) for line in (EVALS / f"{name}.jsonl").read_text().splitlines()[:limit]]
+        for row in rows:
+            row["audio"] = str((EVALS / row["audio"]).resolve())
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "evals.yaml").write_text(YAML)
+    return load_evals(folder / "evals.yaml")
+
+
+@pytest.fixture(scope="module")
+def expected(base: Loaded, plan: PruningPlan, evals: EvalsConfig) -> Expected:
+    evaluation = Evaluator(base.model, base.inputs, evals, batch_size=4).run(plan)
+    return Expected(evals, evaluation.outcomes, 4, place(base))
+
+
+@pytest.fixture(scope="module")
+def pristine(plan: PruningPlan, expected: Expected, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("pristine") / "model"
+    written = write(plan, expected, target, carried=5)
+    assert written.record.behaviour.num_compared == sum(ROWS.values())
+    return target
+
+
+def write(plan: PruningPlan, expected: Expected, target: Path, *, carried: int = 0) -> Materialised:
+    def behaviour(checkpoint: Path) -> Verified:
+        assert not target.exists()
+        return check_behaviour(checkpoint, expected, carried=carried)
+
+    return materialise(CHECKPOINT, plan, target, behaviour=behaviour)
+
+
+@pytest.fixture
+def written(pristine: Path, tmp_path: Path) -> Path:
+    """A copy somewhere else, to be damaged."""
+    shutil.copytree(pristine, tmp_path / "elsewhere")
+    return tmp_path / "elsewhere"
+
+
+def test_a_checkpoint_carries_all_it_takes_to_verify_it_elsewhere(written: Path) -> None:
+    record = load_record(written)
+    check_content(check_structure(written), record)
+    verified = check_carried(written, record)
+    assert verified.num_compared == 4  # five among two tasks
+    assert set(verified.metrics) == {"wer", "accuracy"}
+
+
+def test_a_flipped_bit_anywhere_is_found(written: Path) -> None:
+    path = written / "model.safetensors"
+    intact = path.read_bytes()
+    start = len(intact) - describe(str(written)).checkpoint.num_bytes
+    for position in (start, (start + len(intact)) // 2, len(intact) - 1):
+        path.write_bytes(intact[:position] + bytes([intact[position] ^ 1]) + intact[position + 1 :])
+        with pytest.raises(VerificationError, match="differs from its source"):
+            check_content(check_structure(written), load_record(written))
+
+
+@pytest.mark.parametrize("fault", ["missing", "more", "shape"])
+def test_tensors_that_the_stock_class_does_not_expect_are_found(written: Path, fault: str) -> None:
+    tensors = load_file(written / "model.safetensors")
+    name = "thinker.model.layers.1.mlp.gate.weight"
+    if fault == "missing":
+        del tensors[name]
+    elif fault == "more":
+        tensors["thinker.model.layers.1.mlp.gate.bias"] = torch.zeros(9)
+    else:
+        tensors[name] = tensors[name][:-1]
+    save_file(tensors, written / "model.safetensors")
+    with pytest.raises(VerificationError, match="stock class expects"):
+        check_structure(written)
+
+
+def test_a_truncated_file_is_bad_input(written: Path) -> None:
+    path = written / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        check_structure(written)
+
+
+def test_a_type_that_changed_is_found(written: Path) -> None:
+    tensors = {name: tensor.half() for name, tensor in load_file(written / "model.safetensors").items()}
+    save_file(tensors, written / "model.safetensors")
+    with pytest.raises(VerificationError, match="differs from its source"):
+        check_content(check_structure(written), load_record(written))
+
+
+def test_another_answer_is_found_before_the_checkpoint_gets_its_name(
+    plan: PruningPlan, expected: Expected, tmp_path: Path
+) -> None:
+    first = expected.outcomes["wer"][0]
+    other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
+    with pytest.raises(VerificationError, match=r"1 of 10 answers differ, such as wer .*'said otherwise'"):
+        write(plan, replace(expected, outcomes=other), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: Path, expected: Expected) -> None:
+    first = expected.outcomes["wer"][0]
+    other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
+    verified = check_behaviour(pristine, replace(expected, outcomes=other, where="cuda, bfloat16"), carried=0)
+    assert verified.num_compared == 9
+    assert "1 differ from those computed on cuda, bfloat16" in verified.detail
+    perfect = tuple(replace(o, counts=replace(o.counts, numerator=o.counts.denominator)) for o in other["accuracy"])
+    wrong = {**other, "accuracy": tuple(replace(o, counts=replace(o.counts, numerator=0)) for o in perfect)}
+    if not any(outcome.counts.numerator for outcome in expected.outcomes["accuracy"]):
+        wrong = {**other, "accuracy": perfect}
+    with pytest.raises(VerificationError, match="accuracy is"):
+        check_behaviour(pristine, replace(expected, outcomes=wrong, where="cuda, bfloat16"), carried=0)
+
+
+def test_a_changed_weight_that_changes_answers_is_found_by_behaviour(written: Path) -> None:
+    path = written / "model.safetensors"
+    tensors = load_file(path)
+    tensors["thinker.lm_head.weight"] = tensors["thinker.lm_head.weight"].flip(0)
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(VerificationError, match="answers differ"):
+        check_carried(written, load_record(written))
+
+
+def test_a_checkpoint_that_carries_nothing_says_so(written: Path) -> None:
+    record = load_record(written)
+    (written / "verification" / "outcomes.jsonl").unlink()
+    assert check_carried(written, record) == Verified(None, "it carries no utterances")
+    (written / "verification" / "record.json").unlink()
+    with pytest.raises(InputError, match=r"carries no verification/record\.json"):
+        load_record(written)
+
+
+@pytest.mark.parametrize(("edit", "message"), [({"format": 9}, "format 1"), ({"behaviour": []}, "not of the form")])
+def test_a_record_of_another_form_is_refused(written: Path, edit: dict[str, object], message: str) -> None:
+    path = written / "verification" / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(InputError, match=message):
+        load_record(written)
+
+
+def test_what_does_not_fit_in_memory_is_not_loaded_and_says_so(
+    pristine: Path, expected: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((pristine / "config.json").read_text())
+    names = {"thinker.model.embed_tokens.weight": (40_000_000_000, 1)}  # 160 GB in float32; a hole on the disk
+    from builders import write_sparse_checkpoint
+
+    verified = check_behaviour(write_sparse_checkpoint(tmp_path, config, names), expected)
+    assert verified.num_compared is None
+    assert verified.detail.startswith("it needs 176.0 GB of memory on")
+
+
+def test_the_checksum_is_of_the_bytes_alone(pristine: Path, tmp_path: Path) -> None:
+    import xxhash
+
+    record, tensors = load_record(pristine), load_file(pristine / "model.safetensors")
+    assert shards.CHECKSUM == "xxh3_128"
+    for name, tensor in tensors.items():
+        assert xxhash.xxh3_128(tensor.view(torch.uint8).numpy().tobytes()).hexdigest() == record.checksums[name]
