@@ -1,6 +1,7 @@
 """Parse, run one command, map errors to exit codes."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("autoreap: interrupted", file=sys.stderr)
         return 130
     if options.json:
-        from autoreap.report import to_json
-
-        print(to_json(document))
+        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
     elif text:
         print(text)
     return 0

@@ -14,9 +14,18 @@ from typing import Any
 import optuna
 from transformers import PreTrainedModel
 
-from autoreap.calibrate import calibrate
+from autoreap import calibration_data
+from autoreap.calibrate import Options, calibrate
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
-from autoreap.config import EvalsConfig, SpaceConfig, load_evals, load_space
+from autoreap.config import (
+    DEFAULT_MAX_UNREADABLE,
+    CalibrationConfig,
+    CalibrationSet,
+    EvalsConfig,
+    SpaceConfig,
+    load_evals,
+    load_space,
+)
 from autoreap.errors import InputError, VerificationError
 from autoreap.evaluate import Evaluation, Evaluator, check_splits_apart, load_outcomes, read_task
 from autoreap.families import Family, family_of
@@ -28,7 +37,7 @@ from autoreap.plan import BaseModel, ModelShape, PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.report import plot_front, write_report
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.samples import Sample, digest, read_samples
+from autoreap.samples import Sample, digest
 from autoreap.scores import paired_difference
 from autoreap.search import Search, exclusive
 from autoreap.tracking import Tracker
@@ -81,9 +90,12 @@ def load(described: Described, *, speech: bool = False, device: str | None = Non
     return Loaded(described, model, described.family.inputs(path))
 
 
-def read_calibration(files: Mapping[str, Path]) -> dict[str, list[Sample]]:
-    """The rows of JSONL files by modality; cheap, so that a broken row is found before a model is loaded."""
-    return {modality: read_samples(path) for modality, path in files.items()}
+def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dict[str, list[Sample]]:
+    """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded."""
+    if isinstance(calibration, CalibrationConfig):
+        return calibration_data.read_calibration(calibration)
+    sets = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
+    return calibration_data.read_calibration(CalibrationConfig(sets))
 
 
 def calibrated(
@@ -92,6 +104,7 @@ def calibrated(
     components: Sequence[str] = ("thinker",),
     *,
     cache: Path | None = None,
+    max_unreadable: float = DEFAULT_MAX_UNREADABLE,
 ) -> Saliency:
     """Measure the model on `data` (rows by modality), or take the same measurement from `cache`."""
     described = loaded.described
@@ -102,7 +115,13 @@ def calibrated(
         log(f"saliency measured before: {path}")
         return load_saliency(path)
     saliency = calibrate(
-        loaded.model, described.family, loaded.inputs, described.base_model, data, components=components
+        loaded.model,
+        described.family,
+        loaded.inputs,
+        described.base_model,
+        data,
+        components=components,
+        options=Options(max_unreadable=max_unreadable),
     )
     if path is not None:
         saliency.save(path)
@@ -161,7 +180,13 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
         data = read_calibration(space.calibration)
         loaded = load(described, speech=searches_talker)
         components = ["thinker", "talker"] if searches_talker else ["thinker"]
-        saliency = calibrated(loaded, data, components, cache=options.root / "saliency")
+        saliency = calibrated(
+            loaded,
+            data,
+            components,
+            cache=options.root / "saliency",
+            max_unreadable=space.calibration.max_unreadable,
+        )
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
         objective = Objective(
             described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives

@@ -1,7 +1,6 @@
 """The front as a table, a picture, and a page."""
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import optuna
 
 from autoreap.front import ERROR, Point, objectives_of, pareto, points_of
-from autoreap.plan import COMPONENTS, PruningPlan
 from autoreap.wording import size_text
 
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
@@ -153,23 +151,6 @@ def _html_row(study: str, point: Point, on_front: bool) -> str:
         f"<tr{style}><td>{point.trial}</td><td>{size_text(point.size_bytes)}</td>{scores}"
         f"<td>{values}</td><td><code>{command}</code></td></tr>"
     )
-
-
-def plan_summary(plan: PruningPlan) -> dict[str, Any]:
-    """How many experts and layers each component keeps, for people and JSON."""
-    return {
-        "strip_vision": plan.strip_vision,
-        **{
-            name: {"experts": edit.num_retained_experts, "layers": len(edit.layers), "of_layers": len(edit.experts)}
-            for name in COMPONENTS
-            if (edit := plan.component(name)) is not None
-        },
-    }
-
-
-def to_json(document: Any) -> str:
-    """One JSON object, as `--json` prints it."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
 _PAGE = """<!doctype html>

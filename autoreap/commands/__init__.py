@@ -16,6 +16,7 @@ from autoreap.commands import (
     plan,
     prune,
     report,
+    saliency,
     search,
     select,
 )
@@ -37,6 +38,6 @@ class Command(Protocol):
         ...
 
 
-_MODULES = (search, pareto, report, select, materialise, calibrate, plan, evaluate, prune, inspect)
+_MODULES = (search, pareto, report, select, materialise, calibrate, saliency, plan, evaluate, prune, inspect)
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}

@@ -9,7 +9,7 @@ from autoreap.commands.options import (
     Result,
     add_calibration_options,
     add_model,
-    calibration_files,
+    calibration_config,
 )
 
 SUMMARY = "measure saliency once"
@@ -28,9 +28,10 @@ def run(options: Arguments) -> Result:
     from autoreap import jobs
 
     components = COMPONENTS[options.component]
-    data = jobs.read_calibration(calibration_files(options))
+    calibration = calibration_config(options)
+    data = jobs.read_calibration(calibration)
     loaded = jobs.load(jobs.describe(options.model), speech="talker" in components)
-    saliency = jobs.calibrated(loaded, data, components)
+    saliency = jobs.calibrated(loaded, data, components, max_unreadable=calibration.max_unreadable)
     saliency.save(options.output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
     return {"path": str(options.output), "tokens": tokens}, f"wrote {options.output}: tokens {tokens}"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset_values
+from autoreap.candidate import LAYER_SELECTIONS, PRESETS, RANKINGS, Candidate, preset_values
 from autoreap.commands.options import COMPONENTS, Add, Arguments, indices
 from autoreap.errors import InputError
 
@@ -21,6 +21,7 @@ def add_planning_options(add: Add, *, component: bool = True) -> None:
     add("--saliency", choices=RANKINGS, help="ranking of experts (default affinity)")
     add("--seed", type=int, help="of the random ranking (default 0)")
     add("--layers-cut", type=int, help="how many layers to cut, most similar first")
+    add("--layer-selection", choices=LAYER_SELECTIONS, help="cut them one by one (default single), or as one block")
     add("--layers", type=indices, metavar="12,16", help="cut exactly these layers")
     add("--strip-vision", action="store_true", help="drop the vision tower")
     if component:
@@ -54,4 +55,5 @@ def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
         given[f"{prefix}layers_cut"] = layers_cut if options.layers_cut is None else options.layers_cut
     given |= {"lambda": options.lambda_, "beta": options.beta, "saliency": options.saliency, "seed": options.seed}
     given["strip_vision"] = options.strip_vision or bool(options.preset)
+    given["layer_selection"] = options.layer_selection
     return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})

@@ -7,7 +7,7 @@ from autoreap.commands.options import (
     Result,
     add_calibration_options,
     add_model,
-    calibration_files,
+    calibration_config,
 )
 from autoreap.commands.planning import add_planning_options, candidate, planned
 from autoreap.commands.writing import add_output_options, target, write
@@ -31,9 +31,11 @@ def run(options: Arguments) -> Result:
 
     described = jobs.describe(options.model)
     candidate(options, described.shape)
-    data = jobs.read_calibration(calibration_files(options))
+    calibration = calibration_config(options)
+    data = jobs.read_calibration(calibration)
     if not options.dry_run:
         check_target(target(options), described.checkpoint.path, size_bytes=0)
     components = COMPONENTS[options.component]
-    saliency = jobs.calibrated(jobs.load(described, speech="talker" in components), data, components)
+    loaded = jobs.load(described, speech="talker" in components)
+    saliency = jobs.calibrated(loaded, data, components, max_unreadable=calibration.max_unreadable)
     return write(described, planned(options, saliency, described.shape, described.base_model), options, {})

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.commands.options import Add, Arguments, Result, hours, positive
+from autoreap.commands.writing import plan_summary
 
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
@@ -24,7 +25,7 @@ def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
     from autoreap.front import plan_of
-    from autoreap.report import front_table, plan_summary
+    from autoreap.report import front_table
 
     result = jobs.search(
         options.space,

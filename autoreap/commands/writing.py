@@ -1,4 +1,4 @@
-"""The end of every command that writes a checkpoint."""
+"""The end of every command that writes a checkpoint, and what is said of the plan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ def add_output_options(add: Add) -> None:
 def write(described: "Described", plan: "PruningPlan", options: Arguments, facts: dict[str, Any]) -> Result:
     """Materialise `plan`, or say what it would be."""
     from autoreap.materialise import materialise, plan_rewrite
-    from autoreap.report import plan_summary
 
     if options.dry_run:
         rewrite = plan_rewrite(described.checkpoint, plan)
@@ -42,6 +41,20 @@ def write(described: "Described", plan: "PruningPlan", options: Arguments, facts
         f"{rewrite.num_parameters:,} parameters in {len(rewrite.tensors):,} tensors"
     )
     return document, text
+
+
+def plan_summary(plan: "PruningPlan") -> dict[str, Any]:
+    """How many experts and layers each component keeps, for people and JSON."""
+    from autoreap.plan import COMPONENTS
+
+    return {
+        "strip_vision": plan.strip_vision,
+        **{
+            name: {"experts": edit.num_retained_experts, "layers": len(edit.layers), "of_layers": len(edit.experts)}
+            for name in COMPONENTS
+            if (edit := plan.component(name)) is not None
+        },
+    }
 
 
 def target(options: Arguments) -> Path:
