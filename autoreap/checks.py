@@ -1,5 +1,7 @@
 """Reading YAML with all its mistakes at once: each one with the line of its key, and the rule that must hold."""
 
+import math
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -96,6 +98,23 @@ def is_positive_number(value: Any) -> str | None:
     """The value is a number above 0."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     return None if fits else "must be a number above 0"
+
+
+def is_weight(value: Any) -> str | None:
+    """The value is a finite number above 0."""
+    fits = is_positive_number(value) is None and math.isfinite(value)
+    return None if fits else "must be a finite number above 0"
+
+
+def is_share(value: Any) -> str | None:
+    """The value is a number from 0 to 1."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return None if fits else "must be a number from 0 to 1"
+
+
+def is_hub_name(value: str) -> bool:
+    """Whether `value` has the form of a data set's name on the hub: `owner/name`, or a name alone without dots."""
+    return re.fullmatch(r"[\w-]+|[\w-][\w.-]*/[\w-][\w.-]*", value) is not None
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Problems]:

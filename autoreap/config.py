@@ -1,7 +1,7 @@
 """YAML -> frozen configuration. All mistakes in a file are reported at once, each with its line."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,15 @@ from autoreap import checks
 from autoreap.candidate import INTEGERS, PRESETS, Candidate
 from autoreap.checks import KeyPath, Problems, read_yaml
 from autoreap.errors import InputError
+from autoreap.samples import MODALITIES
 from autoreap.tasks import TASKS
 
 SPLITS = ("search", "report")
 SAMPLERS = ("tpe", "random", "nsgaii", "gp")
 DIRECTIONS = {"minimise": "minimize", "minimize": "minimize", "maximise": "maximize", "maximize": "maximize"}
 SELECTION_RULES = ("knee",)  # the others need a number that only their user knows
+DEFAULT_MAX_UNREADABLE = 0.01
+_HUB_KEYS = {"dataset_name", "split", "columns"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,49 @@ class TaskConfig:
 
 
 @dataclass(frozen=True)
+class CalibrationSet:
+    """One set of calibration rows. Keys are `TaskConfig`'s where it has them.
+
+    Attributes:
+        dataset_path: a JSONL file, a folder of the form the hub stores, or a data set of the hub.
+        dataset_name, split: configuration and split of a hub data set.
+        columns: our key -> the data set's column, where they differ.
+        weight: how often each token of the set counts.
+        limit: measure on the first so many rows; None takes all.
+    """
+
+    dataset_path: str
+    dataset_name: str | None = None
+    split: str = "train"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """What to measure on.
+
+    Attributes:
+        sets: the sets of each modality.
+        max_unreadable: the share of a modality's rows whose media may be broken; such rows are left out.
+    """
+
+    sets: Mapping[str, tuple[CalibrationSet, ...]]
+    max_unreadable: float = DEFAULT_MAX_UNREADABLE
+
+    def limited(self, num_rows: int | None) -> "CalibrationConfig":
+        """The same with at most the first `num_rows` rows of each set; None sets no further bound."""
+        if num_rows is None:
+            return self
+        sets = {
+            modality: tuple(replace(each, limit=min(each.limit or num_rows, num_rows)) for each in entries)
+            for modality, entries in self.sets.items()
+        }
+        return replace(self, sets=sets)
+
+
+@dataclass(frozen=True)
 class EvalsConfig:
     """The tasks of each split, and the file they came from."""
 
@@ -71,7 +117,7 @@ class SpaceConfig:
 
     path: Path
     name: str
-    calibration: Mapping[str, Path]
+    calibration: CalibrationConfig
     evals: Path
     parameters: Mapping[str, Parameter]
     objectives: Mapping[str, str]
@@ -149,12 +195,15 @@ def load_space(path: Path) -> SpaceConfig:
         "sampler": problems.take(document, "sampler", (), checks.one_of(SAMPLERS)),
         "materialise": problems.take(document, "materialise", (), checks.one_of(SELECTION_RULES)),
     }
+    calibration = _calibration(document.get("calibration", {}), ("calibration",), path.parent, problems)
+    if isinstance(document.get("calibration"), dict) and "audio" not in document["calibration"]:
+        problems.add(("calibration",), "key audio is missing")
     presets: list[str] | None = problems.take(document, "presets", (), checks.all_of(tuple(PRESETS)))
     evals = problems.take(document, "evals", (), checks.is_string)
     space: dict[str, Any] = {
         "path": path,
         "name": path.stem,
-        "calibration": _calibration(document.get("calibration", {}), path.parent, problems),
+        "calibration": calibration,
         "evals": path.parent / (evals or ""),
         "presets": tuple(PRESETS) if presets is None else tuple(presets),
         "parameters": _parameters(document.get("parameters", {}), problems),
@@ -165,18 +214,89 @@ def load_space(path: Path) -> SpaceConfig:
     return SpaceConfig(**space)
 
 
-def _calibration(section: Any, folder: Path, problems: Problems) -> dict[str, Path]:
+def load_calibration(path: Path) -> CalibrationConfig:
+    """Read a file that holds what a space has under `calibration`, under that key or alone; a space will do, too."""
+    document, problems = read_yaml(path)
+    at: KeyPath = ("calibration",) if "calibration" in document else ()
+    config = _calibration(document.get("calibration", document), at, path.parent, problems)
+    problems.finish()
+    return config
+
+
+def calibration_of(
+    path: Path | None, named: Mapping[str, Sequence[tuple[str, float]]], *, max_unreadable: float | None = None
+) -> CalibrationConfig:
+    """What a command is to measure on: the sets in the file `path`, then those its options name, with their weights.
+
+    Raises:
+        InputError: a set is not there, or none is of audio.
+    """
+    config = load_calibration(path) if path is not None else CalibrationConfig({})
+    sets = dict(config.sets)
+    for modality, entries in named.items():
+        for name, _ in entries:
+            if fault := _missing(name, Path()):
+                raise InputError(fault, where=f"--{modality}", fix="name a JSONL file or a data set of the hub")
+        added = tuple(CalibrationSet(name, weight=weight) for name, weight in entries)
+        sets |= {modality: (*sets.get(modality, ()), *added)} if added else {}
+    if not sets.get("audio"):
+        raise InputError("calibration needs audio data", where=path or "--audio", fix="give a JSONL file of audio rows")
+    return CalibrationConfig(sets, config.max_unreadable if max_unreadable is None else max_unreadable)
+
+
+def _calibration(section: Any, at: KeyPath, folder: Path, problems: Problems) -> CalibrationConfig:
     if not isinstance(section, dict):
-        problems.add(("calibration",), "must map audio, video and mixed to JSONL files")
-        return {}
-    problems.unknown_keys(section, ("audio", "video", "mixed"), ("calibration",))
-    if not section.get("audio"):
-        problems.add(("calibration",), "key audio is missing")
-    files = {modality: problems.take(section, modality, ("calibration",), checks.is_string) for modality in section}
-    for modality, name in files.items():
-        if name and not (folder / name).is_file():
-            problems.add(("calibration", modality), f"no such file: {folder / name}")
-    return {modality: folder / name for modality, name in files.items() if name}
+        problems.add(at, "must map audio, video and mixed to JSONL files or lists of data sets")
+        return CalibrationConfig({})
+    problems.unknown_keys(section, (*MODALITIES, "max_unreadable"), at)
+    max_unreadable = problems.take(section, "max_unreadable", at, checks.is_share)
+    sets = {
+        modality: tuple(_sets(section[modality], (*at, modality), folder, problems))
+        for modality in MODALITIES
+        if modality in section
+    }
+    return CalibrationConfig(sets, DEFAULT_MAX_UNREADABLE if max_unreadable is None else max_unreadable)
+
+
+def _sets(section: Any, at: KeyPath, folder: Path, problems: Problems) -> Iterator[CalibrationSet]:
+    """The sets of one modality: one file or mapping, or a list of them."""
+    if not isinstance(section, list):
+        entries: list[tuple[Any, KeyPath]] = [(section, at)]
+    else:
+        entries = [(entry, (*at, number)) for number, entry in enumerate(section)]
+    if not entries:
+        problems.add(at, "needs at least one data set")
+    for entry, place in entries:
+        mapping = entry if isinstance(entry, dict) else {"dataset_path": entry}
+        values = _set_values(mapping, place, problems)
+        path = mapping.get("dataset_path")
+        if not isinstance(path, str) or not path:
+            problems.add(place, f"must be a JSONL file, or a mapping with dataset_path, got {entry!r}")
+        elif fault := _missing(path, folder):
+            problems.add((*place, "dataset_path") if isinstance(entry, dict) else place, fault)
+        elif (folder / path).exists():
+            for key in _HUB_KEYS & set(values) if (folder / path).is_file() else ():
+                problems.add((*place, key), "is for a data set of the hub; a JSONL file has rows with our keys")
+            yield CalibrationSet(str(folder / path), **values)
+        else:
+            yield CalibrationSet(path, **values)
+
+
+def _set_values(mapping: Mapping[str, Any], at: KeyPath, problems: Problems) -> dict[str, Any]:
+    problems.unknown_keys(mapping, list(CalibrationSet.__dataclass_fields__), at)
+    values = {
+        **{key: problems.take(mapping, key, at, checks.is_string) for key in ("dataset_name", "split")},
+        "columns": problems.take(mapping, "columns", at, checks.is_string_mapping),
+        "weight": problems.take(mapping, "weight", at, checks.is_weight),
+        "limit": problems.take(mapping, "limit", at, checks.is_positive_integer),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _missing(path: str, folder: Path) -> str | None:
+    """What is wrong with `path` if it is neither in `folder` nor a name on the hub."""
+    may_be_named = checks.is_hub_name(path) and not path.endswith(".jsonl")
+    return None if (folder / path).exists() or may_be_named else f"no such file: {folder / path}"
 
 
 def _parameters(section: Any, problems: Problems) -> dict[str, Parameter]:

@@ -25,6 +25,10 @@ class InputError(AutoreapError):
         super().__init__(f"{location}{problem}{remedy}")
 
 
+class MediaError(InputError):
+    """A recording, image or video can't be decoded. Calibration may leave its row out; all else stops at it."""
+
+
 class ScoringError(AutoreapError):
     """A candidate could not be scored: nothing was scored, or its numbers are not finite."""
 

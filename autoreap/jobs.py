@@ -6,7 +6,7 @@ A job opens the model, does one thing, and returns what there is to show.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,18 @@ from typing import Any
 
 import optuna
 
+from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
-from autoreap.calibrate import calibrate
-from autoreap.config import EvalsConfig, SpaceConfig, TaskConfig, load_evals, load_space
+from autoreap.calibrate import Options, calibrate
+from autoreap.config import (
+    CalibrationConfig,
+    CalibrationSet,
+    EvalsConfig,
+    SpaceConfig,
+    TaskConfig,
+    load_evals,
+    load_space,
+)
 from autoreap.described import Described, Loaded, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluation, Evaluator, check_splits_apart, load_outcomes, read_task
@@ -39,16 +48,19 @@ from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.report import plot_front, write_report
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.samples import Sample, digest, read_samples
+from autoreap.samples import Sample, digest
 from autoreap.scores import paired_difference
 from autoreap.search import Search
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
 
 
-def read_calibration(files: Mapping[str, Path]) -> dict[str, list[Sample]]:
-    """The rows of JSONL files by modality; cheap, so that a broken row is found before a model is loaded."""
-    return {modality: read_samples(path) for modality, path in files.items()}
+def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dict[str, list[Sample]]:
+    """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded."""
+    if isinstance(calibration, CalibrationConfig):
+        return calibration_data.read_calibration(calibration)
+    sets = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
+    return calibration_data.read_calibration(CalibrationConfig(sets))
 
 
 def calibrated(
@@ -56,18 +68,25 @@ def calibrated(
     data: Mapping[str, Sequence[Sample]],
     components: Sequence[str] = ("thinker",),
     *,
+    options: Options | None = None,
     cache: Path | None = None,
 ) -> Saliency:
     """Measure the model on `data` (rows by modality), or take the same measurement from `cache`."""
-    described = loaded.described
-    key = [described.checkpoint.fingerprint, sorted(components), str(loaded.model.dtype)]
+    described, options = loaded.described, replace(options or Options(), shape=loaded.described.shape)
+    key = [described.checkpoint.fingerprint, sorted(components), str(loaded.model.dtype), repr(options)]
     key += [f"{modality}:{digest(samples)}" for modality, samples in sorted(data.items())]
     path = cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.safetensors" if cache else None
     if path is not None and path.exists():
         log(f"saliency measured before: {path}")
         return load_saliency(path)
     saliency = calibrate(
-        loaded.model, described.family, loaded.inputs, described.base_model, data, components=components
+        loaded.model,
+        described.family,
+        loaded.inputs,
+        described.base_model,
+        data,
+        components=components,
+        options=options,
     )
     if path is not None:
         saliency.save(path)
@@ -75,13 +94,20 @@ def calibrated(
 
 
 def evaluated(
-    described: Described, evals: Path, plan: PruningPlan | None = None, *, split: str = "search", batch_size: int = 32
+    described: Described,
+    evals: Path,
+    plan: PruningPlan | None = None,
+    *,
+    split: str = "search",
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    device: str | None = None,
+    dtype: str = "auto",
 ) -> Evaluation:
     """Score the model, under `plan` if there is one."""
     config = load_evals(evals)
     for task in config.splits[split]:
         read_task(task, evals.parent)  # a broken row is found before a model is loaded
-    loaded = load(described)
+    loaded = load(described, device=device, dtype=dtype)
     return Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size).run(plan)
 
 
@@ -97,6 +123,8 @@ class SearchOptions:
     seed: int | None = None
     root: Path = DEFAULT_ROOT
     tracking_uri: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -138,9 +166,10 @@ def _searched(
     assert options.study is not None
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     data = read_calibration(space.calibration)
-    loaded = load(described, speech=searches_talker)
+    loaded = load(described, speech=searches_talker, device=options.device, dtype=options.dtype)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
-    saliency = calibrated(loaded, data, components, cache=options.root / "saliency")
+    measuring = Options(max_unreadable=space.calibration.max_unreadable)
+    saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
     objective = Objective(
         described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
@@ -245,26 +274,20 @@ def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Exp
     return Expected(config, evaluation.outcomes, DEFAULT_BATCH_SIZE, place(loaded))
 
 
-def measured_plan(
-    described: Described,
-    data: Mapping[str, Sequence[Sample]],
-    components: Sequence[str],
-    decide: Callable[[Saliency], PruningPlan],
-    scratch: Path,
-) -> tuple[PruningPlan, Expected | None]:
-    """Calibrate, `decide`, and let the masked model answer some calibration rows, for the checkpoint to be held to.
+def answers_to_calibration(
+    loaded: Loaded, data: Mapping[str, Sequence[Sample]], plan: PruningPlan, scratch: Path
+) -> Expected | None:
+    """What the masked model answers to some calibration rows, for a checkpoint to be held to.
 
-    `scratch` takes copies of these rows; none are compared where no row holds speech with its text.
+    `scratch` takes copies of these rows; None where no row holds speech with its text.
     """
-    loaded = load(described, speech="talker" in components)
-    plan = decide(calibrated(loaded, data, components))
     spoken = [sample for sample in data["audio"] if sample.audio is not None and sample.text]
     if not spoken:
-        return plan, None
+        return None
     task = TaskConfig(task="asr", label="", dataset_path="")
     evals = write_utterances(scratch, [(task, spoken)], DEFAULT_CARRIED)
     evaluation = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run(plan)
-    return plan, Expected(evals, evaluation.outcomes, 1, place(loaded))
+    return Expected(evals, evaluation.outcomes, 1, place(loaded))
 
 
 def _holds(path: Path, plan: PruningPlan) -> bool:

@@ -1,6 +1,6 @@
-"""Rows of calibration and evaluation data: read, validate, digest, and load their audio.
+"""Rows of calibration and evaluation data: read, validate, digest, and load their media.
 
-A row names its media relative to the JSONL file. A row of a hub data set carries its audio as bytes instead.
+A row names its media relative to the JSONL file. A row of a hub data set carries them as bytes instead.
 """
 
 import hashlib
@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
-from autoreap.errors import InputError
+from autoreap.errors import InputError, MediaError
+from autoreap.video_files import FRAMES_PER_SECOND, Frames, Media, sampled_frames
 
 SAMPLING_RATE = 16_000
 MIN_SAMPLES = 400  # one window of the feature extractor, 25 ms
 MODALITIES = ("audio", "video", "mixed")
 
 _STRINGS = ("modality", "text", "audio", "image", "question", "answer", "language", "speaker", "kind")
-_LISTS = ("video", "choices")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,10 @@ class Sample:
         where: the file and line it came from, for messages.
         text: what is said (evaluation), or the expected answer (calibration); the whole sample where it has no media.
         question: the user's words beside the media; None leaves them to the task.
-        audio: an audio file, or its encoded bytes.
-        image, video: an image file; the frames of a video, one file each.
+        audio, image: a file, or its encoded bytes.
+        video: a video's frames in order, one image each; or a video file.
         answer, choices: of a question.
+        weight: how often each of its tokens counts in calibration.
     """
 
     id: str
@@ -42,18 +44,25 @@ class Sample:
     modality: str = "audio"
     text: str | None = None
     question: str | None = None
-    audio: Path | bytes | None = None
-    image: Path | None = None
-    video: tuple[Path, ...] = ()
+    audio: Media | None = None
+    image: Media | None = None
+    video: tuple[Media, ...] | Media = ()
     answer: str | None = None
     choices: tuple[str, ...] = ()
     language: str | None = None
     speaker: str | None = None
     kind: str | None = None
+    weight: float = 1.0
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """Every recording, image, frame and video file of the row."""
+        video = self.video if isinstance(self.video, tuple) else (self.video,)
+        return tuple(content for content in (self.audio, self.image, *video) if content is not None)
 
 
-def read_samples(path: Path, required: Sequence[str] = ()) -> list[Sample]:
-    """All rows of a JSONL file; keys that `Sample` does not know are ignored.
+def read_samples(path: Path, required: Sequence[str] = (), *, modality: str = "audio") -> list[Sample]:
+    """All rows of a JSONL file, of `modality` unless they name another; keys that `Sample` does not know are ignored.
 
     Raises:
         InputError: the file is missing or empty, or a row is broken, repeats an id, lacks a `required` key or names a
@@ -62,7 +71,7 @@ def read_samples(path: Path, required: Sequence[str] = ()) -> list[Sample]:
     samples: list[Sample] = []
     seen: dict[str, str] = {}
     for where, row in _rows(path):
-        sample = _sample(row, where, path.parent, required)
+        sample = _sample({**row, "modality": row.get("modality") or modality}, where, path.parent, required)
         if sample.id in seen:
             raise InputError(f"id {sample.id!r} was used before, at {seen[sample.id]}", where=where)
         seen[sample.id] = where
@@ -99,41 +108,48 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence
     for key in _STRINGS:
         if not isinstance(row.get(key), str | None):
             raise InputError(f"key {key!r} must be a string, got {row[key]!r}", where=where)
-    for key in _LISTS:
+    for key, form in (("choices", "a list of strings"), ("video", "a video file or a list of frames")):
         values = row.get(key) or []
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise InputError(f"key {key!r} must be a list of strings, got {values!r}", where=where)
-    modality = row.get("modality") or "audio"
-    if modality not in MODALITIES:
-        raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}", where=where)
-    files = {key: folder / row[key] for key in ("audio", "image") if row.get(key)}
-    frames = tuple(folder / frame for frame in row.get("video") or ())
-    for media in (*files.values(), *frames):
-        if not media.is_file():
-            raise InputError(f"no such media file: {media}", where=where, fix="paths are relative to the JSONL file")
-    plain = {key: row[key] for key in _STRINGS if key in row and key not in ("audio", "image", "modality")}
+        is_file = key == "video" and isinstance(values, str)
+        if not is_file and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
+            raise InputError(f"key {key!r} must be {form}, got {values!r}", where=where)
+    if row["modality"] not in MODALITIES:
+        raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {row['modality']!r}", where=where)
+    files: dict[str, Any] = {key: folder / row[key] for key in ("audio", "image") if row.get(key)}
+    if video := row.get("video"):
+        files["video"] = folder / video if isinstance(video, str) else tuple(folder / frame for frame in video)
+    plain = {key: row[key] for key in _STRINGS if key in row and key not in ("audio", "image")}
     choices = tuple(row.get("choices") or ())
-    return Sample(id=str(row["id"]), where=where, modality=modality, video=frames, choices=choices, **files, **plain)
+    sample = Sample(id=str(row["id"]), where=where, choices=choices, **files, **plain)
+    check_media_files(sample, fix="paths are relative to the JSONL file")
+    return sample
+
+
+def check_media_files(sample: Sample, *, fix: str) -> None:
+    """Raise `InputError` if a media file of `sample` is not there; `fix` says what its path is relative to."""
+    for media in sample.media:
+        if isinstance(media, Path) and not media.is_file():
+            raise InputError(f"no such media file: {media}", where=sample.where, fix=fix)
 
 
 def digest(samples: Sequence[Sample]) -> str:
     """Sixteen hex digits of what the samples hold: their values and the bytes of their media, not where they lie."""
     total = hashlib.sha256()
     for sample in samples:
-        values = (sample.id, sample.modality, sample.text, sample.question, sample.answer, sample.choices)
-        total.update(repr((values, contents(sample))).encode())
+        values: tuple[Any, ...] = (sample.id, sample.modality, sample.text, sample.question, sample.answer)
+        weight = () if sample.weight == 1 else (sample.weight,)
+        total.update(repr(((*values, sample.choices, *weight), contents(sample))).encode())
     return total.hexdigest()[:16]
 
 
 def contents(sample: Sample) -> list[str]:
-    """A digest of each recording, image and frame, or of the question where there is none.
+    """A digest of each recording, image, frame and video file, or of the question where there is none.
 
     The same recording has the same digest under any name and in any row.
     """
-    media = [content for content in (sample.audio, sample.image, *sample.video) if content is not None]
-    if not media:
+    if not sample.media:
         return [hashlib.sha256(repr((sample.question, sample.text)).encode()).hexdigest()[:16]]
-    encoded = (content if isinstance(content, bytes) else content.read_bytes() for content in media)
+    encoded = (content if isinstance(content, bytes) else content.read_bytes() for content in sample.media)
     return [hashlib.sha256(content).hexdigest()[:16] for content in encoded]
 
 
@@ -141,7 +157,7 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
     """The waveform of `sample`, mono at 16 kHz, shape [num_samples].
 
     Raises:
-        InputError: the audio can't be decoded, or holds no sound; the message names file and line.
+        MediaError: the audio can't be decoded, or holds no sound; the message names file and line.
     """
     import librosa
     import soundfile
@@ -153,7 +169,34 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
         waveform, _ = librosa.load(io.BytesIO(encoded), sr=SAMPLING_RATE, mono=True)
     except (soundfile.LibsndfileError, librosa.ParameterError, OSError, EOFError, ValueError) as error:
         reason = getattr(error, "error_string", error)
-        raise InputError(f"audio can't be decoded: {reason}", where=sample.where) from None
+        raise MediaError(f"audio can't be decoded: {reason}", where=sample.where) from None
     if waveform.size < MIN_SAMPLES:
-        raise InputError(f"audio of {waveform.size} samples is too short to hear", where=sample.where)
+        raise MediaError(f"audio of {waveform.size} samples is too short to hear", where=sample.where)
     return np.asarray(waveform, dtype=np.float32)
+
+
+def load_frames(sample: Sample) -> Frames | None:
+    """The image of `sample`, or the frames of its video, all of one size; None where it has neither.
+
+    Frames that come one by one count as `FRAMES_PER_SECOND`.
+
+    Raises:
+        MediaError: one can't be decoded, or the frames differ in size; the message names file and line.
+        InputError: the video is a file, and the library that decodes it is not installed.
+    """
+    if not isinstance(sample.video, tuple):
+        return sampled_frames(sample.video, sample.where)
+    media = sample.video or ((sample.image,) if sample.image is not None else ())
+    images = tuple(_open_image(content, sample.where) for content in media)
+    if len({image.size for image in images}) > 1:
+        raise MediaError("the frames of a video must all have the same size", where=sample.where)
+    return Frames(images, 1 / FRAMES_PER_SECOND) if images else None
+
+
+def _open_image(media: Media, where: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(media) if isinstance(media, bytes) else media) as image:
+            image.load()
+            return image
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"image can't be decoded: {error}", where=where) from None

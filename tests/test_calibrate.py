@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ from PIL import Image
 from torch import nn
 
 from autoreap import jobs
-from autoreap.calibrate import calibrate, encode
+from autoreap.batching import encode
+from autoreap.calibrate import Options, calibrate
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import Encoded
-from autoreap.saliency import ModalitySums, Saliency
+from autoreap.saliency import ModalitySums, Saliency, load_saliency
 from autoreap.samples import Sample, read_samples
 from autoreap.tiny_omni import CHECKPOINT
 
 # float32 sums of thousands of products in another order; measured: 2e-6 at worst.
 RELATIVE = 1e-5
+# float64 sums in another order.
+RELATIVE_ORDER = 1e-12
 # bfloat16 has 8 bits of mantissa; each expert's output is rounded to it several times.
 RELATIVE_BF16 = 2e-2
 
@@ -209,7 +212,7 @@ def test_a_padded_batch_measures_what_its_samples_measure_one_by_one(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     together = measured.components["thinker"]
-    alone = measure(loaded, data, batch_tokens=1).components["thinker"]
+    alone = measure(loaded, data, options=Options(batch_tokens=1)).components["thinker"]
     for modality, sums in together.modalities.items():
         assert_same_sums(sums, alone.modalities[modality])
     np.testing.assert_allclose(together.layer_cosine, alone.layer_cosine, rtol=RELATIVE)
@@ -226,6 +229,48 @@ def test_the_prompt_the_media_and_the_answer_all_count(loaded: Loaded, data: dic
     encoded = encode(loaded.inputs, sample, with_answer=True)
     sums = measure(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
     assert sums.tokens == len(encoded.input_ids) > encoded.num_prompt_tokens > loaded.inputs.num_text_tokens("five")
+
+
+def test_tokens_of_the_prompt_and_of_the_answer_add_up_to_both(
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
+) -> None:
+    both = measured.components["thinker"].modalities
+    parts = [measure(loaded, data, options=Options(tokens=kind)) for kind in ("prompt", "answer")]
+    for modality, sums in both.items():
+        prompt, answer = (part.components["thinker"].modalities[modality] for part in parts)
+        assert prompt.tokens > answer.tokens > 0
+        added = ModalitySums(
+            prompt.gate_norm_sum + answer.gate_norm_sum,
+            prompt.routed_tokens + answer.routed_tokens,
+            prompt.tokens + answer.tokens,
+        )
+        assert_same_sums(added, sums, RELATIVE_ORDER)
+    assert [part.provenance["tokens"] for part in (measured, *parts)] == ["both", "prompt", "answer"]
+
+
+def test_the_answers_tokens_are_those_of_the_text_and_its_end(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    saliency = measure(loaded, {"audio": data["audio"]}, options=Options(tokens="answer"))
+    texts = [sample.text for sample in data["audio"] if sample.audio is not None and sample.text]
+    expected = sum(loaded.inputs.num_text_tokens(text) + 1 for text in texts)
+    assert saliency.components["thinker"].modalities["audio"].tokens == expected
+
+
+def test_rows_without_a_token_that_counts_are_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    with pytest.raises(InputError, match="a:3: rows hold no tokens of kind 'answer'"):
+        measure(loaded, {"audio": data["audio"][2:]}, options=Options(tokens="answer"))
+    with pytest.raises(InputError, match="tokens: must be one of prompt, answer, both, got 'question'"):
+        measure(loaded, {"audio": data["audio"]}, options=Options(tokens="question"))
+
+
+def test_raw_gates_are_smaller_and_count_the_same_tokens(
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
+) -> None:
+    raw = measure(loaded, {"audio": data["audio"]}, options=Options(gates="raw"))
+    sums, normalised = (each.components["thinker"].modalities["audio"] for each in (raw, measured))
+    used = normalised.routed_tokens > 0
+    np.testing.assert_array_equal(sums.routed_tokens, normalised.routed_tokens)
+    assert (sums.gate_norm_sum[used] < normalised.gate_norm_sum[used]).all()
+    assert (raw.provenance["gates"], measured.provenance["gates"]) == ("raw", "normalised")
 
 
 @pytest.mark.parametrize("span", range(1, 9))
@@ -262,7 +307,7 @@ def test_in_bfloat16_sums_equal_the_reference_on_the_same_routing_within_its_rou
     halved = load(loaded.described, dtype="bfloat16")
     recorder = Recorder(thinker_layers(halved.model))
     with recorder.attached():
-        rounded = measure(halved, {"audio": data["audio"]}, batch_tokens=1)
+        rounded = measure(halved, {"audio": data["audio"]}, options=Options(batch_tokens=1))
     assert_same_sums(rounded.components["thinker"].modalities["audio"], recorder.sums(), RELATIVE_BF16)
     assert rounded.provenance["dtype"] == "torch.bfloat16"
 
@@ -277,8 +322,8 @@ def test_measuring_leaves_the_model_as_it_was(loaded: Loaded, data: dict[str, li
 def test_a_row_that_breaks_halfway_leaves_the_model_as_it_was(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     before, attached = logits(loaded, data["audio"]), leftovers(loaded.model)
     broken = Sample(id="broken", where="a.jsonl:2", audio=b"no audio at all")
-    with pytest.raises(InputError, match=r"^a\.jsonl:2: audio can't be decoded"):
-        measure(loaded, {"audio": [data["audio"][0], broken]}, batch_tokens=1)
+    with pytest.raises(InputError, match=r"1 of 2 rows .*: a\.jsonl:2: audio can't be decoded"):
+        measure(loaded, {"audio": [data["audio"][0], broken]}, options=Options(batch_tokens=1))
     assert leftovers(loaded.model) == attached
     assert torch.equal(logits(loaded, data["audio"]), before)
 
@@ -354,6 +399,22 @@ def test_provenance_names_the_model_the_data_and_the_versions(
     assert changed == {"data.video"}
 
 
+def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
+    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency, tmp_path: Path
+) -> None:
+    shape = loaded.described.shape
+    saliency = measure(loaded, {"audio": data["audio"][:1]}, options=Options(shape=shape))
+    saliency.save(tmp_path / "saliency.safetensors")
+    kept = load_saliency(tmp_path / "saliency.safetensors").provenance
+    assert json.loads(kept["shape"]) == {
+        "components": {name: asdict(each) for name, each in shape.components.items()},
+        "deepstack_layers": shape.deepstack_layers,
+        "speech_tap": shape.speech_tap,
+    }
+    assert kept["experts_implementation"] == "grouped_mm"
+    assert "shape" not in measured.provenance
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     (tmp_path / "sound.wav").write_bytes(wav_bytes(6_000))
@@ -400,3 +461,48 @@ def test_the_same_rows_under_another_name_are_found_in_the_cache(loaded: Loaded,
     shutil.copyfile(rows, tmp_path / "renamed.jsonl")
     jobs.calibrated(loaded, jobs.read_calibration({"audio": tmp_path / "renamed.jsonl"}), cache=cache)
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("component", ["thinker", "talker"])
+def test_a_set_of_a_whole_weight_counts_as_if_it_were_given_so_many_times(
+    loaded: Loaded, data: dict[str, list[Sample]], component: str
+) -> None:
+    first, second = data["audio"][:2]
+    options = Options(batch_tokens=1)
+    repeated = measure(loaded, {"audio": [first, *[second] * 3]}, components=("thinker",), options=options)
+    heavy = replace(second, weight=3.0)
+    weighted = measure(loaded, {"audio": [first, heavy]}, components=(component,), options=options)
+    alone = [
+        measure(loaded, {"audio": [sample]}, components=(component,), options=options).components[component]
+        for sample in (first, second)
+    ]
+    sums = weighted.components[component].modalities["audio"]
+    one, other = (each.modalities["audio"] for each in alone)
+    assert sums.tokens == one.tokens + 3 * other.tokens
+    if component == "thinker":
+        expected = repeated.components["thinker"]
+        assert_same_sums(sums, expected.modalities["audio"])
+        np.testing.assert_allclose(weighted.components["thinker"].layer_cosine, expected.layer_cosine, rtol=RELATIVE)
+        assert np.array_equal(sums.routed_tokens, one.routed_tokens + 3 * other.routed_tokens)
+
+
+def test_a_fractional_weight_counts_to_the_nearest_whole_token(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    sample = data["audio"][1]
+    whole = measure(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
+    half = measure(loaded, {"audio": [replace(sample, weight=0.3)]}).components["thinker"].modalities["audio"]
+    assert half.tokens == round(0.3 * whole.tokens)
+    assert np.array_equal(half.routed_tokens, np.rint(0.3 * whole.routed_tokens))
+    np.testing.assert_allclose(half.gate_norm_sum, 0.3 * whole.gate_norm_sum, rtol=1e-12)
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_counted(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    broken = Sample(id="broken", where="a.jsonl:2", audio=b"no audio at all")
+    allowed = Options(max_unreadable=0.5)
+    rows = [data["audio"][0], broken, *data["audio"][1:]]
+    saliency = measure(loaded, {**data, "audio": rows}, options=allowed)
+    expected = measure(loaded, data)
+    assert_same_sums(
+        saliency.components["thinker"].modalities["audio"], expected.components["thinker"].modalities["audio"]
+    )
+    skipped = {modality: saliency.provenance[f"data.{modality}.skipped"] for modality in data}
+    assert skipped == {"audio": "1", "video": "0", "mixed": "0"}

@@ -7,28 +7,31 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
-from builders import saliency_of
+from builders import FINGERPRINT, SHAPE, measured, saliency_of
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import cli
+from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.described import describe
 from autoreap.front import PLAN, RESULT
-from autoreap.plan import load_plan
-from autoreap.saliency import load_saliency
+from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan, make_plan
+from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, score
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "search", "pareto", "report", "select", "materialise", "materialize", "calibrate", "plan", "evaluate", "prune",
-    "inspect", "verify",
+    "inspect", "verify", "saliency",
 )  # fmt: skip
 NUM_LAYERS = 8
 Capture = pytest.CaptureFixture[str]
@@ -98,6 +101,17 @@ def model_with_config(folder: Path, target: Path, content: Any) -> Path:
     return target
 
 
+def saliency_file(
+    target: Path, saliency: Saliency | None = None, *, shape: ModelShape | None, **provenance: str
+) -> Path:
+    """Measurements (random ones of SHAPE) whose file carries `shape`, if there is one, and `provenance`."""
+    saliency = saliency or saliency_of(SHAPE)
+    known = {} if shape is None else {"shape": json.dumps(asdict(shape))}
+    path = target / "measured.safetensors"
+    replace(saliency, provenance={**saliency.provenance, **known, **provenance}).save(path)
+    return path
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -125,6 +139,10 @@ def assert_refused_at_once(arguments: Sequence[object], capsys: Capture, *expect
     assert captured.out == ""
     for part in expected:
         assert part in captured.err
+
+
+def test_a_calibration_without_audio(capsys: Capture) -> None:
+    assert_refused_at_once(["calibrate", "tiny"], capsys, "--audio: calibration needs audio data")
 
 
 def test_a_space_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:
@@ -194,14 +212,41 @@ def test_a_plan_that_can_not_be_made(
 
 
 @pytest.mark.parametrize("content", ["", "no tensors", '{"a": 1}'])
-def test_a_saliency_file_that_is_none(capsys: Capture, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("command", ["plan", "saliency"])
+def test_a_saliency_file_that_is_none(capsys: Capture, tmp_path: Path, command: str, content: str) -> None:
     file = write(tmp_path / "saliency.safetensors", content)
-    assert_refused_at_once(["plan", file], capsys, str(file))
+    assert_refused_at_once([command, file], capsys, str(file))
 
 
-def test_the_saliency_of_another_model(folder: Path, random_checkpoint: Path, capsys: Capture) -> None:
-    arguments = ["plan", folder / "saliency.safetensors", "--model", random_checkpoint]
+@pytest.mark.parametrize("shape", [None, SHAPE])
+def test_the_saliency_of_another_model(
+    random_checkpoint: Path, capsys: Capture, tmp_path: Path, shape: ModelShape | None
+) -> None:
+    file = saliency_file(tmp_path, shape=shape, model="test/model")
+    arguments = ["plan", file, "--model", random_checkpoint]
     assert_refused_at_once(arguments, capsys, "was measured on another model")
+
+
+def test_a_saliency_file_with_a_broken_shape_or_without_a_model(capsys: Capture, tmp_path: Path) -> None:
+    other = replace(SHAPE, components={name: replace(each, num_layers=9) for name, each in SHAPE.components.items()})
+    wrong = saliency_file(tmp_path, shape=other, model="test/model")
+    for command in ("plan", "saliency"):
+        assert_refused_at_once([command, wrong], capsys, "shape is broken", "calibrate again")
+    unnamed = saliency_file(tmp_path, shape=SHAPE)
+    assert_refused_at_once(["plan", unnamed], capsys, "does not name the model", "--model")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--retention", "0"], "retention must be above 0"),
+        (["--lambda", "nan"], "lambda: must be a number of at least 0"),
+        (["--beta", "-1"], "beta: must be a number of at least 0"),
+        (["--component", "talker"], "holds no measurements of the talker"),
+    ],
+)
+def test_a_summary_that_can_not_be_made(folder: Path, capsys: Capture, options: list[str], expected: str) -> None:
+    assert_refused_at_once(["saliency", folder / "saliency.safetensors", *options], capsys, expected)
 
 
 @pytest.mark.parametrize("model", ["nowhere", "./nowhere", "/nowhere/at/all"])
@@ -321,8 +366,9 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         ["search", "space.yaml", "--hours", "nan"],
         ["plan", "saliency.safetensors", "--layers", "1-3"],
         ["plan", "saliency.safetensors", "--preset", "gentle"],
+        ["plan", "saliency.safetensors", "--layer-selection", "many"],
+        ["saliency", "saliency.safetensors", "--component", "ear"],
         ["select", "night", "--rule", "cheapest"],
-        ["calibrate", "tiny"],
     ],
 )
 def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:
@@ -336,9 +382,11 @@ def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str],
 
 @pytest.mark.parametrize("make_arguments", [
     lambda folder, taken: ["plan", folder / "saliency.safetensors", "-o", taken],
+    lambda folder, taken: ["saliency", folder / "saliency.safetensors", "--png", taken],
+    lambda folder, taken: ["saliency", folder / "saliency.safetensors", "--html", taken],
     lambda folder, taken: ["report", "night", "--storage", storage(folder), "-o", taken],
     lambda folder, taken: ["pareto", "night", "--storage", storage(folder), "--png", taken],
-], ids=["plan", "report", "pareto"])  # fmt: skip
+], ids=["plan", "png", "html", "report", "pareto"])  # fmt: skip
 def test_a_file_to_write_whose_name_is_taken_by_a_folder(
     folder: Path, capsys: Capture, tmp_path: Path, make_arguments: Callable[[Path, Path], list[object]]
 ) -> None:
@@ -420,6 +468,67 @@ def test_plan_cuts_exactly_the_layers_named(folder: Path, capsys: Capture, tmp_p
     options = ["--layers", "7,5", "--strip-vision", "-o", tmp_path / "plan.json"]
     json_of(["plan", folder / "saliency.safetensors", *options], capsys)
     assert load_plan(tmp_path / "plan.json").thinker.layers == (0, 1, 2, 3, 4, 6)
+
+
+def test_a_plan_needs_the_saliency_file_alone(capsys: Capture, tmp_path: Path) -> None:
+    file = saliency_file(tmp_path, shape=SHAPE, model="gone/model")
+    options = ["--retention", "0.5", "--layers-cut", "2", "-o", tmp_path / "plan.json"]
+    document = json_of(["plan", file, *options], capsys)
+    plan = load_plan(tmp_path / "plan.json")
+    values = Candidate(retention=0.5, layers_cut=2)
+    assert plan == make_plan(values, load_saliency(file), SHAPE, BaseModel("gone/model", FINGERPRINT))
+    assert document["thinker"] == {"experts": 4, "layers": 6, "of_layers": 8}
+
+
+def test_a_plan_from_the_file_alone_is_that_from_the_model(
+    random_checkpoint: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    described = describe(str(random_checkpoint))
+    plans = []
+    for shape in (None, described.shape):
+        saliency = saliency_of(described.shape, fingerprint=described.checkpoint.fingerprint)
+        file = saliency_file(tmp_path, saliency, shape=shape, model=str(random_checkpoint))
+        for model in ([], ["--model", random_checkpoint]):
+            options = ["--component", "both", "--retention", "0.5", *model, "-o", tmp_path / "plan.json"]
+            json_of(["plan", file, *options], capsys)
+            plans.append(load_plan(tmp_path / "plan.json"))
+    assert all(plan == plans[0] for plan in plans)
+
+
+@pytest.mark.parametrize(("selection", "layers"), [("single", (0, 2, 3, 5)), ("block", (0, 1, 2, 5))])
+def test_plan_cuts_single_layers_or_a_block(
+    capsys: Capture, tmp_path: Path, selection: str, layers: tuple[int, ...]
+) -> None:
+    cosine = np.array([[0.0, 0.9, 0.1, 0.5, 0.8, 0.0], [0.0, 0.2, 0.3, 0.4, 0.1, np.nan]])
+    saliency = Saliency({"thinker": replace(measured(6, 8), layer_cosine=cosine)}, {"model_fingerprint": FINGERPRINT})
+    shape = ModelShape({"thinker": ComponentShape(6, 8, 2)})
+    file = saliency_file(tmp_path, saliency, shape=shape, model="gone/model")
+    options = ["--layers-cut", "2", "--layer-selection", selection, "-o", tmp_path / "plan.json"]
+    json_of(["plan", file, *options], capsys)
+    assert load_plan(tmp_path / "plan.json").thinker.layers == layers
+
+
+def test_saliency_says_where_it_comes_from_and_has_each_layer(folder: Path, capsys: Capture) -> None:
+    arguments = ["saliency", folder / "saliency.safetensors", "--retention", "0.25"]
+    document = json_of(arguments, capsys)
+    assert document["provenance"] == load_saliency(folder / "saliency.safetensors").provenance
+    thinker = document["components"]["thinker"]
+    assert (thinker["num_retained"], len(thinker["layers"])) == (4, NUM_LAYERS)
+    assert cli.main([*map(str, arguments)]) == 0
+    text = capsys.readouterr().out
+    assert document["provenance"]["model_fingerprint"] in text
+    assert f"audio {thinker['tokens']['audio']:,}" in text
+    rows = [line.split() for line in text.splitlines() if re.match(r" +\d+  ", line)]
+    assert [int(row[0]) for row in rows] == list(range(NUM_LAYERS))
+
+
+def test_saliency_draws_a_picture_and_a_page_of_what_is_named(capsys: Capture, tmp_path: Path) -> None:
+    file = saliency_file(tmp_path, shape=SHAPE, model="test/model")
+    targets = ["--png", tmp_path / "new" / "s.png", "--html", tmp_path / "new" / "s.html"]
+    assert set(json_of(["saliency", file, *targets], capsys)["components"]) == {"thinker", "talker"}
+    assert (tmp_path / "new" / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h2>talker</h2>" in (tmp_path / "new" / "s.html").read_text()
+    assert set(json_of(["saliency", file, "--component", "talker"], capsys)["components"]) == {"talker"}
 
 
 def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(

@@ -2,7 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from autoreap.config import EvalsConfig, Range, SpaceConfig, TaskConfig, load_evals, load_space
+from autoreap.config import (
+    CalibrationConfig,
+    CalibrationSet,
+    EvalsConfig,
+    Range,
+    SpaceConfig,
+    TaskConfig,
+    calibration_of,
+    load_calibration,
+    load_evals,
+    load_space,
+)
 from autoreap.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +61,7 @@ def test_a_space_is_read_with_paths_beside_it_and_defaults_for_the_rest(folder: 
     assert config == SpaceConfig(
         path=folder / "space.yaml",
         name="space",
-        calibration={"audio": folder / "audio.jsonl"},
+        calibration=CalibrationConfig({"audio": (CalibrationSet(str(folder / "audio.jsonl")),)}),
         evals=folder / "evals.yaml",
         parameters={"retention": 0.5},
         objectives={"size_bytes": "minimize", "wer": "minimize"},
@@ -242,3 +253,127 @@ train: []
 def test_an_evals_file_without_anything_to_search_on_is_refused(text: str, folder: Path) -> None:
     with pytest.raises(InputError, match="search: needs at least one task"):
         evals(folder, text)
+
+
+SETS = """\
+audio:
+  - audio.jsonl
+  - dataset_path: owner/na.me
+    dataset_name: en
+    split: validation
+    columns: {audio: speech, text: sentence}
+    weight: 2
+    limit: 100
+  - {dataset_path: hub-like, limit: 3}
+video: {dataset_path: audio.jsonl, weight: 0.5}
+mixed: owner/name
+max_unreadable: 0.05
+"""
+
+
+def expected_sets(folder: Path) -> CalibrationConfig:
+    (folder / "hub-like").mkdir(exist_ok=True)
+    rows = str(folder / "audio.jsonl")
+    columns = {"audio": "speech", "text": "sentence"}
+    named = CalibrationSet("owner/na.me", "en", "validation", columns, weight=2, limit=100)
+    return CalibrationConfig(
+        {
+            "audio": (CalibrationSet(rows), named, CalibrationSet(str(folder / "hub-like"), limit=3)),
+            "video": (CalibrationSet(rows, weight=0.5),),
+            "mixed": (CalibrationSet("owner/name"),),
+        },
+        max_unreadable=0.05,
+    )
+
+
+def test_every_form_of_a_calibration_set_is_read_from_a_space_and_from_a_file_of_its_own(folder: Path) -> None:
+    expected = expected_sets(folder)
+    (folder / "sets.yaml").write_text(SETS)
+    assert load_calibration(folder / "sets.yaml") == expected
+    indented = "".join(f"  {line}\n" for line in SETS.splitlines())
+    text = f"calibration:\n{indented}" + SPACE.partition("audio.jsonl\n")[2]
+    assert space(folder, text).calibration == expected
+    assert load_calibration(folder / "space.yaml") == expected
+
+
+def test_all_mistakes_of_calibration_sets_are_reported_at_once_each_with_its_line(folder: Path) -> None:
+    text = """\
+audio:
+  - gone.jsonl
+  - dataset_path: ../gone/rows.txt
+    weight: 0
+    limit: none
+  - dataset_path: audio.jsonl
+    split: train
+  - weight: 2
+  - dataset_path: owner/name
+    columns: [text]
+    colour: red
+    weight: .inf
+  - 7
+video: []
+mixed:
+max_unreadable: 2
+smell: audio.jsonl
+"""
+    (folder / "sets.yaml").write_text(text)
+    with pytest.raises(InputError) as failure:
+        load_calibration(folder / "sets.yaml")
+    found = [line.removeprefix(f"{folder / 'sets.yaml'}:") for line in str(failure.value).splitlines()]
+    expected = [
+        "2: audio.0: no such file: ",
+        "3: audio.1.dataset_path: no such file: ",
+        "4: audio.1.weight: must be a finite number above 0, got 0",
+        "5: audio.1.limit: must be an integer above 0, got 'none'",
+        "7: audio.2.split: is for a data set of the hub",
+        "8: audio.3: must be a JSONL file, or a mapping with dataset_path, got {'weight': 2}",
+        "10: audio.4.columns: must map keys to column names",
+        "11: audio.4.colour: unknown key; known: dataset_path, dataset_name, split, columns, weight, limit",
+        "12: audio.4.weight: must be a finite number above 0",
+        "13: audio.5: must be a JSONL file, or a mapping with dataset_path, got 7",
+        "14: video: needs at least one data set",
+        "15: mixed: must be a JSONL file, or a mapping with dataset_path, got None",
+        "16: max_unreadable: must be a number from 0 to 1, got 2",
+        "17: smell: unknown key; known: audio, video, mixed, max_unreadable",
+    ]
+    assert len(found) == len(expected), found
+    for message, start in zip(found, expected, strict=True):
+        assert message.startswith(start)
+
+
+@pytest.mark.parametrize("section", ["", "audio.jsonl", "[audio.jsonl]", "{video: audio.jsonl}"])
+def test_a_space_whose_calibration_has_no_audio_is_refused(section: str, folder: Path) -> None:
+    text = SPACE.replace("\n  audio: audio.jsonl", f" {section}")
+    with pytest.raises(InputError, match=r"space\.yaml:1: (calibration: )?(key|must map)"):
+        space(folder, text)
+
+
+def test_the_first_rows_of_each_set_are_taken_whichever_bound_is_lower(folder: Path) -> None:
+    config = expected_sets(folder)
+    limits = {modality: [each.limit for each in sets] for modality, sets in config.limited(50).sets.items()}
+    assert limits == {"audio": [50, 50, 3], "video": [50], "mixed": [50]}
+    assert config.limited(None) == config
+
+
+def test_the_sets_of_a_file_and_of_the_options_are_taken_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "sets.yaml").write_text("video: audio.jsonl\nmax_unreadable: 0.2\n")
+    named = {"audio": [("audio.jsonl", 3.0), ("owner/name", 1.0)], "video": [("audio.jsonl", 1.0)], "mixed": []}
+    config = calibration_of(folder / "sets.yaml", named)
+    assert config == CalibrationConfig(
+        {
+            "video": (CalibrationSet(str(folder / "audio.jsonl")), CalibrationSet("audio.jsonl")),
+            "audio": (CalibrationSet("audio.jsonl", weight=3.0), CalibrationSet("owner/name")),
+        },
+        max_unreadable=0.2,
+    )
+    assert calibration_of(folder / "sets.yaml", named, max_unreadable=0.0).max_unreadable == 0
+    assert calibration_of(None, named).max_unreadable == 0.01
+    with pytest.raises(InputError, match=r"--mixed: no such file: gone\.jsonl"):
+        calibration_of(None, {**named, "mixed": [("gone.jsonl", 1.0)]})
+    with pytest.raises(InputError, match="--audio: calibration needs audio data"):
+        calibration_of(None, {})
+    with pytest.raises(InputError, match=r"sets\.yaml: calibration needs audio data"):
+        calibration_of(folder / "sets.yaml", {})

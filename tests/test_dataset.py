@@ -83,6 +83,41 @@ def test_the_limit_takes_the_first_rows_of_either_form(limit: int | None, expect
         assert [sample.id for sample in samples] == [f"u{number}" for number in range(expected)]
 
 
+def test_images_videos_and_frames_are_left_encoded(tmp_path: Path) -> None:
+    picture = {"bytes": b"a picture", "path": "0.png"}
+    table = datasets.Dataset.from_list([{"image": picture, "clip": {"bytes": b"a film", "path": "0.mp4"}}])
+    (tmp_path / "set").mkdir()
+    typed = table.cast_column("image", datasets.Image()).cast_column("clip", datasets.Video())
+    typed.to_parquet(str(tmp_path / "set" / "test-00000-of-00001.parquet"))
+    (sample,) = read_dataset(task(columns={"video": "clip"}), tmp_path, ())
+    assert (sample.image, sample.video) == (b"a picture", b"a film")
+    write(tmp_path / "frames", [{"video": [picture, {"bytes": b"another", "path": None}]}])
+    (sample,) = read_dataset(task(dataset_path="frames", limit=1), tmp_path, ())
+    assert sample.video == (b"a picture", b"another")
+
+
+def test_media_stored_as_a_path_to_nothing_are_refused_with_their_row(tmp_path: Path) -> None:
+    write(tmp_path / "set", [row(0), row(1, audio={"bytes": None, "path": str(tmp_path / "gone.wav")})])
+    with pytest.raises(InputError, match=r"set \[test\] row 1: no such media file: .*gone\.wav"):
+        read_dataset(task(), tmp_path, REQUIRED)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"language": "tongue"}, r"has no column 'tongue'; it has id, audio, text, language"),
+        ({"sentence": "text"}, r"columns: unknown key 'sentence'; known: id, audio, .*our key comes first"),
+    ],
+)
+def test_a_mapping_that_maps_nothing_is_refused(
+    columns: dict[str, str], message: str, limit: int | None, tmp_path: Path
+) -> None:
+    write(tmp_path / "set", [row(0)])
+    with pytest.raises(InputError, match=rf"^set \[test\]: {message}"):
+        read_dataset(task(columns=columns, limit=limit), tmp_path, REQUIRED)
+
+
 def test_a_required_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     write(tmp_path / "set", [row(0)])
     with pytest.raises(InputError, match=r"set \[test\]: has no column 'sentence'; it has id, audio, text, language"):

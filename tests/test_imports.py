@@ -1,37 +1,29 @@
 """The layout of the design: imports go down only, and heavy libraries stay where they belong."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
+from builders import SHAPE, saliency_of
 
 import autoreap
 
 PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
-    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording", "lock"),
-    ("tasks", "plan", "config", "checkpoint", "dataset"),
+    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording", "lock", "video_files"),
+    ("tasks", "plan", "config", "checkpoint", "dataset", "calibration_data", "saliency_summary"),
     ("families", "dimensions"),
     (
-        "calibrate",
-        "described",
-        "masking",
-        "evaluate",
-        "materialise",
-        "model_card",
-        "prompts",
-        "sizes",
-        "rewrite",
-        "shards",
-        "verification",
-        "behaviour",
+        *("described", "prompts", "batching", "meter", "calibrate", "masking", "evaluate", "sizes"),
+        *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "search", "tracking", "report", "jobs"),
+    ("objective", "front", "search", "tracking", "report", "saliency_report", "jobs"),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
@@ -162,6 +154,19 @@ def test_the_two_lowest_layers_load_no_heavy_library() -> None:
 )
 def test_the_command_line_and_its_help_load_no_heavy_library(statement: str) -> None:
     assert loaded_by(statement) == set()
+
+
+@pytest.mark.parametrize("options", [["plan", "-o", "plan.json"], ["plan", "--json"], ["saliency"]], ids=" ".join)
+def test_what_a_saliency_file_answers_needs_no_heavy_library(options: list[str], tmp_path: Path) -> None:
+    known = {"model": "gone/model", "shape": json.dumps(asdict(SHAPE))}
+    saliency = saliency_of(SHAPE)
+    replace(saliency, provenance={**saliency.provenance, **known}).save(tmp_path / "saliency.safetensors")
+    if options[0] == "plan":
+        options = [*options, "--retention", "0.5", "--layers-cut", "1"]
+    arguments = [options[0], str(tmp_path / "saliency.safetensors"), *options[1:]]
+    root = PACKAGE.parent
+    program = f"import os, sys\nsys.path.insert(0, {str(root)!r})\nos.chdir({str(tmp_path)!r})\n"
+    assert loaded_by(f"{program}from autoreap.cli import main\nassert main({arguments!r}) == 0") == set()
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from autoreap.errors import InputError
+from autoreap.plan import retained_experts
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency, load_saliency
 
 
@@ -62,6 +63,58 @@ def test_the_random_ranking_depends_on_its_seed_and_on_nothing_measured() -> Non
     assert np.array_equal(scores[0], scores[1])
     assert np.array_equal(scores[0], scores[2])
     assert not np.array_equal(scores[0].argsort(axis=1), scores[3].argsort(axis=1))
+
+
+# Six experts: 0 often but weak, 1 and 2 alike, 3 rare but strong, 4 and 5 never on audio; 5 is heard in mixed data.
+TIES_AND_SILENCE = ComponentSaliency(
+    modalities={
+        "audio": sums([12, 10, 10, 8, 0, 0], [12, 5, 5, 1, 0, 0], 20),  # S1 = 0.6 0.5 0.5 0.4 0 0
+        "video": sums([0, 0, 0, 0, 5, 0], [5, 5, 5, 0, 5, 0], 10),  # S2 = 0 0 0 0 0.5 0
+        "mixed": sums([0, 0, 0, 0, 6, 9], [5, 5, 0, 0, 5, 5], 10),  # S3 = 0 0 0 0 0.6 0.9
+    },
+    layer_cosine=np.array([[0.9]]),
+)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "lambda_", "order"),
+    [
+        ("affinity", 0.0, [0, 1, 2, 3, 4, 5]),  # the tie of 1 and 2, and that of 4 and 5, go to the lower index
+        ("affinity", 1.0, [5, 0, 1, 2, 3, 4]),  # A = 0.6 0.5 0.5 0.4 0.1 0.9
+        ("reap", 1.0, [3, 1, 2, 0, 4, 5]),  # 1 2 2 8 0 0: whatever the mixed data
+        ("frequency", 1.0, [0, 1, 2, 3, 4, 5]),  # 0.6 0.25 0.25 0.05 0 0
+    ],
+)
+def test_each_ranking_keeps_its_best_with_ties_to_the_lower_index_and_unrouted_experts_last(
+    ranking: str, lambda_: float, order: list[int]
+) -> None:
+    scores = TIES_AND_SILENCE.scores(ranking, lambda_=lambda_, beta=1.0, seed=0)
+    assert np.isfinite(scores).all()
+    for num_kept in range(1, 7):
+        assert retained_experts(scores, num_kept) == (tuple(sorted(order[:num_kept])),)
+
+
+@pytest.mark.parametrize("ranking", ["affinity", "reap", "frequency"])
+def test_a_set_without_tokens_ranks_all_alike(ranking: str) -> None:
+    silent = ComponentSaliency({"audio": sums([0, 0, 0], [0, 0, 0], 0)}, np.array([[np.nan]]))
+    scores = silent.scores(ranking, lambda_=1, beta=1, seed=0)
+    assert retained_experts(scores, 2) == ((0, 1),)
+
+
+def test_the_random_ranking_keeps_every_expert_equally_often() -> None:
+    num_seeds = 2000
+    kept = [
+        retained_experts(TIES_AND_SILENCE.scores("random", lambda_=1, beta=1, seed=seed), 2)[0]
+        for seed in range(num_seeds)
+    ]
+    times = np.bincount(np.array(kept).ravel(), minlength=6)
+    deviation = np.sqrt(num_seeds * (1 / 3) * (2 / 3))
+    assert np.abs(times - num_seeds / 3).max() < 4 * deviation
+
+
+def test_the_random_ranking_draws_each_layer_by_itself() -> None:
+    scores = measured(48, 16).scores("random", lambda_=1, beta=1, seed=0)
+    assert len(set(retained_experts(scores, 8))) > 40
 
 
 def test_an_unknown_ranking_is_refused() -> None:

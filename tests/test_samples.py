@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 from builders import wav_bytes
+from PIL import Image
 
-from autoreap.errors import InputError
-from autoreap.samples import Sample, contents, digest, load_audio, read_samples
+from autoreap.errors import InputError, MediaError
+from autoreap.samples import Sample, contents, digest, load_audio, load_frames, read_samples
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def test_rows_are_read_with_their_media_beside_the_file(folder: Path) -> None:
             "choices": ["A", "B"],
         },
         {"id": "v", "modality": "video", "video": ["media/0.png", "media/1.png"], "text": None},
+        {"id": "f", "modality": "video", "video": "media/0.png"},
         {"id": "t", "text": "text alone"},
     )
     media = folder / "media"
@@ -53,8 +55,15 @@ def test_rows_are_read_with_their_media_beside_the_file(folder: Path) -> None:
             question="what?", answer="B", choices=("A", "B"),
         ),
         Sample(id="v", where=f"{path}:4", modality="video", video=(media / "0.png", media / "1.png")),
-        Sample(id="t", where=f"{path}:5", text="text alone"),
+        Sample(id="f", where=f"{path}:5", modality="video", video=media / "0.png"),
+        Sample(id="t", where=f"{path}:6", text="text alone"),
     ]  # fmt: skip
+
+
+def test_a_row_that_names_no_modality_is_of_the_one_that_is_asked_for(folder: Path) -> None:
+    path = write(folder, {"id": "a", "image": "media/0.png"}, {"id": "b", "modality": "mixed", "audio": "media/a.wav"})
+    assert [sample.modality for sample in read_samples(path, modality="video")] == ["video", "mixed"]
+    assert [sample.modality for sample in read_samples(path)] == ["audio", "mixed"]
 
 
 def test_a_row_may_hold_any_character_that_json_allows(folder: Path) -> None:
@@ -74,6 +83,9 @@ def test_a_row_may_hold_any_character_that_json_allows(folder: Path) -> None:
         ({"id": "b", "audio": "gone.wav"}, r":2: no such media file: .*gone\.wav .*relative to the JSONL"),
         ({"id": "b", "audio": "media"}, ":2: no such media file"),
         ({"id": "b", "video": ["media/0.png", "2.png"]}, r":2: no such media file: .*2\.png"),
+        ({"id": "b", "video": "clip.mp4"}, r":2: no such media file: .*clip\.mp4"),
+        ({"id": "b", "video": 7}, ":2: key 'video' must be a video file or a list of frames, got 7"),
+        ({"id": "b", "video": ["media/0.png", 2]}, ":2: key 'video' must be a video file or a list of frames"),
         ({"id": "b", "text": 7}, ":2: key 'text' must be a string, got 7"),
         ({"id": "b", "choices": "cat, dog"}, ":2: key 'choices' must be a list of strings, got 'cat, dog'"),
         ({"id": "b", "choices": ["cat", 1]}, ":2: key 'choices' must be a list of strings"),
@@ -110,11 +122,12 @@ def test_the_digest_follows_contents_and_not_places(folder: Path) -> None:
     others = [
         [replace(sample, text="hullo")],
         [replace(sample, id="b")],
+        [replace(sample, weight=2.0)],
         [replace(sample, audio=folder / "media" / "b.wav")],
         [sample, sample],
         [],
     ]
-    assert len({digest(samples) for samples in ([sample], *others)}) == 6
+    assert len({digest(samples) for samples in ([sample], *others)}) == 7
     assert contents(sample) == contents(replace(sample, id="b", text=None))
     assert contents(sample) != contents(replace(sample, audio=folder / "media" / "b.wav"))
 
@@ -149,8 +162,9 @@ def test_audio_that_is_broken_empty_or_gone_is_refused_with_its_row(
     if content is not None:
         (tmp_path / "a.wav").write_bytes(content)
     sample = Sample(id="a", where="rows.jsonl:3", audio=content if as_bytes else tmp_path / "a.wav")
-    with pytest.raises(InputError, match=r"^rows\.jsonl:3: (audio|has no audio)"):
+    with pytest.raises(InputError, match=r"^rows\.jsonl:3: (audio|has no audio)") as failure:
         load_audio(sample)
+    assert isinstance(failure.value, MediaError) == (sample.audio is not None)
 
 
 @pytest.mark.parametrize(("channels", "sampling_rate"), [(1, 16_000), (2, 44_100)])
@@ -158,3 +172,34 @@ def test_audio_that_is_not_finite_is_refused_with_its_row(channels: int, samplin
     soundfile.write(tmp_path / "a.wav", np.full((100, channels), np.nan), sampling_rate, subtype="FLOAT")
     with pytest.raises(InputError, match=r"rows\.jsonl:3: audio can't be decoded: .*not finite"):
         load_audio(Sample(id="a", where="rows.jsonl:3", audio=tmp_path / "a.wav"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Two pictures of one size and one of another."""
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, size in zip(paths, ((64, 48), (64, 48), (48, 64)), strict=True):
+        Image.new("RGB", size, "red").save(path)
+    return paths
+
+
+def test_the_image_or_the_frames_of_a_row_are_opened_from_files_and_bytes(pictures: list[Path]) -> None:
+    first, second, _ = pictures
+    rows: list[dict[str, Any]] = [{"image": first}, {"image": first.read_bytes()}, {"video": (first, second)}]
+    opened = [load_frames(Sample(id="v", where="rows:1", **row)) for row in rows]
+    sizes = [[image.size for image in frames.images] for frames in opened if frames]
+    assert sizes == [[(64, 48)], [(64, 48)], [(64, 48), (64, 48)]]
+    assert load_frames(Sample(id="a", where="rows:1", text="none")) is None
+
+
+def test_frames_that_differ_in_size_or_are_broken_are_refused_with_their_row(pictures: list[Path]) -> None:
+    whole = pictures[0].read_bytes()
+    rows: list[tuple[dict[str, Any], str]] = [
+        ({"video": tuple(pictures)}, "the frames of a video must all have the same size"),
+        ({"image": whole[: len(whole) // 2]}, "image can't be decoded: .*truncated"),
+        ({"image": b""}, "image can't be decoded"),
+        ({"video": (pictures[0], b"text")}, "image can't be decoded"),
+    ]
+    for row, message in rows:
+        with pytest.raises(MediaError, match=rf"^rows\.jsonl:3: {message}"):
+            load_frames(Sample(id="v", where="rows.jsonl:3", **row))

@@ -16,6 +16,7 @@ from autoreap.commands import (
     plan,
     prune,
     report,
+    saliency,
     search,
     select,
     verify,
@@ -38,6 +39,6 @@ class Command(Protocol):
         ...
 
 
-_MODULES = (search, pareto, report, select, materialise, verify, calibrate, plan, evaluate, prune, inspect)
+_MODULES = (search, pareto, report, select, materialise, verify, calibrate, saliency, plan, evaluate, prune, inspect)
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}

@@ -8,8 +8,9 @@ from autoreap.commands.options import (
     Arguments,
     Result,
     add_calibration_options,
+    add_loading_options,
     add_model,
-    calibration_files,
+    calibration_config,
 )
 
 SUMMARY = "measure saliency once"
@@ -20,18 +21,21 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
     add_calibration_options(add)
+    add_loading_options(add)
     add("-o", "--output", type=Path, default=Path("saliency.safetensors"), help="default: saliency.safetensors")
 
 
 def run(options: Arguments) -> Result:
     """Measure and save."""
     from autoreap import jobs
+    from autoreap.calibrate import Options
     from autoreap.described import describe, load
 
     components = COMPONENTS[options.component]
-    data = jobs.read_calibration(calibration_files(options))
-    loaded = load(describe(options.model), speech="talker" in components)
-    saliency = jobs.calibrated(loaded, data, components)
+    calibration = calibration_config(options)
+    data = jobs.read_calibration(calibration)
+    loaded = load(describe(options.model), speech="talker" in components, device=options.device, dtype=options.dtype)
+    saliency = jobs.calibrated(loaded, data, components, options=Options(max_unreadable=calibration.max_unreadable))
     saliency.save(options.output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
     return {"path": str(options.output), "tokens": tokens}, f"wrote {options.output}: tokens {tokens}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autoreap.commands.options import Add, Arguments, Result, add_model, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
 
 SUMMARY = "score a model or a plan"
 EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
@@ -15,6 +15,7 @@ def add_options(add: Add) -> None:
     add("--evals", type=Path, required=True, help="a file of evals/")
     add("--split", choices=("search", "report"), default="search", help="default: search")
     add("--batch-size", type=positive, default=32, help="utterances decoded together (default: 32)")
+    add_loading_options(add)
     add("--outcomes", type=Path, metavar="FILE", help="write one JSON line an utterance")
 
 
@@ -26,7 +27,15 @@ def run(options: Arguments) -> Result:
 
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
-    evaluation = jobs.evaluated(described, options.evals, plan, split=options.split, batch_size=options.batch_size)
+    evaluation = jobs.evaluated(
+        described,
+        options.evals,
+        plan,
+        split=options.split,
+        batch_size=options.batch_size,
+        device=options.device,
+        dtype=options.dtype,
+    )
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
     metrics = evaluation.metrics()

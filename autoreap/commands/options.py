@@ -4,11 +4,15 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoreap.config import CalibrationConfig
 
 Arguments = argparse.Namespace
 Add = Callable[..., Any]  # argparse's add_argument
 Result = tuple[dict[str, Any], str]  # the JSON object, and the text for people
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 COMPONENTS = {"thinker": ("thinker",), "talker": ("talker",), "both": ("thinker", "talker")}
 
 
@@ -23,18 +27,63 @@ def add_study_options(add: Add) -> None:
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
-def add_calibration_options(add: Add, *, required: bool = True) -> None:
+def add_calibration_options(add: Add) -> None:
     """What to measure, on what."""
-    add("--audio", type=Path, required=required, help="JSONL of audio rows")
-    add("--video", type=Path, help="JSONL of video or image rows")
-    add("--mixed", type=Path, help="JSONL of rows with both")
+    several = {"metavar": "SET[=WEIGHT]", "type": weighted_set, "action": "append", "default": []}
+    add("--audio", help="JSONL of audio rows, or a data set of the hub; may be given several times", **several)
+    add("--video", help="the same of video or image rows", **several)
+    add("--mixed", help="the same of rows with both", **several)
+    add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/files.md)")
+    add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
+    add("--max-unreadable", type=share, metavar="SHARE", help="of broken recordings to leave out (default 0.01)")
     add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
 
 
-def calibration_files(options: Arguments) -> dict[str, Path]:
-    """The files given, by modality."""
-    files = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
-    return {modality: path for modality, path in files.items() if path is not None}
+def calibration_config(options: Arguments) -> "CalibrationConfig":
+    """The sets of the file and of the options, by modality; `InputError` where there is none of audio."""
+    from autoreap.config import calibration_of
+
+    named = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
+    config = calibration_of(options.calibration, named, max_unreadable=options.max_unreadable)
+    return config.limited(options.calibration_samples)
+
+
+def gives_calibration(options: Arguments) -> bool:
+    """Whether the options name anything to measure on."""
+    return bool(options.audio or options.video or options.mixed or options.calibration)
+
+
+def add_loading_options(add: Add) -> None:
+    """Where and in which type a model computes."""
+    add(
+        "--device", help="cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)"
+    )
+    add("--dtype", choices=DTYPES, default="auto", help="default: auto, the stored type, float32 on a CPU")
+
+
+def weighted_set(text: str) -> tuple[str, float]:
+    """A set and its weight; 1 where none is given. A name that ends in `=` and a number needs a weight after it."""
+    name, _, ending = text.rpartition("=")
+    try:
+        weight = float(ending)
+    except ValueError:
+        return text, 1.0
+    if not name:
+        return text, 1.0
+    if not 0 < weight < float("inf"):
+        raise argparse.ArgumentTypeError(f"a weight must be a finite number above 0, got {ending!r}")
+    return name, weight
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
+    return number
 
 
 def positive(text: str) -> int:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autoreap.candidate import PRESETS, RANKINGS, Candidate, preset_values
+from autoreap.candidate import LAYER_SELECTIONS, PRESETS, RANKINGS, Candidate, preset_values
 from autoreap.commands.options import COMPONENTS, Add, Arguments, indices
 from autoreap.errors import InputError
 
@@ -23,6 +23,7 @@ def add_planning_options(add: Add, *, component: bool = True) -> None:
     add("--similarity-threshold", type=float, metavar="COSINE", help="of the layers cut; less similar ones stay")
     add("--protect-first", type=int, metavar="N", help="never cut the first N layers by ranking (default: depth / 12)")
     add("--protect-last", type=int, metavar="N", help="nor the last N")
+    add("--layer-selection", choices=LAYER_SELECTIONS, help="cut them one by one (default single), or as one block")
     add("--layers", type=indices, metavar="12,16", help="cut exactly these layers")
     add("--strip-vision", action="store_true", help="drop the vision tower")
     add("--drop-speech", action="store_true", help="drop the talker and the waveform decoder: it answers in text alone")
@@ -60,4 +61,5 @@ def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
     given |= {"lambda": options.lambda_, "beta": options.beta, "saliency": options.saliency, "seed": options.seed}
     given |= {name: getattr(options, name) for name in ("similarity_threshold", "protect_first", "protect_last")}
     given |= {"strip_vision": options.strip_vision or bool(options.preset), "drop_speech": options.drop_speech}
+    given["layer_selection"] = options.layer_selection
     return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})

@@ -13,11 +13,13 @@ from autoreap.commands.options import (
     Arguments,
     Result,
     add_calibration_options,
+    add_loading_options,
     add_model,
-    calibration_files,
+    calibration_config,
+    gives_calibration,
 )
 from autoreap.commands.planning import add_planning_options, candidate, planned
-from autoreap.commands.writing import add_output_options, target, write
+from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.js
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
-    add_calibration_options(add, required=False)
+    add_calibration_options(add)
+    add_loading_options(add)
     add_planning_options(add, component=False)
     add_output_options(add)
 
@@ -56,13 +59,20 @@ def run(options: Arguments) -> Result:
 
 
 def _measured(described: "Described", decide: "Callable[[Saliency | None], PruningPlan]", options: Arguments) -> Result:
-    files = calibration_files(options)
-    if "audio" not in files:
+    if not gives_calibration(options):
         decide(None)  # says what would have to be measured
     from autoreap import jobs
+    from autoreap.calibrate import Options
+    from autoreap.described import load, release
 
-    data = jobs.read_calibration(files)
+    calibration = calibration_config(options)
+    data = jobs.read_calibration(calibration)
     with TemporaryDirectory() as scratch:
         components = COMPONENTS[options.component]
-        plan, expected = jobs.measured_plan(described, data, components, decide, Path(scratch))
+        loaded = load(described, speech="talker" in components, device=options.device, dtype=options.dtype)
+        saliency = jobs.calibrated(loaded, data, components, options=Options(max_unreadable=calibration.max_unreadable))
+        plan = decide(saliency)
+        expected = None if not compares(options) else jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
+        del loaded
+        release()
         return write(described, plan, options, expected=expected or "no calibration row holds speech with its text")

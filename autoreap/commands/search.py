@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoreap.commands.options import Add, Arguments, Result, hours, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, hours, positive
 
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
@@ -19,6 +19,7 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add_loading_options(add)
 
 
 def run(options: Arguments) -> Result:
@@ -37,6 +38,8 @@ def run(options: Arguments) -> Result:
             hours=options.hours,
             storage=options.storage,
             seed=options.seed,
+            device=options.device,
+            dtype=options.dtype,
         ),
     )
     study, shipped = result.study, result.shipped

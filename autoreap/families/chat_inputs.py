@@ -10,19 +10,19 @@ Features are extracted per utterance, never per batch: what an utterance looks l
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from autoreap.errors import InputError
-from autoreap.samples import SAMPLING_RATE, Sample, load_audio
+from autoreap.samples import SAMPLING_RATE, Sample, load_audio, load_frames
+from autoreap.video_files import FRAMES_PER_SECOND
 
-FRAMES_PER_SECOND = 1.0
+TOKENS = ("prompt", "answer", "both")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Encoded:
         pixels: [patches, patch_dim] of the image or the video, or None.
         grid: (temporal, height, width) in patches, of the image or the video.
         is_video: the pixels are a video's.
+        seconds_apart: between two frames of the video.
     """
 
     input_ids: torch.Tensor
@@ -53,6 +54,7 @@ class Encoded:
     pixels: torch.Tensor | None = None
     grid: tuple[int, int, int] | None = None
     is_video: bool = False
+    seconds_apart: float = 1 / FRAMES_PER_SECOND
 
 
 class ChatInputs:
@@ -80,12 +82,14 @@ class ChatInputs:
         """`sample`'s media and the user's `question` as a chat prompt, with `answer` after it if there is one.
 
         Raises:
-            InputError: the audio can't be read, or the question or the answer spells a special token.
+            MediaError: the audio, the image or the video can't be decoded.
+            InputError: the question or the answer spells a special token.
         """
         for text in (question, answer or ""):
             self._refuse_special_tokens(text, sample.where)
         mel = self._mel(load_audio(sample)) if sample.audio is not None else None
-        pixels, grid = self._patches(sample)
+        frames = load_frames(sample)
+        pixels, grid = self._patches(frames.images, is_video=bool(sample.video)) if frames else (None, None)
 
         media = [("audio", sample.audio), ("video", sample.video), ("image", sample.image)]
         content = [{"type": kind} for kind, present in media if present] + [{"type": "text", "text": question}]
@@ -109,6 +113,7 @@ class ChatInputs:
             pixels=pixels,
             grid=grid,
             is_video=bool(sample.video),
+            seconds_apart=frames.seconds_apart if frames else 1 / FRAMES_PER_SECOND,
         )
 
     def encode_text(self, text: str, where: str | None = None) -> Encoded:
@@ -138,9 +143,30 @@ class ChatInputs:
                 inputs["pixel_values" + suffix] = torch.cat([e.pixels for e in visual if e.pixels is not None])
                 inputs[f"{prefix}_grid_thw"] = torch.tensor([encoded.grid for encoded in visual])
             if visual and is_video:
-                seconds = self._image_processor.temporal_patch_size / FRAMES_PER_SECOND
-                inputs["video_second_per_grid"] = torch.full((len(visual),), seconds)
+                depth = self._image_processor.temporal_patch_size
+                inputs["video_second_per_grid"] = torch.tensor([depth * encoded.seconds_apart for encoded in visual])
         return inputs
+
+    def counted(self, batch: Sequence[Encoded], tokens: str = "both") -> torch.Tensor:
+        """Where in the collated `batch` the tokens of one kind are, padding never among them; bool [B, T].
+
+        Args:
+            batch: as given to `collate`.
+            tokens: `prompt` (media included), `answer` (with the token that ends it), or `both`.
+
+        Raises:
+            InputError: `tokens` is none of these.
+        """
+        if tokens not in TOKENS:
+            raise InputError(f"must be one of {', '.join(TOKENS)}, got {tokens!r}", where="tokens")
+        length = max(len(encoded.input_ids) for encoded in batch)
+        mask = torch.zeros((len(batch), length), dtype=torch.bool)
+        for row, encoded in enumerate(batch):
+            prompt = length - len(encoded.input_ids)
+            answer = prompt + encoded.num_prompt_tokens
+            mask[row, prompt:answer] = tokens != "answer"
+            mask[row, answer:] = tokens != "prompt"
+        return mask
 
     def decode(self, token_ids: torch.Tensor) -> str:
         """The text of generated tokens, special tokens left out."""
@@ -194,25 +220,19 @@ class ChatInputs:
             mask[row, : mel.shape[1]] = 1
         return {"input_features": features, "feature_attention_mask": mask}
 
-    def _patches(self, sample: Sample) -> tuple[torch.Tensor, tuple[int, int, int]] | tuple[None, None]:
-        """[patches, patch_dim] and the grid of the sample's image or video, if it has one.
+    def _patches(self, images: Sequence[Image.Image], *, is_video: bool) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """[patches, patch_dim] and the grid of an image, or of a video's frames.
 
         Frames of a video go two by two into temporal patches, an image twice.
 
         The patch layout [..., channel, temporal, height, width] is Qwen2-VL's; an image alone fills the temporal
         dimension with copies of itself, so a video is assembled from its frames' own patches.
         """
-        paths = sample.video or ((sample.image,) if sample.image is not None else ())
-        if not paths:
-            return None, None
-        processor = self._frame_processor if sample.video else self._image_processor
-        images = [_open_image(path, sample.where) for path in paths]
-        if len({image.size for image in images}) > 1:
-            raise InputError("the frames of a video must all have the same size", where=sample.where)
-        processed = processor(images, return_tensors="pt")
+        processor = self._frame_processor if is_video else self._image_processor
+        processed = processor(list(images), return_tensors="pt")
         _, height, width = (int(size) for size in processed["image_grid_thw"][0])
         per_frame = processed["pixel_values"].view(len(images), height * width, -1)
-        if not sample.video:
+        if not is_video:
             return per_frame[0], (1, height, width)
         depth = processor.temporal_patch_size
         padded = [*per_frame, *[per_frame[-1]] * (-len(images) % depth)]
@@ -224,12 +244,3 @@ class ChatInputs:
             ]
             blocks.append(torch.stack(block, dim=2).flatten(1))
         return torch.cat(blocks), (len(blocks), height, width)
-
-
-def _open_image(path: Path, where: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"image can't be decoded: {error}", where=where) from None

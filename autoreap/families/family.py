@@ -116,6 +116,10 @@ class Family(ABC):
         """The experts of a decoder layer, called with (hidden states [T, H], indices [T, k], weights [T, k])."""
 
     @abstractmethod
+    def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Probabilities [T, k] of the chosen experts before they are renormalised, from what the router returned."""
+
+    @abstractmethod
     def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
         """Embeddings [num_tokens, H] of one utterance, from its features [mel_bins, frames]."""
 

@@ -74,6 +74,22 @@ def test_batch_holds_each_conversation_as_it_is_alone(inputs: ChatInputs, tmp_pa
         assert mask.sum() == mask[:num_frames].sum() == num_frames
 
 
+def test_counted_tokens_are_those_of_the_prompt_or_of_the_answer_and_never_padding(inputs: ChatInputs) -> None:
+    rows = [(5, 3), (4, 0), (2, 1)]  # tokens of the prompt, and of the answer
+    batch = [Encoded(torch.arange(prompt + answer), num_prompt_tokens=prompt) for prompt, answer in rows]
+    drawn = {
+        "prompt": ["11111000", "00001111", "00000110"],
+        "answer": ["00000111", "00000000", "00000001"],
+        "both": ["11111111", "00001111", "00000111"],
+    }
+    for tokens, expected in drawn.items():
+        mask = inputs.counted(batch, tokens)
+        assert ["".join(str(int(counts)) for counts in row) for row in mask] == expected
+    assert torch.equal(inputs.counted(batch), inputs.collate(batch)["attention_mask"].bool())
+    with pytest.raises(InputError, match="tokens: must be one of prompt, answer, both, got 'all'"):
+        inputs.counted(batch, "all")
+
+
 @pytest.mark.parametrize("token", ["<|audio_pad|>", "<|image_pad|>", "<|im_end|>"])
 def test_special_token_in_the_words_of_a_row_is_refused(token: str, inputs: ChatInputs, tmp_path: Path) -> None:
     sample, question = conversation("short clip", tmp_path)

@@ -83,6 +83,7 @@ def real_inputs(processor: Any, sample: Sample, question: str | None) -> dict[st
     if sample.image is not None:
         media["images"] = [Image.open(sample.image)]
     if sample.video:
+        assert isinstance(sample.video, tuple)
         media["videos"] = [[Image.open(frame) for frame in sample.video]]
         media["videos_kwargs"] = {"size": dict(processor.image_processor.size), "cap_pixels_per_frame": False}
     text = processor.apply_chat_template(

@@ -1,0 +1,133 @@
+"""Frames of a video file (mp4, webm, mov, mkv, avi, ...), sampled evenly by time. The sound beside them is not used.
+
+A video of d seconds gives n = round(d * FRAMES_PER_SECOND) frames, at least one and at most MAX_FRAMES: those shown in
+the middle of each n-th part of it. So they lie about a second apart, and further in videos of more than MAX_FRAMES
+seconds.
+PyAV decodes; it is an extra, since few calibrate on video files.
+"""
+
+import importlib.util
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from autoreap.errors import InputError, MediaError
+
+Media = Path | bytes  # a file, or its encoded bytes
+FRAMES_PER_SECOND = 1.0
+MAX_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class Frames:
+    """An image, or the frames of a video.
+
+    Attributes:
+        images: in order, all of one size.
+        seconds_apart: between two frames.
+    """
+
+    images: tuple[Image.Image, ...]
+    seconds_apart: float
+
+
+def check_decoder(where: str) -> None:
+    """Raise `InputError` if video files can't be decoded here; `where` one was named is for the message."""
+    if importlib.util.find_spec("av") is None:
+        raise InputError(
+            "video files need PyAV, which is not installed",
+            where=where,
+            fix="pip install 'autoreap[video]', or give the frames as a list of images",
+        )
+
+
+def sampled_frames(video: Media, where: str) -> Frames:
+    """The frames of `video`, RGB and upright; see above for which.
+
+    Raises:
+        MediaError: it can't be decoded, or has no frames.
+        InputError: PyAV is not installed.
+    """
+    with _opened(video, where) as container:
+        start, duration = _span(container)
+    num_frames = num_sampled(duration)
+    seconds_apart = duration / num_frames
+    times = [start + (number + 0.5) * seconds_apart for number in range(num_frames)]
+    with _opened(video, where) as container:
+        images = tuple(_shown_at(times, container))
+        if not images:
+            raise ValueError("none of its frames can be decoded")
+    return Frames(images, seconds_apart)
+
+
+def size_from_header(video: Media, where: str) -> tuple[int, int, int]:
+    """How many frames will be sampled, their width and their height, as the header has it; nothing is decoded.
+
+    Raises:
+        MediaError: the header can't be read.
+        InputError: PyAV is not installed.
+    """
+    with _opened(video, where) as container:
+        context = container.streams.video[0].codec_context
+        seconds = MAX_FRAMES if container.duration is None else container.duration / 1_000_000  # libav counts in µs
+        return num_sampled(seconds), context.width, context.height
+
+
+def num_sampled(seconds: float) -> int:
+    """How many frames are taken of a video that lasts so many seconds."""
+    return min(max(round(seconds * FRAMES_PER_SECOND), 1), MAX_FRAMES)
+
+
+@contextmanager
+def _opened(video: Media, where: str) -> Iterator[Any]:
+    """PyAV's container of `video`; whatever fails within the context is a `MediaError`."""
+    check_decoder(where)
+    import av
+
+    try:
+        with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)) as container:
+            if not container.streams.video:
+                raise ValueError("it has no pictures")
+            yield container
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"video can't be decoded: {reason}", where=where) from None
+
+
+def _span(container: Any) -> tuple[float, float]:
+    """When the first frame is shown, and for how many seconds all are; by their packets, since headers may not say."""
+    stream = container.streams.video[0]
+    stamps = (packet.pts if packet.pts is not None else packet.dts for packet in container.demux(stream))
+    times = sorted(float(stamp * stream.time_base) for stamp in stamps if stamp is not None)
+    if not times:
+        raise ValueError("it has no frames")
+    spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    return times[0], times[-1] - times[0] + (spacing or 1 / FRAMES_PER_SECOND)
+
+
+def _shown_at(times: Sequence[float], container: Any) -> Iterator[Image.Image]:
+    """The frame on show at each of the ascending `times`."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    waiting, shown = list(times), None
+    for frame in container.decode(stream):
+        now = float((frame.pts if frame.pts is not None else frame.dts) * stream.time_base)
+        while waiting and shown is not None and now > waiting[0]:
+            waiting.pop(0)
+            yield _upright(shown)
+        if not waiting:
+            return
+        shown = frame
+    if shown is not None:
+        yield from (_upright(shown) for _ in waiting)
+
+
+def _upright(frame: Any) -> Image.Image:
+    """A phone stores its pictures as the sensor lies, and beside them by how far to turn them."""
+    image: Image.Image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
