@@ -136,8 +136,7 @@ class Qwen3Omni(Family):
     def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """See `Family.raw_gates`. Rounded as the router rounds what it returns."""
         logits, _, indices = router_output
-        probabilities = torch.nn.functional.softmax(logits, dtype=torch.float, dim=-1)
-        return probabilities.gather(1, indices).to(logits.dtype)
+        return logits.float().softmax(dim=-1).gather(1, indices).to(logits.dtype)
 
     def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
         """See `Family.audio_embeddings`."""
