@@ -49,8 +49,8 @@ def describe(model: str) -> Described:
     path = resolve_model(model)
     checkpoint = open_checkpoint(path)
     family = family_of(checkpoint.config, where=path / "config.json")
-    for name in checkpoint.tensors:
-        family.role(name)
+    for tensor in checkpoint.tensors.values():
+        family.role_of(tensor)
     return Described(model, checkpoint, family, family.shape(checkpoint.config))
 
 

@@ -104,7 +104,7 @@ def _partial(target: Path) -> Iterator[Path]:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise InputError(
-                f"could not be written: {error.strerror}", where=target, fix="nothing was left behind"
+                str(error.strerror or error), where=error.filename or target, fix="nothing was left behind"
             ) from error
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -88,7 +88,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
 
 
 def _rewritten(info: TensorInfo, family: Family, plan: PruningPlan) -> OutputTensor | None:
-    role = family.role(info.name)
+    role = family.role_of(info)
     for dimension in DIMENSIONS:
         rewritten = dimension.rewrite_tensor(role, plan)
         if rewritten is None:

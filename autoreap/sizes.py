@@ -1,11 +1,12 @@
 """What a checkpoint's bytes are spent on, from headers alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from autoreap.checkpoint import Checkpoint
+from autoreap.checkpoint import TensorInfo
 from autoreap.families import Family
 from autoreap.families.family import TensorRole
+from autoreap.rewrite import OutputTensor
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,13 @@ class Size:
     num_tensors: int
 
 
-def component_sizes(checkpoint: Checkpoint, family: Family) -> Mapping[str, Size]:
-    """Sizes by component, decoders split into experts, routers and the rest; the last entry is the total."""
+def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], family: Family) -> Mapping[str, Size]:
+    """Sizes by component, decoders split into experts, routers and the rest; the last entry is the total.
+
+    `tensors` are those of a checkpoint, or those that a plan would make of them.
+    """
     sizes: dict[str, Size] = {}
-    for info in checkpoint.tensors.values():
+    for info in tensors:
         for name in (_component(family.role(info.name)), "total"):
             size = sizes.get(name, Size(0, 0, 0))
             sizes[name] = Size(

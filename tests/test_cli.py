@@ -554,6 +554,8 @@ def test_a_dry_run_says_what_the_real_one_writes(folder: Path, capsys: Capture, 
     assert list(real.pop("verified")) == ["structure", "content", "behaviour"]
     assert dry == real
     total = json_of(["inspect", tmp_path / "pruned"], capsys)["components"]["total"]
+    predicted = json_of(["inspect", folder / "model", "--plan", folder / "plan.json"], capsys)["components"]
+    assert predicted == json_of(["inspect", tmp_path / "pruned"], capsys)["components"]
     assert (total["num_bytes"], total["num_tensors"]) == (real["size_bytes"], real["num_tensors"])
 
 

@@ -37,7 +37,7 @@ def test_the_stock_class_expects_the_tensors_of_the_published_checkpoint(checkpo
 
 
 def test_the_parts_of_the_real_model_have_their_known_sizes(checkpoint: Checkpoint, family: Family) -> None:
-    sizes = component_sizes(checkpoint, family)
+    sizes = component_sizes(checkpoint.tensors.values(), family)
     parameters = {name: size.num_parameters for name, size in sizes.items()}
     thinker = sum(parameters[f"thinker {kind}"] for kind in ("routers", "rest"))
     talker = sum(parameters[f"talker {kind}"] for kind in ("attention", "routers", "rest"))
@@ -54,7 +54,7 @@ def test_the_parts_of_the_real_model_have_their_known_sizes(checkpoint: Checkpoi
 
 
 def test_the_routers_of_the_real_model_hold_a_row_for_each_expert(checkpoint: Checkpoint, family: Family) -> None:
-    sizes = component_sizes(checkpoint, family)
+    sizes = component_sizes(checkpoint.tensors.values(), family)
     assert sizes["thinker routers"] == Size(48 * 128 * 2048, 48 * 128 * 2048 * 2, 48)
     assert sizes["talker routers"].num_tensors == 20
 

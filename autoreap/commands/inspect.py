@@ -1,7 +1,15 @@
 """autoreap inspect: parameters and bytes per component."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from autoreap.commands.options import Add, Arguments, Result, add_model
 from autoreap.wording import size_text
+
+if TYPE_CHECKING:
+    from autoreap.checkpoint import TensorInfo
+    from autoreap.rewrite import OutputTensor
 
 SUMMARY = "parameters and bytes per component"
 EXAMPLE = "autoreap inspect tiny"
@@ -10,15 +18,21 @@ EXAMPLE = "autoreap inspect tiny"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
+    add("--plan", type=Path, help="as this plan would make it")
 
 
 def run(options: Arguments) -> Result:
     """Sizes, from headers alone."""
     from autoreap.described import describe
+    from autoreap.plan import load_plan
+    from autoreap.rewrite import plan_rewrite
     from autoreap.sizes import component_sizes
 
     described = describe(options.model)
-    sizes = component_sizes(described.checkpoint, described.family)
+    tensors: Iterable[TensorInfo | OutputTensor] = described.checkpoint.tensors.values()
+    if options.plan:
+        tensors = plan_rewrite(described.checkpoint, load_plan(options.plan)).tensors
+    sizes = component_sizes(tensors, described.family)
     rows = [
         f"{name:<18}{s.num_parameters:>18,}{size_text(s.num_bytes):>14}{s.num_tensors:>9,}" for name, s in sizes.items()
     ]

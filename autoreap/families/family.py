@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from autoreap.checkpoint import TensorInfo
 from autoreap.errors import InputError
 from autoreap.plan import ModelShape
 
@@ -86,6 +87,13 @@ class Family(ABC):
     @abstractmethod
     def role(self, tensor_name: str) -> TensorRole:
         """What the stored tensor is; `InputError` for a name that this family does not know."""
+
+    def role_of(self, tensor: TensorInfo) -> TensorRole:
+        """`role` of a tensor in a checkpoint; the error for an unknown one names its file."""
+        try:
+            return self.role(tensor.name)
+        except InputError as error:
+            raise InputError(error.problem, where=tensor.shard, fix="is this checkpoint of another version?") from None
 
     @abstractmethod
     def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
