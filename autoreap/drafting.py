@@ -31,6 +31,8 @@ _PASS_IN_TOKENS = 128
 _POOL_FACTOR = 8
 # What is believed of drafts before one was tried: that so many tokens held before one did not.
 _BELIEF = 50
+# The share of columns that are nobody's, up to which moving the others together would cost more than it saves.
+_DEAD_COLUMNS = 0.1
 # Rows of logits that are in memory at once: a vocabulary may have 150,000 entries.
 _HEAD_ROWS = 512
 
@@ -91,6 +93,11 @@ class _Row:
     def room(self) -> int:
         """How many tokens there may be before the last one."""
         return self.prompt.max_new_tokens - len(self.answer) - 1
+
+    @property
+    def num_cached(self) -> int:
+        """All its tokens but the last."""
+        return self.prompt.num_tokens + len(self.answer) - 1
 
     def guess(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next."""
@@ -211,7 +218,8 @@ class DraftedDecoder:
                     pools.append(pool)
             else:
                 pool, pools = self._gathered(pools)
-                pools += [pool] if self._round(pool) else _halves(pool)
+                self._round(pool)
+                pools.append(pool)
             pools = [left for pool in pools if (left := self._unfinished(pool))]
         return [Answer(tuple(row.answer), row.num_drafted, row.num_accepted, row.log_likelihood) for row in rows]
 
@@ -267,8 +275,8 @@ class DraftedDecoder:
         ).last_hidden_state
         return pool, hidden[:, inputs["input_ids"].shape[1] - 1 :]
 
-    def _round(self, pool: _Pool) -> bool:
-        """Go on with every row of `pool`; False where memory ran out, and the pool is as it was."""
+    def _round(self, pool: _Pool) -> None:
+        """Go on with every row of `pool`; where memory runs out it stays as it was, and pools must be smaller."""
         depth = _depth([row.chance() for row in pool.rows], max(row.room for row in pool.rows))
         fed = [row.guess(depth) for row in pool.rows]
         num_columns = pool.mask.shape[1]
@@ -278,13 +286,11 @@ class DraftedDecoder:
             if len(pool.rows) == 1:
                 raise
             self._pool_size = len(pool.rows) // 2
+            for layer in pool.cache.layers:
+                layer.crop(num_columns - layer.get_seq_length())
         else:
             accepted = _take(pool.rows, fed, choices)
             pool.mask = torch.cat([pool.mask, accepted.to(pool.mask.device)], dim=1)
-            return True
-        for layer in pool.cache.layers:
-            layer.crop(num_columns - layer.get_seq_length())
-        return False
 
     def _continued(self, pool: _Pool, fed: Sequence[list[int]]) -> torch.Tensor:
         """[B, Q, H] of the last token of each row, and of the tokens `fed` after it."""
@@ -338,20 +344,28 @@ class DraftedDecoder:
         """Right-padded [B, Q], and which of it is no padding."""
         width = max(map(len, sequences))
         filled = [[*sequence, *[self._end] * (width - len(sequence))] for sequence in sequences]
-        tokens = torch.tensor(filled, dtype=torch.long, device=self._thinker.device).view(len(sequences), width)
+        tokens = torch.tensor(filled, dtype=torch.long, device=self._thinker.get_input_embeddings().weight.device).view(
+            len(sequences), width
+        )
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)
         return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
 
     def _unfinished(self, pool: _Pool) -> _Pool | None:
         """The rows that go on; None where all answers are written."""
         going_on = [i for i, row in enumerate(pool.rows) if row.answer[-1] != self._end and row.room >= 0]
-        if len(going_on) == len(pool.rows):
+        if not going_on:
+            return None
+        num_dead = pool.mask.shape[1] - max(pool.rows[i].num_cached for i in going_on)
+        if len(going_on) == len(pool.rows) and num_dead <= _DEAD_COLUMNS * pool.mask.shape[1]:
             return pool
-        return _part(pool, going_on) if going_on else None
+        return _part(pool, going_on)
 
     def _gathered(self, pools: Sequence[_Pool]) -> tuple[_Pool, list[_Pool]]:
         """As many pools as may be decoded together, as one; and the others."""
         number, num_rows = 1, len(pools[0].rows)
+        if num_rows > self._pool_size:
+            parts = [range(self._pool_size), range(self._pool_size, num_rows)]
+            return _part(pools[0], parts[0]), [_part(pools[0], parts[1]), *pools[1:]]
         while number < len(pools) and num_rows + len(pools[number].rows) <= self._pool_size:
             num_rows += len(pools[number].rows)
             number += 1
@@ -394,17 +408,18 @@ def _take(rows: Sequence[_Row], fed: Sequence[list[int]], choices: Sequence[list
 
 
 def _part(pool: _Pool, numbers: Sequence[int]) -> _Pool:
-    """Some rows of `pool`, without columns that are none of theirs."""
+    """Some rows of `pool`; their columns are moved together, to the right."""
     indices = torch.tensor(numbers, device=pool.mask.device)
+    rows = [pool.rows[i] for i in numbers]
     mask = pool.mask[indices]
-    columns = mask.any(dim=0).nonzero()[:, 0]
-    layers = [(keys[indices][:, :, columns], values[indices][:, :, columns]) for keys, values, *_ in pool.cache]
-    return _Pool([pool.rows[i] for i in numbers], DynamicCache(layers), mask[:, columns], pool.first[indices])
+    columns = mask.byte().argsort(dim=1, stable=True)[:, -max(row.num_cached for row in rows) :]
 
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        places = columns.to(tensor.device)[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
+        return tensor[indices.to(tensor.device)].gather(2, places)
 
-def _halves(pool: _Pool) -> list[_Pool]:
-    middle = len(pool.rows) // 2
-    return [_part(pool, range(middle)), _part(pool, range(middle, len(pool.rows)))]
+    layers = [(moved(keys), moved(values)) for keys, values, *_ in pool.cache]
+    return _Pool(rows, DynamicCache(layers), mask.gather(1, columns), pool.first[indices])
 
 
 def _merged(pools: Sequence[_Pool]) -> _Pool:

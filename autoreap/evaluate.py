@@ -134,7 +134,8 @@ class Evaluator:
         with Progress(f"preparing {split}", sum(len(samples) for _, _, samples in sets)) as progress:
             for config, task, samples in sets:
                 self._tasks.append((metric_name(config), task, self._prepare(config, task, samples, progress)))
-        self._drafts = {metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks}
+        self._drafts: dict[str, list[list[int]]] = {}
+        self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
 
     @torch.inference_mode()
     def run(self, plan: PruningPlan | None = None) -> Evaluation:
@@ -151,7 +152,10 @@ class Evaluator:
 
         No answer depends on its draft but by rounding: where other drafts are accepted, the passes have other shapes.
         """
-        self._drafts = {metric: [outcome.output for outcome in listed] for metric, listed in outcomes.items()}
+        self._draft({metric: [outcome.output for outcome in listed] for metric, listed in outcomes.items()})
+
+    def _draft(self, texts: Mapping[str, Sequence[str]]) -> None:
+        self._drafts = {metric: [self._inputs.text_tokens(text) for text in listed] for metric, listed in texts.items()}
 
     @torch.inference_mode()
     def _prepare(self, config: TaskConfig, task: Task, samples: Sequence[Sample], progress: Progress) -> list[_Item]:
@@ -167,8 +171,7 @@ class Evaluator:
 
     def _run_task(self, metric: str, task: Task, items: Sequence[_Item]) -> tuple[Outcome, ...]:
         """Outcomes in the order of `items`."""
-        drafts = [self._inputs.text_tokens(text) for text in self._drafts[metric]]
-        prompts = [item.prompt(draft) for item, draft in zip(items, drafts, strict=True)]
+        prompts = [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)]
         answers = self._decoder.decode(prompts, lambda numbers: self._embedded([items[number] for number in numbers]))
         return tuple(self._judge(task, item, answer) for item, answer in zip(items, answers, strict=True))
 
