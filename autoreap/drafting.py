@@ -13,14 +13,15 @@ Shape legend: B rows, T prompt tokens (left-padded), D draft tokens (right-padde
 of the cache, H hidden, N places whose next token is asked for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import log_softmax, pad
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from autoreap.errors import ScoringError
 from autoreap.families import Family
@@ -31,8 +32,10 @@ _PASS_IN_TOKENS = 128
 _POOL_FACTOR = 8
 # What is believed of drafts before one was tried: that so many tokens held before one did not.
 _BELIEF = 50
-# The share of columns that are nobody's, up to which moving the others together would cost more than it saves.
-_DEAD_COLUMNS = 0.1
+# The share of a pool's cache that is nobody's any more, from which on it pays to move the rest together.
+_WASTE = 0.15
+# Tokens for which a cache has room when it grows.
+_SPARE_COLUMNS = 16
 # Rows of logits that are in memory at once: a vocabulary may have 150,000 entries.
 _HEAD_ROWS = 512
 
@@ -87,6 +90,7 @@ class _Row:
     num_accepted: int = 0
     num_misses: int = 0
     rounds_in_vain: int = 0
+    finished: bool = False
     log_likelihood: float | None = None
 
     @property
@@ -101,13 +105,15 @@ class _Row:
 
     def guess(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next."""
-        return list(self.draft[self.next : self.next + min(limit, self.room)])
+        return [] if self.finished else list(self.draft[self.next : self.next + min(limit, self.room)])
 
-    def take(self, guess: Sequence[int], chosen: Sequence[int]) -> int:
+    def take(self, guess: Sequence[int], chosen: Sequence[int], end_token: int) -> int:
         """Write what the model chose; how many tokens of `guess` are accepted.
 
         `chosen` is what comes after each of its tokens, and before the first: one more.
         """
+        if self.finished:
+            return 0
         accepted = next((place for place, token in enumerate(guess) if token != chosen[place]), len(guess))
         self.answer += chosen[: accepted + 1]
         self.num_drafted += len(guess)
@@ -115,11 +121,12 @@ class _Row:
         self.num_misses += accepted < len(guess)
         self.rounds_in_vain = 0 if accepted else self.rounds_in_vain + 1
         self.next = self._continuation(self.next + accepted)
+        self.finished = self.room < 0 or self.answer[-1] == end_token
         return accepted
 
     def chance(self) -> float:
         """How probable it is that the draft's next token holds, by what held before (Laplace's rule of succession)."""
-        if self.next >= len(self.draft) or self.room == 0:
+        if self.finished or self.next >= len(self.draft) or self.room == 0:
             return 0.0
         return (self.num_accepted + 1) / (self.num_accepted + self.num_misses + 2)
 
@@ -149,7 +156,7 @@ class _Pool:
     """
 
     rows: list[_Row]
-    cache: DynamicCache
+    cache: Cache
     mask: torch.Tensor
     first: torch.Tensor
 
@@ -220,7 +227,7 @@ class DraftedDecoder:
                 pool, pools = self._gathered(pools)
                 self._round(pool)
                 pools.append(pool)
-            pools = [left for pool in pools if (left := self._unfinished(pool))]
+            pools = [left for pool in pools if (left := _unfinished(pool))]
         return [Answer(tuple(row.answer), row.num_drafted, row.num_accepted, row.log_likelihood) for row in rows]
 
     def _first_pass(self, batch: list[_Row], embed: Embed, belief: _Belief | None) -> _Pool | None:
@@ -241,7 +248,7 @@ class DraftedDecoder:
                 raise
             self.batch_size = len(batch) // 2
             return None
-        accepted = _take(batch, fed, choices)
+        accepted = _take(batch, fed, choices, self._end)
         pool.mask[:, pool.mask.shape[1] - accepted.shape[1] + 1 :] = accepted[:, 1:].to(pool.mask.device)
         return pool
 
@@ -256,7 +263,7 @@ class DraftedDecoder:
         draft_positions = (first[:, None] + torch.arange(tokens.shape[1], device=first.device)).expand(
             len(positions), -1, -1
         )
-        pool = _Pool(batch, DynamicCache(), mask, first)
+        pool = _Pool(batch, _empty_cache(), mask, first)
         # Pictures are put where the ids say, so no token of a draft may be among them.
         input_ids = torch.cat([inputs["input_ids"], torch.full_like(tokens, self._end)], dim=1)
         media = {
@@ -277,7 +284,7 @@ class DraftedDecoder:
 
     def _round(self, pool: _Pool) -> None:
         """Go on with every row of `pool`; where memory runs out it stays as it was, and pools must be smaller."""
-        depth = _depth([row.chance() for row in pool.rows], max(row.room for row in pool.rows))
+        depth = _depth([row.chance() for row in pool.rows], max(max(0, row.room) for row in pool.rows))
         fed = [row.guess(depth) for row in pool.rows]
         num_columns = pool.mask.shape[1]
         try:
@@ -289,7 +296,7 @@ class DraftedDecoder:
             for layer in pool.cache.layers:
                 layer.crop(num_columns - layer.get_seq_length())
         else:
-            accepted = _take(pool.rows, fed, choices)
+            accepted = _take(pool.rows, fed, choices, self._end)
             pool.mask = torch.cat([pool.mask, accepted.to(pool.mask.device)], dim=1)
 
     def _continued(self, pool: _Pool, fed: Sequence[list[int]]) -> torch.Tensor:
@@ -350,16 +357,6 @@ class DraftedDecoder:
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)
         return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
 
-    def _unfinished(self, pool: _Pool) -> _Pool | None:
-        """The rows that go on; None where all answers are written."""
-        going_on = [i for i, row in enumerate(pool.rows) if row.answer[-1] != self._end and row.room >= 0]
-        if not going_on:
-            return None
-        num_dead = pool.mask.shape[1] - max(pool.rows[i].num_cached for i in going_on)
-        if len(going_on) == len(pool.rows) and num_dead <= _DEAD_COLUMNS * pool.mask.shape[1]:
-            return pool
-        return _part(pool, going_on)
-
     def _gathered(self, pools: Sequence[_Pool]) -> tuple[_Pool, list[_Pool]]:
         """As many pools as may be decoded together, as one; and the others."""
         number, num_rows = 1, len(pools[0].rows)
@@ -398,13 +395,22 @@ def _cut(values: list[_T], lengths: Sequence[int]) -> list[list[_T]]:
     return [values[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def _take(rows: Sequence[_Row], fed: Sequence[list[int]], choices: Sequence[list[int]]) -> torch.Tensor:
+def _take(rows: Sequence[_Row], fed: Sequence[list[int]], choices: Sequence[list[int]], end_token: int) -> torch.Tensor:
     """Write the `choices`; bool [B, Q]: which of each row's last token and those fed after it belong to the answer."""
     num_accepted = []
     for row, tokens, chosen in zip(rows, fed, choices, strict=True):
-        guess = tokens[: row.room]  # a draft that is fed to be scored may be longer than the answer may be
-        num_accepted.append(row.take(guess, chosen[: len(guess) + 1]))
+        guess = tokens[: max(0, row.room)]  # a draft that is fed to be scored may be longer than the answer may be
+        num_accepted.append(row.take(guess, chosen[: len(guess) + 1], end_token))
     return torch.arange(1 + max(map(len, fed))) <= torch.tensor(num_accepted)[:, None]
+
+
+def _unfinished(pool: _Pool) -> _Pool | None:
+    """The rows that go on, with a few of the others where it does not pay to part them; None where none goes on."""
+    going_on = [number for number, row in enumerate(pool.rows) if not row.finished]
+    if not going_on:
+        return None
+    used = len(going_on) * max(pool.rows[number].num_cached for number in going_on)
+    return pool if used > (1 - _WASTE) * pool.mask.numel() else _part(pool, going_on)
 
 
 def _part(pool: _Pool, numbers: Sequence[int]) -> _Pool:
@@ -415,11 +421,14 @@ def _part(pool: _Pool, numbers: Sequence[int]) -> _Pool:
     columns = mask.byte().argsort(dim=1, stable=True)[:, -max(row.num_cached for row in rows) :]
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
-        places = columns.to(tensor.device)[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
-        return tensor[indices.to(tensor.device)].gather(2, places)
+        _, num_heads, num_columns, width = tensor.shape
+        heads = indices[:, None] * num_heads + torch.arange(num_heads, device=indices.device)
+        places = (heads[:, :, None] * num_columns + columns[:, None, :]).to(tensor.device)
+        # Whole vectors are copied; `gather` would look up each of their elements.
+        return tensor.reshape(-1, width).index_select(0, places.flatten()).view(*places.shape, width)
 
-    layers = [(moved(keys), moved(values)) for keys, values, *_ in pool.cache]
-    return _Pool(rows, DynamicCache(layers), mask.gather(1, columns), pool.first[indices])
+    cache = _cache_of([(moved(layer.keys), moved(layer.values)) for layer in pool.cache.layers])
+    return _Pool(rows, cache, mask.gather(1, columns), pool.first[indices])
 
 
 def _merged(pools: Sequence[_Pool]) -> _Pool:
@@ -428,16 +437,54 @@ def _merged(pools: Sequence[_Pool]) -> _Pool:
         return pools[0]
     width = max(pool.mask.shape[1] for pool in pools)
     widths = [width - pool.mask.shape[1] for pool in pools]
-    layers = [
-        tuple(
-            torch.cat([pad(tensors[kind], (0, 0, more, 0)) for tensors, more in zip(layer, widths, strict=True)])
-            for kind in (0, 1)
-        )
-        for layer in zip(*(pool.cache for pool in pools), strict=True)
-    ]
+
+    def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([pad(tensor, (0, 0, more, 0)) for tensor, more in zip(tensors, widths, strict=True)])
+
+    layers = zip(*(pool.cache.layers for pool in pools), strict=True)
     return _Pool(
         rows=[row for pool in pools for row in pool.rows],
-        cache=DynamicCache(layers),
+        cache=_cache_of([(joined(one.keys for one in same), joined(one.values for one in same)) for same in layers]),
         mask=torch.cat([pad(pool.mask, (more, 0)) for pool, more in zip(pools, widths, strict=True)]),
         first=torch.cat([pool.first for pool in pools]),
     )
+
+
+class _Layer(DynamicLayer):
+    """A layer of the cache with room for tokens to come, so that a round need not copy what is there."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put [B, heads, Q, width] behind what is there; all of it. See `DynamicLayer.update`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = self._stored = key_states, value_states
+            return self.keys, self.values
+        used = self.keys.shape[2]
+        needed = used + key_states.shape[2]
+        if needed > self._stored[0].shape[2]:
+            self._stored = _with_room(self.keys, needed), _with_room(self.values, needed)
+        for stored, states in zip(self._stored, (key_states, value_states), strict=True):
+            stored[:, :, used:needed] = states
+        self.keys, self.values = (stored[:, :, :needed] for stored in self._stored)
+        return self.keys, self.values
+
+
+def _with_room(tensor: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """A copy that has place for `num_columns` and more."""
+    larger = tensor.new_empty((*tensor.shape[:2], num_columns + _SPARE_COLUMNS, tensor.shape[3]))
+    larger[:, :, : tensor.shape[2]] = tensor
+    return larger
+
+
+def _cache_of(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
+    """A cache of these keys and values, layer by layer."""
+    cache = _empty_cache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
+
+
+def _empty_cache() -> Cache:
+    return Cache(layer_class_to_replicate=_Layer)
