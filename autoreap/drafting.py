@@ -450,7 +450,7 @@ def _merged(pools: Sequence[_Pool]) -> _Pool:
     )
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[misc]
     """A layer of the cache with room for tokens to come, so that a round need not copy what is there."""
 
     def update(

@@ -3,20 +3,22 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import random_component, wav_bytes
+from builders import random_component, saliency_of, wav_bytes
 from PIL import Image
 
+from autoreap.candidate import PRESETS, preset
 from autoreap.config import load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Evaluation, Evaluator, Outcome, check_splits_apart, load_outcomes, read_task
 from autoreap.masking import masked
-from autoreap.plan import ComponentPlan, PruningPlan
+from autoreap.plan import ComponentPlan, PruningPlan, make_plan
 from autoreap.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks import task_named
@@ -155,6 +157,64 @@ def test_outcomes_do_not_depend_on_the_batch_size(loaded: Loaded, folder: Path) 
     each_bounded_by_its_reference = BOUNDED.replace(f", max_new_tokens: {MAX_NEW_TOKENS}", "")
     one, eight = (evaluator(loaded, folder, each_bounded_by_its_reference, batch_size=size).run() for size in (1, 8))
     assert one.outcomes == eight.outcomes
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8, 64])
+def test_outcomes_under_a_plan_do_not_depend_on_the_batch_size_nor_on_who_drafted(
+    loaded: Loaded, folder: Path, pruned: Evaluation, plan: PruningPlan, batch_size: int
+) -> None:
+    fresh = evaluator(loaded, folder, BOUNDED, batch_size=batch_size)
+    assert fresh.run(plan).outcomes == pruned.outcomes  # drafted from the references
+    fresh.run()
+    assert fresh.run(plan).outcomes == pruned.outcomes  # drafted from the baseline's answers
+
+
+@pytest.mark.parametrize("draft", ["", "one", "x " * 40, "transcribe this, and then answer", "<answer>"])
+def test_outcomes_do_not_depend_on_the_drafts(
+    loaded: Loaded, folder: Path, pruned: Evaluation, plan: PruningPlan, draft: str
+) -> None:
+    fresh = evaluator(loaded, folder, BOUNDED, batch_size=8)
+    fresh.draft_from(
+        {name: [replace(outcome, output=draft) for outcome in listed] for name, listed in pruned.outcomes.items()}
+    )
+    assert fresh.run(plan).outcomes == pruned.outcomes
+
+
+@pytest.mark.parametrize("drafted_from", ["references", "own answers", "the plan's answers"])
+def test_answers_that_never_end_run_to_their_bound_as_those_of_stock_do(
+    loaded: Loaded, folder: Path, plan: PruningPlan, drafted_from: str
+) -> None:
+    """With one expert in each layer hardly an answer ends."""
+    experts = tuple((layer % 2,) for layer in range(len(plan.thinker.experts)))
+    narrow = replace(plan, thinker=replace(plan.thinker, experts=experts))
+    fresh = evaluator(loaded, folder, BOUNDED, batch_size=3)
+    if drafted_from == "own answers":
+        fresh.run()
+    if drafted_from == "the plan's answers":
+        fresh.draft_from(fresh.run(narrow).outcomes)
+    outcomes = fresh.run(narrow).outcomes["wer"]
+    assert any(outcome.failed for outcome in outcomes)
+    with masked(loaded.model, narrow):
+        assert [outcome.output for outcome in outcomes] == stock_answers(loaded, folder, "asr")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_outputs_under_a_preset_equal_stock_generation_of_the_masked_model(
+    loaded: Loaded, folder: Path, name: str
+) -> None:
+    """Measured at random, so that the presets change the answers."""
+    shape = loaded.described.shape
+    base_model = loaded.described.base_model
+    saliency = saliency_of(shape, fingerprint=base_model.fingerprint)
+    candidate = preset(name, shape.components["thinker"].num_layers)
+    plan = make_plan(candidate, saliency, shape, base_model)
+    heard = "\n".join(BOUNDED.splitlines()[:3])  # a preset strips vision
+    fresh = evaluator(loaded, folder, heard, batch_size=4)
+    fresh.run()
+    outcomes = fresh.run(plan).outcomes
+    for task in ("asr", "qa"):
+        with masked(loaded.model, plan):
+            assert [outcome.output for outcome in outcomes[METRICS[task]]] == stock_answers(loaded, folder, task)
 
 
 def test_a_masked_evaluation_leaves_the_baselines_outcomes_as_they_were(
