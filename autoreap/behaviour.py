@@ -5,6 +5,7 @@ files. A few of the utterances travel with the checkpoint, so that `autoreap ver
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from autoreap.conditions import NOISES, Condition
 from autoreap.config import EvalsConfig, TaskConfig, load_evals
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
@@ -129,10 +131,20 @@ def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sa
         (folder / name).write_text(text, encoding="utf-8")
         kept = {key: value for key, value in asdict(task).items() if key in ("task", "label", "doc_to_text") and value}
         bound = {"max_new_tokens": task.max_new_tokens} if task.max_new_tokens else {}
-        entries.append({**kept, **bound, "dataset_path": name})
+        condition = {"condition": _condition(folder, number, task.condition)} if task.condition else {}
+        entries.append({**kept, **bound, **condition, "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
     return load_evals(path)
+
+
+def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any]:
+    """A condition as an evals file names it, a recording of noise copied beside it."""
+    values = {key: value for key, value in asdict(condition).items() if value is not None}
+    if condition.noise not in NOISES:
+        values["noise"] = f"{number}-noise{Path(condition.noise).suffix}"
+        shutil.copyfile(condition.noise, folder / values["noise"])
+    return values
 
 
 def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from autoreap import checks
 from autoreap.candidate import INTEGERS, PRESETS, Candidate
 from autoreap.checks import KeyPath, Problems, read_yaml
+from autoreap.conditions import NOISES, Condition
 from autoreap.errors import InputError
 from autoreap.samples import MODALITIES
 from autoreap.tasks import TASKS
@@ -34,6 +35,7 @@ class TaskConfig:
             None takes the task's.
         max_new_tokens: bound on an answer; None bounds it by its reference.
         limit: score the first so many rows; None scores all.
+        condition: what is done to each recording before it is heard; None leaves it as it is.
     """
 
     task: str
@@ -45,6 +47,7 @@ class TaskConfig:
     doc_to_text: str | None = None
     max_new_tokens: int | None = None
     limit: int | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def load_evals(path: Path) -> EvalsConfig:
         if not isinstance(entries, list):
             problems.add((split,), "must be a list of tasks")
             continue
-        tasks = [_task(entry, (split, number), problems) for number, entry in enumerate(entries)]
+        tasks = [_task(entry, (split, number), problems, path.parent) for number, entry in enumerate(entries)]
         splits[split] = tuple(task for task in tasks if task is not None)
         labels = [task and (task.task, task.label) for task in tasks]
         for number, label in enumerate(labels):
@@ -152,7 +155,7 @@ def load_evals(path: Path) -> EvalsConfig:
     return EvalsConfig(path=path, splits=splits)
 
 
-def _task(entry: Any, at: KeyPath, problems: Problems) -> TaskConfig | None:
+def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConfig | None:
     known = list(TaskConfig.__dataclass_fields__)
     if not isinstance(entry, dict):
         problems.add(at, f"must be a mapping with the keys {', '.join(known)}")
@@ -164,6 +167,7 @@ def _task(entry: Any, at: KeyPath, problems: Problems) -> TaskConfig | None:
     values = {
         "task": problems.take(entry, "task", at, checks.one_of([known.NAME for known in TASKS])),
         "columns": problems.take(entry, "columns", at, checks.is_string_mapping),
+        "condition": _condition(entry.get("condition"), (*at, "condition"), problems, folder),
         **{key: problems.take(entry, key, at, checks.is_positive_integer) for key in ("max_new_tokens", "limit")},
         "doc_to_text": problems.take(entry, "doc_to_text", at, checks.is_template),
         **{
@@ -175,6 +179,30 @@ def _task(entry: Any, at: KeyPath, problems: Problems) -> TaskConfig | None:
     if not (values["task"] and values["dataset_path"]):
         return None
     return TaskConfig(**{key: value for key, value in values.items() if value is not None})
+
+
+def _condition(section: Any, at: KeyPath, problems: Problems, folder: Path) -> Condition | None:
+    """The condition; a recording of noise is named relative to the evals file."""
+    if section is None:
+        return None
+    numbers = ("speed", "room_seconds", "snr_db")
+    if not isinstance(section, dict):
+        problems.add(at, f"must be a mapping with some of {', '.join(Condition.__dataclass_fields__)}")
+        return None
+    problems.unknown_keys(section, list(Condition.__dataclass_fields__), at)
+    values = {
+        **{key: problems.take(section, key, at, checks.is_number) for key in numbers},
+        **{key: problems.take(section, key, at, checks.is_string) for key in ("noise", "band")},
+        "seed": problems.take(section, "seed", at, checks.is_integer),
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    if values.get("noise", NOISES[0]) not in NOISES:
+        values["noise"] = str(folder / values["noise"])
+    try:
+        return Condition(**values)
+    except InputError as error:
+        problems.add((*at, str(error.where)), error.problem)
+        return None
 
 
 def load_space(path: Path) -> SpaceConfig:

@@ -20,6 +20,7 @@ class InputError(AutoreapError):
 
     def __init__(self, problem: str, *, where: object = None, fix: str | None = None) -> None:
         self.problem = problem
+        self.where = where
         location = f"{where}: " if where is not None else ""
         remedy = f" ({fix})" if fix else ""
         super().__init__(f"{location}{problem}{remedy}")

@@ -299,6 +299,7 @@ def evals_digest(evals: EvalsConfig) -> str:
     """Sixteen hex digits of the search split: its rows, media and prompts."""
     total = hashlib.sha256()
     for config in evals.splits["search"]:
-        total.update(repr(replace(config, dataset_path="")).encode())
+        total.update(repr(replace(config, dataset_path="", condition=None)).encode())
+        total.update(config.condition.identity().encode() if config.condition else b"")
         total.update(digest(read_task(config, evals.path.parent)).encode())
     return total.hexdigest()[:16]

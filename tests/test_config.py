@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from builders import wav_bytes
 
+from autoreap.conditions import Condition
 from autoreap.config import (
     CalibrationConfig,
     CalibrationSet,
@@ -377,3 +379,28 @@ def test_the_sets_of_a_file_and_of_the_options_are_taken_together(
         calibration_of(None, {})
     with pytest.raises(InputError, match=r"sets\.yaml: calibration needs audio data"):
         calibration_of(folder / "sets.yaml", {})
+
+
+def test_a_condition_is_read_with_its_recording_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "cabin.wav").write_bytes(wav_bytes())
+    text = "search:\n  - {task: asr, dataset_path: a.jsonl, condition: {noise: cabin.wav, snr_db: 5, speed: 1.1}}\n"
+    (tmp_path / "evals.yaml").write_text(text)
+    (task,) = load_evals(tmp_path / "evals.yaml").splits["search"]
+    assert task.condition == Condition(noise=str(tmp_path / "cabin.wav"), snr_db=5, speed=1.1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("{noise: none.wav}", "search.0.condition.noise: must be white, pink, brown or a recording, got .*none.wav"),
+        ("{snr_db: loud}", "search.0.condition.snr_db: must be a number, got 'loud'"),
+        ("{snr: 5}", "search.0.condition.snr: unknown key; known: speed"),
+        ("{speed: 9}", "search.0.condition.speed: must be from 0.5 to 2, got 9"),
+        ("noisy", "search.0.condition: must be a mapping"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_with_its_line(tmp_path: Path, condition: str, message: str) -> None:
+    path = tmp_path / "evals.yaml"
+    path.write_text(f"search:\n  - task: asr\n    dataset_path: a.jsonl\n    condition: {condition}\n")
+    with pytest.raises(InputError, match=f"evals.yaml:4: {message}"):
+        load_evals(path)

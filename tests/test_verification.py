@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import random_component
+from builders import random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
 from autoreap import shards
@@ -15,7 +15,7 @@ from autoreap.behaviour import Expected, check_behaviour, check_carried, place
 from autoreap.config import EvalsConfig, load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.evaluate import Evaluator
+from autoreap.evaluate import Evaluator, load_outcomes
 from autoreap.materialise import Materialised, materialise
 from autoreap.plan import PruningPlan
 from autoreap.tiny_omni import CHECKPOINT
@@ -26,6 +26,7 @@ ROWS = {"asr_search": 6, "qa_search": 4}
 YAML = """\
 search:
   - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
+  - {task: asr, label: car, dataset_path: asr_search.jsonl, condition: {noise: cabin.wav, snr_db: 0, room_seconds: 0.2}}
   - {task: audio_qa, dataset_path: qa_search.jsonl, max_new_tokens: 9}
 """
 
@@ -50,6 +51,7 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalsConfig:
             row["audio"] = str((EVALS / row["audio"]).resolve())
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "evals.yaml").write_text(YAML)
+    (folder / "cabin.wav").write_bytes(wav_bytes(20_000))
     return load_evals(folder / "evals.yaml")
 
 
@@ -62,8 +64,8 @@ def expected(base: Loaded, plan: PruningPlan, evals: EvalsConfig) -> Expected:
 @pytest.fixture(scope="module")
 def pristine(plan: PruningPlan, expected: Expected, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("pristine") / "model"
-    written = write(plan, expected, target, carried=5)
-    assert written.record.behaviour.num_compared == sum(ROWS.values())
+    written = write(plan, expected, target, carried=6)
+    assert written.record.behaviour.num_compared == 16
     return target
 
 
@@ -86,8 +88,10 @@ def test_a_checkpoint_carries_all_it_takes_to_verify_it_elsewhere(written: Path)
     record = load_record(written)
     check_content(check_structure(written), record)
     verified = check_carried(written, record)
-    assert verified.num_compared == 4  # five among two tasks
-    assert set(verified.metrics) == {"wer", "accuracy"}
+    assert verified.num_compared == 6
+    assert set(verified.metrics) == {"wer", "wer.car", "accuracy"}
+    carried = load_outcomes(written / "verification" / "outcomes.jsonl")
+    assert [o.output for o in carried["wer"]] != [o.output for o in carried["wer.car"]]  # the noise is heard, too
 
 
 def test_a_flipped_bit_anywhere_is_found(written: Path) -> None:
@@ -134,7 +138,7 @@ def test_another_answer_is_found_before_the_checkpoint_gets_its_name(
 ) -> None:
     first = expected.outcomes["wer"][0]
     other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
-    with pytest.raises(VerificationError, match=r"1 of 10 answers differ, such as wer .*'said otherwise'"):
+    with pytest.raises(VerificationError, match=r"1 of 16 answers differ, such as wer .*'said otherwise'"):
         write(plan, replace(expected, outcomes=other), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -143,7 +147,7 @@ def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: P
     first = expected.outcomes["wer"][0]
     other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
     verified = check_behaviour(pristine, replace(expected, outcomes=other, where="cuda, bfloat16"), carried=0)
-    assert verified.num_compared == 9
+    assert verified.num_compared == 15
     assert "1 differ from those computed on cuda, bfloat16" in verified.detail
     perfect = tuple(replace(o, counts=replace(o.counts, numerator=o.counts.denominator)) for o in other["accuracy"])
     wrong = {**other, "accuracy": tuple(replace(o, counts=replace(o.counts, numerator=0)) for o in perfect)}
