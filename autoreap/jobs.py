@@ -50,7 +50,7 @@ from autoreap.report import plot_front, write_report
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
 from autoreap.scores import paired_difference
-from autoreap.search import Search
+from autoreap.search import Search, check_cuts
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
 
@@ -146,6 +146,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     check_objectives(space.objectives, evals)
     check_splits_apart(evals)
     described = describe(options.model)
+    check_cuts(space, described.shape)
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")

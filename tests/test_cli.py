@@ -149,6 +149,14 @@ def test_a_space_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:
     assert_refused_at_once(["search", tmp_path / "none.yaml"], capsys, f"{tmp_path}/none.yaml: no such file")
 
 
+def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    parameters = "{layers_cut: {low: 0, high: 7}, strip_vision: true}"
+    text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {parameters}\n"
+    space = write(tmp_path / "space.yaml", text)
+    message = f"{space}: parameters.layers_cut: at most 6 of 8 layers may be cut, got 7"
+    assert_refused(["search", space, "--model", folder / "model"], capsys, message)
+
+
 def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
     write(tmp_path / "audio.jsonl", "")
     text = "calibration: {audio: audio.jsonl}\nevals: evals.yaml\nparameters: {retention: 0.5}\ntrails: 3\n"
