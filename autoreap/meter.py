@@ -112,6 +112,17 @@ class Meter:
         self._recent.extend(self._directions(hidden) for hidden in earlier)
 
     @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is measured within the context does not count if it ends in an error."""
+        before = {name: tensor.clone() for name, tensor in self._sums.items()}
+        try:
+            yield
+        except BaseException:
+            self._sums = before
+            self._recent.clear()
+            raise
+
+    @contextmanager
     def attached(self, layers: Iterable[nn.Module]) -> Iterator[None]:
         """Measure every forward pass of the decoder with these `layers` within the context."""
         with ExitStack() as stack:

@@ -46,6 +46,7 @@ class Encoded:
         grid: (temporal, height, width) in patches, of the image or the video.
         is_video: the pixels are a video's.
         seconds_apart: between two frames of the video.
+        where: what it was made of, for messages.
     """
 
     input_ids: torch.Tensor
@@ -55,6 +56,7 @@ class Encoded:
     grid: tuple[int, int, int] | None = None
     is_video: bool = False
     seconds_apart: float = 1 / FRAMES_PER_SECOND
+    where: str | None = None
 
 
 class ChatInputs:
@@ -114,18 +116,23 @@ class ChatInputs:
             grid=grid,
             is_video=bool(sample.video),
             seconds_apart=frames.seconds_apart if frames else 1 / FRAMES_PER_SECOND,
+            where=sample.where,
         )
 
-    def encode_text(self, text: str, where: str | None = None) -> Encoded:
+    def encode_text(self, text: str, where: str | None = None, *, awaits_answer: bool = False) -> Encoded:
         """A row without media: its text as the user's turn; `where` it came from is for messages.
+
+        With `awaits_answer` the assistant's turn begins after it.
 
         Raises:
             InputError: the text spells a special token.
         """
         self._refuse_special_tokens(text, where)
-        prompt = self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+        prompt = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=awaits_answer
+        )
         input_ids = torch.tensor(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        return Encoded(input_ids=input_ids, num_prompt_tokens=len(input_ids))
+        return Encoded(input_ids=input_ids, num_prompt_tokens=len(input_ids), where=where)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Left-padded inputs of a forward pass, under the names that the stock model takes."""
