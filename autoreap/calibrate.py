@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 
 from autoreap import __version__
 from autoreap.batching import START, Batch, Position, batches
-from autoreap.config import DEFAULT_MAX_UNREADABLE
+from autoreap.config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
 from autoreap.errors import InputError, SilenceError
 from autoreap.families import Family
 from autoreap.families.chat_inputs import ChatInputs
 from autoreap.families.family import Decoder
+from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.meter import Meter, State
 from autoreap.plan import BaseModel, ComponentShape, ModelShape
 from autoreap.progress import Progress, log
@@ -43,11 +44,16 @@ class Options:
         shape: of the checkpoint, to be kept with the measurements; a model in memory may lack the talker.
     """
 
-    tokens: str = "both"
-    gates: str = "normalised"
+    tokens: str = DEFAULT_TOKENS
+    gates: str = DEFAULT_GATES
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     max_unreadable: float = DEFAULT_MAX_UNREADABLE
     shape: ModelShape | None = None
+
+    @classmethod
+    def of(cls, calibration: CalibrationConfig) -> "Options":
+        """As `calibration` says."""
+        return cls(tokens=calibration.tokens, gates=calibration.gates, max_unreadable=calibration.max_unreadable)
 
 
 def calibrate(

@@ -18,10 +18,9 @@ from torch import nn
 
 from autoreap.errors import InputError
 from autoreap.families import Family
+from autoreap.measuring import DEFAULT_GATES, GATES
 from autoreap.plan import ComponentShape
 from autoreap.saliency import FloatArray, ModalitySums
-
-GATES = ("normalised", "raw")
 
 State = dict[str, torch.Tensor]
 _Experts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -53,7 +52,7 @@ class Meter:
         device: torch.device | str = "cpu",
         *,
         spans: int = 0,
-        gates: str = "normalised",
+        gates: str = DEFAULT_GATES,
         state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if gates not in GATES:

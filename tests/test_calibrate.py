@@ -21,6 +21,7 @@ from torch import nn
 from autoreap import jobs
 from autoreap.batching import encode
 from autoreap.calibrate import Options, calibrate
+from autoreap.config import CalibrationConfig
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import Encoded
@@ -253,6 +254,12 @@ def test_the_answers_tokens_are_those_of_the_text_and_its_end(loaded: Loaded, da
     texts = [sample.text for sample in data["audio"] if sample.audio is not None and sample.text]
     expected = sum(loaded.inputs.num_text_tokens(text) + 1 for text in texts)
     assert saliency.components["thinker"].modalities["audio"].tokens == expected
+
+
+def test_how_it_is_measured_is_as_the_calibration_says_and_its_defaults_are_the_same() -> None:
+    said = CalibrationConfig({}, max_unreadable=0.5, tokens="answer", gates="raw")
+    assert Options.of(said) == Options(tokens="answer", gates="raw", max_unreadable=0.5)
+    assert Options.of(CalibrationConfig({})) == Options()
 
 
 def test_rows_without_a_token_that_counts_are_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:

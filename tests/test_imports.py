@@ -16,7 +16,10 @@ import autoreap
 PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
-    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording", "lock", "video_files"),
+    (
+        *("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording", "lock"),
+        *("video_files", "measuring"),
+    ),
     ("tasks", "plan", "config", "checkpoint", "dataset", "calibration_data", "saliency_summary"),
     ("families", "dimensions"),
     (

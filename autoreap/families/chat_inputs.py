@@ -19,10 +19,9 @@ from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from autoreap.errors import InputError
+from autoreap.measuring import DEFAULT_TOKENS, TOKENS
 from autoreap.samples import SAMPLING_RATE, Sample, load_audio, load_frames
 from autoreap.video_files import FRAMES_PER_SECOND
-
-TOKENS = ("prompt", "answer", "both")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class ChatInputs:
                 inputs["video_second_per_grid"] = torch.tensor([depth * encoded.seconds_apart for encoded in visual])
         return inputs
 
-    def counted(self, batch: Sequence[Encoded], tokens: str = "both") -> torch.Tensor:
+    def counted(self, batch: Sequence[Encoded], tokens: str = DEFAULT_TOKENS) -> torch.Tensor:
         """Where in the collated `batch` the tokens of one kind are, padding never among them; bool [B, T].
 
         Args:
