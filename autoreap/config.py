@@ -10,6 +10,7 @@ from autoreap.candidate import INTEGERS, PRESETS, Candidate
 from autoreap.checks import KeyPath, Problems, read_yaml
 from autoreap.conditions import NOISES, Condition
 from autoreap.errors import InputError
+from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 from autoreap.samples import MODALITIES
 from autoreap.tasks import TASKS
 
@@ -72,15 +73,18 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """What to measure on.
+    """What to measure on, and how.
 
     Attributes:
         sets: the sets of each modality.
         max_unreadable: the share of a modality's rows whose media may be broken; such rows are left out.
+        tokens, gates: see `calibrate.Options`.
     """
 
     sets: Mapping[str, tuple[CalibrationSet, ...]]
     max_unreadable: float = DEFAULT_MAX_UNREADABLE
+    tokens: str = DEFAULT_TOKENS
+    gates: str = DEFAULT_GATES
 
     def limited(self, num_rows: int | None) -> "CalibrationConfig":
         """The same with at most the first `num_rows` rows of each set; None sets no further bound."""
@@ -252,9 +256,11 @@ def load_calibration(path: Path) -> CalibrationConfig:
 
 
 def calibration_of(
-    path: Path | None, named: Mapping[str, Sequence[tuple[str, float]]], *, max_unreadable: float | None = None
+    path: Path | None, named: Mapping[str, Sequence[tuple[str, float]]], **given: Any
 ) -> CalibrationConfig:
     """What a command is to measure on: the sets in the file `path`, then those its options name, with their weights.
+
+    What else is `given` of a `CalibrationConfig` and not None goes over the file's.
 
     Raises:
         InputError: a set is not there, or none is of audio.
@@ -269,21 +275,25 @@ def calibration_of(
         sets |= {modality: (*sets.get(modality, ()), *added)} if added else {}
     if not sets.get("audio"):
         raise InputError("calibration needs audio data", where=path or "--audio", fix="give a JSONL file of audio rows")
-    return CalibrationConfig(sets, config.max_unreadable if max_unreadable is None else max_unreadable)
+    return replace(config, sets=sets, **{key: value for key, value in given.items() if value is not None})
 
 
 def _calibration(section: Any, at: KeyPath, folder: Path, problems: Problems) -> CalibrationConfig:
     if not isinstance(section, dict):
         problems.add(at, "must map audio, video and mixed to JSONL files or lists of data sets")
         return CalibrationConfig({})
-    problems.unknown_keys(section, (*MODALITIES, "max_unreadable"), at)
-    max_unreadable = problems.take(section, "max_unreadable", at, checks.is_share)
+    problems.unknown_keys(section, (*MODALITIES, "max_unreadable", "tokens", "gates"), at)
+    plain = {
+        "max_unreadable": problems.take(section, "max_unreadable", at, checks.is_share),
+        "tokens": problems.take(section, "tokens", at, checks.one_of(TOKENS)),
+        "gates": problems.take(section, "gates", at, checks.one_of(GATES)),
+    }
     sets = {
         modality: tuple(_sets(section[modality], (*at, modality), folder, problems))
         for modality in MODALITIES
         if modality in section
     }
-    return CalibrationConfig(sets, DEFAULT_MAX_UNREADABLE if max_unreadable is None else max_unreadable)
+    return CalibrationConfig(sets, **{key: value for key, value in plain.items() if value is not None})
 
 
 def _sets(section: Any, at: KeyPath, folder: Path, problems: Problems) -> Iterator[CalibrationSet]:

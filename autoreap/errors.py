@@ -30,6 +30,10 @@ class MediaError(InputError):
     """A recording, image or video can't be decoded. Calibration may leave its row out; all else stops at it."""
 
 
+class SilenceError(InputError):
+    """A row was answered with no word, or with no sound. Calibration may leave it out."""
+
+
 class ScoringError(AutoreapError):
     """A candidate could not be scored: nothing was scored, or its numbers are not finite."""
 

@@ -169,7 +169,7 @@ def _searched(
     data = read_calibration(space.calibration)
     loaded = load(described, speech=searches_talker, device=options.device, dtype=options.dtype)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
-    measuring = Options(max_unreadable=space.calibration.max_unreadable)
+    measuring = Options.of(space.calibration)
     saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
     objective = Objective(

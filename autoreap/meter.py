@@ -18,10 +18,9 @@ from torch import nn
 
 from autoreap.errors import InputError
 from autoreap.families import Family
+from autoreap.measuring import DEFAULT_GATES, GATES
 from autoreap.plan import ComponentShape
 from autoreap.saliency import FloatArray, ModalitySums
-
-GATES = ("normalised", "raw")
 
 State = dict[str, torch.Tensor]
 _Experts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -53,7 +52,7 @@ class Meter:
         device: torch.device | str = "cpu",
         *,
         spans: int = 0,
-        gates: str = "normalised",
+        gates: str = DEFAULT_GATES,
         state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if gates not in GATES:
@@ -110,6 +109,17 @@ class Meter:
         self._counted = mask
         self._recent.clear()
         self._recent.extend(self._directions(hidden) for hidden in earlier)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is measured within the context does not count if it ends in an error."""
+        before = {name: tensor.clone() for name, tensor in self._sums.items()}
+        try:
+            yield
+        except BaseException:
+            self._sums = before
+            self._recent.clear()
+            raise
 
     @contextmanager
     def attached(self, layers: Iterable[nn.Module]) -> Iterator[None]:

@@ -463,6 +463,19 @@ def test_calibrate_writes_what_it_measured_and_says_how_much(folder: Path, capsy
     assert load_saliency(output).digest() == load_saliency(folder / "saliency.safetensors").digest()
 
 
+def test_calibrate_and_prune_measure_as_they_are_told(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    saliency, plan, pruned = (tmp_path / name for name in ("saliency.safetensors", "plan.json", "pruned"))
+    measure = ["--audio", folder / "audio.jsonl", "--tokens", "answer", "--gates", "raw"]
+    document = json_of(["calibrate", folder / "model", *measure, "-o", saliency], capsys)
+    all_tokens = load_saliency(folder / "saliency.safetensors").components["thinker"].modalities["audio"].tokens
+    assert 0 < document["tokens"]["audio"] < all_tokens / 2
+    told = load_saliency(saliency).provenance
+    assert (told["tokens"], told["gates"]) == ("answer", "raw")
+    json_of(["plan", saliency, "--retention", "0.25", "-o", plan], capsys)
+    json_of(["prune", folder / "model", *measure, "--retention", "0.25", "--carry", "0", "-o", pruned], capsys)
+    assert load_plan(pruned / "plan.json").thinker == load_plan(plan).thinker
+
+
 def test_plan_writes_the_preset_with_what_is_said_over_it(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     options = ["--preset", "medium", "--retention", "0.25", "-o", tmp_path / "plan.json"]
     document = json_of(["plan", folder / "saliency.safetensors", *options], capsys)

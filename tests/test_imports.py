@@ -18,7 +18,7 @@ FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
-        *("samples", "conditions", "video_files"),
+        *("samples", "conditions", "video_files", "measuring"),
     ),
     ("tasks", "plan", "config", "checkpoint", "dataset", "calibration_data", "saliency_summary"),
     ("families", "dimensions"),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
+
 if TYPE_CHECKING:
     from autoreap.config import CalibrationConfig
 
@@ -36,6 +38,12 @@ def add_calibration_options(add: Add) -> None:
     add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/files.md)")
     add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
     add("--max-unreadable", type=share, metavar="SHARE", help="of broken recordings to leave out (default 0.01)")
+    add("--tokens", choices=TOKENS, help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")
+    add(
+        "--gates",
+        choices=GATES,
+        help=f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})",
+    )
     add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
 
 
@@ -44,7 +52,13 @@ def calibration_config(options: Arguments) -> "CalibrationConfig":
     from autoreap.config import calibration_of
 
     named = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
-    config = calibration_of(options.calibration, named, max_unreadable=options.max_unreadable)
+    config = calibration_of(
+        options.calibration,
+        named,
+        max_unreadable=options.max_unreadable,
+        tokens=options.tokens,
+        gates=options.gates,
+    )
     return config.limited(options.calibration_samples)
 
 

@@ -70,7 +70,7 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
     with TemporaryDirectory() as scratch:
         components = COMPONENTS[options.component]
         loaded = load(described, speech="talker" in components, device=options.device, dtype=options.dtype)
-        saliency = jobs.calibrated(loaded, data, components, options=Options(max_unreadable=calibration.max_unreadable))
+        saliency = jobs.calibrated(loaded, data, components, options=Options.of(calibration))
         plan = decide(saliency)
         expected = None if not compares(options) else jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
         del loaded

@@ -137,7 +137,11 @@ class Family(ABC):
 
     @abstractmethod
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter."""
+        """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter.
+
+        Raises:
+            SilenceError: nothing is said. The talker may have read the prompt by then.
+        """
 
     @abstractmethod
     def without_speech(self, model: PreTrainedModel) -> AbstractContextManager[None]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.checkpoint import read_json
-from autoreap.errors import InputError
+from autoreap.errors import InputError, SilenceError
 from autoreap.families.family import Config, Decoder, Family, Router, TensorRole
 from autoreap.plan import ComponentShape, ModelShape
 
@@ -153,15 +153,21 @@ class Qwen3Omni(Family):
         return cast("torch.Tensor", input_ids == self.thinker(model).config.audio_token_id)
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech."""
-        with warnings.catch_warnings():
+        """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech.
+
+        The stock class can't go on from an answer of no word, nor from speech of no frame.
+        """
+        talker = model.config.talker_config
+        with warnings.catch_warnings(), _with_audio_config(talker, model.config.thinker_config.audio_config):
             warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")  # the stock class does so itself
             model.generate(
                 **inputs,
-                speaker=next(iter(model.config.talker_config.speaker_id)),
+                speaker=next(iter(talker.speaker_id)),
                 thinker_eos_token_id=end_token,
                 thinker_max_new_tokens=max_steps // 3,
                 talker_max_new_tokens=max_steps,
+                thinker_stopping_criteria=[_refuse_silence(end_token, inputs["input_ids"].shape[1], "no word")],
+                talker_stopping_criteria=[_refuse_silence(talker.codec_eos_token_id, 0, "no sound")],
                 return_audio=True,
             )
 
@@ -272,6 +278,30 @@ class Qwen3Omni(Family):
             model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
         state = {_name_on_disk(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         return dict(entry for name, shape in state.items() for entry in self.one_by_one(name, shape))
+
+
+@contextmanager
+def _with_audio_config(talker_config: Any, audio_config: Any) -> Iterator[None]:
+    """The talker's config has what its positions of images beside audio are computed from, and the stock one lacks."""
+    if hasattr(talker_config, "audio_config"):
+        yield
+        return
+    talker_config.audio_config = audio_config
+    try:
+        yield
+    finally:
+        del talker_config.audio_config
+
+
+def _refuse_silence(end_token: int, num_before: int, what: str) -> Callable[..., torch.Tensor]:
+    """A stopping criterion that stops nothing, but raises where the first token after `num_before` ends it all."""
+
+    def criterion(input_ids: torch.Tensor, _scores: Any, **_options: Any) -> torch.Tensor:
+        if input_ids.shape[1] == num_before + 1 and int(input_ids[0, -1]) == end_token:
+            raise SilenceError(f"answered with {what}")
+        return input_ids.new_zeros(len(input_ids)).bool()
+
+    return criterion
 
 
 def _name_on_disk(name: str) -> str:

@@ -19,6 +19,7 @@ from autoreap.errors import InputError
 from autoreap.front import PLAN, RESULT
 from autoreap.lock import exclusive
 from autoreap.plan import load_plan
+from autoreap.saliency import load_saliency
 from autoreap.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +33,7 @@ report:
   - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}
 """
 SPACE = """\
-calibration: {audio: audio.jsonl, mixed: mixed.jsonl}
+calibration: {audio: audio.jsonl, mixed: mixed.jsonl, gates: raw}
 evals: evals.yaml
 parameters:
   retention: {low: 0.25, high: 1.0, step: 0.0625}
@@ -95,6 +96,8 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert sorted(run.data.tags["autoreap.trial"] for run in runs) == [f"night/{n}" for n in range(6)]
     assert {"wer", "wer.low", "wer.high", "accuracy", "size_bytes"} <= set(runs[0].data.metrics)
     assert (project / "mlruns/trials/night/front.png").stat().st_size > 10_000
+    (saliency,) = (project / "mlruns/saliency").glob("*.safetensors")
+    assert load_saliency(saliency).provenance["gates"] == "raw"
 
     for command in (["pareto", "night"], ["select", "night", "--rule", "knee"], ["report", "night", "-o", "r.html"]):
         assert main([*command, "--json"]) == 0
