@@ -20,7 +20,7 @@ LAYERS = (
     ("tasks", "plan", "config", "checkpoint", "dataset", "calibration_data", "saliency_summary"),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "calibrate", "masking", "evaluate", "sizes"),
+        *("described", "prompts", "batching", "meter", "resume", "calibrate", "masking", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     ("objective", "front", "search", "tracking", "report", "saliency_report", "jobs"),

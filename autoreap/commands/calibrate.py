@@ -35,7 +35,7 @@ def run(options: Arguments) -> Result:
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)
     loaded = load(describe(options.model), speech="talker" in components, device=options.device, dtype=options.dtype)
-    saliency = jobs.calibrated(loaded, data, components, options=Options(max_unreadable=calibration.max_unreadable))
-    saliency.save(options.output)
+    measuring = Options(max_unreadable=calibration.max_unreadable)
+    saliency = jobs.calibrated(loaded, data, components, options=measuring, output=options.output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
-    return {"path": str(options.output), "tokens": tokens}, f"wrote {options.output}: tokens {tokens}"
+    return {"path": str(options.output), "tokens": tokens}, f"{options.output}: tokens {tokens}"
