@@ -46,6 +46,7 @@ class Options:
         shape: of the checkpoint, to be kept with the measurements; a model in memory may lack the talker.
         resume: a file for what is measured so far, saved now and then; what it holds of the same measurement is not
             measured again. Who names it removes it.
+        spool: a folder for hidden states, where a model is measured layer by layer; see `streaming`.
     """
 
     tokens: str = "both"
@@ -54,6 +55,7 @@ class Options:
     max_unreadable: float = DEFAULT_MAX_UNREADABLE
     shape: ModelShape | None = None
     resume: Path | None = field(default=None, compare=False)
+    spool: Path | None = field(default=None, compare=False)
 
 
 def calibrate(
@@ -207,10 +209,10 @@ def _measured(
                         file.save()
             part = replace(part, state=meter.state())
     file.keep(name, part)
-    return subject.meter(component, options, spans, _counted(part, samples, options))
+    return subject.meter(component, options, spans, counted_sums(part, samples, options))
 
 
-def _counted(part: Part, samples: Sequence[Sample], options: Options) -> State:
+def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> State:
     """The sums of a finished part; `InputError` if no token counts."""
     total = part.sums()
     assert total is not None  # `batches` refuses data of which nothing can be read
@@ -219,12 +221,15 @@ def _counted(part: Part, samples: Sequence[Sample], options: Options) -> State:
     return total
 
 
-@torch.inference_mode()
 def _listen(subject: _Subject, batch: Batch, meter: Meter, options: Options) -> None:
+    meter.count(subject.inputs.counted(batch.encoded, options.tokens))
+    listen(subject.model, subject.family, subject.inputs, batch)
+
+
+@torch.inference_mode()
+def listen(model: PreTrainedModel, family: Family, inputs: ChatInputs, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
-    model, family, inputs = subject.model, subject.family, subject.inputs
     audio = [audio_of(family, model, encoded) for encoded in batch.encoded]
-    meter.count(inputs.counted(batch.encoded, options.tokens))
     family.thinker(model).base_model(**embedded(family, model, inputs, batch.encoded, audio), use_cache=False)
 
 

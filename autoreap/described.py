@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.plan import BaseModel, ModelShape
 from autoreap.progress import log
@@ -37,11 +38,12 @@ class Described:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, with its inputs."""
+    """A model in memory, with its inputs; of a `streamed` one, all but the layers of the thinker."""
 
     described: Described
     model: PreTrainedModel
     inputs: ChatInputs
+    streamed: bool = False
 
 
 def describe(model: str) -> Described:
@@ -54,15 +56,34 @@ def describe(model: str) -> Described:
     return Described(model, checkpoint, family, family.shape(checkpoint.config))
 
 
-def load(described: Described, *, speech: bool = False, device: str | None = None, dtype: str = "auto") -> Loaded:
-    """Load the weights. `auto` computes in float32 on a CPU, in the stored type on an accelerator."""
+def load(
+    described: Described,
+    *,
+    speech: bool = False,
+    device: str | None = None,
+    dtype: str = "auto",
+    stream_layers: bool = False,
+) -> Loaded:
+    """Load the weights. `auto` computes in float32 on a CPU, in the stored type on an accelerator.
+
+    With `stream_layers`, the layers of the thinker stay on disk: such a model can be calibrated, nothing else.
+
+    Raises:
+        InputError: layers are to be streamed, and the talker, which needs them all at every step, is to be loaded.
+    """
+    if stream_layers and speech:
+        raise InputError(
+            "the talker can't be calibrated layer by layer: it speaks with the whole model in memory",
+            where="--stream-layers",
+            fix="give --component thinker",
+        )
     device = device or default_device()
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     path = described.checkpoint.path
     log(f"loading {described.name} on {device}")
-    model = described.family.load(path, dtype=dtype, device=device, speech=speech)
-    return Loaded(described, model, described.family.inputs(path))
+    model = described.family.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
+    return Loaded(described, model, described.family.inputs(path), stream_layers)
 
 
 def default_device() -> str:

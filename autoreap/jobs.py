@@ -52,6 +52,7 @@ from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
 from autoreap.scores import paired_difference
 from autoreap.search import Search
+from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
 
@@ -76,27 +77,29 @@ def calibrated(
     """Measure the model on `data` (rows by modality), or take the same measurement from where it was saved before.
 
     Saved as `output`, or in the folder `cache` under a name that is its own. A measurement that is to be saved can be
-    interrupted: the next call goes on from what is left beside the file.
+    interrupted: the next call goes on from what is left beside the file. A model of which one layer is in memory at a
+    time starts anew; without a place to save, it needs `options.spool`.
 
     Raises:
         InputError: another process measures for the same file now, and as `calibrate` does.
     """
     described, model = loaded.described, loaded.model
     options = replace(options or Options(), shape=described.shape)
-    measure = partial(
-        calibrate, model, described.family, loaded.inputs, described.base_model, data, components=components
-    )
+    measure = partial(calibrate, model, described.family, loaded.inputs, described.base_model, data)
+    if loaded.streamed:
+        measure = partial(calibrate_by_layer, loaded, data)
     known = identity(model, described.family, described.base_model, data, components=components, options=options)
     if output is None and cache is not None:
         output = cache / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]}.safetensors"
     if output is None:
-        return measure(options=options)
+        return measure(components=components, options=options)
     if output.is_dir():
         raise InputError("is a directory", where=output, fix="name a file")
     if saliency := _measured_before(output, known):
         return saliency
     with resumable(output) as resume:
-        saliency = measure(options=replace(options, resume=resume))
+        options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
+        saliency = measure(components=components, options=options)
         saliency.save(output)
     return saliency
 

@@ -88,8 +88,21 @@ class Family(ABC):
         """What the stored tensor is; `InputError` for a name that this family does not know."""
 
     @abstractmethod
-    def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
-        """The stock model in evaluation mode; without `speech`, parts that only speak are not loaded."""
+    def load(
+        self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
+    ) -> PreTrainedModel:
+        """The stock model in evaluation mode; without `speech`, parts that only speak are not loaded.
+
+        Without `layers`, the thinker's decoder has none, and their tensors are not read; see `new_layer`.
+        """
+
+    @abstractmethod
+    def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
+        """Decoder layer `number` of the thinker as the stock class builds it, without weights (on the meta device)."""
+
+    @abstractmethod
+    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
+        """Where a stored tensor of a decoder layer goes: a parameter, named within the layer, and the index into it."""
 
     @abstractmethod
     def inputs(self, path: Path) -> ChatInputs:
