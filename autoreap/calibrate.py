@@ -117,7 +117,7 @@ def identity(
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
-        "device": model.device.type,
+        "device": family.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),
         "attention_implementation": _implementations(decoders, "_attn_implementation"),
@@ -176,7 +176,7 @@ class _Subject:
         routers = (self.family.router(layer) for layer in layers)
         router = next(router for router in routers if router is not None)
         shape = ComponentShape(len(layers), router.num_experts, router.top_k)
-        return Meter(self.family, shape, self.model.device, spans=spans, gates=options.gates, state=state)
+        return Meter(self.family, shape, self.family.device(self.model), spans=spans, gates=options.gates, state=state)
 
 
 def _measured(
@@ -238,5 +238,6 @@ def _speak(subject: _Subject, batch: Batch, _meter: Meter, _options: Options) ->
     """Let the model answer one sample aloud, seeded each time; every step of the talker counts."""
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
     tensors = subject.inputs.collate(batch.encoded)
-    tensors = {name: tensor.to(subject.model.device) for name, tensor in tensors.items()}
+    device = subject.family.device(subject.model)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     subject.family.speak(subject.model, tensors, subject.inputs.end_token_id, _SPEECH_STEPS)

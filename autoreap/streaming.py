@@ -51,7 +51,8 @@ def calibrate_by_layer(
     """
     if "audio" not in data:
         raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
-    assert options.spool is not None
+    if options.spool is None:
+        raise InputError("calibration layer by layer needs a folder for hidden states", where="spool")
     described, model = loaded.described, loaded.model
     base_model = described.base_model
     known = identity(model, described.family, base_model, data, components=components, options=options)

@@ -198,6 +198,11 @@ def test_calibration_without_audio_is_refused(data: Data, tmp_path: Path) -> Non
         jobs.calibrated(streamed("tiny"), {"mixed": data["mixed"]}, output=tmp_path / "s.safetensors")
 
 
+def test_hidden_states_need_a_place(data: Data) -> None:
+    with pytest.raises(InputError, match="spool: .* needs a folder"):
+        jobs.calibrated(streamed("tiny"), data)
+
+
 def without(path: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
     """A copy of a checkpoint of one file, after `change` of its tensors."""
     shutil.copytree(path, target)

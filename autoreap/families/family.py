@@ -112,6 +112,15 @@ class Family(ABC):
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
         """The part of `model` that hears and writes; `model` itself where it is nothing else."""
 
+    def device(self, model: PreTrainedModel) -> torch.device:
+        """Where inputs of the thinker go: where its embeddings run, wherever layers lie and weights rest."""
+        import torch
+
+        embeddings: Any = self.thinker(model).get_input_embeddings()
+        placed = getattr(embeddings, "_hf_hook", None)  # accelerate's, on a model in several places
+        device = getattr(placed, "execution_device", None)
+        return torch.device(embeddings.weight.device if device is None else device)
+
     @abstractmethod
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
         """The text decoder of `component`; None where the model has none."""

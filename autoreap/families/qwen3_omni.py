@@ -172,8 +172,9 @@ class Qwen3Omni(Family):
         import torch
 
         thinker = self.thinker(model)
-        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=thinker.device)
-        features = mel[None].to(thinker.device, thinker.dtype)
+        device = self.device(model)
+        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=device)
+        features = mel[None].to(device, thinker.dtype)
         output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
         return cast("torch.Tensor", output.last_hidden_state)
 
