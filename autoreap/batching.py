@@ -135,6 +135,12 @@ def in_order(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
     return [samples[number] for number in sorted(range(len(samples)), key=key)]
 
 
+def estimated_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
+    """About how many tokens all `samples` are, without decoding media; none of a row whose header is broken."""
+    lengths = (_estimated_tokens(inputs, sample) for sample in samples)
+    return sum(length for length in lengths if math.isfinite(length))
+
+
 def _fits(rows: Sequence[Encoded], budget: int) -> bool:
     return max(len(encoded.input_ids) for encoded in rows) * len(rows) <= budget
 

@@ -85,14 +85,16 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
 
 
 def place(loaded: Loaded) -> str:
-    """Device and type of a loaded model, such as `cuda, bfloat16`."""
-    return f"{loaded.model.device.type}, {str(loaded.model.dtype).removeprefix('torch.')}"
+    """Device and type of a loaded model, such as `cuda, bfloat16`; the device is `auto` where it lies on several."""
+    several = len(set(getattr(loaded.model, "hf_device_map", {}).values())) > 1
+    device = "auto" if several else loaded.described.family.device(loaded.model).type
+    return f"{device}, {str(loaded.model.dtype).removeprefix('torch.')}"
 
 
 def _loadable(where: str) -> tuple[str, str]:
     """The device and type that `where` names, or this machine's own where it has no such device."""
     device, _, dtype = where.partition(", ")
-    return (device, dtype) if device in ("cpu", default_device()) else (default_device(), "auto")
+    return (device, dtype) if device in ("cpu", "auto", default_device()) else (default_device(), "auto")
 
 
 def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:

@@ -492,8 +492,23 @@ def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
         "deepstack_layers": shape.deepstack_layers,
         "speech_tap": shape.speech_tap,
     }
-    assert kept["experts_implementation"] == "grouped_mm"
     assert "shape" not in measured.provenance
+
+
+def test_provenance_names_all_that_the_numbers_follow_from(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    heavy = replace(data["audio"][1], where="hub/name de[train] row 7", weight=2.5)
+    options = Options(tokens="prompt", gates="raw", batch_tokens=300, max_unreadable=0.5)
+    saliency = measure(loaded, {"audio": [*data["audio"], heavy]}, options=options)
+    provenance = saliency.provenance
+    assert {key: provenance[key] for key in ("tokens", "gates", "batch_tokens", "max_unreadable")} == {
+        "tokens": "prompt", "gates": "raw", "batch_tokens": "300", "max_unreadable": "0.5",
+    }  # fmt: skip
+    computed = [provenance[key] for key in ("device", "dtype", "experts_implementation", "attention_implementation")]
+    assert computed == ["cpu", "torch.float32", "grouped_mm", "sdpa"]
+    assert json.loads(provenance["data.audio.sets"]) == [
+        {"set": "a", "weight": 1.0, "rows": 4},
+        {"set": "hub/name de[train]", "weight": 2.5, "rows": 1},
+    ]
 
 
 @pytest.fixture

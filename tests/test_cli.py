@@ -476,6 +476,17 @@ def test_calibrate_and_prune_measure_as_they_are_told(folder: Path, capsys: Capt
     assert load_plan(pruned / "plan.json").thinker == load_plan(plan).thinker
 
 
+def test_calibrate_leaves_a_file_that_holds_the_same_measurement(folder: Path, capsys: Capture) -> None:
+    output = folder / "saliency.safetensors"
+    written = output.stat().st_mtime_ns
+    arguments = ["calibrate", folder / "model", "--audio", folder / "audio.jsonl", "-o", output]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    assert f"saliency measured before: {output}\n" in captured.err
+    assert output.stat().st_mtime_ns == written
+    assert captured.out.startswith(f"{output}: tokens ")
+
+
 def test_plan_writes_the_preset_with_what_is_said_over_it(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     options = ["--preset", "medium", "--retention", "0.25", "-o", tmp_path / "plan.json"]
     document = json_of(["plan", folder / "saliency.safetensors", *options], capsys)

@@ -75,6 +75,11 @@ def add_loading_options(add: Add) -> None:
     add("--dtype", choices=DTYPES, default="auto", help="default: auto, the stored type, float32 on a CPU")
 
 
+def add_streaming_option(add: Add) -> None:
+    """How a model that does not fit is calibrated."""
+    add("--stream-layers", action="store_true", help="calibrate with one layer in memory at a time, the rest on disk")
+
+
 def weighted_set(text: str) -> tuple[str, float]:
     """A set and its weight; 1 where none is given. A name that ends in `=` and a number needs a weight after it."""
     name, _, ending = text.rpartition("=")

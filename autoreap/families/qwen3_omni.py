@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -73,18 +73,47 @@ class Qwen3Omni(Family):
                 return TensorRole(part, tensor_name)
         raise InputError(f"unknown tensor {tensor_name!r}; a Qwen3-Omni has none of that name", where="checkpoint")
 
-    def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
+    def load(
+        self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
+    ) -> PreTrainedModel:
         """See `Family.load`."""
         from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
 
         config = Qwen3OmniMoeConfig.from_pretrained(path)
         config.enable_audio_output = config.enable_audio_output and speech
-        model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
-            path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
-        )
+        if not layers:
+            config.thinker_config.text_config.num_hidden_layers = 0
+        with nullcontext() if layers else _unreported():
+            model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+                path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
+            )
         if getattr(config.thinker_config.vision_config, _STRIPPED, False):
             self.close_eyes(model)  # a stub would turn an image into nonsense
         return cast("PreTrainedModel", model.eval())
+
+    def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
+        """See `Family.new_layer`."""
+        import torch
+        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as modeling
+
+        config = self.thinker(model).model.language_model.config
+        with torch.device("meta"):
+            layer = modeling.Qwen3OmniMoeThinkerTextDecoderLayer(config, number)
+        return cast("nn.Module", layer.to(model.dtype).eval())
+
+    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
+        """See `Family.slot`. In memory the gate's rows lie above those of the projection it gates."""
+        match = _DECODER_TENSOR.fullmatch(tensor_name)
+        if match is None:
+            raise InputError(f"tensor {tensor_name!r} belongs to no decoder layer", where="checkpoint")
+        expert = _EXPERT_TENSOR.fullmatch(match["rest"])
+        if expert is None:
+            return match["rest"], ()
+        number, projection = int(expert["expert"]), expert["rest"].partition("_")[0]
+        if projection == "down":
+            return "mlp.experts.down_proj", (number,)
+        half = slice(shape[0]) if projection == "gate" else slice(shape[0], None)
+        return "mlp.experts.gate_up_proj", (number, half)
 
     def inputs(self, path: Path) -> ChatInputs:
         """See `Family.inputs`."""
@@ -143,8 +172,9 @@ class Qwen3Omni(Family):
         import torch
 
         thinker = self.thinker(model)
-        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=thinker.device)
-        features = mel[None].to(thinker.device, thinker.dtype)
+        device = self.device(model)
+        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=device)
+        features = mel[None].to(device, thinker.dtype)
         output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
         return cast("torch.Tensor", output.last_hidden_state)
 
@@ -302,6 +332,19 @@ def _refuse_silence(end_token: int, num_before: int, what: str) -> Callable[...,
         return input_ids.new_zeros(len(input_ids)).bool()
 
     return criterion
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without the report of tensors that the checkpoint has and the model has not."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _name_on_disk(name: str) -> str:
