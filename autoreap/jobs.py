@@ -90,7 +90,7 @@ def calibrated(
         measure = partial(calibrate_by_layer, loaded, data)
     known = identity(model, described.family, described.base_model, data, components=components, options=options)
     if output is None and cache is not None:
-        output = cache / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]}.safetensors"
+        output = cache / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     if output is None:
         return measure(components=components, options=options)
     if output.is_dir():

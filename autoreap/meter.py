@@ -272,7 +272,7 @@ class _SeeingWeights(torch.Tensor):
         if func in cls._REORDERING and isinstance(args[0], cls):
             weights = args[0]
             return cls._make(result, func(weights.pairs, *args[1:], **(kwargs or {})), weights.outputs)
-        if func is torch.Tensor.to:
+        if func is torch.Tensor.to and isinstance(args[0], cls):
             return cls._make(result, args[0].pairs.to(result.device), args[0].outputs)
         if func is torch.Tensor.mul:
             cls._look(*args)

@@ -319,3 +319,12 @@ def test_a_folder_as_the_output_is_refused_before_anything_is_measured(
     with passes(loaded) as counted, pytest.raises(InputError, match="is a directory"):
         jobs.calibrated(loaded, data, options=OPTIONS, output=tmp_path)
     assert counted == []
+
+
+def test_the_cache_knows_a_measurement_whatever_the_order_of_its_modalities(
+    loaded: Loaded, data: Data, tmp_path: Path
+) -> None:
+    few = {modality: samples[:1] for modality, samples in data.items()}
+    for each in (few, dict(reversed(few.items()))):
+        jobs.calibrated(loaded, each, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
