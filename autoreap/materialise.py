@@ -22,7 +22,7 @@ from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
 from autoreap.rewrite import Rewrite, plan_rewrite
 from autoreap.shards import Shard, check_shard, shards_of, write_shard
-from autoreap.verification import Record, Verified, check_structure, facts_of_versions, structure_fault
+from autoreap.verification import Record, Verified, check_structure, facts_of_versions, file_checksums, structure_fault
 
 _JOURNAL = ".journal.jsonl"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
@@ -71,7 +71,7 @@ def materialise(
         _write_index(partial, rewrite, shards)
         check_structure(partial, rewrite)
         verified = behaviour(partial) if behaviour else Verified(None, "no answers to compare with were given")
-        record = Record(checksums=checksums, behaviour=verified, versions=facts_of_versions())
+        record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
         record.save(partial)
         card = model_card(plan, rewrite, facts or {}, record, checkpoint.path)
         (partial / "README.md").write_text(card, encoding="utf-8")

@@ -115,6 +115,33 @@ def test_tensors_that_the_stock_class_does_not_expect_are_found(written: Path, f
         check_structure(written)
 
 
+@pytest.mark.parametrize("name", ["config.json", "plan.json", "tokenizer.json", "generation_config.json"])
+def test_a_file_beside_the_weights_that_changed_or_is_gone_is_found(written: Path, name: str) -> None:
+    record = load_record(written)
+    path = written / name
+    path.write_text(path.read_text() + "\n")  # the same JSON: no other level can see it
+    with pytest.raises(VerificationError, match=f"{name}: is not as it was written"):
+        check_content(check_structure(written), record)
+    if name != "config.json":
+        path.unlink()
+        with pytest.raises(VerificationError, match=f"{name}: is missing"):
+            check_content(check_structure(written), record)
+
+
+def test_a_model_card_may_be_edited(written: Path) -> None:
+    (written / "README.md").write_text("mine")
+    (written / "notes.txt").write_text("mine")
+    check_content(check_structure(written), load_record(written))
+
+
+def test_a_record_made_before_files_were_summed_is_read(written: Path) -> None:
+    path = written / "verification" / "record.json"
+    document = json.loads(path.read_text())
+    del document["files"]
+    path.write_text(json.dumps(document))
+    assert load_record(written).files == {}
+
+
 def test_a_truncated_file_is_bad_input(written: Path) -> None:
     path = written / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
