@@ -11,13 +11,14 @@ from builders import random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
 from autoreap import shards
-from autoreap.behaviour import Expected, check_behaviour, check_carried, place
+from autoreap.behaviour import Expected, check_behaviour, check_carried, check_scores, place
 from autoreap.config import EvalsConfig, load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.evaluate import Evaluator, load_outcomes
+from autoreap.evaluate import Evaluator, Outcome, load_outcomes
 from autoreap.materialise import Materialised, materialise
 from autoreap.plan import PruningPlan
+from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.verification import Verified, check_content, check_structure, load_record
 
@@ -119,6 +120,33 @@ def test_tensors_that_the_stock_class_does_not_expect_are_found(written: Path, f
         check_structure(written)
 
 
+@pytest.mark.parametrize("name", ["config.json", "plan.json", "tokenizer.json", "generation_config.json"])
+def test_a_file_beside_the_weights_that_changed_or_is_gone_is_found(written: Path, name: str) -> None:
+    record = load_record(written)
+    path = written / name
+    path.write_text(path.read_text() + "\n")  # the same JSON: no other level can see it
+    with pytest.raises(VerificationError, match=f"{name}: is not as it was written"):
+        check_content(check_structure(written), record)
+    if name != "config.json":
+        path.unlink()
+        with pytest.raises(VerificationError, match=f"{name}: is missing"):
+            check_content(check_structure(written), record)
+
+
+def test_a_model_card_may_be_edited(written: Path) -> None:
+    (written / "README.md").write_text("mine")
+    (written / "notes.txt").write_text("mine")
+    check_content(check_structure(written), load_record(written))
+
+
+def test_a_record_made_before_files_were_summed_is_read(written: Path) -> None:
+    path = written / "verification" / "record.json"
+    document = json.loads(path.read_text())
+    del document["files"]
+    path.write_text(json.dumps(document))
+    assert load_record(written).files == {}
+
+
 def test_a_truncated_file_is_bad_input(written: Path) -> None:
     path = written / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -155,6 +183,39 @@ def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: P
         wrong = {**other, "accuracy": perfect}
     with pytest.raises(VerificationError, match="accuracy is"):
         check_behaviour(pristine, replace(expected, outcomes=wrong, where="cuda, bfloat16"), carried=0)
+
+
+def test_one_slip_elsewhere_is_chance_even_after_a_perfect_record() -> None:
+    """The interval of a perfect score is a single point, which another machine's rounding would miss."""
+
+    def answers(num_wrong: int) -> dict[str, tuple[Outcome, ...]]:
+        return {"wer": tuple(Outcome(str(i), "", "one two", Counts(int(i < num_wrong), 2), False) for i in range(16))}
+
+    check_scores(Path("here"), answers(1), answers(0))
+    with pytest.raises(VerificationError, match=r"wer is \+0\.2500 from what was expected, more than chance"):
+        check_scores(Path("here"), answers(8), answers(0))
+
+
+@pytest.mark.parametrize("damage", ["shorter", "other metric"])
+def test_recorded_answers_to_other_utterances_are_found(written: Path, damage: str) -> None:
+    path = written / "verification" / "outcomes.jsonl"
+    text = path.read_text()
+    path.write_text(text.split("\n", 1)[1] if damage == "shorter" else text.replace('"wer"', '"cer"'))
+    with pytest.raises(VerificationError, match="not to the utterances that were asked"):
+        check_carried(written, load_record(written))
+
+
+def test_recorded_answers_that_were_damaged_are_bad_input(written: Path) -> None:
+    path = written / "verification" / "outcomes.jsonl"
+    path.write_text(path.read_text()[:-9] + "\n")
+    with pytest.raises(InputError, match=r"outcomes\.jsonl: not of the form"):
+        check_carried(written, load_record(written))
+
+
+def test_fewer_utterances_than_tasks_can_be_carried(plan: PruningPlan, expected: Expected, tmp_path: Path) -> None:
+    write(plan, expected, tmp_path / "out", carried=1)
+    carried = [path.read_text().count("\n") for path in (tmp_path / "out" / "verification").glob("utterances-*.jsonl")]
+    assert carried == [1]
 
 
 def test_a_changed_weight_that_changes_answers_is_found_by_behaviour(written: Path) -> None:
