@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoreap.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.errors import InputError
 from autoreap.lock import exclusive
-from autoreap.model_card import model_card
+from autoreap.model_card import model_card, public_name
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
 from autoreap.rewrite import Rewrite, plan_rewrite
@@ -214,7 +214,8 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan
     for path in _sidecars(checkpoint.path):
         shutil.copyfile(path, folder / path.name)
     (folder / "config.json").write_text(json.dumps(rewrite.config, indent=2) + "\n")
-    plan.save(folder / "plan.json")
+    base = replace(plan.base_model, name=public_name(plan.base_model.name))
+    replace(plan, base_model=base).save(folder / "plan.json")
 
 
 def _sidecars(source: Path) -> list[Path]:

@@ -69,8 +69,8 @@ class Record:
         """For people and JSON: what each level covered, or why it did not run."""
         return {
             "structure": f"{len(checkpoint.tensors):,} tensors as the stock class expects them",
-            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's, "
-            f"{len(self.files)} files beside them as written",
+            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
+            + (f", {len(self.files)} files beside them as written" if self.files else ""),
             "behaviour": behaviour_text(self.behaviour),
         }
 
@@ -85,6 +85,8 @@ def behaviour_text(verified: Verified) -> str:
 def load_record(checkpoint: Path) -> Record:
     """What `Record.save` wrote; `InputError` where there is none."""
     path = checkpoint / FOLDER / RECORD
+    if not checkpoint.is_dir():
+        raise InputError("no such model directory", where=checkpoint)
     if not path.is_file():
         raise InputError(
             f"carries no {FOLDER}/{RECORD}", where=checkpoint, fix="name a checkpoint that autoreap has written"

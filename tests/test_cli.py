@@ -283,6 +283,54 @@ def test_a_model_of_another_kind(folder: Path, capsys: Capture, tmp_path: Path, 
     assert_refused_at_once(["inspect", model], capsys, "config.json", expected)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("thinker_config",), "text"),
+        (("thinker_config", "text_config"), []),
+        (("thinker_config", "text_config", "num_hidden_layers"), "8"),
+        (("thinker_config", "text_config", "mlp_only_layers"), "a"),
+        (("thinker_config", "vision_config"), None),
+        (("thinker_config", "vision_config", "num_heads"), "2"),
+        (("thinker_config", "vision_config", "deepstack_visual_indexes"), None),
+        (("talker_config", "accept_hidden_layer"), "4"),
+    ],
+    ids=str,
+)
+def test_a_config_whose_values_are_of_another_kind(
+    folder: Path, capsys: Capture, tmp_path: Path, path: tuple[str, ...], value: Any
+) -> None:
+    config = json.loads((folder / "model" / "config.json").read_text())
+    place = config
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    model = model_with_config(folder, tmp_path / "model", config)
+    assert_refused(["prune", model, "--strip-vision", "-o", tmp_path / "out"], capsys, "config")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tensor_of_a_layer_that_the_config_does_not_have(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config["thinker_config"]["text_config"]["num_hidden_layers"] = NUM_LAYERS - 1
+    model = model_with_config(folder, tmp_path / "model", config)
+    assert_refused_at_once(["prune", model, "--strip-vision", "--dry-run"], capsys, "of a layer that config.json")
+
+
+def test_verify_of_what_is_not_there(capsys: Capture, tmp_path: Path) -> None:
+    assert_refused_at_once(["verify", tmp_path / "none"], capsys, "no such model directory")
+
+
+def test_a_reader_that_leaves_is_no_crash() -> None:
+    command = [sys.executable, "-m", "autoreap.cli", "inspect", "tiny"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def test_the_plan_of_another_model(folder: Path, random_checkpoint: Path, capsys: Capture) -> None:
     arguments = ["materialise", random_checkpoint, "--plan", folder / "plan.json", "--dry-run"]
     assert_refused_at_once(arguments, capsys, "the plan was made for another model")
@@ -377,6 +425,7 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         ["plan", "saliency.safetensors", "--layer-selection", "many"],
         ["saliency", "saliency.safetensors", "--component", "ear"],
         ["select", "night", "--rule", "cheapest"],
+        ["prune", "tiny", "--strip-vision", "--carry", "-3"],
     ],
 )
 def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:

@@ -27,7 +27,7 @@ from autoreap.errors import InputError
 from autoreap.families import family_of
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
-from autoreap.plan import PruningPlan
+from autoreap.plan import PruningPlan, load_plan
 
 SMALL_SHARD_BYTES = 20_000
 
@@ -104,6 +104,21 @@ def test_what_a_link_in_the_place_of_the_partial_directory_points_to_is_not_empt
     (tmp_path / ".out.partial").symlink_to(tmp_path / "mine")
     with nothing_changes(tmp_path), pytest.raises(InputError, match="is a link"):
         materialise(base, plan, tmp_path / "out")
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_no_folder_of_this_machine_is_told(
+    base: Path, plan: PruningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    home = tmp_path / "alice"
+    shutil.copytree(base, home / "model")
+    monkeypatch.chdir(tmp_path)
+    name = "alice/model" if relative else str(home / "model")  # the former has the form of a name on the hub
+    named = replace(plan, base_model=replace(plan.base_model, name=name))
+    materialise(home / "model", named, tmp_path / "out")
+    telling = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file() and b"alice" in path.read_bytes()]
+    assert telling == []
+    assert load_plan(tmp_path / "out" / "plan.json").base_model.name == "model"
 
 
 def test_hidden_files_do_not_travel(base: Path, plan: PruningPlan, tmp_path: Path) -> None:

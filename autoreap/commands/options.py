@@ -112,6 +112,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def at_least_zero(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
+    return int(text)
+
+
 def hours(text: str) -> float:
     """A number above 0."""
     try:

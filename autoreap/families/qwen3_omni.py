@@ -47,17 +47,19 @@ class Qwen3Omni(Family):
 
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         """See `Family.shape`."""
-        components = {"thinker": _component_shape(config, "thinker")}
-        if config.get("enable_audio_output", True):
-            components["talker"] = _component_shape(config, "talker")
         try:
+            components = {"thinker": _component_shape(config, "thinker")}
+            if config.get("enable_audio_output", True):
+                components["talker"] = _component_shape(config, "talker")
             return ModelShape(
                 components=components,
                 deepstack_layers=len(config["thinker_config"]["vision_config"]["deepstack_visual_indexes"]),
-                speech_tap=config["talker_config"]["accept_hidden_layer"] if "talker" in components else None,
+                speech_tap=_integer(config["talker_config"], "accept_hidden_layer") if "talker" in components else None,
             )
         except KeyError as error:
-            raise InputError(f"key {error} is missing", where="config.json") from None
+            raise InputError(f"key {error} is missing", where="config.json", fix="is this a Qwen3-Omni?") from None
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"a value is of another kind than a Qwen3-Omni's: {error}", where="config.json") from None
 
     def role(self, tensor_name: str) -> TensorRole:
         """See `Family.role`."""
@@ -256,11 +258,11 @@ class Qwen3Omni(Family):
         with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
         """
         vision = config["thinker_config"]["vision_config"]
-        num_heads = min(_STUB_HEADS, vision["num_heads"])
-        width = num_heads * _STUB_HEAD_DIM
-        vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
-        vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
         try:
+            num_heads = min(_STUB_HEADS, _integer(vision, "num_heads"))
+            width = num_heads * _STUB_HEAD_DIM
+            vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
+            vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
             patch, out = vision["patch_size"], vision["out_hidden_size"]
             merged = width * vision["spatial_merge_size"] ** 2
             rows = {
@@ -278,6 +280,8 @@ class Qwen3Omni(Family):
             shapes: dict[str, tuple[int, ...]] = {"pos_embed.weight": (vision["num_position_embeddings"], width)}
         except KeyError as error:
             raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
+        except TypeError as error:
+            raise InputError(f"a value of the vision config is of another kind: {error}", where="config.json") from None
         for name, shape in rows.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
         return {f"thinker.visual.{name}": shape for name, shape in shapes.items()}
@@ -302,10 +306,15 @@ class Qwen3Omni(Family):
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """See `Family.expected_tensors`."""
         import torch
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
 
-        with torch.device("meta"):
-            model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
+        try:
+            with torch.device("meta"):
+                model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
+        except (StrictDataclassError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"the stock class can't be built from it: {reason}", where="config.json") from None
         state = {_name_on_disk(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         return dict(entry for name, shape in state.items() for entry in self.one_by_one(name, shape))
 
@@ -359,19 +368,19 @@ def _video_size(path: Path, default: dict[str, int]) -> dict[str, int]:
 
 
 def _text_config(config: Mapping[str, Any], component: str) -> dict[str, Any]:
-    try:
-        return cast(dict[str, Any], config[f"{component}_config"]["text_config"])
-    except KeyError as error:
-        raise InputError(f"key {error} is missing", where="config.json", fix="is this a Qwen3-Omni?") from None
+    return cast(dict[str, Any], config[f"{component}_config"]["text_config"])
 
 
 def _component_shape(config: Mapping[str, Any], component: str) -> ComponentShape:
     text = _text_config(config, component)
-    try:
-        return ComponentShape(
-            num_layers=text["num_hidden_layers"],
-            num_experts=text["num_local_experts"] if "num_local_experts" in text else text["num_experts"],
-            top_k=text["num_experts_per_tok"],
-        )
-    except KeyError as error:
-        raise InputError(f"key {error} of the {component} is missing", where="config.json") from None
+    return ComponentShape(
+        num_layers=_integer(text, "num_hidden_layers"),
+        num_experts=_integer(text, "num_local_experts" if "num_local_experts" in text else "num_experts"),
+        top_k=_integer(text, "num_experts_per_tok"),
+    )
+
+
+def _integer(config: Mapping[str, Any], key: str) -> int:
+    if type(config[key]) is not int:
+        raise TypeError(f"{key} is {config[key]!r}")
+    return cast(int, config[key])
