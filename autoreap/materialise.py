@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
-from autoreap.errors import InputError
+from autoreap.errors import InputError, VerificationError
 from autoreap.lock import exclusive
 from autoreap.model_card import model_card, public_name
 from autoreap.plan import PruningPlan
@@ -61,8 +61,10 @@ def materialise(
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
     check_target(target, source)
-    if fault := structure_fault(checkpoint):
+    if fault := structure_fault(checkpoint.config, checkpoint.tensors.values()):
         raise InputError(fault, where=source, fix="fetch the checkpoint again")
+    if fault := structure_fault(rewrite.config, rewrite.tensors):
+        raise VerificationError(f"{target}: planned {fault}")
     with _partial(target) as partial:
         journal = _Journal(partial / _JOURNAL, _identity(checkpoint, plan, shards))
         _check_space(partial, checkpoint, shards)

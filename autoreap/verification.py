@@ -8,16 +8,16 @@ carries in its folder `verification`.
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoreap import __version__
-from autoreap.checkpoint import Checkpoint, open_checkpoint, read_json
+from autoreap.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.errors import InputError, VerificationError
 from autoreap.families import family_of
-from autoreap.rewrite import Rewrite
+from autoreap.rewrite import OutputTensor, Rewrite
 from autoreap.shards import CHECKSUM, check_tensors, checksum_of
 from autoreap.wording import size_text
 
@@ -110,7 +110,7 @@ def facts_of_versions() -> dict[str, str]:
 def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     """The checkpoint in `folder`; `VerificationError` unless it is what the stock class expects, and `rewrite` says."""
     written = open_checkpoint(folder)
-    if fault := structure_fault(written):
+    if fault := structure_fault(written.config, written.tensors.values()):
         raise VerificationError(f"{folder}: {fault}")
     for tensor in rewrite.tensors if rewrite else ():
         info = written.tensors.get(tensor.name)
@@ -119,11 +119,11 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     return written
 
 
-def structure_fault(checkpoint: Checkpoint) -> str | None:
-    """The first tensor, by name, that is not stored as the stock class expects it for this config."""
-    family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
-    expected = family.expected_tensors(checkpoint.config)
-    stored = dict(entry for info in checkpoint.tensors.values() for entry in family.one_by_one(info.name, info.shape))
+def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
+    """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
+    family = family_of(config)
+    expected = family.expected_tensors(config)
+    stored = dict(entry for info in tensors for entry in family.one_by_one(info.name, info.shape))
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
             there, wanted = stored.get(name, "missing"), expected.get(name, "none of that name")

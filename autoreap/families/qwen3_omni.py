@@ -127,8 +127,11 @@ class Qwen3Omni(Family):
 
         default_size = processing.Qwen3OmniMoeProcessor.videos_kwargs["size"]
         try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            if tokenizer.chat_template is None:
+                raise ValueError("there is no chat template")
             return ChatInputs(
-                tokenizer=AutoTokenizer.from_pretrained(path, trust_remote_code=False),
+                tokenizer=tokenizer,
                 feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
                 image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
                 frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path, default_size)),
