@@ -38,12 +38,15 @@ class Expected:
         outcomes: the answers, by metric.
         batch_size: utterances decoded together; others round otherwise.
         where: device and type that they were computed on, as `place` names them; others round otherwise, too.
+        drafts: the unpruned model's answers, if they were its drafts; with others the passes have other shapes, and
+            round otherwise. None: the references were.
     """
 
     evals: EvalsConfig
     outcomes: Outcomes
     batch_size: int
     where: str
+    drafts: Outcomes | None = None
 
 
 def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFAULT_CARRIED) -> Verified:
@@ -99,7 +102,10 @@ def _loadable(where: str) -> tuple[str, str]:
 
 
 def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
-    evaluation = Evaluator(loaded.model, loaded.inputs, expected.evals, batch_size=expected.batch_size).run()
+    evaluator = Evaluator(loaded.model, loaded.inputs, expected.evals, batch_size=expected.batch_size)
+    if expected.drafts is not None:
+        evaluator.draft_from(expected.drafts)
+    evaluation = evaluator.run()
     metrics, where = evaluation.metrics(), place(loaded)
     total = sum(map(len, evaluation.outcomes.values()))
     _check_same_utterances(checkpoint, evaluation.outcomes, expected.outcomes)

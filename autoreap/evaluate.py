@@ -1,9 +1,10 @@
 """Run tasks on a (masked) model -> `Evaluation`.
 
 What no candidate can change is computed once: prompts, features, and the audio tower's embeddings. A candidate
-costs the text decoder alone.
+costs the text decoder alone. Most candidates repeat most of what the unpruned model answers, so that is handed to the
+decoder as a draft (`autoreap.drafting`); until the unpruned model has answered, the references are.
 
-Shape legend: B batch, T prompt tokens (left-padded), A audio tokens, H hidden.
+Shape legend: A audio tokens, H hidden.
 """
 
 import json
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 from autoreap.config import EvalsConfig, TaskConfig
 from autoreap.dataset import read_dataset
+from autoreap.drafting import Answer, DraftedDecoder, Prompt
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
@@ -98,6 +100,10 @@ class _Item:
     audio: torch.Tensor | None
     max_new_tokens: int
 
+    def prompt(self, draft: Sequence[int]) -> Prompt:
+        """As the decoder takes it."""
+        return Prompt(self.sample.id, len(self.encoded.input_ids), self.max_new_tokens, tuple(draft))
+
 
 class Evaluator:
     """Scores plans on one split of an evals file; made once for a model, run once for a candidate.
@@ -107,7 +113,7 @@ class Evaluator:
         inputs: its inputs.
         evals: the tasks.
         split: `search` or `report`.
-        batch_size: utterances decoded together. The same batches are used for every candidate.
+        batch_size: utterances decoded together; less from where memory runs out.
     """
 
     def __init__(
@@ -122,7 +128,7 @@ class Evaluator:
         self._model = model
         self._family = family_of_model(model)
         self._inputs = inputs
-        self._batch_size = batch_size
+        self._decoder = DraftedDecoder(self._family, model, end_token=inputs.end_token_id, batch_size=batch_size)
         tasks = evals.splits[split]
         if not tasks:
             raise InputError(f"split {split!r} has no tasks", where=evals.path)
@@ -131,14 +137,28 @@ class Evaluator:
         with Progress(f"preparing {split}", sum(len(samples) for _, _, samples in sets)) as progress:
             for config, task, samples in sets:
                 self._tasks.append((metric_name(config), task, self._prepare(config, task, samples, progress)))
+        self._drafts: dict[str, list[list[int]]] = {}
+        self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
 
     @torch.inference_mode()
     def run(self, plan: PruningPlan | None = None) -> Evaluation:
-        """Score the model under `plan`, or as it is."""
+        """Score the model under `plan`, or as it is; what it answers as it is drafts the answers of later runs."""
         started = time.monotonic()
         with masked(self._model, plan) if plan is not None else nullcontext():
-            outcomes = {metric: self._run_task(task, items) for metric, task, items in self._tasks}
+            outcomes = {metric: self._run_task(metric, task, items) for metric, task, items in self._tasks}
+        if plan is None:
+            self.draft_from(outcomes)
         return Evaluation(outcomes=outcomes, seconds=time.monotonic() - started)
+
+    def draft_from(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Take these answers as drafts from now on.
+
+        No answer depends on its draft but by rounding: where other drafts are accepted, the passes have other shapes.
+        """
+        self._draft({metric: [outcome.output for outcome in listed] for metric, listed in outcomes.items()})
+
+    def _draft(self, texts: Mapping[str, Sequence[str]]) -> None:
+        self._drafts = {metric: [self._inputs.text_tokens(text) for text in listed] for metric, listed in texts.items()}
 
     @torch.inference_mode()
     def _prepare(self, config: TaskConfig, task: Task, samples: Sequence[Sample], progress: Progress) -> list[_Item]:
@@ -152,38 +172,21 @@ class Evaluator:
             progress.advance()
         return items
 
-    def _run_task(self, task: Task, items: Sequence[_Item]) -> tuple[Outcome, ...]:
-        """Outcomes in the order of `items`; batches hold prompts of similar length, to pad little."""
-        order = sorted(range(len(items)), key=lambda i: (len(items[i].encoded.input_ids), items[i].max_new_tokens))
-        outcomes: dict[int, Outcome] = {}
-        for start in range(0, len(order), self._batch_size):
-            numbers = order[start : start + self._batch_size]
-            answers = self._generate([items[number] for number in numbers])
-            for number, answer in zip(numbers, answers, strict=True):
-                outcomes[number] = self._judge(task, items[number], answer)
-        return tuple(outcomes[number] for number in range(len(items)))
+    def _run_task(self, metric: str, task: Task, items: Sequence[_Item]) -> tuple[Outcome, ...]:
+        """Outcomes in the order of `items`."""
+        prompts = [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)]
+        answers = self._decoder.decode(prompts, lambda numbers: self._embedded([items[number] for number in numbers]))
+        return tuple(self._judge(task, item, answer) for item, answer in zip(items, answers, strict=True))
 
-    def _judge(self, task: Task, item: _Item, answer: torch.Tensor) -> Outcome:
-        output = self._inputs.decode(answer)
-        runaway = len(answer) >= item.max_new_tokens and self._inputs.end_token_id not in answer
+    def _embedded(self, items: Sequence[_Item]) -> dict[str, torch.Tensor]:
+        encoded, audio = [item.encoded for item in items], [item.audio for item in items]
+        return embedded(self._family, self._model, self._inputs, encoded, audio)
+
+    def _judge(self, task: Task, item: _Item, answer: Answer) -> Outcome:
+        output = self._inputs.decode(torch.tensor(answer.tokens))
+        runaway = answer.tokens[-1] != self._inputs.end_token_id
         counts, failed = task.judge(item.sample, output)
         return Outcome(item.sample.id, output, task.reference(item.sample), counts, failed or runaway)
-
-    def _generate(self, items: Sequence[_Item]) -> list[torch.Tensor]:
-        """Greedy answers, each cut to its own bound."""
-        thinker = self._family.thinker(self._model)
-        tensors = embedded(
-            self._family, self._model, self._inputs, [item.encoded for item in items], [item.audio for item in items]
-        )
-        sequences = thinker.generate(
-            **tensors,
-            do_sample=False,
-            max_new_tokens=max(item.max_new_tokens for item in items),
-            eos_token_id=self._inputs.end_token_id,
-            pad_token_id=self._inputs.pad_token_id,
-        )
-        answers = sequences[:, tensors["input_ids"].shape[1] :].cpu()
-        return [answer[: item.max_new_tokens] for answer, item in zip(answers, items, strict=True)]
 
 
 def metric_name(config: TaskConfig) -> str:

@@ -287,7 +287,8 @@ def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT
     evals = load_evals(Path(scoring["evals"]))
     if evals_digest(evals) != study.user_attrs["evals"]:
         raise InputError("has changed since the trial was scored", where=evals.path)
-    return Expected(evals, load_outcomes(path), scoring["batch_size"], scoring["where"])
+    drafts = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
+    return Expected(evals, load_outcomes(path), scoring["batch_size"], scoring["where"], drafts)
 
 
 def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Expected:

@@ -9,7 +9,7 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.config import EvalsConfig
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluation, Evaluator, metric_name
+from autoreap.evaluate import Evaluation, Evaluator, Outcome, metric_name
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
@@ -80,6 +80,10 @@ class Objective:
     def score_baseline(self) -> Evaluation:
         """The unpruned model on the same data."""
         return self._evaluator.run(None)
+
+    def draft_from(self, baseline: Mapping[str, Sequence[Outcome]]) -> None:
+        """Do without `score_baseline`, whose answers these are: they draft those of the candidates."""
+        self._evaluator.draft_from(baseline)
 
 
 def objective_values(

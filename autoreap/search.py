@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoreap.candidate import Candidate, preset
 from autoreap.config import Range, SpaceConfig
 from autoreap.errors import AutoreapError, InputError
-from autoreap.evaluate import Evaluation
+from autoreap.evaluate import Evaluation, load_outcomes
 from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.plan import ModelShape, edges, pinned_layers
@@ -170,12 +170,15 @@ class Search:
             log(f"trial {trial.number} was cut off; its values will be tried again")
 
     def _score_baseline(self) -> None:
+        outcomes = self._folder / "baseline" / "outcomes.jsonl"
         if "baseline" in self.study.user_attrs:
+            if outcomes.is_file():
+                self._objective.draft_from(load_outcomes(outcomes))
             return
         evaluation: Evaluation = self._objective.score_baseline()
         metrics, size_bytes = evaluation.metrics(), self._objective.baseline_size_bytes
         objective_values(self._space.objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
-        evaluation.save_outcomes(self._folder / "baseline" / "outcomes.jsonl")
+        evaluation.save_outcomes(outcomes)
         self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
         log(f"baseline: {_summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
 

@@ -190,7 +190,11 @@ class ChatInputs:
 
     def num_text_tokens(self, text: str) -> int:
         """How many tokens `text` is."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self.text_tokens(text))
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of `text`, nothing before or after them."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _refuse_special_tokens(self, text: str, where: str | None) -> None:
         """A placeholder in a row's words would stand for media that is not there; `<|im_end|>` would end the turn."""
@@ -200,7 +204,7 @@ class ChatInputs:
                 raise InputError(problem, where=where, fix="reword the row")
 
     def _answer_ids(self, answer: str) -> list[int]:
-        return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_token_id]
+        return [*self.text_tokens(answer), self.end_token_id]
 
     def _mel(self, waveform: NDArray[np.float32]) -> torch.Tensor:
         features = self._feature_extractor(

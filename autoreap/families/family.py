@@ -158,6 +158,10 @@ class Family(ABC):
         """Where in `input_ids` [B, T] the audio embeddings go, in order; bool [B, T]."""
 
     @abstractmethod
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Positions [axes, B, T] of left-padded prompts, as `generate` counts them; those after it follow the last."""
+
+    @abstractmethod
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter.
 

@@ -187,6 +187,22 @@ class Qwen3Omni(Family):
         """See `Family.is_audio`."""
         return cast("torch.Tensor", input_ids == self.thinker(model).config.audio_token_id)
 
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See `Family.positions`. A picture takes fewer positions than tokens.
+
+        The offsets that the stock method returns beside them are wrong for a padded prompt of a single token.
+        """
+        audio_mask = inputs.get("feature_attention_mask")
+        positions, _ = self.thinker(model).get_rope_index(
+            inputs["input_ids"],
+            image_grid_thw=inputs.get("image_grid_thw"),
+            video_grid_thw=inputs.get("video_grid_thw"),
+            attention_mask=inputs["attention_mask"],
+            audio_seqlens=None if audio_mask is None else audio_mask.sum(dim=1),
+            second_per_grids=inputs.get("video_second_per_grid"),
+        )
+        return cast("torch.Tensor", positions)
+
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech.
 

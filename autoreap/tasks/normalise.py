@@ -1,7 +1,7 @@
 """Text as it is compared: case, punctuation and spelling variants must not count as errors."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 _WITHOUT_SPACES = ("zh", "cmn", "yue", "ja", "th")
@@ -13,11 +13,15 @@ def units(text: str, language: str | None) -> list[str]:
     English goes through Whisper's normaliser (Radford et al., 2022, appendix C) with its spelling map, every other
     language through its basic one.
     """
-    language = re.split("[-_]", (language or "en").lower())[0]
+    return list(_units(text, re.split("[-_]", (language or "en").lower())[0]))
+
+
+@lru_cache(maxsize=1 << 16)  # the same references are compared for every candidate, and most of the answers
+def _units(text: str, language: str) -> tuple[str, ...]:
     normalised = str(_normaliser(language)(text))
     if language in _WITHOUT_SPACES:
-        return [character for character in normalised if not character.isspace()]
-    return normalised.split()
+        return tuple(character for character in normalised if not character.isspace())
+    return tuple(normalised.split())
 
 
 @cache

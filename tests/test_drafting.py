@@ -1,0 +1,283 @@
+"""Decoding with drafts against stock `generate`, token for token."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from builders import random_component
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_models import END, save_random_model, small_config
+
+from autoreap.drafting import Answer, DraftedDecoder, Prompt
+from autoreap.errors import ScoringError
+from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.masking import masked
+from autoreap.plan import BaseModel, ModelShape, PruningPlan
+
+SHAPE: ModelShape = Qwen3Omni().shape(small_config())
+THINKER = SHAPE.components["thinker"]
+LONGEST = 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Random, in float32; its answers end now and then."""
+    path = save_random_model(tmp_path_factory.mktemp("random") / "model", speech=False)
+    model = Qwen3Omni().load(path, dtype=torch.float32, device="cpu", speech=False)
+    weight = model.thinker.lm_head.weight
+    weight.data[END] = weight.data[END] * 2.5
+    return model
+
+
+def embedder(model: Any, prompts: Sequence[Sequence[int]]) -> Any:
+    """As the evaluator pads and embeds, on the left."""
+
+    def embed(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        width = max(len(prompts[number]) for number in numbers)
+        ids = torch.tensor([[0] * (width - len(prompts[number])) + list(prompts[number]) for number in numbers])
+        mask = torch.tensor([[number >= width - len(prompts[i]) for number in range(width)] for i in numbers]).long()
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "inputs_embeds": model.thinker.get_input_embeddings()(ids),
+        }
+
+    return embed
+
+
+@torch.inference_mode()
+def stock(model: Any, prompts: Sequence[Sequence[int]], bounds: Sequence[int]) -> list[list[int]]:
+    """What `generate` answers, all in one batch, each cut to its bound and after its end."""
+    inputs = embedder(model, prompts)(range(len(prompts)))
+    width = inputs["input_ids"].shape[1]
+    sequences = model.thinker.generate(
+        **inputs, do_sample=False, max_new_tokens=max(bounds), eos_token_id=END, pad_token_id=0
+    )
+    answers = [row[width:].tolist()[:bound] for row, bound in zip(sequences, bounds, strict=True)]
+    return [answer[: answer.index(END) + 1] if END in answer else answer for answer in answers]
+
+
+def drafted(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    bounds: Sequence[int],
+    drafts: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 4,
+    **options: Any,
+) -> list[Answer]:
+    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=batch_size)
+    asked = [
+        Prompt(f"row {number}", len(prompt), bound, tuple(draft))
+        for number, (prompt, bound, draft) in enumerate(zip(prompts, bounds, drafts, strict=True))
+    ]
+    return decoder.decode(asked, embedder(model, prompts), **options)
+
+
+def edited(rng: random.Random, tokens: Sequence[int], rate: float) -> list[int]:
+    """`tokens` with a share of them replaced, left out, or with others put before them."""
+    result: list[int] = []
+    for token in tokens:
+        kind = rng.choice("rid") if rng.random() < rate else ""
+        result += {"r": [rng.randrange(512)], "i": [rng.randrange(512), token], "d": [], "": [token]}[kind]
+    return result
+
+
+@dataclass(frozen=True)
+class Case:
+    """Prompts with bounds, under a plan."""
+
+    seed: int
+    num_rows: int
+    num_experts: int
+    layers: tuple[int, ...]
+
+    def plan(self) -> PruningPlan:
+        thinker = random_component(THINKER, num_experts=self.num_experts, layers=self.layers, seed=self.seed)
+        return PruningPlan(BaseModel("random", "0"), False, thinker)
+
+    def prompts(self) -> list[list[int]]:
+        rng = random.Random(self.seed)
+        return [[rng.randrange(100, 400) for _ in range(rng.randint(1, 20))] for _ in range(self.num_rows)]
+
+    def bounds(self) -> list[int]:
+        rng = random.Random(self.seed + 1)
+        return [rng.randint(1, LONGEST) for _ in range(self.num_rows)]
+
+
+cases = st.builds(
+    Case,
+    seed=st.integers(0, 10**6),
+    num_rows=st.integers(1, 9),
+    num_experts=st.integers(1, THINKER.num_experts),
+    layers=st.lists(st.integers(0, THINKER.num_layers - 1), min_size=1, unique=True).map(lambda n: tuple(sorted(n))),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    case=cases,
+    rate=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    batch_size=st.sampled_from([1, 2, 3, 8, 64]),
+    likelihoods=st.booleans(),
+)
+def test_answers_equal_stock_greedy_generation_whatever_the_drafts(
+    model: Any, case: Case, rate: float, batch_size: int, likelihoods: bool
+) -> None:
+    prompts, bounds = case.prompts(), case.bounds()
+    rng = random.Random(case.seed + 2)
+    with masked(model, case.plan()):
+        longest = stock(model, prompts, [LONGEST] * len(prompts))
+        drafts = [edited(rng, answer, rate) for answer in longest]
+        answers = drafted(model, prompts, bounds, drafts, batch_size=batch_size, likelihoods=likelihoods)
+        assert [list(answer.tokens) for answer in answers] == stock(model, prompts, bounds)
+
+
+def test_answers_that_stock_batches_would_cut_at_other_places_are_each_cut_at_their_own_bound(model: Any) -> None:
+    case = Case(seed=7, num_rows=6, num_experts=8, layers=(0, 1, 2))
+    prompts = case.prompts()
+    longest = stock(model, prompts, [LONGEST] * 6)
+    for bounds in ([1] * 6, [1, 2, 3, 4, 5, LONGEST]):
+        answers = drafted(model, prompts, bounds, longest)
+        assert [list(answer.tokens) for answer in answers] == stock(model, prompts, bounds)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case(seed=3, num_rows=7, num_experts=THINKER.num_experts, layers=tuple(range(THINKER.num_layers)))
+
+
+def num_passes(model: Any, ask: Any) -> int:
+    """How many forward passes of the decoder `ask` takes."""
+    shapes: list[Any] = []
+    handle = model.thinker.model.language_model.register_forward_pre_hook(lambda *_: shapes.append(None))
+    ask()
+    handle.remove()
+    return len(shapes)
+
+
+def test_drafts_that_hold_take_one_pass_a_batch_and_are_accepted_whole(model: Any, case: Case) -> None:
+    prompts, bounds = case.prompts(), [LONGEST] * case.num_rows
+    longest = stock(model, prompts, bounds)
+    answers: list[Answer] = []
+    passes = num_passes(model, lambda: answers.extend(drafted(model, prompts, bounds, longest, batch_size=4)))
+    assert passes == 2
+    for answer, expected in zip(answers, longest, strict=True):
+        assert answer.num_accepted == answer.num_drafted == len(expected) - 1
+
+
+def test_without_drafts_a_token_of_every_row_takes_one_pass(model: Any, case: Case) -> None:
+    prompts, bounds = case.prompts(), [LONGEST] * case.num_rows
+    longest = stock(model, prompts, bounds)
+    answers: list[Answer] = []
+    nothing: list[list[int]] = [[]] * case.num_rows
+    passes = num_passes(model, lambda: answers.extend(drafted(model, prompts, bounds, nothing, batch_size=64)))
+    assert passes == max(map(len, longest))
+    assert [list(answer.tokens) for answer in answers] == longest
+    assert all(answer.num_drafted == 0 for answer in answers)
+
+
+@pytest.mark.parametrize("change", [[], [100], [100, 101]], ids=["left out", "replaced", "put in"])
+def test_what_follows_one_edit_is_still_accepted(model: Any, case: Case, change: list[int]) -> None:
+    prompts, bounds = case.prompts(), [LONGEST] * case.num_rows
+    longest = stock(model, prompts, bounds)
+    number = max(range(case.num_rows), key=lambda i: len(longest[i]))
+    draft = [*longest[number][:4], *change, *longest[number][5:]]
+    (answer,) = drafted(model, [prompts[number]], [LONGEST], [draft])
+    assert list(answer.tokens) == longest[number]
+    assert answer.num_accepted >= len(longest[number]) - 4
+
+
+@torch.inference_mode()
+def test_the_likelihood_is_that_of_the_whole_draft_with_its_end(model: Any, case: Case) -> None:
+    prompts, bounds = case.prompts(), [3] * case.num_rows
+    rng = random.Random(0)
+    drafts = [[rng.randrange(100, 400) for _ in range(length)] for length in range(case.num_rows)]
+    answers = drafted(model, prompts, bounds, drafts, likelihoods=True)
+    assert [list(answer.tokens) for answer in answers] == stock(model, prompts, bounds)
+    for answer, prompt, draft in zip(answers, prompts, drafts, strict=True):
+        logits = model.thinker(input_ids=torch.tensor([prompt + draft])).logits[0, len(prompt) - 1 :]
+        wanted = logits.log_softmax(dim=-1)[range(len(draft) + 1), [*draft, END]].sum()
+        assert answer.draft_log_likelihood == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_no_likelihood_is_given_where_none_was_asked_for(model: Any, case: Case) -> None:
+    answers = drafted(model, case.prompts(), case.bounds(), [[100]] * case.num_rows)
+    assert {answer.draft_log_likelihood for answer in answers} == {None}
+
+
+def test_no_prompts_have_no_answers(model: Any) -> None:
+    assert drafted(model, [], [], []) == []
+
+
+# ---------------------------------------------------------------- faults
+
+
+@contextmanager
+def short_of_memory(model: Any, most: int) -> Iterator[list[int]]:
+    """The decoder runs out of memory in its last layer where there are more than `most` rows; the rows of each pass."""
+    passes: list[int] = []
+
+    def refuse(_module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        passes.append(len(output))
+        if len(output) > most:
+            raise torch.OutOfMemoryError("not enough memory")
+
+    handle = model.thinker.model.language_model.layers[-1].register_forward_hook(refuse)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_out_of_memory_halves_the_batch_and_changes_no_answer(model: Any, most: int, rate: float) -> None:
+    case = Case(seed=5, num_rows=20, num_experts=6, layers=(0, 2, 3, 5))
+    prompts, bounds = case.prompts(), case.bounds()
+    rng = random.Random(1)
+    expected = stock(model, prompts, bounds)
+    drafts = [edited(rng, answer, rate) for answer in expected]
+    with short_of_memory(model, most) as passes:
+        answers = drafted(model, prompts, bounds, drafts, batch_size=8)
+    assert [list(answer.tokens) for answer in answers] == expected
+    assert max(passes) > most
+    # Each halving is remembered: 8, 4, 2, 1 for prompts, and the same for what follows them, from 64 on.
+    assert sum(rows > most for rows in passes) <= 3 + 6
+
+
+def test_the_batch_size_that_memory_allowed_holds_for_what_is_decoded_next(model: Any, case: Case) -> None:
+    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=8)
+    prompts = case.prompts()
+    asked = [Prompt(str(number), len(prompt), 3) for number, prompt in enumerate(prompts)]
+    with short_of_memory(model, 2):
+        decoder.decode(asked, embedder(model, prompts))
+        assert decoder.batch_size <= 2
+    with short_of_memory(model, 2) as passes:
+        decoder.decode(asked, embedder(model, prompts))
+    assert max(passes) <= 2
+
+
+def test_memory_too_small_for_one_prompt_is_the_callers_to_know(model: Any, case: Case) -> None:
+    with short_of_memory(model, 0), pytest.raises(torch.OutOfMemoryError):
+        drafted(model, case.prompts(), case.bounds(), [[]] * case.num_rows)
+
+
+def test_an_output_that_is_no_number_is_an_error_that_names_the_utterance(model: Any, case: Case) -> None:
+    prompts = case.prompts()
+
+    def spoil(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        inputs = dict(embedder(model, prompts)(numbers))
+        if 4 in numbers:
+            inputs["inputs_embeds"][list(numbers).index(4), -1] = float("nan")
+        return inputs
+
+    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=3)
+    asked = [Prompt(f"utterance {number}", len(prompt), 5) for number, prompt in enumerate(prompts)]
+    with pytest.raises(ScoringError, match="utterance 4: the model's output is not a number"):
+        decoder.decode(asked, spoil)
