@@ -40,10 +40,12 @@ class Position:
     Attributes:
         num_rows: rows used up, in the order of the sequence.
         unreadable: those of them that were left out, each with file, line and reason.
+        silent: those of them that the model answered with nothing, as well; for who runs the batches to note.
     """
 
     num_rows: int = 0
     unreadable: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 START = Position()
@@ -112,7 +114,7 @@ def encode(inputs: ChatInputs, sample: Sample, *, with_answer: bool) -> Encoded:
     if not sample.media:
         if not sample.text:
             raise InputError("row has neither media nor text", where=sample.where)
-        return inputs.encode_text(sample.text, sample.where)
+        return inputs.encode_text(sample.text, sample.where, awaits_answer=not with_answer)
     question = sample.question or DEFAULT_QUESTIONS[sample.modality]
     return inputs.encode(sample, question, sample.text if with_answer else None)
 
@@ -131,6 +133,12 @@ def in_order(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
         return is_readable, weights.index(samples[number].weight), -lengths[number], number
 
     return [samples[number] for number in sorted(range(len(samples)), key=key)]
+
+
+def estimated_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
+    """About how many tokens all `samples` are, without decoding media; none of a row whose header is broken."""
+    lengths = (_estimated_tokens(inputs, sample) for sample in samples)
+    return sum(length for length in lengths if math.isfinite(length))
 
 
 def _fits(rows: Sequence[Encoded], budget: int) -> bool:

@@ -5,6 +5,7 @@ files. A few of the utterances travel with the checkpoint, so that `autoreap ver
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import yaml
 
+from autoreap.conditions import NOISES, Condition
 from autoreap.config import EvalsConfig, TaskConfig, load_evals
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
-from autoreap.evaluate import Evaluation, Evaluator, Outcome, load_outcomes, read_task
+from autoreap.evaluate import Evaluator, Outcome, load_outcomes, read_task
 from autoreap.samples import Sample
+from autoreap.scores import paired_difference
 from autoreap.verification import FOLDER, Record, Verified
 
 DEFAULT_CARRIED = 16
@@ -49,11 +52,11 @@ class Expected:
 def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFAULT_CARRIED) -> Verified:
     """Load `checkpoint`, compare its answers, and leave `carried` utterances with it for later.
 
-    Computed elsewhere than `expected.where`, an answer may differ; there each score must lie within the interval of the
-    expected one.
+    Computed elsewhere than `expected.where`, an answer may differ; there the interval of each score's difference from
+    the expected one, paired over the utterances, must hold 0.
 
     Raises:
-        VerificationError: an answer differs, or a score lies outside its interval.
+        VerificationError: an answer differs, or a score differs by more than chance.
     """
     described = describe(str(checkpoint))
     release()
@@ -86,14 +89,16 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
 
 
 def place(loaded: Loaded) -> str:
-    """Device and type of a loaded model, such as `cuda, bfloat16`."""
-    return f"{loaded.model.device.type}, {str(loaded.model.dtype).removeprefix('torch.')}"
+    """Device and type of a loaded model, such as `cuda, bfloat16`; the device is `auto` where it lies on several."""
+    several = len(set(getattr(loaded.model, "hf_device_map", {}).values())) > 1
+    device = "auto" if several else loaded.described.family.device(loaded.model).type
+    return f"{device}, {str(loaded.model.dtype).removeprefix('torch.')}"
 
 
 def _loadable(where: str) -> tuple[str, str]:
     """The device and type that `where` names, or this machine's own where it has no such device."""
     device, _, dtype = where.partition(", ")
-    return (device, dtype) if device in ("cpu", default_device()) else (default_device(), "auto")
+    return (device, dtype) if device in ("cpu", "auto", default_device()) else (default_device(), "auto")
 
 
 def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
@@ -103,6 +108,7 @@ def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
     evaluation = evaluator.run()
     metrics, where = evaluation.metrics(), place(loaded)
     total = sum(map(len, evaluation.outcomes.values()))
+    _check_same_utterances(checkpoint, evaluation.outcomes, expected.outcomes)
     different = [
         f"{metric} {own.id}: {own.output!r} instead of {other.output!r}"
         for metric, outcomes in evaluation.outcomes.items()
@@ -111,14 +117,31 @@ def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
     ]
     if different and where == expected.where:
         raise VerificationError(f"{checkpoint}: {len(different)} of {total} answers differ, such as {different[0]}")
-    for metric, score in Evaluation(expected.outcomes, 0.0).metrics().items():
-        value = metrics[metric]["value"]
-        if not score["low"] <= value <= score["high"]:
-            raise VerificationError(
-                f"{checkpoint}: {metric} is {value:.4f}, expected were {score['low']:.4f} to {score['high']:.4f}"
-            )
+    check_scores(checkpoint, evaluation.outcomes, expected.outcomes)
     note = f"{where}; {len(different)} differ from those computed on {expected.where}" if different else where
     return Verified(total - len(different), note, metrics, where=where)
+
+
+def _check_same_utterances(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
+    """Raise `VerificationError` unless both answer the same utterances with the same references, in the same order."""
+    asked, recorded = (
+        {metric: [(o.id, o.reference) for o in listed] for metric, listed in outcomes.items()}
+        for outcomes in (own, other)
+    )
+    if asked != recorded:
+        raise VerificationError(f"{checkpoint}: the recorded answers are not to the utterances that were asked")
+
+
+def check_scores(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
+    """Raise `VerificationError` where a score of `own` differs from that of `other` by more than chance."""
+    for metric, outcomes in own.items():
+        pairs = ([outcome.counts for outcome in listed] for listed in (outcomes, other[metric]))
+        difference, low, high = paired_difference(*pairs)
+        if not low <= 0 <= high:
+            raise VerificationError(
+                f"{checkpoint}: {metric} is {difference:+.4f} from what was expected, more than chance: "
+                f"{low:+.4f} to {high:+.4f}"
+            )
 
 
 def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sample]]], limit: int) -> EvalsConfig:
@@ -126,7 +149,7 @@ def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sa
     folder.mkdir(parents=True, exist_ok=True)
     share = max(1, limit // len(tasks))
     entries = []
-    for number, (task, samples) in enumerate(tasks):
+    for number, (task, samples) in enumerate(tasks[:limit]):  # one of each, if there are more tasks than that
         step = max(1, len(samples) // share)
         chosen = samples[::step][:share]
         name = f"utterances-{number}.jsonl"
@@ -135,10 +158,20 @@ def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sa
         (folder / name).write_text(text, encoding="utf-8")
         kept = {key: value for key, value in asdict(task).items() if key in ("task", "label", "doc_to_text") and value}
         bound = {"max_new_tokens": task.max_new_tokens} if task.max_new_tokens else {}
-        entries.append({**kept, **bound, "dataset_path": name})
+        condition = {"condition": _condition(folder, number, task.condition)} if task.condition else {}
+        entries.append({**kept, **bound, **condition, "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
     return load_evals(path)
+
+
+def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any]:
+    """A condition as an evals file names it, a recording of noise copied beside it."""
+    values = {key: value for key, value in asdict(condition).items() if value is not None}
+    if condition.noise not in NOISES:
+        values["noise"] = f"{number}-noise{Path(condition.noise).suffix}"
+        shutil.copyfile(condition.noise, folder / values["noise"])
+    return values
 
 
 def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:

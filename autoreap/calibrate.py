@@ -2,30 +2,38 @@
 
 import importlib.metadata
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from autoreap import __version__
-from autoreap.batching import START, Batch, Position, batches
-from autoreap.config import DEFAULT_MAX_UNREADABLE
-from autoreap.errors import InputError
+from autoreap.batching import Batch, batches
+from autoreap.config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
+from autoreap.errors import InputError, SilenceError
 from autoreap.families import Family
 from autoreap.families.chat_inputs import ChatInputs
 from autoreap.families.family import Decoder
+from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.meter import Meter, State
 from autoreap.plan import BaseModel, ComponentShape, ModelShape
-from autoreap.progress import Progress
+from autoreap.progress import Progress, log
 from autoreap.prompts import audio_of, embedded
+from autoreap.resume import Part, ResumeFile
 from autoreap.saliency import MODALITIES, ComponentSaliency, Saliency
 from autoreap.samples import Sample, digest
 
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192
 _SPEECH_STEPS = 512  # what the talker says of one sample at most, while it is calibrated on its own speech
+_MAX_SILENT = 0.5  # the share of rows that may be answered with nothing; a talker is not known by its silence
+_NAMED = 5  # silent rows in a message
+_ROW = re.compile(r"(:| row )\d+$")  # the end of `Sample.where`
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,23 @@ class Options:
         batch_tokens: tokens of a batch, padding included.
         max_unreadable: the share of a modality's rows whose media may be broken; they are left out.
         shape: of the checkpoint, to be kept with the measurements; a model in memory may lack the talker.
+        resume: a file for what is measured so far, saved now and then; what it holds of the same measurement is not
+            measured again. Who names it removes it.
+        spool: a folder for hidden states, where a model is measured layer by layer; see `streaming`.
     """
 
-    tokens: str = "both"
-    gates: str = "normalised"
+    tokens: str = DEFAULT_TOKENS
+    gates: str = DEFAULT_GATES
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     max_unreadable: float = DEFAULT_MAX_UNREADABLE
     shape: ModelShape | None = None
+    resume: Path | None = field(default=None, compare=False)
+    spool: Path | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, calibration: CalibrationConfig) -> "Options":
+        """As `calibration` says."""
+        return cls(tokens=calibration.tokens, gates=calibration.gates, max_unreadable=calibration.max_unreadable)
 
 
 def calibrate(
@@ -60,45 +78,102 @@ def calibrate(
 ) -> Saliency:
     """Measure `components` on `data` (samples by modality; audio is needed), one forward pass over each.
 
-    Padding never counts. The talker is measured on the speech that the model itself makes of the samples. Sums are kept
-    in float64.
+    Padding never counts. The talker is measured on the speech that the model itself makes of the samples; those it
+    answers with nothing are left out. Sums are kept in float64.
 
     Raises:
         InputError: a component is missing from the model, there is no audio data, nothing of a modality counts, or too
-            many of its rows can't be read.
+            many of its rows can't be read or are answered with nothing.
     """
     if "audio" not in data:
         raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
     subject = _Subject(model, family, inputs)
-    decoders = {component: subject.decoder(component) for component in components}
+    known = identity(model, family, base_model, data, components=components, options=options)
+    file = ResumeFile(options.resume, known)
     measured = {}
     skipped: dict[str, int] = {}
+    silent: dict[str, int] = {}
     for component in components:
-        results = {
-            modality: _measured(subject, component, data[modality], options, MAX_SPAN if modality == "audio" else 0)
-            for modality in MODALITIES
-            if modality in data
-        }
+        meters = {}
+        for modality in (modality for modality in MODALITIES if modality in data):
+            meters[modality] = _measured(subject, component, data[modality], options, file)
+            position = file.part(f"{component}.{modality}").position
+            skipped[modality] = len(position.unreadable)
+            if component == "talker":
+                silent[modality] = len(position.silent)
         measured[component] = ComponentSaliency(
-            modalities={modality: meter.sums() for modality, (meter, _) in results.items()},
-            layer_cosine=results["audio"][0].layer_cosine(),
+            modalities={modality: meter.sums() for modality, meter in meters.items()},
+            layer_cosine=meters["audio"].layer_cosine(),
         )
-        skipped |= {modality: len(end.unreadable) for modality, (_, end) in results.items()}
-    provenance = {
-        "model": base_model.name,
+    return Saliency(measured, known | origin(base_model, data, skipped, silent))
+
+
+def identity(
+    model: PreTrainedModel,
+    family: Family,
+    base_model: BaseModel,
+    data: Mapping[str, Sequence[Sample]],
+    *,
+    components: Sequence[str],
+    options: Options,
+) -> dict[str, str]:
+    """All that the numbers of a measurement follow from: two with the same identity have the same bits.
+
+    Raises:
+        InputError: a component is missing from the model.
+    """
+    decoders = [_decoder(model, family, component) for component in components]
+    return {
         "model_fingerprint": base_model.fingerprint,
+        "components": ",".join(sorted(components)),
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
+        "device": family.device(model).type,
         "dtype": str(model.dtype),
-        "experts_implementation": ",".join(sorted({_experts_implementation(each) for each in decoders.values()})),
+        "experts_implementation": _implementations(decoders, "_experts_implementation"),
+        "attention_implementation": _implementations(decoders, "_attn_implementation"),
         "tokens": options.tokens,
         "gates": options.gates,
+        "batch_tokens": str(options.batch_tokens),
+        "max_unreadable": str(options.max_unreadable),
         **({"shape": json.dumps(asdict(options.shape))} if options.shape is not None else {}),
         **{f"data.{modality}": digest(samples) for modality, samples in data.items()},
-        **{f"data.{modality}.skipped": str(number) for modality, number in skipped.items()},
     }
-    return Saliency(components=measured, provenance=provenance)
+
+
+def origin(
+    base_model: BaseModel,
+    data: Mapping[str, Sequence[Sample]],
+    skipped: Mapping[str, int],
+    silent: Mapping[str, int],
+) -> dict[str, str]:
+    """Where a measurement came from, for people: names of model and sets, and how many rows were left out."""
+    sets = {
+        modality: Counter((_ROW.sub("", sample.where), sample.weight) for sample in samples)
+        for modality, samples in data.items()
+    }
+    listed = {
+        modality: [{"set": name, "weight": weight, "rows": rows} for (name, weight), rows in counted.items()]
+        for modality, counted in sets.items()
+    }
+    return {
+        "model": base_model.name,
+        **{f"data.{modality}.sets": json.dumps(entries, ensure_ascii=False) for modality, entries in listed.items()},
+        **{f"data.{modality}.skipped": str(number) for modality, number in skipped.items()},
+        **{f"data.{modality}.silent": str(number) for modality, number in silent.items()},
+    }
+
+
+def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
+    return ",".join(sorted({str(getattr(each.config, attribute, None) or "eager") for each in decoders}))
+
+
+def _decoder(model: PreTrainedModel, family: Family, component: str) -> Decoder:
+    decoder = family.decoder(model, component)
+    if decoder is None:
+        raise InputError(f"this model has no {component}", where="--component")
+    return decoder
 
 
 @dataclass(frozen=True)
@@ -111,10 +186,7 @@ class _Subject:
 
     def decoder(self, component: str) -> Decoder:
         """The decoder of `component`."""
-        decoder = self.family.decoder(self.model, component)
-        if decoder is None:
-            raise InputError(f"this model has no {component}", where="--component")
-        return decoder
+        return _decoder(self.model, self.family, component)
 
     def meter(self, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
         """A meter of the decoder as it is in memory; `state` is what was measured before."""
@@ -122,65 +194,90 @@ class _Subject:
         routers = (self.family.router(layer) for layer in layers)
         router = next(router for router in routers if router is not None)
         shape = ComponentShape(len(layers), router.num_experts, router.top_k)
-        return Meter(self.family, shape, self.model.device, spans=spans, gates=options.gates, state=state)
-
-
-def _experts_implementation(decoder: Decoder) -> str:
-    return str(getattr(decoder.config, "_experts_implementation", None) or "eager")
+        return Meter(self.family, shape, self.family.device(self.model), spans=spans, gates=options.gates, state=state)
 
 
 def _measured(
-    subject: _Subject, component: str, samples: Sequence[Sample], options: Options, spans: int
-) -> tuple[Meter, Position]:
-    """What `component` does with the samples of one modality, and which of them could be read."""
-    budget = options.batch_tokens if component == "thinker" else 1
+    subject: _Subject, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile
+) -> Meter:
+    """What `component` does with the samples of one modality; `file` knows what was measured of them before."""
+    modality = samples[0].modality
+    name, spans = f"{component}.{modality}", MAX_SPAN if modality == "audio" else 0
+    part = file.part(name)
     sequence = batches(
         subject.inputs,
         samples,
-        budget,
+        options.batch_tokens if component == "thinker" else 1,
         with_answer=component == "thinker",
         max_unreadable=options.max_unreadable,
+        start=part.position,
     )
     run = _listen if component == "thinker" else _speak
-    total: State | None = None
-    end = START
-    with Progress(f"calibrating {component} on {samples[0].modality}", len(samples)) as progress:
+    with Progress(f"calibrating {component} on {modality}", len(samples) - part.position.num_rows) as progress:
         for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
-            meter = subject.meter(component, options, spans)
+            part = part.before(weight)
+            meter = subject.meter(component, options, spans, part.state)
             with meter.attached(subject.decoder(component).layers):
                 for batch in of_weight:
-                    run(subject, batch, meter, options)
-                    progress.advance(batch.position.num_rows - end.num_rows)
-                    end = batch.position
-            total = _plus(total, weight, meter.state())
+                    silent = part.position.silent + run(subject, batch, meter, options)
+                    _check_silent(silent, len(samples))
+                    progress.advance(batch.position.num_rows - part.position.num_rows)
+                    part = replace(part, position=replace(batch.position, silent=silent))
+                    if file.is_due:
+                        file.keep(name, replace(part, state=meter.state()))
+                        file.save()
+            part = replace(part, state=meter.state())
+    file.keep(name, part)
+    return subject.meter(component, options, spans, counted_sums(part, samples, options))
+
+
+def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> State:
+    """The sums of a finished part; `InputError` if no token counts."""
+    total = part.sums()
     assert total is not None  # `batches` refuses data of which nothing can be read
     if not total["tokens"]:
         raise InputError(f"rows hold no tokens of kind {options.tokens!r}", where=samples[0].where)
-    return subject.meter(component, options, spans, total), end
+    return total
 
 
-def _plus(total: State | None, weight: float, state: State) -> State:
-    """`total` and `state`, each of whose tokens counts `weight` times; whole numbers stay whole."""
-    weighted = {
-        name: tensor * weight if tensor.is_floating_point() else (tensor.double() * weight).round().to(tensor.dtype)
-        for name, tensor in state.items()
-    }
-    return weighted if total is None else {name: total[name] + tensor for name, tensor in weighted.items()}
+def _listen(subject: _Subject, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
+    """Let the thinker hear a batch; no row is left out."""
+    meter.count(subject.inputs.counted(batch.encoded, options.tokens))
+    listen(subject.model, subject.family, subject.inputs, batch)
+    return ()
+
+
+def _check_silent(silent: Sequence[str], num_rows: int) -> None:
+    if len(silent) <= _MAX_SILENT * num_rows and len(silent) < num_rows:
+        return
+    raise InputError(
+        f"{len(silent)} of {num_rows} rows so far were answered with nothing: {'; '.join(silent[:_NAMED])}",
+        fix="ask in the rows what is answered aloud, or measure the thinker alone",
+    )
 
 
 @torch.inference_mode()
-def _listen(subject: _Subject, batch: Batch, meter: Meter, options: Options) -> None:
+def listen(model: PreTrainedModel, family: Family, inputs: ChatInputs, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
-    model, family, inputs = subject.model, subject.family, subject.inputs
     audio = [audio_of(family, model, encoded) for encoded in batch.encoded]
-    meter.count(inputs.counted(batch.encoded, options.tokens))
     family.thinker(model).base_model(**embedded(family, model, inputs, batch.encoded, audio), use_cache=False)
 
 
 @torch.inference_mode()
-def _speak(subject: _Subject, batch: Batch, _meter: Meter, _options: Options) -> None:
-    """Let the model answer one sample aloud, seeded each time; every step of the talker counts."""
+def _speak(subject: _Subject, batch: Batch, meter: Meter, _options: Options) -> tuple[str, ...]:
+    """Let the model answer one sample aloud, seeded each time; every step of the talker counts.
+
+    Returns the row, with the reason, if it was answered with nothing; then no step counts.
+    """
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
     tensors = subject.inputs.collate(batch.encoded)
-    tensors = {name: tensor.to(subject.model.device) for name, tensor in tensors.items()}
-    subject.family.speak(subject.model, tensors, subject.inputs.end_token_id, _SPEECH_STEPS)
+    device = subject.family.device(subject.model)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    try:
+        with meter.all_or_nothing():
+            subject.family.speak(subject.model, tensors, subject.inputs.end_token_id, _SPEECH_STEPS)
+    except SilenceError as error:
+        reason = f"{batch.encoded[0].where}: {error}"
+        log(f"left out: {reason}")
+        return (reason,)
+    return ()

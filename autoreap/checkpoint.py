@@ -118,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError("no such file; this is not a model directory", where=path) from None
     except IsADirectoryError:
         raise InputError("is a folder, not a file", where=path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
     if not isinstance(document, dict):
         raise InputError("must be a JSON object", where=path)
@@ -132,8 +132,8 @@ def _all_tensors(path: Path) -> Iterator[TensorInfo]:
         yield from read_header(path / SINGLE_NAME)
         return
     weight_map = read_json(path / INDEX_NAME).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise InputError("has no weight_map", where=path / INDEX_NAME)
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError("has no weight_map of tensors to files", where=path / INDEX_NAME)
     stored: dict[str, str] = {}
     for shard in sorted(set(weight_map.values())):
         for tensor in read_header(path / shard):
@@ -160,7 +160,7 @@ def read_header(shard: Path) -> list[TensorInfo]:
             header = json.loads(file.read(header_bytes))
     except FileNotFoundError:
         raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
     try:
         header.pop("__metadata__", None)

@@ -94,6 +94,17 @@ def is_positive_integer(value: Any) -> str | None:
     return None if type(value) is int and value > 0 else "must be an integer above 0"
 
 
+def is_integer(value: Any) -> str | None:
+    """The value is an integer."""
+    return None if type(value) is int else "must be an integer"
+
+
+def is_number(value: Any) -> str | None:
+    """The value is a finite number."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return None if fits else "must be a number"
+
+
 def is_positive_number(value: Any) -> str | None:
     """The value is a number above 0."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and value > 0

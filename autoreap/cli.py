@@ -19,6 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         document, text = options.run(options)
+        shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if options.json else text
+        if shown:
+            print(shown, flush=True)
+    except BrokenPipeError:  # the reader has left; the interpreter must not flush again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return AutoreapError.exit_code
     except AutoreapError as error:
         print(f"autoreap: {error}", file=sys.stderr)
         return error.exit_code
@@ -28,10 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("autoreap: interrupted", file=sys.stderr)
         return 130
-    if options.json:
-        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
-    elif text:
-        print(text)
     return 0
 
 

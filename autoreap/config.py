@@ -8,7 +8,9 @@ from typing import Any
 from autoreap import checks
 from autoreap.candidate import INTEGERS, PRESETS, Candidate
 from autoreap.checks import KeyPath, Problems, read_yaml
+from autoreap.conditions import NOISES, Condition
 from autoreap.errors import InputError
+from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 from autoreap.samples import MODALITIES
 from autoreap.tasks import TASKS
 
@@ -34,6 +36,7 @@ class TaskConfig:
             None takes the task's.
         max_new_tokens: bound on an answer; None bounds it by its reference.
         limit: score the first so many rows; None scores all.
+        condition: what is done to each recording before it is heard; None leaves it as it is.
     """
 
     task: str
@@ -45,6 +48,7 @@ class TaskConfig:
     doc_to_text: str | None = None
     max_new_tokens: int | None = None
     limit: int | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,18 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """What to measure on.
+    """What to measure on, and how.
 
     Attributes:
         sets: the sets of each modality.
         max_unreadable: the share of a modality's rows whose media may be broken; such rows are left out.
+        tokens, gates: see `calibrate.Options`.
     """
 
     sets: Mapping[str, tuple[CalibrationSet, ...]]
     max_unreadable: float = DEFAULT_MAX_UNREADABLE
+    tokens: str = DEFAULT_TOKENS
+    gates: str = DEFAULT_GATES
 
     def limited(self, num_rows: int | None) -> "CalibrationConfig":
         """The same with at most the first `num_rows` rows of each set; None sets no further bound."""
@@ -140,7 +147,7 @@ def load_evals(path: Path) -> EvalsConfig:
         if not isinstance(entries, list):
             problems.add((split,), "must be a list of tasks")
             continue
-        tasks = [_task(entry, (split, number), problems) for number, entry in enumerate(entries)]
+        tasks = [_task(entry, (split, number), problems, path.parent) for number, entry in enumerate(entries)]
         splits[split] = tuple(task for task in tasks if task is not None)
         labels = [task and (task.task, task.label) for task in tasks]
         for number, label in enumerate(labels):
@@ -152,7 +159,7 @@ def load_evals(path: Path) -> EvalsConfig:
     return EvalsConfig(path=path, splits=splits)
 
 
-def _task(entry: Any, at: KeyPath, problems: Problems) -> TaskConfig | None:
+def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConfig | None:
     known = list(TaskConfig.__dataclass_fields__)
     if not isinstance(entry, dict):
         problems.add(at, f"must be a mapping with the keys {', '.join(known)}")
@@ -164,6 +171,7 @@ def _task(entry: Any, at: KeyPath, problems: Problems) -> TaskConfig | None:
     values = {
         "task": problems.take(entry, "task", at, checks.one_of([known.NAME for known in TASKS])),
         "columns": problems.take(entry, "columns", at, checks.is_string_mapping),
+        "condition": _condition(entry.get("condition"), (*at, "condition"), problems, folder),
         **{key: problems.take(entry, key, at, checks.is_positive_integer) for key in ("max_new_tokens", "limit")},
         "doc_to_text": problems.take(entry, "doc_to_text", at, checks.is_template),
         **{
@@ -175,6 +183,30 @@ def _task(entry: Any, at: KeyPath, problems: Problems) -> TaskConfig | None:
     if not (values["task"] and values["dataset_path"]):
         return None
     return TaskConfig(**{key: value for key, value in values.items() if value is not None})
+
+
+def _condition(section: Any, at: KeyPath, problems: Problems, folder: Path) -> Condition | None:
+    """The condition; a recording of noise is named relative to the evals file."""
+    if section is None:
+        return None
+    numbers = ("speed", "room_seconds", "snr_db")
+    if not isinstance(section, dict):
+        problems.add(at, f"must be a mapping with some of {', '.join(Condition.__dataclass_fields__)}")
+        return None
+    problems.unknown_keys(section, list(Condition.__dataclass_fields__), at)
+    values = {
+        **{key: problems.take(section, key, at, checks.is_number) for key in numbers},
+        **{key: problems.take(section, key, at, checks.is_string) for key in ("noise", "band")},
+        "seed": problems.take(section, "seed", at, checks.is_integer),
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    if values.get("noise", NOISES[0]) not in NOISES:
+        values["noise"] = str(folder / values["noise"])
+    try:
+        return Condition(**values)
+    except InputError as error:
+        problems.add((*at, str(error.where)), error.problem)
+        return None
 
 
 def load_space(path: Path) -> SpaceConfig:
@@ -224,9 +256,11 @@ def load_calibration(path: Path) -> CalibrationConfig:
 
 
 def calibration_of(
-    path: Path | None, named: Mapping[str, Sequence[tuple[str, float]]], *, max_unreadable: float | None = None
+    path: Path | None, named: Mapping[str, Sequence[tuple[str, float]]], **given: Any
 ) -> CalibrationConfig:
     """What a command is to measure on: the sets in the file `path`, then those its options name, with their weights.
+
+    What else is `given` of a `CalibrationConfig` and not None goes over the file's.
 
     Raises:
         InputError: a set is not there, or none is of audio.
@@ -241,21 +275,25 @@ def calibration_of(
         sets |= {modality: (*sets.get(modality, ()), *added)} if added else {}
     if not sets.get("audio"):
         raise InputError("calibration needs audio data", where=path or "--audio", fix="give a JSONL file of audio rows")
-    return CalibrationConfig(sets, config.max_unreadable if max_unreadable is None else max_unreadable)
+    return replace(config, sets=sets, **{key: value for key, value in given.items() if value is not None})
 
 
 def _calibration(section: Any, at: KeyPath, folder: Path, problems: Problems) -> CalibrationConfig:
     if not isinstance(section, dict):
         problems.add(at, "must map audio, video and mixed to JSONL files or lists of data sets")
         return CalibrationConfig({})
-    problems.unknown_keys(section, (*MODALITIES, "max_unreadable"), at)
-    max_unreadable = problems.take(section, "max_unreadable", at, checks.is_share)
+    problems.unknown_keys(section, (*MODALITIES, "max_unreadable", "tokens", "gates"), at)
+    plain = {
+        "max_unreadable": problems.take(section, "max_unreadable", at, checks.is_share),
+        "tokens": problems.take(section, "tokens", at, checks.one_of(TOKENS)),
+        "gates": problems.take(section, "gates", at, checks.one_of(GATES)),
+    }
     sets = {
         modality: tuple(_sets(section[modality], (*at, modality), folder, problems))
         for modality in MODALITIES
         if modality in section
     }
-    return CalibrationConfig(sets, DEFAULT_MAX_UNREADABLE if max_unreadable is None else max_unreadable)
+    return CalibrationConfig(sets, **{key: value for key, value in plain.items() if value is not None})
 
 
 def _sets(section: Any, at: KeyPath, folder: Path, problems: Problems) -> Iterator[CalibrationSet]:

@@ -1,7 +1,7 @@
 """Rows of a task or of calibration: a JSONL file, or a data set of the hub."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,17 @@ class HubSource:
 
 
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
-    """The first `config.limit` rows; a path ending in .jsonl is a file in `folder`, all else is for `datasets`.
+    """The first `config.limit` rows, to be heard under `config.condition`.
+
+    A path ending in .jsonl is a file in `folder`, all else is for `datasets`.
 
     Raises:
         InputError: there is no such data, or a row lacks what is `required`.
     """
+    return [replace(sample, condition=config.condition) for sample in _rows_of(config, folder, required)]
+
+
+def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
     if config.dataset_path.endswith(".jsonl"):
         return read_samples(folder / config.dataset_path, required)[: config.limit]
     local = folder / config.dataset_path

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.plan import BaseModel, ModelShape
 from autoreap.progress import log
@@ -37,11 +38,12 @@ class Described:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, with its inputs."""
+    """A model in memory, with its inputs; of a `streamed` one, all but the layers of the thinker."""
 
     described: Described
     model: PreTrainedModel
     inputs: ChatInputs
+    streamed: bool = False
 
 
 def describe(model: str) -> Described:
@@ -54,15 +56,43 @@ def describe(model: str) -> Described:
     return Described(model, checkpoint, family, family.shape(checkpoint.config))
 
 
-def load(described: Described, *, speech: bool = False, device: str | None = None, dtype: str = "auto") -> Loaded:
-    """Load the weights. `auto` computes in float32 on a CPU, in the stored type on an accelerator."""
-    device = device or default_device()
+def load(
+    described: Described,
+    *,
+    speech: bool = False,
+    device: str | None = None,
+    dtype: str = "auto",
+    stream_layers: bool = False,
+) -> Loaded:
+    """Load the weights. The type `auto` is float32 on a CPU, the stored type on an accelerator.
+
+    The device `auto` puts layers on all accelerators that there are; it is the CPU where there is none.
+
+    With `stream_layers`, the layers of the thinker stay on disk: such a model can be calibrated, nothing else.
+
+    Raises:
+        InputError: layers are to be streamed, and the talker, which needs them all at every step, is to be loaded.
+    """
+    if stream_layers and speech:
+        raise InputError(
+            "the talker can't be calibrated layer by layer: it speaks with the whole model in memory",
+            where="--stream-layers",
+            fix="give --component thinker",
+        )
+    device = _known(device)
+    if stream_layers and device == "auto":
+        device = default_device()  # one layer at a time needs no second
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     path = described.checkpoint.path
     log(f"loading {described.name} on {device}")
-    model = described.family.load(path, dtype=dtype, device=device, speech=speech)
-    return Loaded(described, model, described.family.inputs(path))
+    model = described.family.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
+    return Loaded(described, model, described.family.inputs(path), stream_layers)
+
+
+def _known(device: str | None) -> str:
+    """What `device` means on this machine."""
+    return default_device() if device is None or (device, default_device()) == ("auto", "cpu") else device
 
 
 def default_device() -> str:
@@ -79,7 +109,6 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
 
     Call `release` first where another model has just gone out of use.
     """
-    import psutil
     import torch
 
     stored = [
@@ -87,14 +116,23 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
         for info in described.checkpoint.tensors.values()
         if described.family.role(info.name).part not in _SPEAKING_PARTS
     ]
+    device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
     needed = sum(info.num_bytes for info in stored)
     if dtype != "auto":
         needed = getattr(torch, dtype).itemsize * sum(info.num_parameters for info in stored)
-    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
+    accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
+    free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else _free_memory()
     if needed * _ACTIVATIONS <= free:
         return None
     return f"it needs {needed * _ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+
+
+def _free_memory() -> int:
+    """Bytes that a process may still take."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def release() -> None:

@@ -351,7 +351,7 @@ class DraftedDecoder:
         """Right-padded [B, Q], and which of it is no padding."""
         width = max(map(len, sequences))
         filled = [[*sequence, *[self._end] * (width - len(sequence))] for sequence in sequences]
-        tokens = torch.tensor(filled, dtype=torch.long, device=self._thinker.get_input_embeddings().weight.device).view(
+        tokens = torch.tensor(filled, dtype=torch.long, device=self._family.device(self._model)).view(
             len(sequences), width
         )
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)

@@ -20,6 +20,7 @@ class InputError(AutoreapError):
 
     def __init__(self, problem: str, *, where: object = None, fix: str | None = None) -> None:
         self.problem = problem
+        self.where = where
         location = f"{where}: " if where is not None else ""
         remedy = f" ({fix})" if fix else ""
         super().__init__(f"{location}{problem}{remedy}")
@@ -27,6 +28,10 @@ class InputError(AutoreapError):
 
 class MediaError(InputError):
     """A recording, image or video can't be decoded. Calibration may leave its row out; all else stops at it."""
+
+
+class SilenceError(InputError):
+    """A row was answered with no word, or with no sound. Calibration may leave it out."""
 
 
 class ScoringError(AutoreapError):

@@ -78,13 +78,16 @@ class Evaluation:
 
 
 def load_outcomes(path: Path) -> dict[str, tuple[Outcome, ...]]:
-    """What `Evaluation.save_outcomes` wrote."""
+    """What `Evaluation.save_outcomes` wrote; `InputError` if it was damaged since."""
     outcomes: dict[str, list[Outcome]] = {}
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines would break at U+2028
-        row = json.loads(line)
-        counts = Counts(row["numerator"], row["denominator"])
-        outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"])
-        outcomes.setdefault(row["metric"], []).append(outcome)
+    try:
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines would break at U+2028
+            row = json.loads(line)
+            counts = Counts(row["numerator"], row["denominator"])
+            outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"])
+            outcomes.setdefault(row["metric"], []).append(outcome)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
     return {metric: tuple(listed) for metric, listed in outcomes.items()}
 
 

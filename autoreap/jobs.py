@@ -16,7 +16,7 @@ import optuna
 
 from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
-from autoreap.calibrate import Options, calibrate
+from autoreap.calibrate import Options, calibrate, identity
 from autoreap.config import (
     CalibrationConfig,
     CalibrationSet,
@@ -47,10 +47,12 @@ from autoreap.objective import Objective, check_objectives
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.report import plot_front, write_report
+from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
 from autoreap.scores import paired_difference
-from autoreap.search import Search
+from autoreap.search import Search, check_cuts
+from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
 
@@ -69,27 +71,48 @@ def calibrated(
     components: Sequence[str] = ("thinker",),
     *,
     options: Options | None = None,
+    output: Path | None = None,
     cache: Path | None = None,
 ) -> Saliency:
-    """Measure the model on `data` (rows by modality), or take the same measurement from `cache`."""
-    described, options = loaded.described, replace(options or Options(), shape=loaded.described.shape)
-    key = [described.checkpoint.fingerprint, sorted(components), str(loaded.model.dtype), repr(options)]
-    key += [f"{modality}:{digest(samples)}" for modality, samples in sorted(data.items())]
-    path = cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.safetensors" if cache else None
-    if path is not None and path.exists():
-        log(f"saliency measured before: {path}")
-        return load_saliency(path)
-    saliency = calibrate(
-        loaded.model,
-        described.family,
-        loaded.inputs,
-        described.base_model,
-        data,
-        components=components,
-        options=options,
-    )
-    if path is not None:
-        saliency.save(path)
+    """Measure the model on `data` (rows by modality), or take the same measurement from where it was saved before.
+
+    Saved as `output`, or in the folder `cache` under a name that is its own. A measurement that is to be saved can be
+    interrupted: the next call goes on from what is left beside the file. A model of which one layer is in memory at a
+    time starts anew; without a place to save, it needs `options.spool`.
+
+    Raises:
+        InputError: another process measures for the same file now, and as `calibrate` does.
+    """
+    described, model = loaded.described, loaded.model
+    options = replace(options or Options(), shape=described.shape)
+    measure = partial(calibrate, model, described.family, loaded.inputs, described.base_model, data)
+    if loaded.streamed:
+        measure = partial(calibrate_by_layer, loaded, data)
+    known = identity(model, described.family, described.base_model, data, components=components, options=options)
+    if output is None and cache is not None:
+        output = cache / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    if output is None:
+        return measure(components=components, options=options)
+    if output.is_dir():
+        raise InputError("is a directory", where=output, fix="name a file")
+    if saliency := _measured_before(output, known):
+        return saliency
+    with resumable(output) as resume:
+        options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
+        saliency = measure(components=components, options=options)
+        saliency.save(output)
+    return saliency
+
+
+def _measured_before(path: Path, known: Mapping[str, str]) -> Saliency | None:
+    """What is saved in `path`, if it is the measurement of this identity."""
+    try:
+        saliency = load_saliency(path)
+    except InputError:  # what it is then, a measurement may take the place of
+        return None
+    if not known.items() <= saliency.provenance.items():
+        return None
+    log(f"saliency measured before: {path}")
     return saliency
 
 
@@ -146,6 +169,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     check_objectives(space.objectives, evals)
     check_splits_apart(evals)
     described = describe(options.model)
+    check_cuts(space, described.shape)
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
@@ -168,7 +192,7 @@ def _searched(
     data = read_calibration(space.calibration)
     loaded = load(described, speech=searches_talker, device=options.device, dtype=options.dtype)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
-    measuring = Options(max_unreadable=space.calibration.max_unreadable)
+    measuring = Options.of(space.calibration)
     saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
     objective = Objective(
@@ -293,13 +317,14 @@ def answers_to_calibration(
 
 def _holds(path: Path, plan: PruningPlan) -> bool:
     """Whether a search that was resumed has shipped this very plan before."""
-    return (path / "plan.json").is_file() and load_plan(path / "plan.json") == plan
+    return (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest()
 
 
 def evals_digest(evals: EvalsConfig) -> str:
     """Sixteen hex digits of the search split: its rows, media and prompts."""
     total = hashlib.sha256()
     for config in evals.splits["search"]:
-        total.update(repr(replace(config, dataset_path="")).encode())
+        total.update(repr(replace(config, dataset_path="", condition=None)).encode())
+        total.update(config.condition.identity().encode() if config.condition else b"")
         total.update(digest(read_task(config, evals.path.parent)).encode())
     return total.hexdigest()[:16]

@@ -17,9 +17,10 @@ def exclusive(path: Path, problem: str, fix: str) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(problem, where=path, fix=fix) from None
         yield
-    except BlockingIOError:
-        raise InputError(problem, where=path, fix=fix) from None
     finally:
         os.close(descriptor)

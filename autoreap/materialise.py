@@ -10,19 +10,19 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoreap.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
-from autoreap.errors import InputError
+from autoreap.errors import InputError, VerificationError
 from autoreap.lock import exclusive
-from autoreap.model_card import model_card
+from autoreap.model_card import model_card, public_name
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
 from autoreap.rewrite import Rewrite, plan_rewrite
 from autoreap.shards import Shard, check_shard, shards_of, write_shard
-from autoreap.verification import Record, Verified, check_structure, facts_of_versions, structure_fault
+from autoreap.verification import Record, Verified, check_structure, facts_of_versions, file_checksums, structure_fault
 
 _JOURNAL = ".journal.jsonl"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
@@ -61,8 +61,10 @@ def materialise(
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
     check_target(target, source)
-    if fault := structure_fault(checkpoint):
+    if fault := structure_fault(checkpoint.config, checkpoint.tensors.values()):
         raise InputError(fault, where=source, fix="fetch the checkpoint again")
+    if fault := structure_fault(rewrite.config, rewrite.tensors):
+        raise VerificationError(f"{target}: planned {fault}")
     with _partial(target) as partial:
         journal = _Journal(partial / _JOURNAL, _identity(checkpoint, plan, shards))
         _check_space(partial, checkpoint, shards)
@@ -71,7 +73,7 @@ def materialise(
         _write_index(partial, rewrite, shards)
         check_structure(partial, rewrite)
         verified = behaviour(partial) if behaviour else Verified(None, "no answers to compare with were given")
-        record = Record(checksums=checksums, behaviour=verified, versions=facts_of_versions())
+        record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
         record.save(partial)
         card = model_card(plan, rewrite, facts or {}, record, checkpoint.path)
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -82,6 +84,8 @@ def materialise(
 
 def check_target(target: Path, source: Path) -> None:
     """Raise `InputError` if something is in the way of a checkpoint at `target`."""
+    if target.name in ("", ".."):
+        raise InputError("names no new directory", where=target, fix="give the directory a name")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InputError("is not a directory", where=target, fix="name a new directory")
     if target.is_dir() and any(target.iterdir()):
@@ -94,6 +98,8 @@ def check_target(target: Path, source: Path) -> None:
 def _partial(target: Path) -> Iterator[Path]:
     """The directory beside `target` to write in, for this process alone; gone after any error, but not after a kill."""
     partial = target.absolute().with_name(f".{target.name}.partial")
+    if partial.is_symlink():
+        raise InputError("is a link, and would be emptied", where=partial, fix="remove it, or name another directory")
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,7 +128,8 @@ class _Journal:
         self.finished: dict[str, dict[str, str]] = {}
         lines = list(_whole_lines(path))
         if lines and lines[0] == identity:
-            self.finished = {line["shard"]: line["checksums"] for line in lines[1:]}
+            finished = {line["shard"]: line["checksums"] for line in lines[1:]}
+            self.finished = {name: sums for name, sums in finished.items() if (path.parent / name).is_file()}
             log(f"going on with {path.parent}: {len(self.finished)} shards are there")
         for leftover in path.parent.iterdir():
             if leftover.name not in self.finished:
@@ -209,15 +216,17 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan
     for path in _sidecars(checkpoint.path):
         shutil.copyfile(path, folder / path.name)
     (folder / "config.json").write_text(json.dumps(rewrite.config, indent=2) + "\n")
-    plan.save(folder / "plan.json")
+    base = replace(plan.base_model, name=public_name(plan.base_model.name))
+    replace(plan, base_model=base).save(folder / "plan.json")
 
 
 def _sidecars(source: Path) -> list[Path]:
-    """What travels with the weights: every file beside them but the card, the index and weights in other formats."""
+    """What travels with the weights: files beside them but card, index, hidden ones and weights in other formats."""
     return [
         path
         for path in sorted(source.iterdir())
         if path.is_file()
+        and not path.name.startswith(".")
         and path.suffix not in _WEIGHT_SUFFIXES
         and not path.name.endswith(".index.json")
         and path.name != "README.md"

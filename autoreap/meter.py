@@ -18,10 +18,9 @@ from torch import nn
 
 from autoreap.errors import InputError
 from autoreap.families import Family
+from autoreap.measuring import DEFAULT_GATES, GATES
 from autoreap.plan import ComponentShape
 from autoreap.saliency import FloatArray, ModalitySums
-
-GATES = ("normalised", "raw")
 
 State = dict[str, torch.Tensor]
 _Experts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -36,7 +35,7 @@ class Meter:
     Args:
         family: whose decoder it is.
         shape: of the decoder.
-        device: where the sums are kept; that of the decoder, so that nothing waits.
+        device: where the sums are kept; that of the decoder, so that nothing waits. Layers may lie elsewhere.
         spans: S, for how many spans of layers the cosine of hidden states is measured; 0 leaves it out.
         gates: `normalised` takes as g what the block multiplies by, `raw` the router's probability before top-k
             probabilities are renormalised.
@@ -53,7 +52,7 @@ class Meter:
         device: torch.device | str = "cpu",
         *,
         spans: int = 0,
-        gates: str = "normalised",
+        gates: str = DEFAULT_GATES,
         state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if gates not in GATES:
@@ -110,6 +109,17 @@ class Meter:
         self._counted = mask
         self._recent.clear()
         self._recent.extend(self._directions(hidden) for hidden in earlier)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is measured within the context does not count if it ends in an error."""
+        before = {name: tensor.clone() for name, tensor in self._sums.items()}
+        try:
+            yield
+        except BaseException:
+            self._sums = before
+            self._recent.clear()
+            raise
 
     @contextmanager
     def attached(self, layers: Iterable[nn.Module]) -> Iterator[None]:
@@ -183,7 +193,9 @@ class Meter:
             return
         directions = self._directions(hidden)
         if self._recent:
-            cosines = [(earlier.to(directions.device) * directions).sum(dim=-1) for earlier in reversed(self._recent)]
+            for place, earlier in enumerate(self._recent):
+                self._recent[place] = earlier.to(directions.device)  # once, where layers lie on several devices
+            cosines = [(earlier * directions).sum(dim=-1) for earlier in reversed(self._recent)]
             sums = torch.stack(cosines).sum(dim=1, dtype=torch.float64)
             self._sums["cosine_sum"][: len(sums), number] += sums.to(self._device)
         self._recent.append(directions)
@@ -214,6 +226,7 @@ class _Outputs:
     def see(self, outputs: torch.Tensor, pairs: torch.Tensor) -> None:
         """Take in the `outputs` [R, H] of `pairs` [R, 1], numbers in [0, T * K)."""
         norms = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32)
+        self.norms = self.norms.to(norms.device)
         self.norms.view(-1).index_copy_(0, pairs.flatten(), norms)
         self._num_seen += len(norms)
 
@@ -223,7 +236,8 @@ class _SeeingWeights(torch.Tensor):
 
     Stock implementations (eager, batched_mm, grouped_mm) put the weights in the order of their outputs by indexing and
     reshaping, then multiply. Each such step is repeated on `pairs`, which number the (token, expert) pairs; so at the
-    multiplication it is known whose output it is. Any other step leads to plain weights, which see nothing.
+    multiplication it is known whose output it is. Any other step leads to plain weights, which see nothing, but for
+    `to`, by which hooks bring them to the experts' device.
     """
 
     outputs: _Outputs
@@ -258,6 +272,8 @@ class _SeeingWeights(torch.Tensor):
         if func in cls._REORDERING and isinstance(args[0], cls):
             weights = args[0]
             return cls._make(result, func(weights.pairs, *args[1:], **(kwargs or {})), weights.outputs)
+        if func is torch.Tensor.to and isinstance(args[0], cls):
+            return cls._make(result, args[0].pairs.to(result.device), args[0].outputs)
         if func is torch.Tensor.mul:
             cls._look(*args)
         return result

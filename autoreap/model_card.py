@@ -24,10 +24,10 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
     """
     base = plan.base_model.name
     inherited = _front_matter(source / "README.md")
-    front: dict[str, Any] = {"base_model": base} if _HUB_NAME.fullmatch(base) else {}  # a path means nothing elsewhere
+    front: dict[str, Any] = {"base_model": base} if _is_hub_name(base) else {}  # a path means nothing elsewhere
     front |= {"library_name": "transformers", "tags": ["autoreap", "pruned"]}
     front |= {key: inherited[key] for key in _INHERITED if key in inherited}
-    name = base if _HUB_NAME.fullmatch(base) else Path(base).name
+    name = public_name(base)
     licence = inherited.get("license_name") or inherited.get("license")
     lines = [
         "---",
@@ -54,6 +54,15 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
     if trial := facts.get("trial"):
         lines += ["", f"Trial `{trial}`."]
     return "\n".join(lines) + "\n"
+
+
+def public_name(model: str) -> str:
+    """The name of MODEL without the folders of this machine: they mean nothing elsewhere, and may tell who runs it."""
+    return model if _is_hub_name(model) else Path(model).resolve().name
+
+
+def _is_hub_name(model: str) -> bool:
+    return _HUB_NAME.fullmatch(model) is not None and not Path(model).is_dir()
 
 
 def _edit(plan: PruningPlan) -> list[str]:

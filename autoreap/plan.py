@@ -365,7 +365,7 @@ def load_plan(path: str | Path) -> PruningPlan:
         document = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError("no such plan", where=path, fix="make one with `autoreap plan`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
     return plan_from_dict(document, where=path)
 

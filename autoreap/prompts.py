@@ -31,9 +31,8 @@ def embedded(
     `input_ids` stay among them: positions and images are found by them.
     """
     thinker = family.thinker(model)
-    tensors = {
-        name: tensor.to(thinker.device) for name, tensor in inputs.collate(batch).items() if name != "input_features"
-    }
+    device = family.device(model)
+    tensors = {name: tensor.to(device) for name, tensor in inputs.collate(batch).items() if name != "input_features"}
     embeddings = thinker.get_input_embeddings()(tensors["input_ids"])
     heard = [entry for entry in audio if entry is not None]
     if heard:

@@ -10,7 +10,7 @@ from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.families.family import Config
-from autoreap.plan import PruningPlan, check_plan
+from autoreap.plan import COMPONENTS, PruningPlan, check_plan
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
 
 def _rewritten(info: TensorInfo, family: Family, plan: PruningPlan) -> OutputTensor | None:
     role = family.role_of(info)
+    edit = plan.component(role.part) if role.part in COMPONENTS else None
+    if edit is not None and role.layer is not None and role.layer >= len(edit.experts):
+        raise InputError(f"tensor {info.name} is of a layer that config.json does not have", where=info.shard)
     for dimension in DIMENSIONS:
         rewritten = dimension.rewrite_tensor(role, plan)
         if rewritten is None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from autoreap.conditions import Condition
 from autoreap.errors import InputError, MediaError
 from autoreap.video_files import FRAMES_PER_SECOND, Frames, Media, sampled_frames
 
@@ -37,6 +38,7 @@ class Sample:
         video: a video's frames in order, one image each; or a video file.
         answer, choices: of a question.
         weight: how often each of its tokens counts in calibration.
+        condition: what is done to the recording before it is heard.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Sample:
     speaker: str | None = None
     kind: str | None = None
     weight: float = 1.0
+    condition: Condition | None = None
 
     @property
     def media(self) -> tuple[Media, ...]:
@@ -154,7 +157,7 @@ def contents(sample: Sample) -> list[str]:
 
 
 def load_audio(sample: Sample) -> NDArray[np.float32]:
-    """The waveform of `sample`, mono at 16 kHz, shape [num_samples].
+    """The waveform of `sample` as it is heard, mono at 16 kHz, shape [num_samples].
 
     Raises:
         MediaError: the audio can't be decoded, or holds no sound; the message names file and line.
@@ -172,6 +175,8 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
         raise MediaError(f"audio can't be decoded: {reason}", where=sample.where) from None
     if waveform.size < MIN_SAMPLES:
         raise MediaError(f"audio of {waveform.size} samples is too short to hear", where=sample.where)
+    if sample.condition is not None:
+        waveform = sample.condition.applied(waveform, SAMPLING_RATE, sample.id)
     return np.asarray(waveform, dtype=np.float32)
 
 

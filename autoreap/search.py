@@ -20,12 +20,36 @@ from autoreap.errors import AutoreapError, InputError
 from autoreap.evaluate import Evaluation, load_outcomes
 from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
 from autoreap.objective import Objective, Scored, objective_values
-from autoreap.plan import ModelShape
+from autoreap.plan import ModelShape, edges, pinned_layers
 from autoreap.progress import log
 from autoreap.tracking import Tracker, TrialRecord
 from autoreap.wording import duration, size_text
 
 MAX_FAILURES_IN_A_ROW = 3
+
+
+def check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
+    """Raise `InputError` if a trial could be asked to cut more layers than may be cut: each such trial would fail."""
+    fixed = {name: spec for name, spec in space.parameters.items() if not isinstance(spec, Range | tuple)}
+    common = Candidate.from_parameters(fixed)
+    protect = {"first": common.protect_first, "last": common.protect_last}
+    pinned = pinned_layers(shape, strip_vision=common.strip_vision, **protect)
+    limits = {"layers_cut": (shape.components["thinker"], pinned)}
+    if talker := shape.components.get("talker"):
+        limits["talker.layers_cut"] = (talker, edges(talker.num_layers, **protect))
+    for name, (decoder, pinned) in limits.items():
+        free, most = decoder.num_layers - len(pinned), _most(space.parameters.get(name, 0))
+        if most > free:
+            raise InputError(
+                f"at most {free} of {decoder.num_layers} layers may be cut, got {most:g}",
+                where=f"{space.path}: parameters.{name}",
+                fix="lower it, or protect fewer with protect_first and protect_last",
+            )
+
+
+def _most(spec: Any) -> float:
+    """The highest value that a parameter can take."""
+    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
 
 
 class Search:

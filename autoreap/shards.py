@@ -4,6 +4,7 @@ Only bytes are moved, never arithmetic: no tensor is decoded, and memory holds o
 The sums are XXH3 (128 bits), which guards against damage, not against forgery, and is faster than memory.
 """
 
+import hashlib
 import json
 import os
 import struct
@@ -113,6 +114,12 @@ def check_tensors(tensors: Sequence[TensorInfo], checksums: Mapping[str, str]) -
                 digest.update(chunk)
             if digest.hexdigest() != checksums[info.name]:
                 raise VerificationError(f"{info.shard}: tensor {info.name} differs from its source")
+
+
+def checksum_of(path: Path) -> str:
+    """The checksum of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _chunks(tensor: OutputTensor, sources: "_Files", buffer: memoryview) -> Iterator[memoryview]:

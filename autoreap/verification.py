@@ -1,23 +1,24 @@
 """Is the checkpoint what it should be? Structure, content and behaviour; light until a level needs torch.
 
 Structure: every name, type and shape, against the plan and against the stock class built on the meta device. Content:
-the checksum of every tensor, against the bytes read from the source. Behaviour: the same utterances, the same text
-(`autoreap.behaviour`). What a checkpoint needs to be verified again, anywhere, it carries in its folder `verification`.
+the checksum of every tensor, against the bytes read from the source, and of each file beside the weights. Behaviour:
+the same utterances, the same text (`autoreap.behaviour`). What a checkpoint needs to be verified again, anywhere, it
+carries in its folder `verification`.
 """
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoreap import __version__
-from autoreap.checkpoint import Checkpoint, open_checkpoint, read_json
+from autoreap.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.errors import InputError, VerificationError
 from autoreap.families import family_of
-from autoreap.rewrite import Rewrite
-from autoreap.shards import CHECKSUM, check_tensors
+from autoreap.rewrite import OutputTensor, Rewrite
+from autoreap.shards import CHECKSUM, check_tensors, checksum_of
 from autoreap.wording import size_text
 
 FOLDER = "verification"
@@ -50,11 +51,13 @@ class Record:
         checksums: of each tensor's bytes, by name.
         behaviour: how the behaviour level went.
         versions: of what wrote it.
+        files: checksums of the files beside the weights, by name; none in a record made before they were kept.
     """
 
     checksums: Mapping[str, str]
     behaviour: Verified
     versions: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, checkpoint: Path) -> None:
         """Write it into the checkpoint's folder `verification`."""
@@ -66,7 +69,8 @@ class Record:
         """For people and JSON: what each level covered, or why it did not run."""
         return {
             "structure": f"{len(checkpoint.tensors):,} tensors as the stock class expects them",
-            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's",
+            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
+            + (f", {len(self.files)} files beside them as written" if self.files else ""),
             "behaviour": behaviour_text(self.behaviour),
         }
 
@@ -81,6 +85,8 @@ def behaviour_text(verified: Verified) -> str:
 def load_record(checkpoint: Path) -> Record:
     """What `Record.save` wrote; `InputError` where there is none."""
     path = checkpoint / FOLDER / RECORD
+    if not checkpoint.is_dir():
+        raise InputError("no such model directory", where=checkpoint)
     if not path.is_file():
         raise InputError(
             f"carries no {FOLDER}/{RECORD}", where=checkpoint, fix="name a checkpoint that autoreap has written"
@@ -90,7 +96,8 @@ def load_record(checkpoint: Path) -> Record:
         raise InputError(f"is not a record of format {_FORMAT} with {CHECKSUM}", where=path, fix="update autoreap")
     try:
         behaviour = Verified(**document["behaviour"])
-        return Record(dict(document["checksums"]), behaviour, dict(document["versions"]))
+        files = dict(document.get("files", {}))
+        return Record(dict(document["checksums"]), behaviour, dict(document["versions"]), files)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
 
@@ -103,7 +110,7 @@ def facts_of_versions() -> dict[str, str]:
 def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     """The checkpoint in `folder`; `VerificationError` unless it is what the stock class expects, and `rewrite` says."""
     written = open_checkpoint(folder)
-    if fault := structure_fault(written):
+    if fault := structure_fault(written.config, written.tensors.values()):
         raise VerificationError(f"{folder}: {fault}")
     for tensor in rewrite.tensors if rewrite else ():
         info = written.tensors.get(tensor.name)
@@ -112,11 +119,11 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     return written
 
 
-def structure_fault(checkpoint: Checkpoint) -> str | None:
-    """The first tensor, by name, that is not stored as the stock class expects it for this config."""
-    family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
-    expected = family.expected_tensors(checkpoint.config)
-    stored = dict(entry for info in checkpoint.tensors.values() for entry in family.one_by_one(info.name, info.shape))
+def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
+    """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
+    family = family_of(config)
+    expected = family.expected_tensors(config)
+    stored = dict(entry for info in tensors for entry in family.one_by_one(info.name, info.shape))
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
             there, wanted = stored.get(name, "missing"), expected.get(name, "none of that name")
@@ -125,7 +132,21 @@ def structure_fault(checkpoint: Checkpoint) -> str | None:
 
 
 def check_content(checkpoint: Checkpoint, record: Record) -> None:
-    """Raise `VerificationError` unless every tensor holds the bytes that were read from the source."""
+    """Raise `VerificationError` unless every tensor holds the source's bytes, and each other file those written."""
     for name in sorted(checkpoint.tensors.keys() ^ record.checksums.keys()):
         raise VerificationError(f"{checkpoint.path}: tensor {name} is not in both checkpoint and record")
     check_tensors(list(checkpoint.tensors.values()), record.checksums)
+    for name, checksum in record.files.items():
+        path = checkpoint.path / name
+        if not path.is_file():
+            raise VerificationError(f"{path}: is missing")
+        if checksum_of(path) != checksum:
+            raise VerificationError(f"{path}: is not as it was written")
+
+
+def file_checksums(folder: Path) -> dict[str, str]:
+    """Of every file beside the weights: config, plan, tokenizer. A model card may be edited, so it does not count."""
+    paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    return {
+        path.name: checksum_of(path) for path in paths if path.suffix != ".safetensors" and path.name != "README.md"
+    }

@@ -21,6 +21,7 @@ from torch import nn
 from autoreap import jobs
 from autoreap.batching import encode
 from autoreap.calibrate import Options, calibrate
+from autoreap.config import CalibrationConfig
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import Encoded
@@ -255,6 +256,12 @@ def test_the_answers_tokens_are_those_of_the_text_and_its_end(loaded: Loaded, da
     assert saliency.components["thinker"].modalities["audio"].tokens == expected
 
 
+def test_how_it_is_measured_is_as_the_calibration_says_and_its_defaults_are_the_same() -> None:
+    said = CalibrationConfig({}, max_unreadable=0.5, tokens="answer", gates="raw")
+    assert Options.of(said) == Options(tokens="answer", gates="raw", max_unreadable=0.5)
+    assert Options.of(CalibrationConfig({})) == Options()
+
+
 def test_rows_without_a_token_that_counts_are_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     with pytest.raises(InputError, match="a:3: rows hold no tokens of kind 'answer'"):
         measure(loaded, {"audio": data["audio"][2:]}, options=Options(tokens="answer"))
@@ -371,6 +378,80 @@ def test_the_talkers_speech_is_the_same_each_time(
     assert_equal(again, spoken[0])
 
 
+@pytest.mark.parametrize("modality", ["audio", "video", "mixed"])
+def test_the_talker_answers_rows_of_every_kind(loaded: Loaded, data: dict[str, list[Sample]], modality: str) -> None:
+    rows = [sample for sample in data[modality] if sample.id not in ("short", "long")]
+    saliency = measure(loaded, {"audio": data["audio"][:1], modality: rows}, components=("talker",))
+    sums = saliency.components["talker"].modalities[modality]
+    assert set(sums.routed_tokens.sum(axis=1)) == {loaded.described.shape.components["talker"].top_k * sums.tokens}
+    assert saliency.provenance[f"data.{modality}.silent"] == "0"
+    assert not hasattr(loaded.model.config.talker_config, "audio_config")
+
+
+THREE_ROWS = slice(0, 3)
+
+
+@contextmanager
+def silenced(loaded: Loaded, part: str, samples: Sequence[Sample], silent: Sequence[int]) -> Iterator[None]:
+    """The model ends its text (`part` thinker) or its speech (talker) at once on the samples numbered `silent`.
+
+    The end token's row of the head is the one that gives 100 where the first token of these is chosen, -100 elsewhere.
+    """
+    config = loaded.model.config.talker_config
+    model, end = loaded.model, loaded.inputs.end_token_id if part == "thinker" else config.codec_eos_token_id
+    head = model.thinker.lm_head if part == "thinker" else model.talker.codec_head
+    seen: list[torch.Tensor] = []
+    firsts = []
+    hook = head.register_forward_pre_hook(lambda _head, arguments: seen.append(arguments[0][0, -1]))
+    for sample in samples:
+        seen.clear()
+        measure(loaded, {"audio": [sample]}, components=("talker",))
+        firsts.append(seen[0])
+    hook.remove()
+    wanted = torch.tensor([[100.0 if number in silent else -100.0] for number in range(len(samples))])
+    before = head.weight[end].clone()
+    with torch.no_grad():
+        head.weight[end] = (torch.linalg.pinv(torch.stack(firsts)) @ wanted)[:, 0]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            head.weight[end] = before
+
+
+@pytest.mark.parametrize(("part", "reason"), [("thinker", "no word"), ("talker", "no sound")])
+def test_a_row_that_is_answered_with_nothing_is_left_out_named_and_counted(
+    loaded: Loaded, data: dict[str, list[Sample]], capsys: pytest.CaptureFixture[str], part: str, reason: str
+) -> None:
+    rows = data["audio"][THREE_ROWS]
+    with silenced(loaded, part, rows, silent=[0]):
+        saliency = measure(loaded, {"audio": rows}, components=("thinker", "talker"))
+        expected = measure(loaded, {"audio": rows[1:]}, components=("talker",)).components["talker"]
+    sums = saliency.components["talker"]
+    assert_same_sums(sums.modalities["audio"], expected.modalities["audio"], RELATIVE_ORDER)
+    np.testing.assert_allclose(sums.layer_cosine, expected.layer_cosine, rtol=RELATIVE_ORDER)
+    assert saliency.provenance["data.audio.silent"] == "1"
+    assert saliency.provenance["data.audio.skipped"] == "0"
+    assert f"left out: a:1: answered with {reason}" in capsys.readouterr().err
+
+
+def test_a_model_that_answers_most_rows_with_nothing_is_refused_and_left_as_it_was(
+    loaded: Loaded, data: dict[str, list[Sample]]
+) -> None:
+    rows, attached = data["audio"][THREE_ROWS], leftovers(loaded.model)
+    with silenced(loaded, "talker", rows, silent=[0, 2]):
+        named = "a:[13]: answered with no sound; a:[13]: answered with no sound"
+        with pytest.raises(InputError, match=f"^2 of 3 rows so far were answered with nothing: {named} "):
+            measure(loaded, {"audio": rows}, components=("talker",))
+        with pytest.raises(InputError, match=r"^1 of 1 rows so far were answered with nothing: a:1"):
+            measure(loaded, {"audio": rows[:1]}, components=("talker",))
+    assert leftovers(loaded.model) == attached
+
+
+def test_the_thinker_alone_is_not_asked_to_speak(measured: Saliency) -> None:
+    assert not any(key.endswith(".silent") for key in measured.provenance)
+
+
 def test_calibration_without_audio_is_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     with pytest.raises(InputError, match="--audio: calibration needs audio data"):
         measure(loaded, {"mixed": data["mixed"]})
@@ -411,8 +492,23 @@ def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
         "deepstack_layers": shape.deepstack_layers,
         "speech_tap": shape.speech_tap,
     }
-    assert kept["experts_implementation"] == "grouped_mm"
     assert "shape" not in measured.provenance
+
+
+def test_provenance_names_all_that_the_numbers_follow_from(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
+    heavy = replace(data["audio"][1], where="hub/name de[train] row 7", weight=2.5)
+    options = Options(tokens="prompt", gates="raw", batch_tokens=300, max_unreadable=0.5)
+    saliency = measure(loaded, {"audio": [*data["audio"], heavy]}, options=options)
+    provenance = saliency.provenance
+    assert {key: provenance[key] for key in ("tokens", "gates", "batch_tokens", "max_unreadable")} == {
+        "tokens": "prompt", "gates": "raw", "batch_tokens": "300", "max_unreadable": "0.5",
+    }  # fmt: skip
+    computed = [provenance[key] for key in ("device", "dtype", "experts_implementation", "attention_implementation")]
+    assert computed == ["cpu", "torch.float32", "grouped_mm", "sdpa"]
+    assert json.loads(provenance["data.audio.sets"]) == [
+        {"set": "a", "weight": 1.0, "rows": 4},
+        {"set": "hub/name de[train]", "weight": 2.5, "rows": 1},
+    ]
 
 
 @pytest.fixture

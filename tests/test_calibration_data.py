@@ -183,6 +183,7 @@ def test_the_options_of_a_command_say_what_to_measure_on(tmp_path: Path, monkeyp
     add_calibration_options(parser.add_argument)
     arguments = ["--audio", "a.jsonl", "--audio", "b.jsonl=3", "--video", "owner/name", "--calibration", "sets.yaml"]
     arguments += ["--calibration-samples", "7", "--max-unreadable", "0.05"]
+    arguments += ["--tokens", "answer", "--gates", "raw"]
     assert calibration_config(parser.parse_args(arguments)) == CalibrationConfig(
         {
             "mixed": (CalibrationSet("owner/name", split="dev", limit=7),),
@@ -190,6 +191,8 @@ def test_the_options_of_a_command_say_what_to_measure_on(tmp_path: Path, monkeyp
             "video": (CalibrationSet("owner/name", limit=7),),
         },
         max_unreadable=0.05,
+        tokens="answer",
+        gates="raw",
     )
     assert calibration_config(parser.parse_args(arguments[:2])) == CalibrationConfig(
         {"audio": (CalibrationSet("a.jsonl"),)}

@@ -128,7 +128,7 @@ def test_a_tensor_that_is_stored_twice_is_refused_with_both_shards(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["config.json", INDEX_NAME])
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000], ids=["empty", "cut", "list", "deep"])
 def test_json_that_is_broken_is_refused_by_name(name: str, content: str, tmp_path: Path) -> None:
     write_sharded(tmp_path)
     (tmp_path / name).write_text(content)

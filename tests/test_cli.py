@@ -149,6 +149,14 @@ def test_a_space_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:
     assert_refused_at_once(["search", tmp_path / "none.yaml"], capsys, f"{tmp_path}/none.yaml: no such file")
 
 
+def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    parameters = "{layers_cut: {low: 0, high: 7}, strip_vision: true}"
+    text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {parameters}\n"
+    space = write(tmp_path / "space.yaml", text)
+    message = f"{space}: parameters.layers_cut: at most 6 of 8 layers may be cut, got 7"
+    assert_refused(["search", space, "--model", folder / "model"], capsys, message)
+
+
 def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
     write(tmp_path / "audio.jsonl", "")
     text = "calibration: {audio: audio.jsonl}\nevals: evals.yaml\nparameters: {retention: 0.5}\ntrails: 3\n"
@@ -275,6 +283,54 @@ def test_a_model_of_another_kind(folder: Path, capsys: Capture, tmp_path: Path, 
     assert_refused_at_once(["inspect", model], capsys, "config.json", expected)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("thinker_config",), "text"),
+        (("thinker_config", "text_config"), []),
+        (("thinker_config", "text_config", "num_hidden_layers"), "8"),
+        (("thinker_config", "text_config", "mlp_only_layers"), "a"),
+        (("thinker_config", "vision_config"), None),
+        (("thinker_config", "vision_config", "num_heads"), "2"),
+        (("thinker_config", "vision_config", "deepstack_visual_indexes"), None),
+        (("talker_config", "accept_hidden_layer"), "4"),
+    ],
+    ids=str,
+)
+def test_a_config_whose_values_are_of_another_kind(
+    folder: Path, capsys: Capture, tmp_path: Path, path: tuple[str, ...], value: Any
+) -> None:
+    config = json.loads((folder / "model" / "config.json").read_text())
+    place = config
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    model = model_with_config(folder, tmp_path / "model", config)
+    assert_refused(["prune", model, "--strip-vision", "-o", tmp_path / "out"], capsys, "config")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tensor_of_a_layer_that_the_config_does_not_have(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config["thinker_config"]["text_config"]["num_hidden_layers"] = NUM_LAYERS - 1
+    model = model_with_config(folder, tmp_path / "model", config)
+    assert_refused_at_once(["prune", model, "--strip-vision", "--dry-run"], capsys, "of a layer that config.json")
+
+
+def test_verify_of_what_is_not_there(capsys: Capture, tmp_path: Path) -> None:
+    assert_refused_at_once(["verify", tmp_path / "none"], capsys, "no such model directory")
+
+
+def test_a_reader_that_leaves_is_no_crash() -> None:
+    command = [sys.executable, "-m", "autoreap.cli", "inspect", "tiny"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def test_the_plan_of_another_model(folder: Path, random_checkpoint: Path, capsys: Capture) -> None:
     arguments = ["materialise", random_checkpoint, "--plan", folder / "plan.json", "--dry-run"]
     assert_refused_at_once(arguments, capsys, "the plan was made for another model")
@@ -369,6 +425,7 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         ["plan", "saliency.safetensors", "--layer-selection", "many"],
         ["saliency", "saliency.safetensors", "--component", "ear"],
         ["select", "night", "--rule", "cheapest"],
+        ["prune", "tiny", "--strip-vision", "--carry", "-3"],
     ],
 )
 def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:
@@ -453,6 +510,30 @@ def test_calibrate_writes_what_it_measured_and_says_how_much(folder: Path, capsy
     assert document["path"] == str(output)
     assert document["tokens"]["audio"] > 0
     assert load_saliency(output).digest() == load_saliency(folder / "saliency.safetensors").digest()
+
+
+def test_calibrate_and_prune_measure_as_they_are_told(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    saliency, plan, pruned = (tmp_path / name for name in ("saliency.safetensors", "plan.json", "pruned"))
+    measure = ["--audio", folder / "audio.jsonl", "--tokens", "answer", "--gates", "raw"]
+    document = json_of(["calibrate", folder / "model", *measure, "-o", saliency], capsys)
+    all_tokens = load_saliency(folder / "saliency.safetensors").components["thinker"].modalities["audio"].tokens
+    assert 0 < document["tokens"]["audio"] < all_tokens / 2
+    told = load_saliency(saliency).provenance
+    assert (told["tokens"], told["gates"]) == ("answer", "raw")
+    json_of(["plan", saliency, "--retention", "0.25", "-o", plan], capsys)
+    json_of(["prune", folder / "model", *measure, "--retention", "0.25", "--carry", "0", "-o", pruned], capsys)
+    assert load_plan(pruned / "plan.json").thinker == load_plan(plan).thinker
+
+
+def test_calibrate_leaves_a_file_that_holds_the_same_measurement(folder: Path, capsys: Capture) -> None:
+    output = folder / "saliency.safetensors"
+    written = output.stat().st_mtime_ns
+    arguments = ["calibrate", folder / "model", "--audio", folder / "audio.jsonl", "-o", output]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    assert f"saliency measured before: {output}\n" in captured.err
+    assert output.stat().st_mtime_ns == written
+    assert captured.out.startswith(f"{output}: tokens ")
 
 
 def test_plan_writes_the_preset_with_what_is_said_over_it(folder: Path, capsys: Capture, tmp_path: Path) -> None:
@@ -594,29 +675,29 @@ def test_prune_compares_what_the_mask_said_with_what_the_checkpoint_says(
     assert json_of(["verify", tmp_path / "pruned", "--skip-behaviour"], capsys)["metrics"] == {}
 
 
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [
-        (["--layers", "2,3"], (6, 16, False, False)),
-        (["--strip-vision"], (8, 16, True, False)),
-        (["--drop-speech"], (8, 16, False, True)),
-        (["--retention", "0.25", "--saliency", "random", "--layers", "6", "--strip-vision"], (7, 4, True, False)),
-    ],
-)
-def test_prune_by_what_needs_no_measurement_loads_no_weight(
-    folder: Path, tmp_path: Path, options: list[str], kept: tuple[int, int, bool, bool]
-) -> None:
+def test_prune_by_what_needs_no_measurement_loads_no_weight(folder: Path, tmp_path: Path) -> None:
     """Each step alone, and some together; the stock class is built only on the meta device, to verify."""
-    command = ["prune", str(folder / "model"), *options, "-o", str(tmp_path / "pruned"), "--json"]
+    kept = {
+        ("--layers", "2,3"): (6, 16, False, False),
+        ("--strip-vision",): (8, 16, True, False),
+        ("--drop-speech",): (8, 16, False, True),
+        ("--retention", "0.25", "--saliency", "random", "--layers", "6", "--strip-vision"): (7, 4, True, False),
+    }
+    targets = [str(tmp_path / str(number)) for number in range(len(kept))]
+    commands = [
+        ["prune", str(folder / "model"), *options, "-o", target, "--json"]
+        for options, target in zip(kept, targets, strict=True)
+    ]
     program = (
-        "import sys\nfrom autoreap import cli\nfrom transformers import PreTrainedModel\n"
+        "from autoreap import cli\nfrom transformers import PreTrainedModel\n"
         "def refuse(*_, **__): raise AssertionError('weights were loaded')\n"
-        f"PreTrainedModel.from_pretrained = refuse\nsys.exit(cli.main({command!r}))"
+        f"PreTrainedModel.from_pretrained = refuse\nfor command in {commands!r}: assert cli.main(command) == 0"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
-    plan = load_plan(tmp_path / "pruned" / "plan.json")
-    edit = plan.thinker
-    assert (len(edit.layers), edit.num_retained_experts, plan.strip_vision, plan.drop_speech) == kept
+    for target, expected in zip(targets, kept.values(), strict=True):
+        plan = load_plan(Path(target) / "plan.json")
+        edit = plan.thinker
+        assert (len(edit.layers), edit.num_retained_experts, plan.strip_vision, plan.drop_speech) == expected
 
 
 @pytest.mark.parametrize("command", ["inspect", "materialise", "prune"])

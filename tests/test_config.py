@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from builders import wav_bytes
 
+from autoreap.conditions import Condition
 from autoreap.config import (
     CalibrationConfig,
     CalibrationSet,
@@ -268,6 +270,8 @@ audio:
 video: {dataset_path: audio.jsonl, weight: 0.5}
 mixed: owner/name
 max_unreadable: 0.05
+tokens: answer
+gates: raw
 """
 
 
@@ -283,6 +287,8 @@ def expected_sets(folder: Path) -> CalibrationConfig:
             "mixed": (CalibrationSet("owner/name"),),
         },
         max_unreadable=0.05,
+        tokens="answer",
+        gates="raw",
     )
 
 
@@ -315,6 +321,8 @@ video: []
 mixed:
 max_unreadable: 2
 smell: audio.jsonl
+tokens: question
+gates: [raw]
 """
     (folder / "sets.yaml").write_text(text)
     with pytest.raises(InputError) as failure:
@@ -334,7 +342,9 @@ smell: audio.jsonl
         "14: video: needs at least one data set",
         "15: mixed: must be a JSONL file, or a mapping with dataset_path, got None",
         "16: max_unreadable: must be a number from 0 to 1, got 2",
-        "17: smell: unknown key; known: audio, video, mixed, max_unreadable",
+        "17: smell: unknown key; known: audio, video, mixed, max_unreadable, tokens, gates",
+        "18: tokens: must be one of prompt, answer, both, got 'question'",
+        "19: gates: must be one of normalised, raw, got ['raw']",
     ]
     assert len(found) == len(expected), found
     for message, start in zip(found, expected, strict=True):
@@ -359,7 +369,7 @@ def test_the_sets_of_a_file_and_of_the_options_are_taken_together(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    (folder / "sets.yaml").write_text("video: audio.jsonl\nmax_unreadable: 0.2\n")
+    (folder / "sets.yaml").write_text("video: audio.jsonl\nmax_unreadable: 0.2\ntokens: prompt\ngates: raw\n")
     named = {"audio": [("audio.jsonl", 3.0), ("owner/name", 1.0)], "video": [("audio.jsonl", 1.0)], "mixed": []}
     config = calibration_of(folder / "sets.yaml", named)
     assert config == CalibrationConfig(
@@ -368,12 +378,42 @@ def test_the_sets_of_a_file_and_of_the_options_are_taken_together(
             "audio": (CalibrationSet("audio.jsonl", weight=3.0), CalibrationSet("owner/name")),
         },
         max_unreadable=0.2,
+        tokens="prompt",
+        gates="raw",
     )
-    assert calibration_of(folder / "sets.yaml", named, max_unreadable=0.0).max_unreadable == 0
-    assert calibration_of(None, named).max_unreadable == 0.01
+    assert calibration_of(folder / "sets.yaml", named, max_unreadable=None, tokens=None, gates=None) == config
+    given = calibration_of(folder / "sets.yaml", named, max_unreadable=0.0, tokens="both", gates="normalised")
+    assert (given.max_unreadable, given.tokens, given.gates) == (0, "both", "normalised")
+    default = calibration_of(None, named)
+    assert (default.max_unreadable, default.tokens, default.gates) == (0.01, "both", "normalised")
     with pytest.raises(InputError, match=r"--mixed: no such file: gone\.jsonl"):
         calibration_of(None, {**named, "mixed": [("gone.jsonl", 1.0)]})
     with pytest.raises(InputError, match="--audio: calibration needs audio data"):
         calibration_of(None, {})
     with pytest.raises(InputError, match=r"sets\.yaml: calibration needs audio data"):
         calibration_of(folder / "sets.yaml", {})
+
+
+def test_a_condition_is_read_with_its_recording_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "cabin.wav").write_bytes(wav_bytes())
+    text = "search:\n  - {task: asr, dataset_path: a.jsonl, condition: {noise: cabin.wav, snr_db: 5, speed: 1.1}}\n"
+    (tmp_path / "evals.yaml").write_text(text)
+    (task,) = load_evals(tmp_path / "evals.yaml").splits["search"]
+    assert task.condition == Condition(noise=str(tmp_path / "cabin.wav"), snr_db=5, speed=1.1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("{noise: none.wav}", "search.0.condition.noise: must be white, pink, brown or a recording, got .*none.wav"),
+        ("{snr_db: loud}", "search.0.condition.snr_db: must be a number, got 'loud'"),
+        ("{snr: 5}", "search.0.condition.snr: unknown key; known: speed"),
+        ("{speed: 9}", "search.0.condition.speed: must be from 0.5 to 2, got 9"),
+        ("noisy", "search.0.condition: must be a mapping"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_with_its_line(tmp_path: Path, condition: str, message: str) -> None:
+    path = tmp_path / "evals.yaml"
+    path.write_text(f"search:\n  - task: asr\n    dataset_path: a.jsonl\n    condition: {condition}\n")
+    with pytest.raises(InputError, match=f"evals.yaml:4: {message}"):
+        load_evals(path)

@@ -16,11 +16,15 @@ import autoreap
 PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
-    ("errors", "candidate", "saliency", "scores", "progress", "samples", "checks", "wording", "lock", "video_files"),
+    (
+        *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        *("samples", "conditions", "video_files", "measuring"),
+    ),
     ("tasks", "plan", "config", "checkpoint", "dataset", "calibration_data", "saliency_summary"),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "calibrate", "masking", "drafting", "evaluate", "sizes"),
+        *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
+        *("masking", "drafting", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     ("objective", "front", "search", "tracking", "report", "saliency_report", "jobs"),

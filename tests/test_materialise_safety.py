@@ -27,7 +27,7 @@ from autoreap.errors import InputError
 from autoreap.families import family_of
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
-from autoreap.plan import PruningPlan
+from autoreap.plan import PruningPlan, load_plan
 
 SMALL_SHARD_BYTES = 20_000
 
@@ -84,6 +84,48 @@ def test_a_target_in_the_way_is_refused_and_untouched(
     (tmp_path / "link to base").symlink_to(base)
     with nothing_changes(tmp_path), pytest.raises(InputError):
         materialise(base, plan, tmp_path / target)
+
+
+@pytest.mark.parametrize("target", [".", "..", "nested/.."])
+def test_a_target_without_a_name_of_its_own_is_refused(
+    base: Path, plan: PruningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with nothing_changes(tmp_path), pytest.raises(InputError, match="names no new directory"):
+        materialise(base, plan, Path(target))
+
+
+def test_what_a_link_in_the_place_of_the_partial_directory_points_to_is_not_emptied(
+    base: Path, plan: PruningPlan, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("mine")
+    (tmp_path / ".out.partial").symlink_to(tmp_path / "mine")
+    with nothing_changes(tmp_path), pytest.raises(InputError, match="is a link"):
+        materialise(base, plan, tmp_path / "out")
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_no_folder_of_this_machine_is_told(
+    base: Path, plan: PruningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    home = tmp_path / "alice"
+    shutil.copytree(base, home / "model")
+    monkeypatch.chdir(tmp_path)
+    name = "alice/model" if relative else str(home / "model")  # the former has the form of a name on the hub
+    named = replace(plan, base_model=replace(plan.base_model, name=name))
+    materialise(home / "model", named, tmp_path / "out")
+    telling = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file() and b"alice" in path.read_bytes()]
+    assert telling == []
+    assert load_plan(tmp_path / "out" / "plan.json").base_model.name == "model"
+
+
+def test_hidden_files_do_not_travel(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    (base / ".env").write_text("SECRET=1")
+    (base / ".journal.jsonl").write_text("of something else")
+    materialise(base, plan, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_target_that_may_not_be_written_is_refused(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
@@ -208,6 +250,11 @@ def test_two_writers_of_one_checkpoint_do_not_meet(base: Path, plan: PruningPlan
         materialise(base, plan, tmp_path / "out")
 
 
+def test_an_error_of_what_is_done_under_a_lock_is_not_taken_for_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), exclusive(tmp_path, "held", fix="wait"):
+        raise BlockingIOError
+
+
 def test_a_write_that_was_killed_goes_on_after_its_last_finished_shard(
     base: Path, plan: PruningPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +267,14 @@ def test_a_write_that_was_killed_goes_on_after_its_last_finished_shard(
     assert "going on with" in capsys.readouterr().err
     assert {name: (tmp_path / "out" / name).stat().st_ino for name in inodes} == inodes
     assert not (tmp_path / ".out.partial").exists()
+
+
+def test_a_finished_shard_that_is_gone_is_written_again(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    kill_after(0.0, base, plan, tmp_path / "out", after_shards=4)
+    sorted((tmp_path / ".out.partial").glob("*.safetensors"))[1].unlink()
+    assert contents(materialised(base, plan, tmp_path / "out")) == contents(
+        materialised(base, plan, tmp_path / "expected")
+    )
 
 
 @pytest.mark.parametrize("change", ["plan", "source"])

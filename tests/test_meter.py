@@ -521,3 +521,21 @@ def test_a_layer_without_experts_measures_as_zeros(model: PreTrainedModel) -> No
         dense.mlp = moe
     assert meter.sums().routed_tokens.sum(axis=1).tolist() == [18, 0, 18, 18, 18, 18]
     assert not np.isnan(meter.layer_cosine()[0]).any()
+
+
+def test_what_ends_in_an_error_does_not_count_and_disturbs_nothing_after_it(model: PreTrainedModel) -> None:
+    decoder = decoder_of(model)
+    first, broken, last = (padded(decoder, [5, 3], seed=seed) for seed in range(3))
+    meter = measured(decoder, [first], spans=SPANS)
+
+    def breaks(*_arguments: Any) -> None:
+        raise InterruptedError
+
+    hook = decoder.layers[2].register_forward_pre_hook(breaks)
+    with pytest.raises(InterruptedError), meter.all_or_nothing():
+        measured(decoder, [broken], meter)
+    hook.remove()
+    with meter.all_or_nothing():
+        measured(decoder, [last], meter)
+    expected = measured(decoder, [first, last], spans=SPANS).state()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in meter.state().items())

@@ -34,6 +34,7 @@ def pictures(page: str) -> list[str]:
     return re.findall(r"<svg.*?</svg>", page, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_png_grows_with_the_components_and_shows_more_than_its_background(tmp_path: Path) -> None:
     heights = []
     for names in (["thinker"], ["thinker", "talker"]):

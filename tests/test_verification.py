@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import random_component
+from builders import random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
 from autoreap import shards
-from autoreap.behaviour import Expected, check_behaviour, check_carried, place
+from autoreap.behaviour import Expected, check_behaviour, check_carried, check_scores, place
 from autoreap.config import EvalsConfig, load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.evaluate import Evaluator
+from autoreap.evaluate import Evaluator, Outcome, load_outcomes
 from autoreap.materialise import Materialised, materialise
 from autoreap.plan import PruningPlan
+from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.verification import Verified, check_content, check_structure, load_record
 
@@ -26,6 +27,7 @@ ROWS = {"asr_search": 6, "qa_search": 4}
 YAML = """\
 search:
   - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
+  - {task: asr, label: car, dataset_path: asr_search.jsonl, condition: {noise: cabin.wav, snr_db: 0, room_seconds: 0.2}}
   - {task: audio_qa, dataset_path: qa_search.jsonl, max_new_tokens: 9}
 """
 
@@ -50,6 +52,7 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalsConfig:
             row["audio"] = str((EVALS / row["audio"]).resolve())
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "evals.yaml").write_text(YAML)
+    (folder / "cabin.wav").write_bytes(wav_bytes(20_000))
     return load_evals(folder / "evals.yaml")
 
 
@@ -62,8 +65,8 @@ def expected(base: Loaded, plan: PruningPlan, evals: EvalsConfig) -> Expected:
 @pytest.fixture(scope="module")
 def pristine(plan: PruningPlan, expected: Expected, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("pristine") / "model"
-    written = write(plan, expected, target, carried=5)
-    assert written.record.behaviour.num_compared == sum(ROWS.values())
+    written = write(plan, expected, target, carried=6)
+    assert written.record.behaviour.num_compared == 16
     return target
 
 
@@ -100,8 +103,10 @@ def test_a_checkpoint_carries_all_it_takes_to_verify_it_elsewhere(written: Path)
     record = load_record(written)
     check_content(check_structure(written), record)
     verified = check_carried(written, record)
-    assert verified.num_compared == 4  # five among two tasks
-    assert set(verified.metrics) == {"wer", "accuracy"}
+    assert verified.num_compared == 6
+    assert set(verified.metrics) == {"wer", "wer.car", "accuracy"}
+    carried = load_outcomes(written / "verification" / "outcomes.jsonl")
+    assert [o.output for o in carried["wer"]] != [o.output for o in carried["wer.car"]]  # the noise is heard, too
 
 
 def test_a_flipped_bit_anywhere_is_found(written: Path) -> None:
@@ -129,6 +134,33 @@ def test_tensors_that_the_stock_class_does_not_expect_are_found(written: Path, f
         check_structure(written)
 
 
+@pytest.mark.parametrize("name", ["config.json", "plan.json", "tokenizer.json", "generation_config.json"])
+def test_a_file_beside_the_weights_that_changed_or_is_gone_is_found(written: Path, name: str) -> None:
+    record = load_record(written)
+    path = written / name
+    path.write_text(path.read_text() + "\n")  # the same JSON: no other level can see it
+    with pytest.raises(VerificationError, match=f"{name}: is not as it was written"):
+        check_content(check_structure(written), record)
+    if name != "config.json":
+        path.unlink()
+        with pytest.raises(VerificationError, match=f"{name}: is missing"):
+            check_content(check_structure(written), record)
+
+
+def test_a_model_card_may_be_edited(written: Path) -> None:
+    (written / "README.md").write_text("mine")
+    (written / "notes.txt").write_text("mine")
+    check_content(check_structure(written), load_record(written))
+
+
+def test_a_record_made_before_files_were_summed_is_read(written: Path) -> None:
+    path = written / "verification" / "record.json"
+    document = json.loads(path.read_text())
+    del document["files"]
+    path.write_text(json.dumps(document))
+    assert load_record(written).files == {}
+
+
 def test_a_truncated_file_is_bad_input(written: Path) -> None:
     path = written / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -148,7 +180,7 @@ def test_another_answer_is_found_before_the_checkpoint_gets_its_name(
 ) -> None:
     first = expected.outcomes["wer"][0]
     other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
-    with pytest.raises(VerificationError, match=r"1 of 10 answers differ, such as wer .*'said otherwise'"):
+    with pytest.raises(VerificationError, match=r"1 of 16 answers differ, such as wer .*'said otherwise'"):
         write(plan, replace(expected, outcomes=other), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -157,7 +189,7 @@ def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: P
     first = expected.outcomes["wer"][0]
     other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
     verified = check_behaviour(pristine, replace(expected, outcomes=other, where="cuda, bfloat16"), carried=0)
-    assert verified.num_compared == 9
+    assert verified.num_compared == 15
     assert "1 differ from those computed on cuda, bfloat16" in verified.detail
     perfect = tuple(replace(o, counts=replace(o.counts, numerator=o.counts.denominator)) for o in other["accuracy"])
     wrong = {**other, "accuracy": tuple(replace(o, counts=replace(o.counts, numerator=0)) for o in perfect)}
@@ -165,6 +197,39 @@ def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: P
         wrong = {**other, "accuracy": perfect}
     with pytest.raises(VerificationError, match="accuracy is"):
         check_behaviour(pristine, replace(expected, outcomes=wrong, where="cuda, bfloat16"), carried=0)
+
+
+def test_one_slip_elsewhere_is_chance_even_after_a_perfect_record() -> None:
+    """The interval of a perfect score is a single point, which another machine's rounding would miss."""
+
+    def answers(num_wrong: int) -> dict[str, tuple[Outcome, ...]]:
+        return {"wer": tuple(Outcome(str(i), "", "one two", Counts(int(i < num_wrong), 2), False) for i in range(16))}
+
+    check_scores(Path("here"), answers(1), answers(0))
+    with pytest.raises(VerificationError, match=r"wer is \+0\.2500 from what was expected, more than chance"):
+        check_scores(Path("here"), answers(8), answers(0))
+
+
+@pytest.mark.parametrize("damage", ["shorter", "other metric"])
+def test_recorded_answers_to_other_utterances_are_found(written: Path, damage: str) -> None:
+    path = written / "verification" / "outcomes.jsonl"
+    text = path.read_text()
+    path.write_text(text.split("\n", 1)[1] if damage == "shorter" else text.replace('"wer"', '"cer"'))
+    with pytest.raises(VerificationError, match="not to the utterances that were asked"):
+        check_carried(written, load_record(written))
+
+
+def test_recorded_answers_that_were_damaged_are_bad_input(written: Path) -> None:
+    path = written / "verification" / "outcomes.jsonl"
+    path.write_text(path.read_text()[:-9] + "\n")
+    with pytest.raises(InputError, match=r"outcomes\.jsonl: not of the form"):
+        check_carried(written, load_record(written))
+
+
+def test_fewer_utterances_than_tasks_can_be_carried(plan: PruningPlan, expected: Expected, tmp_path: Path) -> None:
+    write(plan, expected, tmp_path / "out", carried=1)
+    carried = [path.read_text().count("\n") for path in (tmp_path / "out" / "verification").glob("utterances-*.jsonl")]
+    assert carried == [1]
 
 
 def test_a_changed_weight_that_changes_answers_is_found_by_behaviour(written: Path) -> None:

@@ -10,6 +10,7 @@ from autoreap.commands.options import (
     add_calibration_options,
     add_loading_options,
     add_model,
+    add_streaming_option,
     calibration_config,
 )
 
@@ -22,6 +23,7 @@ def add_options(add: Add) -> None:
     add_model(add)
     add_calibration_options(add)
     add_loading_options(add)
+    add_streaming_option(add)
     add("-o", "--output", type=Path, default=Path("saliency.safetensors"), help="default: saliency.safetensors")
 
 
@@ -34,8 +36,13 @@ def run(options: Arguments) -> Result:
     components = COMPONENTS[options.component]
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)
-    loaded = load(describe(options.model), speech="talker" in components, device=options.device, dtype=options.dtype)
-    saliency = jobs.calibrated(loaded, data, components, options=Options(max_unreadable=calibration.max_unreadable))
-    saliency.save(options.output)
+    loaded = load(
+        describe(options.model),
+        speech="talker" in components,
+        device=options.device,
+        dtype=options.dtype,
+        stream_layers=options.stream_layers,
+    )
+    saliency = jobs.calibrated(loaded, data, components, options=Options.of(calibration), output=options.output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
-    return {"path": str(options.output), "tokens": tokens}, f"wrote {options.output}: tokens {tokens}"
+    return {"path": str(options.output), "tokens": tokens}, f"{options.output}: tokens {tokens}"

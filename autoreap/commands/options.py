@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
+
 if TYPE_CHECKING:
     from autoreap.config import CalibrationConfig
 
@@ -36,6 +38,12 @@ def add_calibration_options(add: Add) -> None:
     add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/files.md)")
     add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
     add("--max-unreadable", type=share, metavar="SHARE", help="of broken recordings to leave out (default 0.01)")
+    add("--tokens", choices=TOKENS, help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")
+    add(
+        "--gates",
+        choices=GATES,
+        help=f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})",
+    )
     add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
 
 
@@ -44,7 +52,13 @@ def calibration_config(options: Arguments) -> "CalibrationConfig":
     from autoreap.config import calibration_of
 
     named = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
-    config = calibration_of(options.calibration, named, max_unreadable=options.max_unreadable)
+    config = calibration_of(
+        options.calibration,
+        named,
+        max_unreadable=options.max_unreadable,
+        tokens=options.tokens,
+        gates=options.gates,
+    )
     return config.limited(options.calibration_samples)
 
 
@@ -59,6 +73,11 @@ def add_loading_options(add: Add) -> None:
         "--device", help="cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)"
     )
     add("--dtype", choices=DTYPES, default="auto", help="default: auto, the stored type, float32 on a CPU")
+
+
+def add_streaming_option(add: Add) -> None:
+    """How a model that does not fit is calibrated."""
+    add("--stream-layers", action="store_true", help="calibrate with one layer in memory at a time, the rest on disk")
 
 
 def weighted_set(text: str) -> tuple[str, float]:
@@ -90,6 +109,13 @@ def positive(text: str) -> int:
     """An integer above 0."""
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be an integer above 0, got {text!r}")
+    return int(text)
+
+
+def at_least_zero(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
     return int(text)
 
 

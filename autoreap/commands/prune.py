@@ -1,6 +1,7 @@
 """autoreap prune: calibrate, plan and materialise in one go."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from autoreap.commands.options import (
     add_calibration_options,
     add_loading_options,
     add_model,
+    add_streaming_option,
     calibration_config,
     gives_calibration,
 )
@@ -23,6 +25,7 @@ from autoreap.commands.writing import add_output_options, compares, target, writ
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
+    from autoreap.behaviour import Expected
     from autoreap.described import Described
     from autoreap.plan import PruningPlan
     from autoreap.saliency import Saliency
@@ -36,6 +39,7 @@ def add_options(add: Add) -> None:
     add_model(add)
     add_calibration_options(add)
     add_loading_options(add)
+    add_streaming_option(add)
     add_planning_options(add, component=False)
     add_output_options(add)
 
@@ -64,15 +68,26 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
     from autoreap import jobs
     from autoreap.calibrate import Options
     from autoreap.described import load, release
+    from autoreap.streaming import spool_beside
 
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)
     with TemporaryDirectory() as scratch:
         components = COMPONENTS[options.component]
-        loaded = load(described, speech="talker" in components, device=options.device, dtype=options.dtype)
-        saliency = jobs.calibrated(loaded, data, components, options=Options(max_unreadable=calibration.max_unreadable))
+        loaded = load(
+            described,
+            speech="talker" in components,
+            device=options.device,
+            dtype=options.dtype,
+            stream_layers=options.stream_layers,
+        )
+        spool = spool_beside(Path(scratch) / "dry" if options.dry_run else target(options))
+        measuring = replace(Options.of(calibration), spool=spool)
+        saliency = jobs.calibrated(loaded, data, components, options=measuring)
         plan = decide(saliency)
-        expected = None if not compares(options) else jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
+        expected: Expected | str | None = "the base model was never in memory as a whole"
+        if compares(options) and not options.stream_layers:
+            expected = jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
         del loaded
         release()
         return write(described, plan, options, expected=expected or "no calibration row holds speech with its text")

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoreap.commands.options import Add, Arguments, Result
+from autoreap.commands.options import Add, Arguments, Result, at_least_zero
 from autoreap.errors import InputError
 from autoreap.wording import size_text
 
@@ -21,7 +21,13 @@ def add_output_options(add: Add) -> None:
     add("-o", "--output", type=Path, help="directory to write; must be new")
     add("--dry-run", action="store_true", help="say what would be written, from headers alone")
     add("--skip-behaviour", action="store_true", help="don't load the result to compare its answers")
-    add("--carry", type=int, default=16, metavar="N", help="utterances left with the result for verify (default: 16)")
+    add(
+        "--carry",
+        type=at_least_zero,
+        default=16,
+        metavar="N",
+        help="at most N utterances left with the result for verify; 0 leaves none (default: 16)",
+    )
 
 
 def target(options: Arguments) -> Path:

@@ -19,10 +19,9 @@ from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from autoreap.errors import InputError
+from autoreap.measuring import DEFAULT_TOKENS, TOKENS
 from autoreap.samples import SAMPLING_RATE, Sample, load_audio, load_frames
 from autoreap.video_files import FRAMES_PER_SECOND
-
-TOKENS = ("prompt", "answer", "both")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Encoded:
         grid: (temporal, height, width) in patches, of the image or the video.
         is_video: the pixels are a video's.
         seconds_apart: between two frames of the video.
+        where: what it was made of, for messages.
     """
 
     input_ids: torch.Tensor
@@ -55,6 +55,7 @@ class Encoded:
     grid: tuple[int, int, int] | None = None
     is_video: bool = False
     seconds_apart: float = 1 / FRAMES_PER_SECOND
+    where: str | None = None
 
 
 class ChatInputs:
@@ -114,18 +115,23 @@ class ChatInputs:
             grid=grid,
             is_video=bool(sample.video),
             seconds_apart=frames.seconds_apart if frames else 1 / FRAMES_PER_SECOND,
+            where=sample.where,
         )
 
-    def encode_text(self, text: str, where: str | None = None) -> Encoded:
+    def encode_text(self, text: str, where: str | None = None, *, awaits_answer: bool = False) -> Encoded:
         """A row without media: its text as the user's turn; `where` it came from is for messages.
+
+        With `awaits_answer` the assistant's turn begins after it.
 
         Raises:
             InputError: the text spells a special token.
         """
         self._refuse_special_tokens(text, where)
-        prompt = self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+        prompt = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=awaits_answer
+        )
         input_ids = torch.tensor(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        return Encoded(input_ids=input_ids, num_prompt_tokens=len(input_ids))
+        return Encoded(input_ids=input_ids, num_prompt_tokens=len(input_ids), where=where)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """Left-padded inputs of a forward pass, under the names that the stock model takes."""
@@ -147,7 +153,7 @@ class ChatInputs:
                 inputs["video_second_per_grid"] = torch.tensor([depth * encoded.seconds_apart for encoded in visual])
         return inputs
 
-    def counted(self, batch: Sequence[Encoded], tokens: str = "both") -> torch.Tensor:
+    def counted(self, batch: Sequence[Encoded], tokens: str = DEFAULT_TOKENS) -> torch.Tensor:
         """Where in the collated `batch` the tokens of one kind are, padding never among them; bool [B, T].
 
         Args:

@@ -96,8 +96,21 @@ class Family(ABC):
             raise InputError(error.problem, where=tensor.shard, fix="is this checkpoint of another version?") from None
 
     @abstractmethod
-    def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
-        """The stock model in evaluation mode; without `speech`, parts that only speak are not loaded."""
+    def load(
+        self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
+    ) -> PreTrainedModel:
+        """The stock model in evaluation mode; without `speech`, parts that only speak are not loaded.
+
+        Without `layers`, the thinker's decoder has none, and their tensors are not read; see `new_layer`.
+        """
+
+    @abstractmethod
+    def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
+        """Decoder layer `number` of the thinker as the stock class builds it, without weights (on the meta device)."""
+
+    @abstractmethod
+    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
+        """Where a stored tensor of a decoder layer goes: a parameter, named within the layer, and the index into it."""
 
     @abstractmethod
     def inputs(self, path: Path) -> ChatInputs:
@@ -106,6 +119,15 @@ class Family(ABC):
     @abstractmethod
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
         """The part of `model` that hears and writes; `model` itself where it is nothing else."""
+
+    def device(self, model: PreTrainedModel) -> torch.device:
+        """Where inputs of the thinker go: where its embeddings run, wherever layers lie and weights rest."""
+        import torch
+
+        embeddings: Any = self.thinker(model).get_input_embeddings()
+        placed = getattr(embeddings, "_hf_hook", None)  # accelerate's, on a model in several places
+        device = getattr(placed, "execution_device", None)
+        return torch.device(embeddings.weight.device if device is None else device)
 
     @abstractmethod
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
@@ -141,7 +163,11 @@ class Family(ABC):
 
     @abstractmethod
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter."""
+        """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter.
+
+        Raises:
+            SilenceError: nothing is said. The talker may have read the prompt by then.
+        """
 
     @abstractmethod
     def without_speech(self, model: PreTrainedModel) -> AbstractContextManager[None]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.checkpoint import read_json
-from autoreap.errors import InputError
+from autoreap.errors import InputError, SilenceError
 from autoreap.families.family import Config, Decoder, Family, Router, TensorRole
 from autoreap.plan import ComponentShape, ModelShape
 
@@ -47,17 +47,19 @@ class Qwen3Omni(Family):
 
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         """See `Family.shape`."""
-        components = {"thinker": _component_shape(config, "thinker")}
-        if config.get("enable_audio_output", True):
-            components["talker"] = _component_shape(config, "talker")
         try:
+            components = {"thinker": _component_shape(config, "thinker")}
+            if config.get("enable_audio_output", True):
+                components["talker"] = _component_shape(config, "talker")
             return ModelShape(
                 components=components,
                 deepstack_layers=len(config["thinker_config"]["vision_config"]["deepstack_visual_indexes"]),
-                speech_tap=config["talker_config"]["accept_hidden_layer"] if "talker" in components else None,
+                speech_tap=_integer(config["talker_config"], "accept_hidden_layer") if "talker" in components else None,
             )
         except KeyError as error:
-            raise InputError(f"key {error} is missing", where="config.json") from None
+            raise InputError(f"key {error} is missing", where="config.json", fix="is this a Qwen3-Omni?") from None
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"a value is of another kind than a Qwen3-Omni's: {error}", where="config.json") from None
 
     def role(self, tensor_name: str) -> TensorRole:
         """See `Family.role`."""
@@ -73,18 +75,47 @@ class Qwen3Omni(Family):
                 return TensorRole(part, tensor_name)
         raise InputError(f"unknown tensor {tensor_name!r}; a Qwen3-Omni has none of that name", where="checkpoint")
 
-    def load(self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool) -> PreTrainedModel:
+    def load(
+        self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
+    ) -> PreTrainedModel:
         """See `Family.load`."""
         from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
 
         config = Qwen3OmniMoeConfig.from_pretrained(path)
         config.enable_audio_output = config.enable_audio_output and speech
-        model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
-            path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
-        )
+        if not layers:
+            config.thinker_config.text_config.num_hidden_layers = 0
+        with nullcontext() if layers else _unreported():
+            model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+                path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
+            )
         if getattr(config.thinker_config.vision_config, _STRIPPED, False):
             self.close_eyes(model)  # a stub would turn an image into nonsense
         return cast("PreTrainedModel", model.eval())
+
+    def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
+        """See `Family.new_layer`."""
+        import torch
+        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as modeling
+
+        config = self.thinker(model).model.language_model.config
+        with torch.device("meta"):
+            layer = modeling.Qwen3OmniMoeThinkerTextDecoderLayer(config, number)
+        return cast("nn.Module", layer.to(model.dtype).eval())
+
+    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
+        """See `Family.slot`. In memory the gate's rows lie above those of the projection it gates."""
+        match = _DECODER_TENSOR.fullmatch(tensor_name)
+        if match is None:
+            raise InputError(f"tensor {tensor_name!r} belongs to no decoder layer", where="checkpoint")
+        expert = _EXPERT_TENSOR.fullmatch(match["rest"])
+        if expert is None:
+            return match["rest"], ()
+        number, projection = int(expert["expert"]), expert["rest"].partition("_")[0]
+        if projection == "down":
+            return "mlp.experts.down_proj", (number,)
+        half = slice(shape[0]) if projection == "gate" else slice(shape[0], None)
+        return "mlp.experts.gate_up_proj", (number, half)
 
     def inputs(self, path: Path) -> ChatInputs:
         """See `Family.inputs`."""
@@ -96,8 +127,11 @@ class Qwen3Omni(Family):
 
         default_size = processing.Qwen3OmniMoeProcessor.videos_kwargs["size"]
         try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            if tokenizer.chat_template is None:
+                raise ValueError("there is no chat template")
             return ChatInputs(
-                tokenizer=AutoTokenizer.from_pretrained(path, trust_remote_code=False),
+                tokenizer=tokenizer,
                 feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
                 image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
                 frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path, default_size)),
@@ -143,8 +177,9 @@ class Qwen3Omni(Family):
         import torch
 
         thinker = self.thinker(model)
-        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=thinker.device)
-        features = mel[None].to(thinker.device, thinker.dtype)
+        device = self.device(model)
+        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=device)
+        features = mel[None].to(device, thinker.dtype)
         output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
         return cast("torch.Tensor", output.last_hidden_state)
 
@@ -169,15 +204,21 @@ class Qwen3Omni(Family):
         return cast("torch.Tensor", positions)
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech."""
-        with warnings.catch_warnings():
+        """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech.
+
+        The stock class can't go on from an answer of no word, nor from speech of no frame.
+        """
+        talker = model.config.talker_config
+        with warnings.catch_warnings(), _with_audio_config(talker, model.config.thinker_config.audio_config):
             warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")  # the stock class does so itself
             model.generate(
                 **inputs,
-                speaker=next(iter(model.config.talker_config.speaker_id)),
+                speaker=next(iter(talker.speaker_id)),
                 thinker_eos_token_id=end_token,
                 thinker_max_new_tokens=max_steps // 3,
                 talker_max_new_tokens=max_steps,
+                thinker_stopping_criteria=[_refuse_silence(end_token, inputs["input_ids"].shape[1], "no word")],
+                talker_stopping_criteria=[_refuse_silence(talker.codec_eos_token_id, 0, "no sound")],
                 return_audio=True,
             )
 
@@ -236,11 +277,11 @@ class Qwen3Omni(Family):
         with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
         """
         vision = config["thinker_config"]["vision_config"]
-        num_heads = min(_STUB_HEADS, vision["num_heads"])
-        width = num_heads * _STUB_HEAD_DIM
-        vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
-        vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
         try:
+            num_heads = min(_STUB_HEADS, _integer(vision, "num_heads"))
+            width = num_heads * _STUB_HEAD_DIM
+            vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
+            vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
             patch, out = vision["patch_size"], vision["out_hidden_size"]
             merged = width * vision["spatial_merge_size"] ** 2
             rows = {
@@ -258,6 +299,8 @@ class Qwen3Omni(Family):
             shapes: dict[str, tuple[int, ...]] = {"pos_embed.weight": (vision["num_position_embeddings"], width)}
         except KeyError as error:
             raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
+        except TypeError as error:
+            raise InputError(f"a value of the vision config is of another kind: {error}", where="config.json") from None
         for name, shape in rows.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
         return {f"thinker.visual.{name}": shape for name, shape in shapes.items()}
@@ -282,12 +325,54 @@ class Qwen3Omni(Family):
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """See `Family.expected_tensors`."""
         import torch
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
 
-        with torch.device("meta"):
-            model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
+        try:
+            with torch.device("meta"):
+                model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
+        except (StrictDataclassError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"the stock class can't be built from it: {reason}", where="config.json") from None
         state = {_name_on_disk(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         return dict(entry for name, shape in state.items() for entry in self.one_by_one(name, shape))
+
+
+@contextmanager
+def _with_audio_config(talker_config: Any, audio_config: Any) -> Iterator[None]:
+    """The talker's config has what its positions of images beside audio are computed from, and the stock one lacks."""
+    if hasattr(talker_config, "audio_config"):
+        yield
+        return
+    talker_config.audio_config = audio_config
+    try:
+        yield
+    finally:
+        del talker_config.audio_config
+
+
+def _refuse_silence(end_token: int, num_before: int, what: str) -> Callable[..., torch.Tensor]:
+    """A stopping criterion that stops nothing, but raises where the first token after `num_before` ends it all."""
+
+    def criterion(input_ids: torch.Tensor, _scores: Any, **_options: Any) -> torch.Tensor:
+        if input_ids.shape[1] == num_before + 1 and int(input_ids[0, -1]) == end_token:
+            raise SilenceError(f"answered with {what}")
+        return input_ids.new_zeros(len(input_ids)).bool()
+
+    return criterion
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without the report of tensors that the checkpoint has and the model has not."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _name_on_disk(name: str) -> str:
@@ -302,19 +387,19 @@ def _video_size(path: Path, default: dict[str, int]) -> dict[str, int]:
 
 
 def _text_config(config: Mapping[str, Any], component: str) -> dict[str, Any]:
-    try:
-        return cast(dict[str, Any], config[f"{component}_config"]["text_config"])
-    except KeyError as error:
-        raise InputError(f"key {error} is missing", where="config.json", fix="is this a Qwen3-Omni?") from None
+    return cast(dict[str, Any], config[f"{component}_config"]["text_config"])
 
 
 def _component_shape(config: Mapping[str, Any], component: str) -> ComponentShape:
     text = _text_config(config, component)
-    try:
-        return ComponentShape(
-            num_layers=text["num_hidden_layers"],
-            num_experts=text["num_local_experts"] if "num_local_experts" in text else text["num_experts"],
-            top_k=text["num_experts_per_tok"],
-        )
-    except KeyError as error:
-        raise InputError(f"key {error} of the {component} is missing", where="config.json") from None
+    return ComponentShape(
+        num_layers=_integer(text, "num_hidden_layers"),
+        num_experts=_integer(text, "num_local_experts" if "num_local_experts" in text else "num_experts"),
+        top_k=_integer(text, "num_experts_per_tok"),
+    )
+
+
+def _integer(config: Mapping[str, Any], key: str) -> int:
+    if type(config[key]) is not int:
+        raise TypeError(f"{key} is {config[key]!r}")
+    return cast(int, config[key])

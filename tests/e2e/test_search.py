@@ -19,6 +19,7 @@ from autoreap.errors import InputError
 from autoreap.front import PLAN, RESULT
 from autoreap.lock import exclusive
 from autoreap.plan import load_plan
+from autoreap.saliency import load_saliency
 from autoreap.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +33,7 @@ report:
   - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}
 """
 SPACE = """\
-calibration: {audio: audio.jsonl, mixed: mixed.jsonl}
+calibration: {audio: audio.jsonl, mixed: mixed.jsonl, gates: raw}
 evals: evals.yaml
 parameters:
   retention: {low: 0.25, high: 1.0, step: 0.0625}
@@ -95,6 +96,8 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert sorted(run.data.tags["autoreap.trial"] for run in runs) == [f"night/{n}" for n in range(6)]
     assert {"wer", "wer.low", "wer.high", "accuracy", "size_bytes"} <= set(runs[0].data.metrics)
     assert (project / "mlruns/trials/night/front.png").stat().st_size > 10_000
+    (saliency,) = (project / "mlruns/saliency").glob("*.safetensors")
+    assert load_saliency(saliency).provenance["gates"] == "raw"
 
     for command in (["pareto", "night"], ["select", "night", "--rule", "knee"], ["report", "night", "-o", "r.html"]):
         assert main([*command, "--json"]) == 0
@@ -139,7 +142,8 @@ def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
     command = [sys.executable, "-m", "autoreap.cli", "search", "space.yaml", "--study", "night", "--trials", "50"]
     process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and len(_results()) < 2:
+    scored = project / "mlruns" / "trials" / "night"  # opening the storage would create its tables beside the search
+    while time.monotonic() < deadline and len(list(scored.glob("[0-9]*/outcomes.jsonl"))) < 3:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -156,7 +160,7 @@ def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
 
 
 def test_a_second_search_of_the_same_study_is_refused(project: Path) -> None:
-    (project / "mlruns").mkdir()
+    (project / "mlruns").mkdir(exist_ok=True)
     lock = project / "mlruns" / "night.lock"
     lock.touch()
     with exclusive(lock, "held", fix="wait"):

@@ -101,3 +101,12 @@ def test_special_token_in_the_words_of_a_row_is_refused(token: str, inputs: Chat
         inputs.encode(sample, str(question), words)
     with pytest.raises(InputError, match=message):
         inputs.encode_text(words, sample.where)
+
+
+def test_the_assistants_turn_begins_after_a_text_that_awaits_an_answer(inputs: ChatInputs) -> None:
+    message = [{"role": "user", "content": "first word"}]
+    for awaits_answer in (False, True):
+        prompt = inputs.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=awaits_answer)
+        encoded = inputs.encode_text("first word", "a.jsonl:1", awaits_answer=awaits_answer)
+        assert inputs.tokenizer.decode(encoded.input_ids) == prompt
+        assert encoded.where == "a.jsonl:1"

@@ -1,0 +1,132 @@
+"""What stands between a speaker and the microphone: noise, a room, a telephone, haste. NumPy and SciPy.
+
+A condition makes a harder task of a clean recording, the same one each time: an utterance's noise and room are drawn
+from its id, so every candidate hears them alike.
+
+Shape legend: N samples of a waveform.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoreap.errors import InputError
+
+NOISES = ("white", "pink", "brown")
+BANDS = ("telephone",)
+_TELEPHONE_HZ = (300, 3400)  # the voice band of ITU-T G.712
+_FILTER_ORDER = 4
+_NOISE_SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}  # amplitude falls with frequency ** -slope
+
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a recording is changed before it is heard, in this order: speed, room, noise, band.
+
+    Attributes:
+        speed: played so many times as fast, pitch and all (speed perturbation; Ko et al., 2015).
+        room_seconds: reverberation time RT60 of a room: exponentially decaying noise after the direct sound (Polack's
+            model); 0 is no room.
+        noise: `white`, `pink`, `brown` (the rumble of a car), or a recording, of which a piece is taken.
+        snr_db: power of the speech over that of the noise; None adds none.
+        band: `telephone` leaves 300 to 3400 Hz; None leaves all.
+        seed: another draw of noise and room.
+    """
+
+    speed: float = 1.0
+    room_seconds: float = 0.0
+    noise: str = "brown"
+    snr_db: float | None = None
+    band: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.speed <= 2:
+            raise InputError(f"must be from 0.5 to 2, got {self.speed!r}", where="speed")
+        if not 0 <= self.room_seconds <= 5:
+            raise InputError(f"must be from 0 to 5 seconds, got {self.room_seconds!r}", where="room_seconds")
+        if self.snr_db is not None and not -30 <= self.snr_db <= 100:
+            raise InputError(f"must be from -30 to 100 dB, got {self.snr_db!r}", where="snr_db")
+        if self.noise not in NOISES and not Path(self.noise).is_file():
+            raise InputError(f"must be {', '.join(NOISES)} or a recording, got {self.noise!r}", where="noise")
+        if self.band is not None and self.band not in BANDS:
+            raise InputError(f"must be one of {', '.join(BANDS)}, got {self.band!r}", where="band")
+
+    def identity(self) -> str:
+        """What it does, wherever a recording of noise lies: its contents stand for its path."""
+        noise = self.noise
+        if noise not in NOISES:
+            noise = hashlib.sha256(Path(noise).read_bytes()).hexdigest()
+        values = (self.speed, self.room_seconds, noise, self.snr_db, self.band, self.seed)
+        return repr(values)
+
+    def applied(self, waveform: Waveform, sampling_rate: int, name: str) -> Waveform:
+        """`waveform` [N] as it is heard; `name` is the utterance's, from which noise and room are drawn."""
+        drawn = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(drawn[:8], "little"))
+        if self.speed != 1:
+            waveform = _faster(waveform, sampling_rate, self.speed)
+        if self.room_seconds:
+            waveform = _in_room(waveform, sampling_rate, self.room_seconds, rng)
+        if self.snr_db is not None:
+            waveform = _with_noise(waveform, self._noise(len(waveform), sampling_rate, rng), self.snr_db)
+        if self.band is not None:
+            waveform = _banded(waveform, sampling_rate)
+        return np.asarray(waveform, dtype=np.float32)
+
+    def _noise(self, num_samples: int, sampling_rate: int, rng: np.random.Generator) -> Waveform:
+        if self.noise in NOISES:
+            return _coloured(num_samples, _NOISE_SLOPES[self.noise], rng)
+        import librosa
+
+        recording, _ = librosa.load(self.noise, sr=sampling_rate, mono=True)
+        start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
+        return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)  # a short one is repeated
+
+
+def _faster(waveform: Waveform, sampling_rate: int, speed: float) -> Waveform:
+    import librosa
+
+    return np.asarray(librosa.resample(waveform, orig_sr=round(sampling_rate * speed), target_sr=sampling_rate))
+
+
+def _in_room(waveform: Waveform, sampling_rate: int, seconds: float, rng: np.random.Generator) -> Waveform:
+    """Convolved with the direct sound and a tail that falls by 60 dB in `seconds`; as long and as loud as before."""
+    from scipy.signal import fftconvolve
+
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+    response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    response *= np.sqrt(1 / np.sum(response**2))  # as much power in the tail as in the direct sound
+    response[0] = 1.0
+    heard = fftconvolve(waveform, response)[: len(waveform)]
+    return np.asarray(heard * _rms(waveform) / max(_rms(heard), 1e-9))
+
+
+def _coloured(num_samples: int, slope: float, rng: np.random.Generator) -> Waveform:
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    frequency = np.arange(len(spectrum), dtype=float)
+    frequency[0] = 1.0
+    spectrum *= frequency**-slope
+    spectrum[0] = 0.0
+    return np.asarray(np.fft.irfft(spectrum, num_samples), dtype=np.float32)
+
+
+def _with_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
+    gain = _rms(waveform) / max(_rms(noise), 1e-9) * 10 ** (-snr_db / 20)
+    return np.asarray(waveform + gain * noise)
+
+
+def _banded(waveform: Waveform, sampling_rate: int) -> Waveform:
+    from scipy.signal import butter, sosfilt
+
+    filters = butter(_FILTER_ORDER, _TELEPHONE_HZ, btype="bandpass", fs=sampling_rate, output="sos")
+    return np.asarray(sosfilt(filters, waveform))
+
+
+def _rms(waveform: Waveform) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))

@@ -1,0 +1,173 @@
+"""Models whose layers do not lie on one device, as `--device auto` may load them.
+
+Layers on disk are the case that a machine without accelerators has: accelerate's hooks load each before it runs. Mapped
+from a file, weights are aligned otherwise than in memory, and products of two matrices round otherwise; those of
+`batched_mm` do not. So bits are compared with that one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import dispatch_model
+from builders import wav_bytes
+from PIL import Image
+from random_models import save_random_model
+from test_resume import assert_same_bits
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+from autoreap import jobs
+from autoreap.behaviour import place
+from autoreap.calibrate import Options
+from autoreap.described import Described, Loaded, default_device, describe, load, shortage
+from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.meter import Meter
+from autoreap.plan import ComponentShape
+from autoreap.prompts import audio_of, embedded
+from autoreap.samples import Sample
+
+WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
+AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
+LAYER = "thinker.model.language_model.layers.{}"
+RELATIVE = 1e-4  # float32 rounds at 6e-8, in every layer
+Data = Mapping[str, Sequence[Sample]]
+
+
+@pytest.fixture(scope="module")
+def described() -> Described:
+    return describe("tiny")
+
+
+@pytest.fixture(scope="module")
+def plain(described: Described) -> Loaded:
+    loaded = load(described, speech=True)
+    loaded.model.set_experts_implementation("batched_mm")
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    picture = tmp_path_factory.mktemp("images") / "red.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    sounds = [wav_bytes(number) for number in (6_000, 17_000, 9_000)]
+    return {
+        "audio": [Sample(id=str(n), where=f"a:{n}", audio=sound, text="one") for n, sound in enumerate(sounds)],
+        "video": [Sample(id="v", where="v:1", modality="video", image=picture, text="red")],
+    }
+
+
+def spread(described: Described, folder: Path, on_disk: Sequence[str]) -> Loaded:
+    """The model with the modules named `on_disk` there, and the others in memory."""
+    layers = [LAYER.format(number) for number in range(described.shape.components["thinker"].num_layers)]
+    device_map: dict[str, Any] = dict.fromkeys((*WHOLE, *AROUND, *layers), "cpu") | dict.fromkeys(on_disk, "disk")
+    model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+        described.checkpoint.path, device_map=device_map, offload_folder=folder, dtype=torch.float32
+    )
+    return Loaded(described, model.eval(), described.family.inputs(described.checkpoint.path))
+
+
+PLACES = {
+    "some layers": [LAYER.format(number) for number in (1, 2, 5)],
+    "last layers": [LAYER.format(number) for number in (6, 7)],
+    "all but layers": [*WHOLE[:3], *AROUND],
+    "everything": [*WHOLE[:3], *AROUND, *(LAYER.format(number) for number in range(8))],
+}
+
+
+@pytest.mark.parametrize("gates", ["normalised", "raw"])
+@pytest.mark.parametrize("places", PLACES)
+def test_layers_elsewhere_measure_the_same_bit_for_bit(
+    described: Described, plain: Loaded, data: Data, tmp_path: Path, places: str, gates: str
+) -> None:
+    loaded = spread(described, tmp_path, PLACES[places])
+    assert any(parameter.is_meta for parameter in loaded.model.parameters())
+    options = Options(gates=gates)
+    loaded.model.set_experts_implementation("batched_mm")
+    assert_same_bits(jobs.calibrated(loaded, data, options=options), jobs.calibrated(plain, data, options=options))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_other_implementations_of_experts_measure_the_same_within_rounding(
+    described: Described, data: Data, tmp_path: Path, implementation: str
+) -> None:
+    pair = [spread(described, tmp_path, PLACES["some layers"]), load(described)]
+    for each in pair:
+        each.model.set_experts_implementation(implementation)
+    ours, other = (jobs.calibrated(each, data).components["thinker"] for each in pair)
+    np.testing.assert_allclose(ours.layer_cosine, other.layer_cosine, rtol=RELATIVE)
+    for modality, sums in ours.modalities.items():
+        assert sums.tokens == other.modalities[modality].tokens
+        np.testing.assert_array_equal(sums.routed_tokens, other.modalities[modality].routed_tokens)
+        np.testing.assert_allclose(sums.gate_norm_sum, other.modalities[modality].gate_norm_sum, rtol=RELATIVE)
+
+
+@pytest.mark.slow
+def test_a_talker_elsewhere_measures_the_same_bit_for_bit(
+    described: Described, plain: Loaded, data: Data, tmp_path: Path
+) -> None:
+    spoken = {"audio": data["audio"][:1]}
+    loaded = spread(described, tmp_path, ["talker", *PLACES["some layers"]])
+    loaded.model.set_experts_implementation("batched_mm")
+    ours, other = (jobs.calibrated(each, spoken, ("talker",)) for each in (loaded, plain))
+    assert_same_bits(ours, other)
+
+
+def test_a_model_with_hooks_that_load_nothing_measures_the_same_bit_for_bit(described: Described, data: Data) -> None:
+    loaded, hooked = load(described), load(described)
+    dispatch_model(hooked.model, {"": "cpu"}, force_hooks=True)
+    assert_same_bits(jobs.calibrated(hooked, data), jobs.calibrated(loaded, data))
+
+
+def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
+    """The weights see through the hooks: no slower second way is taken."""
+    family = Qwen3Omni()
+    path = save_random_model(tmp_path / "model", speech=False)
+    device_map: Any = dict.fromkeys((*WHOLE[:3], *AROUND), "cpu")
+    device_map |= {LAYER.format(number): "disk" for number in range(6)}
+    model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+        path, device_map=device_map, offload_folder=tmp_path / "disk"
+    )
+    decoder: Any = family.decoder(model, "thinker")
+    given: list[int] = []
+    experts = decoder.layers[0].mlp.experts
+    run = experts._old_forward
+
+    def watched(hidden: torch.Tensor, *routing: torch.Tensor) -> Any:
+        given.append(len(hidden))
+        return run(hidden, *routing)
+
+    experts._old_forward = watched
+    meter = Meter(family, ComponentShape(6, 8, 3), "cpu")
+    with meter.attached(decoder.layers), torch.inference_mode():
+        decoder(inputs_embeds=torch.randn((1, 7, 32)), use_cache=False)
+    assert given == [7]
+
+
+def test_inputs_go_where_the_embeddings_run(described: Described, plain: Loaded, data: Data, tmp_path: Path) -> None:
+    """Not where their weights rest."""
+    loaded = spread(described, tmp_path, PLACES["everything"])
+    assert loaded.model.thinker.get_input_embeddings().weight.is_meta
+    assert described.family.device(loaded.model) == torch.device("cpu")
+    batch = [loaded.inputs.encode(sample, "what?", sample.text) for sample in (*data["audio"], *data["video"])]
+    given = []
+    for each in (loaded, plain):
+        audio = [audio_of(described.family, each.model, encoded) for encoded in batch]
+        given.append(embedded(described.family, each.model, each.inputs, batch, audio))
+    assert given[0].keys() == given[1].keys()
+    assert all(torch.equal(tensor, given[1][name]) for name, tensor in given[0].items())
+
+
+def test_auto_is_this_machines_cpu_where_there_is_nothing_else(described: Described) -> None:
+    if default_device() != "cpu":
+        pytest.skip("there is an accelerator")
+    loaded = load(described, device="auto")
+    assert place(loaded) == "cpu, float32"
+    assert shortage(described, "auto", "auto") is None
+
+
+def test_a_model_in_several_places_is_said_to_be_so(described: Described, plain: Loaded, tmp_path: Path) -> None:
+    assert place(spread(described, tmp_path, PLACES["everything"])) == "auto, float32"
+    assert place(plain) == "cpu, float32"
