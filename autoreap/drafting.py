@@ -224,9 +224,8 @@ class DraftedDecoder:
                     belief.update(batch)
                     pools.append(pool)
             else:
-                pool, pools = self._gathered(pools)
-                self._round(pool)
-                pools.append(pool)
+                pools = self._gathered(pools)
+                self._round(pools[-1])
             pools = [left for pool in pools if (left := _unfinished(pool))]
         return [Answer(tuple(row.answer), row.num_drafted, row.num_accepted, row.log_likelihood) for row in rows]
 
@@ -260,23 +259,18 @@ class DraftedDecoder:
         first = positions[0, :, -1] + 1  # prompts end in text, where all axes agree
         tokens, are_fed = self._padded(fed)
         mask = torch.cat([inputs["attention_mask"].bool(), are_fed], dim=1)
-        draft_positions = (first[:, None] + torch.arange(tokens.shape[1], device=first.device)).expand(
-            len(positions), -1, -1
-        )
+        draft_positions = first[:, None] + torch.arange(tokens.shape[1], device=first.device)
         pool = _Pool(batch, _empty_cache(), mask, first)
         # Pictures are put where the ids say, so no token of a draft may be among them.
         input_ids = torch.cat([inputs["input_ids"], torch.full_like(tokens, self._end)], dim=1)
-        media = {
-            name: tensor
-            for name, tensor in inputs.items()
-            if name not in ("input_ids", "attention_mask", "inputs_embeds")
-        }
+        replaced = ("input_ids", "attention_mask", "inputs_embeds")
+        media = {name: tensor for name, tensor in inputs.items() if name not in replaced}
         hidden = self._thinker.base_model(
             **media,
             input_ids=input_ids,
             inputs_embeds=torch.cat([inputs["inputs_embeds"], self._embeddings(tokens)], dim=1),
             attention_mask=mask,
-            position_ids=torch.cat([positions, draft_positions], dim=2),
+            position_ids=torch.cat([positions, draft_positions.expand(len(positions), -1, -1)], dim=2),
             past_key_values=pool.cache,
             use_cache=True,
         ).last_hidden_state
@@ -357,16 +351,18 @@ class DraftedDecoder:
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)
         return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
 
-    def _gathered(self, pools: Sequence[_Pool]) -> tuple[_Pool, list[_Pool]]:
-        """As many pools as may be decoded together, as one; and the others."""
-        number, num_rows = 1, len(pools[0].rows)
-        if num_rows > self._pool_size:
-            parts = [range(self._pool_size), range(self._pool_size, num_rows)]
-            return _part(pools[0], parts[0]), [_part(pools[0], parts[1]), *pools[1:]]
-        while number < len(pools) and num_rows + len(pools[number].rows) <= self._pool_size:
-            num_rows += len(pools[number].rows)
-            number += 1
-        return _merged(pools[:number]), list(pools[number:])
+    def _gathered(self, pools: Sequence[_Pool]) -> list[_Pool]:
+        """The same rows; as many as may be decoded together come last, as one pool."""
+        sizes = list(accumulate(len(pool.rows) for pool in pools))
+        if sizes[0] > self._pool_size:
+            parts = range(self._pool_size, sizes[0]), range(self._pool_size)
+            return [*pools[1:], *(_part(pools[0], part) for part in parts)]
+        num_pools = sum(size <= self._pool_size for size in sizes)
+        try:
+            return [*pools[num_pools:], _merged(pools[:num_pools])]
+        except torch.OutOfMemoryError:
+            self._pool_size = max(sizes[0], sizes[num_pools - 1] // 2)
+        return [*pools[1:], pools[0]]
 
 
 def _depth(chances: Sequence[float], most: int) -> int:
@@ -410,7 +406,12 @@ def _unfinished(pool: _Pool) -> _Pool | None:
     if not going_on:
         return None
     used = len(going_on) * max(pool.rows[number].num_cached for number in going_on)
-    return pool if used > (1 - _WASTE) * pool.mask.numel() else _part(pool, going_on)
+    if used > (1 - _WASTE) * pool.mask.numel():
+        return pool
+    try:
+        return _part(pool, going_on)
+    except torch.OutOfMemoryError:
+        return pool
 
 
 def _part(pool: _Pool, numbers: Sequence[int]) -> _Pool:

@@ -12,6 +12,7 @@ from builders import random_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import END, save_random_model, small_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoreap.drafting import Answer, DraftedDecoder, Prompt
 from autoreap.errors import ScoringError
@@ -249,6 +250,47 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(model: Any, most: 
     assert max(passes) > most
     # Each halving is remembered: 8, 4, 2, 1 for prompts, and the same for what follows them, from 64 on.
     assert sum(rows > most for rows in passes) <= 3 + 6
+
+
+class Scarce(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """No operation (or not the one named) may allocate a tensor of more than `most` elements."""
+
+    def __init__(self, most: int, name: str = "") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = most
+        self.name = name
+        self.num_refused = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        is_meant = self.name in func.name() and isinstance(output, torch.Tensor) and not output._is_view()
+        if is_meant and output.numel() > self.most:
+            self.num_refused += 1
+            raise torch.OutOfMemoryError("not enough memory")
+        return output
+
+
+@pytest.mark.parametrize("most", [12_000, 16_000, 24_000, 40_000])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_memory_may_run_out_anywhere_in_a_pass_or_between_two(model: Any, most: int, rate: float) -> None:
+    case = Case(seed=6, num_rows=40, num_experts=6, layers=(0, 2, 5))
+    prompts, bounds = case.prompts(), case.bounds()
+    rng = random.Random(1)
+    with masked(model, case.plan()):
+        expected = stock(model, prompts, bounds)
+        drafts = [edited(rng, answer, rate) for answer in expected]
+        with Scarce(most) as scarce:
+            answers = drafted(model, prompts, bounds, drafts, batch_size=32)
+    assert [list(answer.tokens) for answer in answers] == expected
+    assert scarce.num_refused > 0
+
+
+def test_finished_rows_stay_where_memory_is_too_small_to_part_from_them(model: Any, case: Case) -> None:
+    prompts, bounds = case.prompts(), case.bounds()
+    with Scarce(0, "index_select") as scarce:
+        answers = drafted(model, prompts, bounds, [[]] * case.num_rows, batch_size=8)
+    assert [list(answer.tokens) for answer in answers] == stock(model, prompts, bounds)
+    assert scarce.num_refused > 0
 
 
 def test_the_batch_size_that_memory_allowed_holds_for_what_is_decoded_next(model: Any, case: Case) -> None:
