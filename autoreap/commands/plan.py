@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoreap.commands.options import Add, Arguments, Result
-from autoreap.commands.planning import add_planning_options, planned
+from autoreap.commands.planning import add_planning_options, in_words, planned
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run(options: Arguments) -> Result:
     plan = planned(options, saliency, *_measured_model(saliency, options.model))
     plan.save(options.output)
     summary = plan.summary()
-    return {"path": str(options.output), **summary}, f"wrote {options.output}: {summary}"
+    return {"path": str(options.output), **summary}, f"wrote {options.output}: {in_words(plan)}"
 
 
 def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShape", "BaseModel"]:

@@ -63,3 +63,16 @@ def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
     given |= {"strip_vision": options.strip_vision or bool(options.preset), "drop_speech": options.drop_speech}
     given["layer_selection"] = options.layer_selection
     return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
+
+
+def in_words(plan: "PruningPlan") -> str:
+    """What `plan` keeps, in a line."""
+    from autoreap.plan import COMPONENTS
+
+    parts = [
+        f"{name} with {edit.num_retained_experts} experts in {len(edit.layers)} of {len(edit.experts)} layers"
+        for name in COMPONENTS
+        if (edit := plan.component(name)) is not None
+    ]
+    dropped = [name for name, gone in (("vision", plan.strip_vision), ("speech", plan.drop_speech)) if gone]
+    return ", ".join([*parts, *(f"without {name}" for name in dropped)])
