@@ -280,15 +280,18 @@ def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT
     """
     trial = study.get_trials(deepcopy=False)[number]
     scored = trial.user_attrs[RESULT].get("duplicate_of", number)
-    path = root / "trials" / study.study_name / str(scored) / "outcomes.jsonl"
+    folder = root / "trials" / study.study_name
+    path, baseline = (folder / str(name) / "outcomes.jsonl" for name in (scored, "baseline"))
     scoring = study.user_attrs.get(SCORING)
-    if scoring is None or not path.is_file():
-        raise InputError("the trial's answers are not there", where=path)
+    missing = [needed for needed in (path, baseline) if not needed.is_file()]
+    if scoring is None or missing:
+        raise InputError(
+            "the trial's answers are not there, or not the baseline's", where=missing[0] if missing else path
+        )
     evals = load_evals(Path(scoring["evals"]))
     if evals_digest(evals) != study.user_attrs["evals"]:
         raise InputError("has changed since the trial was scored", where=evals.path)
-    drafts = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
-    return Expected(evals, load_outcomes(path), scoring["batch_size"], scoring["where"], drafts)
+    return Expected(evals, load_outcomes(path), scoring["batch_size"], scoring["where"], load_outcomes(baseline))
 
 
 def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Expected:
