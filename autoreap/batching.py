@@ -14,7 +14,7 @@ from pathlib import Path
 import soundfile
 from PIL import Image
 
-from autoreap.config import DEFAULT_MAX_UNREADABLE
+from autoreap.calibration_config import DEFAULT_MAX_UNREADABLE
 from autoreap.errors import InputError, MediaError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.progress import log

@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from autoreap.conditions import NOISES, Condition
-from autoreap.config import EvalsConfig, TaskConfig, load_evals
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
-from autoreap.evaluate import Evaluator, Outcome, load_outcomes, read_task
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
+from autoreap.evaluate import Evaluator, read_task
+from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.samples import Sample
 from autoreap.scores import paired_difference
 from autoreap.verification import FOLDER, Record, Verified

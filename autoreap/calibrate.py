@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from autoreap import __version__
 from autoreap.batching import Batch, batches
-from autoreap.config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
+from autoreap.calibration_config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
 from autoreap.errors import InputError, SilenceError
 from autoreap.families import Family
 from autoreap.families.chat_inputs import ChatInputs

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autoreap.config import CalibrationConfig, CalibrationSet
+from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.dataset import HubSource, read_hub
 from autoreap.errors import InputError
 from autoreap.samples import Sample, read_samples

@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from autoreap.config import TaskConfig
 from autoreap.errors import InputError
+from autoreap.evals_config import TaskConfig
 from autoreap.samples import Sample, check_media_files, read_samples
 from autoreap.video_files import Media
 

@@ -130,6 +130,10 @@ class _Row:
             return 0.0
         return (self.num_accepted + 1) / (self.num_accepted + self.num_misses + 2)
 
+    def as_answer(self) -> Answer:
+        """What it has come to."""
+        return Answer(tuple(self.answer), self.num_drafted, self.num_accepted, self.log_likelihood)
+
     def _continuation(self, expected: int) -> int:
         """Where the draft goes on after the last token written, which was expected at `expected`.
 
@@ -198,7 +202,14 @@ class DraftedDecoder:
         self._end = end_token
 
     @torch.inference_mode()
-    def decode(self, prompts: Sequence[Prompt], embed: Embed, *, likelihoods: bool = False) -> list[Answer]:
+    def decode(
+        self,
+        prompts: Sequence[Prompt],
+        embed: Embed,
+        *,
+        likelihoods: bool = False,
+        on_answer: Callable[[int, Answer], None] | None = None,
+    ) -> list[Answer]:
         """The answer to each prompt, as the thinker's greedy `generate` gives it from the same embeddings.
 
         Args:
@@ -206,6 +217,7 @@ class DraftedDecoder:
             embed: the thinker's left-padded inputs for the prompts of these numbers: `input_ids` and `attention_mask`
                 [B, T], `inputs_embeds` [B, T, H], pictures with their grids.
             likelihoods: score the drafts, too. They are then fed whole, whatever their chances.
+            on_answer: called with a prompt's number and its answer as soon as it is written; what it raises ends all.
 
         Raises:
             ScoringError: the model's output is not a number.
@@ -215,6 +227,15 @@ class DraftedDecoder:
         ahead = sorted(rows, key=lambda row: (row.prompt.num_tokens, len(row.draft)))  # the largest batch comes first
         pools: list[_Pool] = []
         belief = _Belief()
+        unreported = set(range(len(rows)))
+
+        def report(worked_on: Sequence[_Row]) -> None:
+            for row in worked_on:
+                if row.finished and row.number in unreported:
+                    unreported.remove(row.number)
+                    if on_answer:
+                        on_answer(row.number, row.as_answer())
+
         while ahead or pools:
             waiting = sum(len(pool.rows) for pool in pools)
             if ahead and (not pools or waiting + self.batch_size <= self._pool_size):
@@ -223,11 +244,13 @@ class DraftedDecoder:
                     del ahead[-len(batch) :]
                     belief.update(batch)
                     pools.append(pool)
+                    report(batch)
             else:
                 pools = self._gathered(pools)
                 self._round(pools[-1])
+                report(pools[-1].rows)
             pools = [left for pool in pools if (left := _unfinished(pool))]
-        return [Answer(tuple(row.answer), row.num_drafted, row.num_accepted, row.log_likelihood) for row in rows]
+        return [row.as_answer() for row in rows]
 
     def _first_pass(self, batch: list[_Row], embed: Embed, belief: _Belief | None) -> _Pool | None:
         """Prompts with their drafts; None where memory ran out and the batch must be smaller.

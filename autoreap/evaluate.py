@@ -7,88 +7,33 @@ decoder as a draft (`autoreap.drafting`); until the unpruned model has answered,
 Shape legend: A audio tokens, H hidden.
 """
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.config import EvalsConfig, TaskConfig
 from autoreap.dataset import read_dataset
 from autoreap.drafting import Answer, DraftedDecoder, Prompt
 from autoreap.errors import InputError
+from autoreap.evals_config import EvalsConfig, TaskConfig
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
+from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.prompts import audio_of, embedded
 from autoreap.samples import Sample, contents
-from autoreap.scores import Counts, Score, score
 from autoreap.tasks import Task, task_named
 
 # An answer may be this much longer than its reference before it counts as a runaway and is stopped.
 _RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
 DEFAULT_BATCH_SIZE = 32
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """One utterance or question: what came out, and how it was judged."""
-
-    id: str
-    output: str
-    reference: str
-    counts: Counts
-    failed: bool
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took."""
-
-    outcomes: Mapping[str, tuple[Outcome, ...]]
-    seconds: float
-
-    def scores(self) -> dict[str, Score]:
-        """Each metric with its interval. Raises `ScoringError` where nothing was scored."""
-        return {
-            metric: score([o.counts for o in outcomes], num_failed=sum(o.failed for o in outcomes))
-            for metric, outcomes in self.outcomes.items()
-        }
-
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """The scores as plain values, for JSON."""
-        return {metric: measured.as_dict() for metric, measured in self.scores().items()}
-
-    def save_outcomes(self, path: Path) -> None:
-        """One JSON line an utterance."""
-        rows = [
-            {"metric": metric, "id": o.id, "output": o.output, "reference": o.reference, "failed": o.failed}
-            | {"numerator": o.counts.numerator, "denominator": o.counts.denominator}
-            for metric, outcomes in self.outcomes.items()
-            for o in outcomes
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def load_outcomes(path: Path) -> dict[str, tuple[Outcome, ...]]:
-    """What `Evaluation.save_outcomes` wrote; `InputError` if it was damaged since."""
-    outcomes: dict[str, list[Outcome]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines would break at U+2028
-            row = json.loads(line)
-            counts = Counts(row["numerator"], row["denominator"])
-            outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"])
-            outcomes.setdefault(row["metric"], []).append(outcome)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
-    return {metric: tuple(listed) for metric, listed in outcomes.items()}
+Watch = Callable[[str, Outcome], None]  # metric, outcome
 
 
 @dataclass(frozen=True)
@@ -141,11 +86,14 @@ class Evaluator:
         self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
 
     @torch.inference_mode()
-    def run(self, plan: PruningPlan | None = None) -> Evaluation:
-        """Score the model under `plan`, or as it is; what it answers as it is drafts the answers of later runs."""
+    def run(self, plan: PruningPlan | None = None, watch: Watch | None = None) -> Evaluation:
+        """Score the model under `plan`, or as it is; what it answers as it is drafts the answers of later runs.
+
+        `watch` is told each outcome as soon as it is there, in no particular order; what it raises ends the run.
+        """
         started = time.monotonic()
         with masked(self._model, plan) if plan is not None else nullcontext():
-            outcomes = {metric: self._run_task(metric, task, items) for metric, task, items in self._tasks}
+            outcomes = {metric: self._run_task(metric, task, items, watch) for metric, task, items in self._tasks}
         if plan is None:
             self.draft_from(outcomes)
         return Evaluation(outcomes=outcomes, seconds=time.monotonic() - started)
@@ -172,11 +120,21 @@ class Evaluator:
             progress.advance()
         return items
 
-    def _run_task(self, metric: str, task: Task, items: Sequence[_Item]) -> tuple[Outcome, ...]:
+    def _run_task(self, metric: str, task: Task, items: Sequence[_Item], watch: Watch | None) -> tuple[Outcome, ...]:
         """Outcomes in the order of `items`."""
-        prompts = [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)]
-        answers = self._decoder.decode(prompts, lambda numbers: self._embedded([items[number] for number in numbers]))
-        return tuple(self._judge(task, item, answer) for item, answer in zip(items, answers, strict=True))
+        outcomes: dict[int, Outcome] = {}
+
+        def judged(number: int, answer: Answer) -> None:
+            outcomes[number] = self._judge(task, items[number], answer)
+            if watch:
+                watch(metric, outcomes[number])
+
+        self._decoder.decode(
+            [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)],
+            lambda numbers: self._embedded([items[number] for number in numbers]),
+            on_answer=judged,
+        )
+        return tuple(outcomes[number] for number in range(len(items)))
 
     def _embedded(self, items: Sequence[_Item]) -> dict[str, torch.Tensor]:
         encoded, audio = [item.encoded for item in items], [item.audio for item in items]

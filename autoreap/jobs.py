@@ -17,18 +17,11 @@ import optuna
 from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
-from autoreap.config import (
-    CalibrationConfig,
-    CalibrationSet,
-    EvalsConfig,
-    SpaceConfig,
-    TaskConfig,
-    load_evals,
-    load_space,
-)
+from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.described import Described, Loaded, describe, load, release
 from autoreap.errors import InputError
-from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluation, Evaluator, check_splits_apart, load_outcomes, read_task
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
+from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart, read_task
 from autoreap.front import (
     DEFAULT_ROOT,
     RESULT,
@@ -44,14 +37,17 @@ from autoreap.front import (
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
 from autoreap.objective import Objective, check_objectives
+from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.report import plot_front, write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
+from autoreap.sampling import check_cuts
 from autoreap.scores import paired_difference
-from autoreap.search import Search, check_cuts
+from autoreap.search import Search
+from autoreap.space_config import SpaceConfig, load_space
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified

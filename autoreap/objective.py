@@ -7,9 +7,10 @@ from typing import Any
 
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
-from autoreap.config import EvalsConfig
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluation, Evaluator, Outcome, metric_name
+from autoreap.evals_config import EvalsConfig
+from autoreap.evaluate import Evaluator, metric_name
+from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency

@@ -9,47 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoreap.candidate import Candidate, preset
-from autoreap.config import Range, SpaceConfig
+from autoreap.candidate import Candidate
 from autoreap.errors import AutoreapError, InputError
-from autoreap.evaluate import Evaluation, load_outcomes
 from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
 from autoreap.objective import Objective, Scored, objective_values
-from autoreap.plan import ModelShape, edges, pinned_layers
+from autoreap.outcomes import Evaluation, load_outcomes
+from autoreap.plan import ModelShape
 from autoreap.progress import log
+from autoreap.sampling import enqueue_presets, sampler, suggest
+from autoreap.space_config import SpaceConfig
 from autoreap.tracking import Tracker, TrialRecord
 from autoreap.wording import duration, size_text
 
 MAX_FAILURES_IN_A_ROW = 3
-
-
-def check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
-    """Raise `InputError` if a trial could be asked to cut more layers than may be cut: each such trial would fail."""
-    fixed = {name: spec for name, spec in space.parameters.items() if not isinstance(spec, Range | tuple)}
-    common = Candidate.from_parameters(fixed)
-    protect = {"first": common.protect_first, "last": common.protect_last}
-    pinned = pinned_layers(shape, strip_vision=common.strip_vision, **protect)
-    limits = {"layers_cut": (shape.components["thinker"], pinned)}
-    if talker := shape.components.get("talker"):
-        limits["talker.layers_cut"] = (talker, edges(talker.num_layers, **protect))
-    for name, (decoder, pinned) in limits.items():
-        free, most = decoder.num_layers - len(pinned), _most(space.parameters.get(name, 0))
-        if most > free:
-            raise InputError(
-                f"at most {free} of {decoder.num_layers} layers may be cut, got {most:g}",
-                where=f"{space.path}: parameters.{name}",
-                fix="lower it, or protect fewer with protect_first and protect_last",
-            )
-
-
-def _most(spec: Any) -> float:
-    """The highest value that a parameter can take."""
-    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
 
 
 class Search:
@@ -85,13 +60,13 @@ class Search:
         """Score trials until the study has `trials` finished ones or `hours` are over, whichever comes first."""
         self._recover()
         self._score_baseline()
-        self._enqueue_presets()
+        enqueue_presets(self.study, self._space, self._shape)
         self._catch_up(tracker)
         started = time.monotonic()
         deadline = started + hours * 3600 if hours is not None else float("inf")
         finished = already = len(self._finished())
         failures = 0
-        self.study.sampler = self._sampler(finished)
+        self.study.sampler = sampler(self._space, finished)
         while finished < trials and time.monotonic() < deadline:
             trial = self.study.ask()
             failures = 0 if self._attempt(trial) else failures + 1
@@ -145,16 +120,8 @@ class Search:
 
     def _candidate(self, trial: Trial) -> Candidate:
         return Candidate.from_parameters(
-            {name: _suggest(trial, name, spec) for name, spec in self._space.parameters.items()}
+            {name: suggest(trial, name, spec) for name, spec in self._space.parameters.items()}
         )
-
-    def _sampler(self, num_finished: int) -> BaseSampler:
-        """Seeded by the base seed and the trials so far: a resumed search must not repeat the first one's draws."""
-        seed = int(np.random.SeedSequence([self._space.seed, num_finished]).generate_state(1)[0])
-        samplers: dict[str, type[BaseSampler]] = {
-            "tpe": TPESampler, "random": RandomSampler, "nsgaii": NSGAIISampler, "gp": GPSampler
-        }  # fmt: skip
-        return samplers[self._space.sampler](seed=seed)  # type: ignore[call-arg]
 
     def _finished(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
@@ -181,18 +148,6 @@ class Search:
         evaluation.save_outcomes(outcomes)
         self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
         log(f"baseline: {_summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
-
-    def _enqueue_presets(self) -> None:
-        num_layers = self._shape.components["thinker"].num_layers
-        for name in self._space.presets:
-            parameters = preset(name, num_layers).parameters()
-            searched = {key: spec for key, spec in self._space.parameters.items() if isinstance(spec, Range)}
-            outside = [key for key, spec in searched.items() if not spec.low <= parameters[key] <= spec.high]
-            if outside:
-                log(f"preset {name} lies outside the space ({outside[0]} {parameters[outside[0]]:g}), not tried")
-                continue
-            values = {key: parameters[key] for key in searched}
-            self.study.enqueue_trial(values, user_attrs={"preset": name}, skip_if_exists=True)
 
     def _catch_up(self, tracker: Tracker) -> None:
         for trial in self._finished():
@@ -227,14 +182,6 @@ class Search:
         twin = result.get("duplicate_of")
         spent = duration(result["seconds"]) if twin is None else f"same plan as trial {twin}"
         return f"{head}: {_summary(result['metrics'], result['size_bytes'])}; {spent}"
-
-
-def _suggest(trial: Trial, name: str, spec: Any) -> Any:
-    if isinstance(spec, Range):
-        if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
-            return trial.suggest_int(name, int(spec.low), int(spec.high), step=int(spec.step or 1))
-        return trial.suggest_float(name, spec.low, spec.high, step=spec.step)
-    return trial.suggest_categorical(name, spec) if isinstance(spec, tuple) else spec
 
 
 def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:

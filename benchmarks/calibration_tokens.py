@@ -18,8 +18,8 @@ import numpy as np
 
 from autoreap.calibrate import Options
 from autoreap.candidate import Candidate
-from autoreap.config import EvalsConfig, TaskConfig, load_evals
 from autoreap.described import Loaded, describe, load
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.plan import PruningPlan, make_plan

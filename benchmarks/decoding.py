@@ -24,9 +24,9 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
 from autoreap.candidate import Candidate
-from autoreap.config import load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.drafting import DraftedDecoder, Embed, Prompt
+from autoreap.evals_config import load_evals
 from autoreap.evaluate import read_task
 from autoreap.families.chat_inputs import Encoded
 from autoreap.families.qwen3_omni import Qwen3Omni

@@ -21,7 +21,7 @@ from torch import nn
 from autoreap import jobs
 from autoreap.batching import encode
 from autoreap.calibrate import Options, calibrate
-from autoreap.config import CalibrationConfig
+from autoreap.calibration_config import CalibrationConfig
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import Encoded

@@ -8,9 +8,9 @@ import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
 
+from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.calibration_data import read_calibration, read_set
 from autoreap.commands.options import add_calibration_options, calibration_config, share, weighted_set
-from autoreap.config import CalibrationConfig, CalibrationSet
 from autoreap.errors import InputError
 from autoreap.samples import Sample
 

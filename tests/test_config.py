@@ -3,20 +3,11 @@ from pathlib import Path
 import pytest
 from builders import wav_bytes
 
+from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
 from autoreap.conditions import Condition
-from autoreap.config import (
-    CalibrationConfig,
-    CalibrationSet,
-    EvalsConfig,
-    Range,
-    SpaceConfig,
-    TaskConfig,
-    calibration_of,
-    load_calibration,
-    load_evals,
-    load_space,
-)
 from autoreap.errors import InputError
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
+from autoreap.space_config import Range, SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
 SPACE = """\

@@ -6,9 +6,9 @@ import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
 
-from autoreap.config import TaskConfig
 from autoreap.dataset import read_dataset
 from autoreap.errors import InputError
+from autoreap.evals_config import TaskConfig
 from autoreap.samples import Sample, load_audio
 
 REQUIRED = ("audio", "text")

@@ -13,11 +13,12 @@ from builders import random_component, saliency_of, wav_bytes
 from PIL import Image
 
 from autoreap.candidate import PRESETS, preset
-from autoreap.config import load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluation, Evaluator, Outcome, check_splits_apart, load_outcomes, read_task
+from autoreap.evals_config import load_evals
+from autoreap.evaluate import Evaluator, check_splits_apart, read_task
 from autoreap.masking import masked
+from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import ComponentPlan, PruningPlan, make_plan
 from autoreap.samples import Sample
 from autoreap.scores import Counts

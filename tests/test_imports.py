@@ -20,14 +20,25 @@ LAYERS = (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
-    ("tasks", "plan", "config", "checkpoint", "dataset", "calibration_data", "saliency_summary"),
+    (
+        "tasks",
+        "plan",
+        "evals_config",
+        "calibration_config",
+        "space_config",
+        "checkpoint",
+        "dataset",
+        "calibration_data",
+        "saliency_summary",
+        "outcomes",
+    ),
     ("families", "dimensions"),
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
         *("masking", "drafting", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "search", "tracking", "report", "saliency_report", "jobs"),
+    ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autoreap.config import load_evals
 from autoreap.errors import InputError
+from autoreap.evals_config import load_evals
 from autoreap.objective import check_objectives
 
 EVALS = load_evals(Path(__file__).parent.parent / "evals" / "tiny.yaml")

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from autoreap import shards
 from autoreap.behaviour import Expected, check_behaviour, check_carried, check_scores, place
-from autoreap.config import EvalsConfig, load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.evaluate import Evaluator, Outcome, load_outcomes
+from autoreap.evals_config import EvalsConfig, load_evals
+from autoreap.evaluate import Evaluator
 from autoreap.materialise import Materialised, materialise
+from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT

@@ -1,0 +1,123 @@
+"""A file of evals/ -> the tasks of each split. All mistakes are reported at once, each with its line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoreap import checks
+from autoreap.checks import KeyPath, Problems, read_yaml
+from autoreap.conditions import NOISES, Condition
+from autoreap.errors import InputError
+from autoreap.tasks import TASKS
+
+SPLITS = ("search", "report")
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task on one data set. Keys are lm-eval's where lm-eval has them.
+
+    Attributes:
+        task: `asr` or `audio_qa`.
+        label: tells metrics of the same name apart: `noisy` makes `wer.noisy`; empty for the main one.
+        dataset_path: a JSONL file (relative to the evals file) or a data set of the hub.
+        dataset_name, test_split: configuration and split of a hub data set.
+        columns: our key -> the data set's column, where they differ.
+        doc_to_text: what is asked; of a question with choices, where `{question}` and `{choices}` (or `{lettered}`) go;
+            None takes the task's.
+        max_new_tokens: bound on an answer; None bounds it by its reference.
+        limit: score the first so many rows; None scores all.
+        condition: what is done to each recording before it is heard; None leaves it as it is.
+    """
+
+    task: str
+    label: str
+    dataset_path: str
+    dataset_name: str | None = None
+    test_split: str = "test"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    doc_to_text: str | None = None
+    max_new_tokens: int | None = None
+    limit: int | None = None
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True)
+class EvalsConfig:
+    """The tasks of each split, and the file they came from."""
+
+    path: Path
+    splits: Mapping[str, tuple[TaskConfig, ...]]
+
+
+def load_evals(path: Path) -> EvalsConfig:
+    """Read an evals file: the splits `search` and `report`, each a list of tasks."""
+    document, problems = read_yaml(path)
+    problems.unknown_keys(document, SPLITS)
+    splits = {}
+    for split in SPLITS:
+        entries = document.get(split, [])
+        if not isinstance(entries, list):
+            problems.add((split,), "must be a list of tasks")
+            continue
+        tasks = [_task(entry, (split, number), problems, path.parent) for number, entry in enumerate(entries)]
+        splits[split] = tuple(task for task in tasks if task is not None)
+        labels = [task and (task.task, task.label) for task in tasks]
+        for number, label in enumerate(labels):
+            if label and label in labels[:number]:
+                problems.add((split, number), f"a second {label[0]} task needs a label of its own")
+    if not document.get("search"):
+        problems.add(("search",), "needs at least one task")
+    problems.finish()
+    return EvalsConfig(path=path, splits=splits)
+
+
+def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConfig | None:
+    known = list(TaskConfig.__dataclass_fields__)
+    if not isinstance(entry, dict):
+        problems.add(at, f"must be a mapping with the keys {', '.join(known)}")
+        return None
+    problems.unknown_keys(entry, known, at)
+    for key in ("task", "dataset_path"):
+        if entry.get(key) in (None, ""):
+            problems.add(at, f"key {key} is missing")
+    values = {
+        "task": problems.take(entry, "task", at, checks.one_of([known.NAME for known in TASKS])),
+        "columns": problems.take(entry, "columns", at, checks.is_string_mapping),
+        "condition": _condition(entry.get("condition"), (*at, "condition"), problems, folder),
+        **{key: problems.take(entry, key, at, checks.is_positive_integer) for key in ("max_new_tokens", "limit")},
+        "doc_to_text": problems.take(entry, "doc_to_text", at, checks.is_template),
+        **{
+            key: problems.take(entry, key, at, checks.is_string)
+            for key in ("dataset_path", "dataset_name", "test_split", "label")
+        },
+    }
+    values["label"] = values["label"] or ""
+    if not (values["task"] and values["dataset_path"]):
+        return None
+    return TaskConfig(**{key: value for key, value in values.items() if value is not None})
+
+
+def _condition(section: Any, at: KeyPath, problems: Problems, folder: Path) -> Condition | None:
+    """The condition; a recording of noise is named relative to the evals file."""
+    if section is None:
+        return None
+    numbers = ("speed", "room_seconds", "snr_db")
+    if not isinstance(section, dict):
+        problems.add(at, f"must be a mapping with some of {', '.join(Condition.__dataclass_fields__)}")
+        return None
+    problems.unknown_keys(section, list(Condition.__dataclass_fields__), at)
+    values = {
+        **{key: problems.take(section, key, at, checks.is_number) for key in numbers},
+        **{key: problems.take(section, key, at, checks.is_string) for key in ("noise", "band")},
+        "seed": problems.take(section, "seed", at, checks.is_integer),
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    if values.get("noise", NOISES[0]) not in NOISES:
+        values["noise"] = str(folder / values["noise"])
+    try:
+        return Condition(**values)
+    except InputError as error:
+        problems.add((*at, str(error.where)), error.problem)
+        return None
