@@ -43,7 +43,8 @@ class Timing:
         first_token_seconds: from the audio's features on the host to the first token of the answer there. In it are the
             audio tower, the embedding of the prompt, its pass through the decoder, and the head. Reading and resampling
             the audio, its features and the tokeniser are not: no plan changes them.
-        real_time_factor: seconds from there to the last token, over the seconds of audio.
+        real_time_factor: seconds from the same start to the last token, over the seconds of audio. A candidate that
+            babbles takes longer for it, up to the bound on its answers.
         tokens: the answer, with its end where it was reached.
     """
 
@@ -75,31 +76,33 @@ class Stopwatch:
         self._family = family_of_model(model)
         self._thinker: Any = self._family.thinker(model)
         self._inputs = inputs
-        self._utterances = spread([prompt for prompt in prompts if prompt[0].mel is not None], num_utterances)
+        self.utterances = spread([prompt for prompt in prompts if prompt[0].mel is not None], num_utterances)
         self._num_repeats = num_repeats
-        if not self._utterances:
+        if not self.utterances:
             raise InputError("no task has audio to time an answer to", where="evals", fix="add a task with audio")
 
     def measure(self, plan: PruningPlan | None, weights_bytes: int) -> dict[str, dict[str, Any]]:
-        """The metrics of `DIRECTIONS` as plain values, and `mask_seconds`; the peak on accelerators alone.
+        """The metrics of `DIRECTIONS` as plain values, and `mask_seconds`: what applying the plan's mask took.
 
-        Each is a median with its 95% bootstrap interval and its quartiles; a ratio is that of two medians, resampled in
-        pairs. Without a plan, the model is timed against itself: its ratios say how far this machine can be trusted.
+        Each is a median with its 95% bootstrap interval and its quartiles, that of a ratio over pairs. The peak is
+        measured on accelerators alone. Without a plan, the model is timed against itself: its ratios say how far this
+        machine can be trusted.
 
         Args:
             plan: what is timed.
             weights_bytes: of the weights that it retains.
         """
         for arm in (None, plan):  # the first passes of a process, and of a shape, are not like the others
-            for utterance in (self._utterances[0], self._utterances[-1]):
+            for utterance in (self.utterances[0], self.utterances[-1]):
                 self._timed(arm, utterance)
         pairs, switches = self._taken_in_turns(plan)
         metrics: dict[str, dict[str, Any]] = {}
         for name in ("first_token_seconds", "real_time_factor"):
             unpruned, pruned = (np.array([getattr(pair[side], name) for pair in pairs]) for side in (0, 1))
             metrics[name] = median(pruned)
-            metrics[f"{name.removesuffix('_seconds')}_ratio"] = ratio_of_medians(pruned, unpruned)
-        metrics["mask_seconds"] = median(np.array(switches))
+            metrics[f"{name.removesuffix('_seconds')}_ratio"] = paired_ratio(pruned, unpruned)
+        if plan is not None:
+            metrics["mask_seconds"] = median(np.array(switches))
         if torch.cuda.is_available() and self._family.device(self._model).type == "cuda":
             metrics[PEAK_MEMORY] = exact(self._working_bytes(plan) + weights_bytes)
         return metrics
@@ -107,9 +110,9 @@ class Stopwatch:
     def _taken_in_turns(self, plan: PruningPlan | None) -> tuple[list[tuple[Timing, Timing]], list[float]]:
         """(unpruned, pruned) for each utterance and repeat, and the seconds that each application of the mask took."""
         pairs, switches = [], []
-        for turn in range(self._num_repeats * len(self._utterances)):
-            utterance = self._utterances[turn % len(self._utterances)]
-            odd = (turn + turn // len(self._utterances)) % 2  # no utterance has the same side first every time
+        for turn in range(self._num_repeats * len(self.utterances)):
+            utterance = self.utterances[turn % len(self.utterances)]
+            odd = (turn + turn // len(self.utterances)) % 2  # no utterance has the same side first every time
             timings: dict[bool, Timing] = {}
             for is_pruned in (True, False) if odd else (False, True):
                 switched, timings[is_pruned] = self._timed(plan if is_pruned else None, utterance)
@@ -158,7 +161,7 @@ class Stopwatch:
         for device in devices:
             torch.cuda.reset_peak_memory_stats(device)
         before = sum(torch.cuda.memory_allocated(device) for device in devices)
-        self._timed(plan, self._utterances[-1])
+        self._timed(plan, self.utterances[-1])
         return sum(torch.cuda.max_memory_allocated(device) for device in devices) - before
 
     def _now(self) -> float:
@@ -180,21 +183,17 @@ def median(values: NDArray[np.float64]) -> dict[str, Any]:
     """The median of `values` [N] with its 95% bootstrap interval and the quartiles."""
     low, high = bootstrap_interval(lambda drawn: np.median(values[drawn], axis=1), len(values))
     quartiles = [float(quartile) for quartile in np.quantile(values, [0.25, 0.75])]
-    return _plain(float(np.median(values)), low, high, len(values)) | {"quartiles": quartiles}
+    value = float(np.median(values))
+    return {"value": value, "low": low, "high": high, "num_samples": len(values), "quartiles": quartiles}
 
 
-def ratio_of_medians(values: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:
-    """The median of `values` [N] over that of `reference` [N]; the two sides of a pair are resampled together."""
+def paired_ratio(values: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:
+    """The median of the ratios of `values` [N] to `reference` [N], pair by pair, with its 95% bootstrap interval.
 
-    def ratios(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.asarray(np.median(values[drawn], axis=1) / np.median(reference[drawn], axis=1))
-
-    low, high = bootstrap_interval(ratios, len(values))
-    return _plain(float(np.median(values) / np.median(reference)), low, high, len(values))
-
-
-def _plain(value: float, low: float, high: float, num_samples: int) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "num_samples": num_samples}
+    What slows a machine down for a while slows both of a pair, so on a busy machine this varies less from run to run
+    than the ratio of two medians.
+    """
+    return median(values / reference)
 
 
 def needs_stopwatch(names: Mapping[str, Any] | Sequence[str]) -> bool:

@@ -1,6 +1,7 @@
 """candidate -> plan -> mask -> evaluate -> values."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,6 @@ from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
-from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
 from autoreap.tasks import task_named
 
@@ -82,9 +82,9 @@ class Objective:
 
     def score(self, plan: PruningPlan) -> Scored:
         """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
-        evaluation = self._with_costs(self._evaluator.run(plan), plan)
-        size_bytes = plan_rewrite(self._checkpoint, plan).size_bytes
-        metrics = evaluation.metrics()
+        needed = Footprint.of(self._checkpoint, plan)
+        evaluation = self._with_costs(self._evaluator.run(plan), needed, plan)
+        size_bytes, metrics = needed.size_bytes(), evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
 
     @property
@@ -94,10 +94,12 @@ class Objective:
 
     def score_baseline(self) -> Evaluation:
         """The unpruned model on the same data."""
-        return self._with_costs(self._evaluator.run(None), None)
+        return self._with_costs(self._evaluator.run(None), Footprint.of(self._checkpoint), None)
 
-    def _with_costs(self, evaluation: Evaluation, plan: PruningPlan | None) -> Evaluation:
-        return replace(evaluation, costs=costs(Footprint.of(self._checkpoint, plan), plan, self._stopwatch))
+    def _with_costs(self, evaluation: Evaluation, needed: Footprint, plan: PruningPlan | None) -> Evaluation:
+        started = time.monotonic()
+        measured = costs(needed, plan, self._stopwatch)
+        return replace(evaluation, costs=measured, seconds=evaluation.seconds + time.monotonic() - started)
 
     def draft_from(self, baseline: Mapping[str, Sequence[Outcome]]) -> None:
         """Do without `score_baseline`, whose answers these are: they draft those of the candidates."""

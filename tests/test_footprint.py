@@ -1,11 +1,16 @@
 """What a checkpoint costs to run, held against what is published of the real one and what the tiny one really takes."""
 
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from builders import saliency_of, write_sparse_checkpoint
 from random_models import real_config
+from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
 from autoreap.candidate import Candidate
@@ -95,6 +100,30 @@ def test_memory_is_weights_and_a_cache_of_clip_and_transcript_and_working_memory
     assert long.total_bytes == long.weights_bytes + long.kv_cache_bytes + long.working_bytes
 
 
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that is allocated at once while `run` runs, over what was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    assert profiled.profiler is not None
+    assert profiled.profiler.kineto_results is not None
+    allocations: list[int] = [e.nbytes() for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(allocations))
+
+
+@torch.inference_mode()
+def test_the_working_memory_of_the_tiny_model_is_what_was_estimated() -> None:
+    loaded = load(describe("tiny"))
+    family, model, config = loaded.described.family, loaded.model, loaded.described.checkpoint.config
+    decoder: Any = family.decoder(model, "thinker")
+    for num_frames in (1000, 6000):
+        mel = torch.zeros(128, num_frames)
+        heard = family.audio_embeddings(model, mel)
+        tower = peak_bytes(partial(family.audio_embeddings, model, mel))
+        prefill = peak_bytes(partial(decoder, inputs_embeds=heard[None], use_cache=False))
+        assert 4 * family.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.1)
+        assert 4 * family.working_values(config, 0, len(heard)) == pytest.approx(prefill, rel=0.1)
+
+
 @torch.inference_mode()
 def test_the_tiny_model_fills_its_cache_with_the_bytes_that_were_counted() -> None:
     loaded = load(describe("tiny"))
@@ -106,8 +135,7 @@ def test_the_tiny_model_fills_its_cache_with_the_bytes_that_were_counted() -> No
     assert audio is not None
     assert len(audio) == family.num_audio_tokens(encoded.mel.shape[1])
     cache = DynamicCache()
-    decoder: object = family.decoder(model, "thinker")
-    assert callable(decoder)
+    decoder: Any = family.decoder(model, "thinker")
     decoder(inputs_embeds=audio[None], past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     stored_in = 4 / torch.empty(0, dtype=torch.bfloat16).element_size()  # computed in float32

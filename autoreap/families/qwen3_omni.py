@@ -91,16 +91,20 @@ class Qwen3Omni(Family):
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
         """See `Family.working_values`.
 
-        Either the tower's first convolution before and after its activation, over chunks of `2 * n_window` frames of
-        which `conv_chunksize` run at once; or the tokens with their residuals, and in the top-k experts of one layer
-        what goes in and comes out (hidden size) and both halves with their product between (intermediate size).
+        The tower holds its features three times, and its first convolution before and after the activation, over chunks
+        of `2 * n_window` frames of which `conv_chunksize` run at once, beside what came of the chunks before. The
+        decoder holds the tokens with their residuals, the router's logits and probabilities, and of each token's top-k
+        experts what goes in and comes out four times (hidden size), and three times what is between.
         """
         audio, text = config["thinker_config"]["audio_config"], _text_config(config, "thinker")
-        chunks = min(-(-num_frames // (2 * audio["n_window"])), audio["conv_chunksize"])
-        convolved = audio["downsample_hidden_size"] * -(-audio["num_mel_bins"] // 2) * audio["n_window"]
-        hidden = text["hidden_size"]
-        routed = text["num_experts_per_tok"] * (2 * hidden + 3 * text["moe_intermediate_size"])
-        return int(max(2 * chunks * convolved, num_tokens * (2 * hidden + routed)))
+        channels, mel_bins, window = audio["downsample_hidden_size"], audio["num_mel_bins"], audio["n_window"]
+        chunks = -(-num_frames // (2 * window))
+        at_once = min(chunks, audio["conv_chunksize"])
+        done = (chunks - at_once) * self.num_audio_tokens(2 * window) * channels * -(-mel_bins // 8)
+        tower = 3 * num_frames * mel_bins + 2 * at_once * channels * -(-mel_bins // 2) * window + done
+        hidden, top_k = text["hidden_size"], text["num_experts_per_tok"]
+        routed = top_k * (4 * hidden + 3 * text["moe_intermediate_size"])
+        return int(max(tower, num_tokens * (2 * hidden + 2 * text["num_experts"] + routed)))
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
