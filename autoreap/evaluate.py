@@ -98,6 +98,10 @@ class Evaluator:
             self.draft_from(outcomes)
         return Evaluation(outcomes=outcomes, seconds=time.monotonic() - started)
 
+    def prompts(self) -> list[tuple[Encoded, int]]:
+        """Every prompt with the bound on its answer's tokens."""
+        return [(item.encoded, item.max_new_tokens) for _, _, items in self._tasks for item in items]
+
     def draft_from(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         """Take these answers as drafts from now on.
 

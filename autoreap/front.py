@@ -179,7 +179,7 @@ def _log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
     costs: list[float] = []
     for name, direction in objectives.items():
         value = point.values[name] if direction == "minimize" else 1 - point.values[name]
-        denominator = point.metrics[name]["denominator"] if name in point.metrics else 1e9
+        denominator = point.metrics.get(name, {}).get("denominator", 1e9)
         costs.append(math.log(max(value, 0.5 / denominator)))
     return costs
 

@@ -18,10 +18,11 @@ from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
-from autoreap.described import Described, Loaded, describe, load, release
+from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart, read_task
+from autoreap.footprint import Footprint
 from autoreap.front import (
     DEFAULT_ROOT,
     RESULT,
@@ -34,9 +35,10 @@ from autoreap.front import (
     points_of,
     select,
 )
+from autoreap.latency import Stopwatch, needs_stopwatch
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
-from autoreap.objective import Objective, check_objectives
+from autoreap.objective import Objective, check_objectives, costs
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
@@ -112,22 +114,36 @@ def _measured_before(path: Path, known: Mapping[str, str]) -> Saliency | None:
     return saliency
 
 
-def evaluated(
+def evaluated(described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any) -> Evaluation:
+    """Score the model, under `plan` if there is one; `options` are those of `evaluator_of`."""
+    return evaluator_of(described, evals, **options)[1].run(plan)
+
+
+def evaluated_with_costs(
+    described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any
+) -> Evaluation:
+    """As `evaluated`, and what the plan takes to run: it is timed in turns with the unpruned model."""
+    loaded, evaluator = evaluator_of(described, evals, **options)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts())
+    evaluation = evaluator.run(plan)
+    return replace(evaluation, costs=costs(Footprint.of(described.checkpoint, plan), plan, stopwatch))
+
+
+def evaluator_of(
     described: Described,
     evals: Path,
-    plan: PruningPlan | None = None,
     *,
     split: str = "search",
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: str | None = None,
     dtype: str = "auto",
-) -> Evaluation:
-    """Score the model, under `plan` if there is one."""
+) -> tuple[Loaded, Evaluator]:
+    """The model in memory, with what scores it."""
     config = load_evals(evals)
     for task in config.splits[split]:
         read_task(task, evals.parent)  # a broken row is found before a model is loaded
     loaded = load(described, device=device, dtype=dtype)
-    return Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size).run(plan)
+    return loaded, Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -162,7 +178,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     space = load_space(space_path)
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
-    check_objectives(space.objectives, evals)
+    check_objectives(space.objectives, evals, on_accelerator="cpu" not in (options.device, default_device()))
     check_splits_apart(evals)
     described = describe(options.model)
     check_cuts(space, described.shape)
@@ -191,8 +207,10 @@ def _searched(
     measuring = Options.of(space.calibration)
     saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
+    timed = needs_stopwatch(space.objectives)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts()) if timed else None
     objective = Objective(
-        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
+        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
     )
     identity = {"model": described.checkpoint.fingerprint, "saliency": saliency.digest(), "evals": evals_digest(evals)}
     folder = options.root / "trials" / options.study

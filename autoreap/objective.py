@@ -1,31 +1,42 @@
 """candidate -> plan -> mask -> evaluate -> values."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from autoreap import footprint, latency
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig
 from autoreap.evaluate import Evaluator, metric_name
+from autoreap.footprint import Footprint
+from autoreap.latency import Stopwatch
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
-from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
 from autoreap.tasks import task_named
 
 
-def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
-    """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
+def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, *, on_accelerator: bool = True) -> None:
+    """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better.
+
+    Memory in use is known of accelerators alone.
+    """
     tasks = evals.splits["search"]
-    known = {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+    scores = {metric_name(task): task_named(task.task).DIRECTION for task in tasks}
+    known = {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
             raise InputError(f"{metric} is better {known[metric].replace('z', 's')}d", where="objectives")
+        if metric == latency.PEAK_MEMORY and not on_accelerator:
+            raise InputError(
+                f"{metric} is measured on an accelerator alone", where="objectives", fix="use size_bytes, or a GPU"
+            )
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Objective:
     """Scores candidates on one model; holds everything that is the same for all of them.
 
     Args:
-        objectives: metric name -> direction, in the order of the study's values. `size_bytes` is always available.
+        objectives: metric name -> direction, in the order of the study's values. Sizes are always available.
+        stopwatch: times every plan; None leaves the metrics of `latency.DIRECTIONS` out.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class Objective:
         saliency: Saliency,
         evaluator: Evaluator,
         objectives: Mapping[str, str],
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._shape = shape
@@ -61,6 +74,7 @@ class Objective:
         self._saliency = saliency
         self._evaluator = evaluator
         self._objectives = objectives
+        self._stopwatch = stopwatch
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
@@ -68,9 +82,9 @@ class Objective:
 
     def score(self, plan: PruningPlan) -> Scored:
         """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
-        evaluation = self._evaluator.run(plan)
-        size_bytes = plan_rewrite(self._checkpoint, plan).size_bytes
-        metrics = evaluation.metrics()
+        needed = Footprint.of(self._checkpoint, plan)
+        evaluation = self._with_costs(self._evaluator.run(plan), needed, plan)
+        size_bytes, metrics = needed.size_bytes(), evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
 
     @property
@@ -80,11 +94,21 @@ class Objective:
 
     def score_baseline(self) -> Evaluation:
         """The unpruned model on the same data."""
-        return self._evaluator.run(None)
+        return self._with_costs(self._evaluator.run(None), Footprint.of(self._checkpoint), None)
+
+    def _with_costs(self, evaluation: Evaluation, needed: Footprint, plan: PruningPlan | None) -> Evaluation:
+        started = time.monotonic()
+        measured = costs(needed, plan, self._stopwatch)
+        return replace(evaluation, costs=measured, seconds=evaluation.seconds + time.monotonic() - started)
 
     def draft_from(self, baseline: Mapping[str, Sequence[Outcome]]) -> None:
         """Do without `score_baseline`, whose answers these are: they draft those of the candidates."""
         self._evaluator.draft_from(baseline)
+
+
+def costs(needed: Footprint, plan: PruningPlan | None, stopwatch: Stopwatch | None) -> dict[str, dict[str, Any]]:
+    """What a plan takes to store and to run, and with a `stopwatch` how fast it answers, as plain values."""
+    return needed.metrics() | (stopwatch.measure(plan, needed.size_bytes()) if stopwatch else {})
 
 
 def objective_values(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took."""
+    """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took.
+
+    `costs` are further metrics as plain values: what is not a rate over utterances, such as size and speed.
+    """
 
     outcomes: Mapping[str, tuple[Outcome, ...]]
     seconds: float
+    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def scores(self) -> dict[str, Score]:
         """Each metric with its interval. Raises `ScoringError` where nothing was scored."""
@@ -36,8 +40,9 @@ class Evaluation:
         }
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """The scores as plain values, for JSON."""
-        return {metric: measured.as_dict() for metric, measured in self.scores().items()}
+        """The scores as plain values, for JSON, and the costs after them."""
+        scores = {metric: measured.as_dict() for metric, measured in self.scores().items()}
+        return scores | {metric: dict(measured) for metric, measured in self.costs.items()}
 
     def save_outcomes(self, path: Path) -> None:
         """One JSON line an utterance."""

@@ -8,30 +8,31 @@ from typing import Any
 import optuna
 
 from autoreap.front import ERROR, Point, objectives_of, pareto, points_of
-from autoreap.wording import size_text
+from autoreap.scores import is_exact
+from autoreap.wording import metric_text, shown, size_text
 
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
 def front_table(front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
     """One line a point, smallest first, the unpruned model last; every score with its 95% interval."""
-    names = list(front[0].metrics) if front else list(baseline["metrics"])
+    names = shown(baseline["metrics"], front[0].values if front else ())
     parameters = sorted({name for point in front for name in point.params})
-    header = ["trial", "size", *[f"{name} [95%]" for name in names], *parameters]
+    header = ["trial", "size", *[_heading(name, baseline) for name in names], *parameters]
     rows = [
-        [str(point.trial), size_text(point.size_bytes), *[_score(point.metrics[name]) for name in names]]
+        [str(point.trial), size_text(point.size_bytes), *[metric_text(name, point.metrics[name]) for name in names]]
         + [_value(point.params.get(name)) for name in parameters]
         for point in front
     ]
-    unpruned = ["baseline", size_text(baseline["size_bytes"]), *[_score(baseline["metrics"][name]) for name in names]]
-    rows.append(unpruned + ["" for _ in parameters])
+    unpruned = [metric_text(name, baseline["metrics"][name]) for name in names]
+    rows.append(["baseline", size_text(baseline["size_bytes"]), *unpruned, *["" for _ in parameters]])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _score(measured: Mapping[str, Any]) -> str:
-    return f"{measured['value']:.2%} [{measured['low']:.2%}, {measured['high']:.2%}]"
+def _heading(name: str, baseline: Mapping[str, Any]) -> str:
+    return name if is_exact(baseline["metrics"][name]) else f"{name} [95%]"
 
 
 def _value(value: Any) -> str:
@@ -85,21 +86,22 @@ def write_report(study: optuna.Study, path: Path) -> None:
     """One self-contained HTML file: the front, every trial, failures with their reasons, the command for each point."""
     points, baseline = points_of(study), study.user_attrs["baseline"]
     front = pareto(points, objectives_of(study))
+    names = shown(baseline["metrics"], objectives_of(study))
     failed = [
         (trial.number, str(trial.user_attrs.get(ERROR, "cut off")))
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))
     ]
     on_front = {point.trial for point in front}
-    rows = "".join(_html_row(study.study_name, point, point.trial in on_front) for point in points)
+    rows = "".join(_html_row(study.study_name, point, names, point.trial in on_front) for point in points)
     failures = "".join(f"<li>trial {number}: {html.escape(reason)}</li>" for number, reason in failed)
     page = _PAGE.format(
         name=html.escape(study.study_name),
         summary=f"{len(points)} trials scored, {sum(p.duplicate_of is not None for p in points)} of them repeats of an "
         f"equal plan, {len(failed)} failed; {len(front)} on the front.",
         baseline=f"{size_text(baseline['size_bytes'])}, "
-        + ", ".join(f"{name} {_score(m)}" for name, m in baseline["metrics"].items()),
+        + ", ".join(f"{name} {metric_text(name, baseline['metrics'][name])}" for name in names),
         figure=_interactive_front(points, front, baseline),
-        header="".join(f"<th>{html.escape(name)}</th>" for name in baseline["metrics"]),
+        header="".join(f"<th>{html.escape(name)}</th>" for name in names),
         rows=rows,
         failures=f"<h2>Failed trials</h2><ul>{failures}</ul>" if failed else "",
     )
@@ -117,15 +119,15 @@ def _interactive_front(points: Sequence[Point], front: Sequence[Point], baseline
         ("front", [_plain(point) for point in front], _FRONT, "markers+lines"),
         ("unpruned", [unpruned], _BASELINE, "markers"),
     ]
-    for label, shown, colour, mode in series:
-        wer = [entry["metrics"]["wer"] for entry in shown]
+    for label, drawn, colour, mode in series:
+        wer = [entry["metrics"]["wer"] for entry in drawn]
         figure.add_scatter(
-            x=[entry["size_bytes"] / 1e6 for entry in shown],
+            x=[entry["size_bytes"] / 1e6 for entry in drawn],
             y=[m["value"] for m in wer],
             error_y=None
             if label == "trials"
             else {"array": [m["high"] - m["value"] for m in wer], "arrayminus": [m["value"] - m["low"] for m in wer]},
-            text=[entry.get("label", "unpruned") for entry in shown],
+            text=[entry.get("label", "unpruned") for entry in drawn],
             name=label,
             mode=mode,
             marker={"color": colour, "size": 9},
@@ -142,8 +144,8 @@ def _plain(point: Point) -> dict[str, Any]:
     return {"size_bytes": point.size_bytes, "metrics": point.metrics, "label": f"trial {point.trial}: {values}"}
 
 
-def _html_row(study: str, point: Point, on_front: bool) -> str:
-    scores = "".join(f"<td>{_score(measured)}</td>" for measured in point.metrics.values())
+def _html_row(study: str, point: Point, names: Sequence[str], on_front: bool) -> str:
+    scores = "".join(f"<td>{metric_text(name, point.metrics[name])}</td>" for name in names)
     values = html.escape(", ".join(f"{name} {_value(value)}" for name, value in point.params.items()))
     command = html.escape(f"autoreap materialise {study} --trial {point.trial} -o OUT")
     style = ' class="front"' if on_front else ""

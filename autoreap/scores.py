@@ -1,6 +1,6 @@
 """From per-utterance counts to corpus rates with confidence intervals. NumPy alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,16 @@ class Score:
         return asdict(self)
 
 
+def exact(value: float) -> dict[str, Any]:
+    """The plain values of a metric that is counted, not measured on samples."""
+    return {"value": value, "low": value, "high": value}
+
+
+def is_exact(measured: Mapping[str, Any]) -> bool:
+    """Whether plain values are those of `exact`."""
+    return "num_samples" not in measured
+
+
 def score(counts: Sequence[Counts], *, num_failed: int = 0, seed: int = 0) -> Score:
     """The corpus rate of `counts` with its bootstrap interval.
 
@@ -84,6 +94,14 @@ def paired_difference(
         raise ScoringError("nothing was scored")
     low, high = _interval(_resampled_rates(difference, denominators, seed))
     return float(difference.sum() / denominators.sum()), low, high
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], num_samples: int, *, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile bootstrap interval of `statistic`: from the numbers drawn [R, N] to R values."""
+    drawn = np.random.default_rng(seed).integers(num_samples, size=(NUM_RESAMPLES, num_samples))
+    return _interval(statistic(drawn))
 
 
 def _resampled_rates(numerators: NDArray[np.int64], denominators: NDArray[np.int64], seed: int) -> NDArray[np.float64]:

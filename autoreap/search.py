@@ -22,7 +22,7 @@ from autoreap.progress import log
 from autoreap.sampling import enqueue_presets, sampler, suggest
 from autoreap.space_config import SpaceConfig
 from autoreap.tracking import Tracker, TrialRecord
-from autoreap.wording import duration, size_text
+from autoreap.wording import duration, metric_text, shown, size_text
 
 MAX_FAILURES_IN_A_ROW = 3
 
@@ -147,7 +147,7 @@ class Search:
         objective_values(self._space.objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
         evaluation.save_outcomes(outcomes)
         self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
-        log(f"baseline: {_summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
+        log(f"baseline: {self._summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
 
     def _catch_up(self, tracker: Tracker) -> None:
         for trial in self._finished():
@@ -181,12 +181,11 @@ class Search:
         result = trial.user_attrs[RESULT]
         twin = result.get("duplicate_of")
         spent = duration(result["seconds"]) if twin is None else f"same plan as trial {twin}"
-        return f"{head}: {_summary(result['metrics'], result['size_bytes'])}; {spent}"
+        return f"{head}: {self._summary(result['metrics'], result['size_bytes'])}; {spent}"
 
-
-def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
-    scores = [f"{name} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]" for name, m in metrics.items()]
-    return ", ".join([size_text(size_bytes), *scores])
+    def _summary(self, metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
+        names = shown(metrics, self._space.objectives)
+        return ", ".join([size_text(size_bytes), *[f"{name} {metric_text(name, metrics[name])}" for name in names]])
 
 
 def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:

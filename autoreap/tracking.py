@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.progress import log
+from autoreap.scores import is_exact
 
 STUDY_TAG = "autoreap.study"
 TRIAL_TAG = "autoreap.trial"
@@ -140,9 +141,10 @@ class Tracker:
 
 
 def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """`wer`, `wer.low`, `wer.high`, `wer.num_failed` for each metric."""
+    """`wer`, `wer.low`, `wer.high`, `wer.num_failed` for each metric; the value alone of what is exact."""
     flat = {}
     for name, measured in metrics.items():
         flat[name] = float(measured["value"])
-        flat |= {f"{name}.{part}": float(measured[part]) for part in ("low", "high", "num_failed")}
+        parts = () if is_exact(measured) else ("low", "high", "num_failed")
+        flat |= {f"{name}.{part}": float(measured[part]) for part in parts if part in measured}
     return flat

@@ -624,6 +624,16 @@ def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(
     assert len(rows) == measured["num_samples"] == 3
 
 
+def test_evaluate_times_a_plan_beside_the_unpruned_model_where_asked(folder: Path, capsys: Capture) -> None:
+    options = ["--evals", folder / "evals.yaml", "--plan", folder / "plan.json", "--latency"]
+    metrics = json_of(["evaluate", folder / "model", *options], capsys)["metrics"]
+    assert {"wer", "size_4bit_bytes", "mask_seconds", "real_time_factor_ratio"} <= set(metrics)
+    ratio = metrics["first_token_ratio"]
+    assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert cli.main([str(option) for option in ["evaluate", folder / "model", *options]]) == 0
+    assert re.search(r"^active_parameters +[\d.]+ M$", capsys.readouterr().out, re.MULTILINE)
+
+
 @pytest.mark.parametrize("command", ["materialise", "materialize"])
 def test_a_dry_run_says_what_the_real_one_writes(folder: Path, capsys: Capture, tmp_path: Path, command: str) -> None:
     arguments = [command, folder / "model", "--plan", folder / "plan.json"]

@@ -14,6 +14,7 @@ from autoreap.candidate import Candidate
 from autoreap.errors import InputError
 from autoreap.front import ERROR, PLAN, RESULT, Point, default_storage, open_study, pareto, plan_of, points_of, select
 from autoreap.plan import PruningPlan, make_plan
+from autoreap.scores import exact
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1
@@ -134,6 +135,19 @@ def test_a_rule_picks_its_point_and_says_why(
     chosen, why = select(study, rule, **bounds)
     assert chosen.trial == trial
     assert re.search(reason, why)
+
+
+def test_the_knee_of_objectives_that_are_no_rates_is_found(tmp_path: Path) -> None:
+    objectives = {"size_4bit_bytes": "minimize", "first_token_ratio": "minimize"}
+    study = optuna.create_study(storage=default_storage(tmp_path), study_name="costs", directions=["minimize"] * 2)
+    study.set_user_attr("objectives", objectives)
+    for number, values in enumerate([(1e6, 4.0), (2e6, 1.1), (8e6, 1.0)]):
+        trial = study.ask()
+        timed = {"value": values[1], "low": values[1], "high": values[1], "num_samples": 48}
+        metrics = {"size_4bit_bytes": exact(values[0]), "first_token_ratio": timed}
+        trial.set_user_attr(RESULT, {"metrics": metrics, "size_bytes": int(values[0]), "plan_digest": str(number)})
+        study.tell(trial, values)
+    assert select(study, "knee")[0].trial == 1
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ LAYERS = (
     ("families", "dimensions"),
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
-        *("masking", "drafting", "evaluate", "sizes"),
+        *("masking", "drafting", "evaluate", "sizes", "footprint", "latency"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),

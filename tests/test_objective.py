@@ -15,10 +15,21 @@ def test_sizes_and_the_metrics_of_the_search_split_are_objectives() -> None:
     check_objectives({"size_bytes": "minimize", "wer": "minimize", "accuracy": "maximize"}, EVALS)
 
 
+def test_what_is_counted_and_what_is_timed_are_objectives() -> None:
+    names = ("size_4bit_bytes", "active_parameters", "kv_bytes_per_minute", "first_token_ratio", "peak_memory_bytes")
+    check_objectives(dict.fromkeys(names, "minimize"), EVALS)
+
+
+def test_memory_in_use_is_no_objective_where_it_is_not_measured() -> None:
+    with pytest.raises(InputError, match="peak_memory_bytes is measured on an accelerator alone"):
+        check_objectives({"peak_memory_bytes": "minimize"}, EVALS, on_accelerator=False)
+
+
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
-        ({"latency": "minimize"}, r"unknown metric 'latency' \(known: size_bytes, wer, accuracy\)"),
+        ({"latency": "minimize"}, r"unknown metric 'latency' \(known: size_bytes, wer, accuracy, .*first_token_ratio"),
+        ({"first_token_ratio": "maximize"}, "first_token_ratio is better minimised"),
         ({"wer.voices": "minimize"}, "unknown metric 'wer.voices'"),
         ({"wer": "maximize"}, "wer is better minimised"),
         ({"accuracy": "minimize"}, "accuracy is better maximised"),

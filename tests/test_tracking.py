@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from autoreap.scores import Counts, score
+from autoreap.scores import Counts, exact, score
 from autoreap.tracking import STUDY_TAG, TRIAL_TAG, Tracker, TrialRecord
 
 pytestmark = pytest.mark.slow
@@ -93,6 +93,17 @@ def test_a_trial_is_a_child_run_of_its_study_with_values_intervals_parameters_ta
     assert child.info.status == "FINISHED"
     assert logged.artifacts(child) == {"plan.json", "outcomes.jsonl"}
     assert (folder / "artifacts" / child.info.run_id).is_dir()
+
+
+def test_what_is_counted_is_logged_alone_and_what_is_timed_with_its_interval(
+    folder: Path, study: str, record: TrialRecord
+) -> None:
+    timed = {"value": 0.8, "low": 0.75, "high": 0.85, "num_samples": 48, "quartiles": [0.7, 0.9]}
+    costs = {"active_parameters": exact(1000), "first_token_ratio": timed}
+    Tracker(folder, study).log_trial(replace(record, values={}, metrics=costs))
+    (child,) = Logged(folder, study).children
+    expected = {"active_parameters": 1000.0, "first_token_ratio": 0.8}
+    assert child.data.metrics == expected | {"first_token_ratio.low": 0.75, "first_token_ratio.high": 0.85}
 
 
 def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: Path, study: str, record: TrialRecord) -> None:

@@ -1,6 +1,8 @@
 """autoreap evaluate: score a model, or a model under a plan."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
 
@@ -16,6 +18,7 @@ def add_options(add: Add) -> None:
     add("--split", choices=("search", "report"), default="search", help="default: search")
     add("--batch-size", type=positive, default=32, help="utterances decoded together (default: 32)")
     add_loading_options(add)
+    add("--latency", action="store_true", help="time answers, too, in turns with the unpruned model")
     add("--outcomes", type=Path, metavar="FILE", help="write one JSON line an utterance")
 
 
@@ -24,10 +27,12 @@ def run(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.described import describe
     from autoreap.plan import load_plan
+    from autoreap.wording import metric_text
 
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
-    evaluation = jobs.evaluated(
+    evaluated = jobs.evaluated_with_costs if options.latency else jobs.evaluated
+    evaluation = evaluated(
         described,
         options.evals,
         plan,
@@ -39,9 +44,13 @@ def run(options: Arguments) -> Result:
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
     metrics = evaluation.metrics()
-    lines = [
-        f"{name:<20} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]  {m['numerator']}/{m['denominator']}, "
-        f"{m['num_samples']} samples, {m['num_failed']} failed"
-        for name, m in metrics.items()
-    ]
+    lines = [f"{name:<22} {metric_text(name, measured)}{_counts(measured)}" for name, measured in metrics.items()]
     return {"metrics": metrics}, "\n".join(lines)
+
+
+def _counts(measured: Mapping[str, Any]) -> str:
+    """What a rate is made of; nothing for what is none."""
+    if "numerator" not in measured:
+        return ""
+    fraction = f"{measured['numerator']}/{measured['denominator']}"
+    return f"  {fraction}, {measured['num_samples']} samples, {measured['num_failed']} failed"
