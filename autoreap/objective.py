@@ -9,8 +9,8 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluate import Evaluator, metric_name, read_task
+from autoreap.outcomes import Evaluation, Outcome, language_metrics
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
@@ -21,6 +21,11 @@ def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     tasks = evals.splits["search"]
     known = {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+    if any("/" in metric for metric in objectives):  # of one language; only the rows say which there are
+        for task in tasks:
+            languages = [sample.language for sample in read_task(task, evals.path.parent)]
+            metrics = language_metrics(metric_name(task), languages)
+            known |= dict.fromkeys(metrics, task_named(task.task).DIRECTION)
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")

@@ -11,6 +11,10 @@ from autoreap.errors import ScoringError
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
+BETTER, WORSE, UNDECIDED = "better", "worse", "can't be told apart"
+# Of fewer utterances that differ no sign test gives a two-sided p below 0.05 (2 * 0.5 ** 6 = 0.03), even if all of them
+# go one way; there the bootstrap, which knows only what it has seen, is too sure.
+MIN_DIFFERENT = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,26 @@ class Score:
     denominator: int
     num_samples: int
     num_failed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one side fares against the other, on the same utterances.
+
+    Attributes:
+        value: the one rate minus the other.
+        low, high: 95% percentile interval of the paired bootstrap.
+        verdict: `better`, `worse` or `can't be told apart`.
+    """
+
+    value: float
+    low: float
+    high: float
+    verdict: str
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -84,6 +108,18 @@ def paired_difference(
         raise ScoringError("nothing was scored")
     low, high = _interval(_resampled_rates(difference, denominators, seed))
     return float(difference.sum() / denominators.sum()), low, high
+
+
+def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str, seed: int = 0) -> Difference:
+    """How `first` fares against `second`, the same utterances in the same order; `direction` as a task's DIRECTION.
+
+    An interval that holds 0 decides nothing, nor do fewer than MIN_DIFFERENT utterances that differ.
+    """
+    value, low, high = paired_difference(first, second, seed=seed)
+    num_different = sum(a != b for a, b in zip(first, second, strict=True))
+    if low <= 0 <= high or num_different < MIN_DIFFERENT:
+        return Difference(value, low, high, UNDECIDED)
+    return Difference(value, low, high, BETTER if (value < 0) == (direction == "minimize") else WORSE)
 
 
 def _resampled_rates(numerators: NDArray[np.int64], denominators: NDArray[np.int64], seed: int) -> NDArray[np.float64]:

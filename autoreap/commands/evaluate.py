@@ -23,6 +23,7 @@ def run(options: Arguments) -> Result:
     """Score, with intervals."""
     from autoreap import jobs
     from autoreap.described import describe
+    from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
 
     plan = load_plan(options.plan) if options.plan else None
@@ -39,9 +40,4 @@ def run(options: Arguments) -> Result:
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
     metrics = evaluation.metrics()
-    lines = [
-        f"{name:<20} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]  {m['numerator']}/{m['denominator']}, "
-        f"{m['num_samples']} samples, {m['num_failed']} failed"
-        for name, m in metrics.items()
-    ]
-    return {"metrics": metrics}, "\n".join(lines)
+    return {"metrics": metrics}, scores_text(evaluation)

@@ -1,5 +1,6 @@
 """What a model is scored on. To add a task, write its file beside this one and list it here."""
 
+import re
 from typing import Protocol
 
 from autoreap.samples import Sample
@@ -43,3 +44,8 @@ TASKS: tuple[Task, ...] = (asr, audio_qa)
 def task_named(name: str) -> Task:
     """The task whose NAME that is."""
     return next(task for task in TASKS if name == task.NAME)
+
+
+def task_of_metric(metric: str) -> Task | None:
+    """The first task that yields `metric`, whatever its label and language: `wer.noisy/zh` is of `wer`."""
+    return next((task for task in TASKS if re.split("[./]", metric)[0] == task.METRIC), None)
