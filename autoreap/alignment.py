@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import jiwer
 
+from autoreap.tasks import asr, base_name
 from autoreap.tasks.normalise import units
 
 EQUAL, SUBSTITUTED, DELETED, INSERTED = "=", "~", "-", "+"
+UNITS = {asr.METRIC: units}  # of each metric that counts errors: what it counts them in
 _KINDS = {"equal": EQUAL, "substitute": SUBSTITUTED, "delete": DELETED, "insert": INSERTED}
 
 
@@ -41,9 +43,15 @@ class Column(NamedTuple):
     cells: tuple[Cell | None, ...]
 
 
-def align(reference: str, output: str, language: str | None) -> tuple[Edit, ...]:
-    """The edits that make `output` of `reference`, both normalised as they are scored."""
-    expected, heard = units(reference, language), units(output, language)
+def align(metric: str, reference: str, output: str, language: str | None) -> tuple[Edit, ...] | None:
+    """The edits that make `output` of `reference`, both normalised as they are scored; None where no words are counted.
+
+    What they cost was counted by the same call of jiwer: substituted, deleted and inserted units are the errors.
+    """
+    units_of = UNITS.get(base_name(metric))
+    if units_of is None:
+        return None
+    expected, heard = units_of(reference, language), units_of(output, language)
     chunks = jiwer.process_words(" ".join(expected), " ".join(heard)).alignments[0]
     return tuple(
         Edit(

@@ -12,7 +12,7 @@ from autoreap.alignment import Column, align, columns
 from autoreap.errors import InputError
 from autoreap.outcomes import Outcome, score_of, with_languages
 from autoreap.scores import Difference, Score, compare
-from autoreap.tasks import asr, task_of_metric
+from autoreap.tasks import task_of_metric
 
 Outcomes = Mapping[str, Sequence[Outcome]]
 
@@ -37,9 +37,8 @@ class Pair:
 
     def columns(self) -> list[Column] | None:
         """The reference, A and B side by side; None where answers are not compared word by word."""
-        if task_of_metric(self.metric) is not asr:
-            return None
-        return columns([align(o.reference, o.output, self.language) for o in (self.first, self.second)])
+        a, b = (align(self.metric, o.reference, o.output, self.language) for o in (self.first, self.second))
+        return None if a is None or b is None else columns([a, b])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -121,7 +120,7 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
         for metric in (*first, *(metric for metric in second if metric not in first))
     }
     left_out = {metric: (a - both, b - both) for metric, (a, b, both) in counts.items()}
-    metrics = {}
+    metrics: dict[str, Measured] = {}
     for metric, listed in pairs.items():
         own, other = with_languages({metric: _spoken(listed, 0)}), with_languages({metric: _spoken(listed, 1)})
         metrics |= {name: _measured(name, own[name], other[name]) for name in own}

@@ -11,7 +11,6 @@ from typing import Any
 from autoreap.alignment import align
 from autoreap.errors import InputError
 from autoreap.scores import Counts, Score, score
-from autoreap.tasks import asr, task_of_metric
 from autoreap.wording import aligned, rate_text
 
 
@@ -116,8 +115,8 @@ def _row(metric: str, outcome: Outcome) -> dict[str, Any]:
         "denominator": outcome.counts.denominator,
     }
     row |= {key: getattr(outcome, key) for key in ("reason", "language") if getattr(outcome, key)}
-    if task_of_metric(metric) is asr:
-        edits = align(outcome.reference, outcome.output, outcome.language)
+    edits = align(metric, outcome.reference, outcome.output, outcome.language)
+    if edits is not None:
         row["alignment"] = [edit.as_list() for edit in edits]
     return row
 

@@ -47,5 +47,10 @@ def task_named(name: str) -> Task:
 
 
 def task_of_metric(metric: str) -> Task | None:
-    """The first task that yields `metric`, whatever its label and language: `wer.noisy/zh` is of `wer`."""
-    return next((task for task in TASKS if re.split("[./]", metric)[0] == task.METRIC), None)
+    """The first task that yields `metric`."""
+    return next((task for task in TASKS if base_name(metric) == task.METRIC), None)
+
+
+def base_name(metric: str) -> str:
+    """`metric` without its label and its language: `wer` of `wer.noisy/zh`."""
+    return re.split("[./]", metric)[0]
