@@ -147,8 +147,10 @@ class Evaluator:
     def _judge(self, task: Task, item: _Item, answer: Answer) -> Outcome:
         output = self._inputs.decode(torch.tensor(answer.tokens))
         runaway = answer.tokens[-1] != self._inputs.end_token_id
-        counts, failed = task.judge(item.sample, output)
-        return Outcome(item.sample.id, output, task.reference(item.sample), counts, failed or runaway)
+        counts, unparseable = task.judge(item.sample, output)
+        reason = "runaway" if runaway else "unparseable" if unparseable else None
+        reference, language = task.reference(item.sample), item.sample.language
+        return Outcome(item.sample.id, output, reference, counts, reason is not None, reason, language)
 
 
 def metric_name(config: TaskConfig) -> str:

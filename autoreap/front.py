@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
-from autoreap.wording import size_text
+from autoreap.wording import rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
 PLAN = "autoreap.plan"
@@ -135,11 +135,12 @@ def select(
     if rule == "smallest":
         if max_wer_increase is None:
             raise InputError("needs --max-wer-increase", where="--rule smallest", fix="for example 0.5 (points)")
-        baseline = study.user_attrs["baseline"]["metrics"]["wer"]["value"]
-        bound = baseline + max_wer_increase / 100
+        baseline = study.user_attrs["baseline"]["metrics"]["wer"]
+        bound = baseline["value"] + max_wer_increase / 100
+        measured = rate_text(baseline["value"], baseline["low"], baseline["high"])
         return _first(
             [point for point in front if _wer(point) <= bound],
-            f"smallest with a WER of at most {bound:.2%} (baseline {baseline:.2%} + {max_wer_increase:g} points)",
+            f"smallest with a WER of at most {bound:.2%} (baseline {measured} + {max_wer_increase:g} points)",
         )
     if rule == "best":
         if max_size_bytes is None:
@@ -193,3 +194,17 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
                 raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
     raise InputError(f"has no trial {number}", where=f"study {study.study_name}")
+
+
+def outcomes_path(study: optuna.Study, number: int | None, root: Path = DEFAULT_ROOT) -> Path:
+    """Where the outcomes of trial `number` lie, or of the one that had scored the same plan; None: of the baseline.
+
+    Raises:
+        InputError: there is no such trial, or it was not scored.
+    """
+    folder = root / "trials" / study.study_name
+    if number is None:
+        return folder / "baseline" / "outcomes.jsonl"
+    plan_of(study, number)
+    result = study.get_trials(deepcopy=False)[number].user_attrs[RESULT]
+    return folder / str(result.get("duplicate_of", number)) / "outcomes.jsonl"

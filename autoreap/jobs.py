@@ -18,6 +18,7 @@ from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
+from autoreap.comparison import compare_outcomes
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
@@ -25,11 +26,11 @@ from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart,
 from autoreap.footprint import Footprint
 from autoreap.front import (
     DEFAULT_ROOT,
-    RESULT,
     SCORING,
     Point,
     default_storage,
     objectives_of,
+    outcomes_path,
     pareto,
     plan_of,
     points_of,
@@ -47,7 +48,7 @@ from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
 from autoreap.sampling import check_cuts
-from autoreap.scores import paired_difference
+from autoreap.scores import Difference
 from autoreap.search import Search
 from autoreap.space_config import SpaceConfig, load_space
 from autoreap.streaming import calibrate_by_layer, spool_beside
@@ -250,7 +251,7 @@ class Shipped:
         trial, reason: which one, and why.
         verified: how its answers compare with the trial's.
         metrics: its scores as plain values.
-        against_baseline: for each metric (difference to the unpruned model, low, high), paired over the utterances.
+        against_baseline: for each metric how it fares against the unpruned model, paired over the utterances.
     """
 
     trial: int
@@ -258,7 +259,7 @@ class Shipped:
     path: Path
     verified: Verified
     metrics: Mapping[str, Mapping[str, Any]]
-    against_baseline: Mapping[str, tuple[float, float, float]]
+    against_baseline: Mapping[str, Difference]
 
 
 def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Path) -> Shipped:
@@ -280,8 +281,8 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
         verified = written.record.behaviour
     baseline = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
     against_baseline = {
-        metric: paired_difference([o.counts for o in outcomes], [o.counts for o in baseline[metric]])
-        for metric, outcomes in expected.outcomes.items()
+        metric: measured.difference
+        for metric, measured in compare_outcomes(baseline, expected.outcomes).metrics.items()
     }
     return Shipped(point.trial, reason, path, verified, point.metrics, against_baseline)
 
@@ -292,10 +293,7 @@ def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT
     Raises:
         InputError: its outcomes or the evals are no longer there, or the evals have changed.
     """
-    trial = study.get_trials(deepcopy=False)[number]
-    scored = trial.user_attrs[RESULT].get("duplicate_of", number)
-    folder = root / "trials" / study.study_name
-    path, baseline = (folder / str(name) / "outcomes.jsonl" for name in (scored, "baseline"))
+    path, baseline = outcomes_path(study, number, root), outcomes_path(study, None, root)
     scoring = study.user_attrs.get(SCORING)
     missing = [needed for needed in (path, baseline) if not needed.is_file()]
     if scoring is None or missing:

@@ -11,10 +11,10 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name
+from autoreap.evaluate import Evaluator, metric_name, read_task
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.outcomes import Evaluation, Outcome, language_metrics
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.saliency import Saliency
 from autoreap.tasks import task_named
@@ -28,6 +28,11 @@ def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, *, on_ac
     tasks = evals.splits["search"]
     scores = {metric_name(task): task_named(task.task).DIRECTION for task in tasks}
     known = {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
+    if any("/" in metric for metric in objectives):  # of one language; only the rows say which there are
+        for task in tasks:
+            languages = [sample.language for sample in read_task(task, evals.path.parent)]
+            metrics = language_metrics(metric_name(task), languages)
+            known |= dict.fromkeys(metrics, task_named(task.task).DIRECTION)
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")

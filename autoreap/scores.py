@@ -11,6 +11,10 @@ from autoreap.errors import ScoringError
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
+BETTER, WORSE, UNDECIDED = "better", "worse", "can't be told apart"
+# Of fewer utterances that differ no sign test gives a two-sided p below 0.05 (2 * 0.5 ** 6 = 0.03), even if all of them
+# go one way; there the bootstrap, which knows only what it has seen, is too sure.
+MIN_DIFFERENT = 6
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,26 @@ def exact(value: float) -> dict[str, Any]:
 def is_exact(measured: Mapping[str, Any]) -> bool:
     """Whether plain values are those of `exact`."""
     return "num_samples" not in measured
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one side fares against the other, on the same utterances.
+
+    Attributes:
+        value: the one rate minus the other.
+        low, high: 95% percentile interval of the paired bootstrap.
+        verdict: `better`, `worse` or `can't be told apart`.
+    """
+
+    value: float
+    low: float
+    high: float
+    verdict: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
 def score(counts: Sequence[Counts], *, num_failed: int = 0, seed: int = 0) -> Score:
@@ -102,6 +126,18 @@ def bootstrap_interval(
     """95% percentile bootstrap interval of `statistic`: from the numbers drawn [R, N] to R values."""
     drawn = np.random.default_rng(seed).integers(num_samples, size=(NUM_RESAMPLES, num_samples))
     return _interval(statistic(drawn))
+
+
+def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str, seed: int = 0) -> Difference:
+    """How `first` fares against `second`, the same utterances in the same order; `direction` as a task's DIRECTION.
+
+    An interval that holds 0 decides nothing, nor do fewer than MIN_DIFFERENT utterances that differ.
+    """
+    value, low, high = paired_difference(first, second, seed=seed)
+    num_different = sum(a != b for a, b in zip(first, second, strict=True))
+    if low <= 0 <= high or num_different < MIN_DIFFERENT:
+        return Difference(value, low, high, UNDECIDED)
+    return Difference(value, low, high, BETTER if (value < 0) == (direction == "minimize") else WORSE)
 
 
 def _resampled_rates(numerators: NDArray[np.int64], denominators: NDArray[np.int64], seed: int) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Numbers as people say them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autoreap.scores import is_exact
@@ -43,3 +43,21 @@ def _in_unit(name: str, value: float) -> str:
     if metric.endswith("_seconds"):
         return f"{value * 1000:,.1f} ms" if value < 1 else f"{value:,.2f} s"
     return f"{value:.3f}" if metric.endswith(("_ratio", "_factor")) else f"{value:.2%}"
+
+
+def rate_text(value: float, low: float, high: float) -> str:
+    """A measured rate, which is never shown without its interval: 3.21% [2.10%, 4.40%]."""
+    return f"{value:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def points_text(value: float, low: float, high: float) -> str:
+    """A difference of rates with its interval, in percentage points: +0.42 points [-0.10, +0.95]."""
+    return f"{100 * value:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table: the first column and the last to the left, those between to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]]).rstrip() for row in rows
+    )

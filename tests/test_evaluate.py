@@ -152,6 +152,7 @@ def test_outcomes_come_in_the_order_of_the_rows_with_the_judgement_of_their_task
     for sample, outcome in zip(samples, outcomes, strict=True):
         assert outcome.reference == task.reference(sample)
         assert outcome.counts == task.judge(sample, outcome.output)[0]
+        assert outcome.language == sample.language
 
 
 def test_outcomes_do_not_depend_on_the_batch_size(loaded: Loaded, folder: Path) -> None:

@@ -31,6 +31,10 @@ LAYERS = (
         "calibration_data",
         "saliency_summary",
         "outcomes",
+        "alignment",
+        "comparison",
+        "comparison_text",
+        "comparison_page",
     ),
     ("families", "dimensions"),
     (

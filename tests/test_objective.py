@@ -1,5 +1,6 @@
 """What may be an objective."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,16 @@ def test_memory_in_use_is_no_objective_where_it_is_not_measured() -> None:
 def test_what_is_not_measured_or_searched_the_wrong_way_is_refused(objectives: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_objectives(objectives, EVALS)
+
+
+def test_a_metric_of_one_language_is_an_objective_where_the_rows_have_that_language(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    rows = [{"id": name, "audio": "a.wav", "text": "one", "language": name} for name in ("en", "zh")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "evals.yaml").write_text("search: [{task: asr, label: car, dataset_path: rows.jsonl}]")
+    evals = load_evals(tmp_path / "evals.yaml")
+    check_objectives({"wer.car": "minimize", "wer.car/zh": "minimize"}, evals)
+    with pytest.raises(InputError, match=r"unknown metric 'wer.car/de' \(known: .*wer.car/en, wer.car/zh\)"):
+        check_objectives({"wer.car/de": "minimize"}, evals)
+    with pytest.raises(InputError, match=r"wer\.car/zh is better minimised"):
+        check_objectives({"wer.car/zh": "maximize"}, evals)

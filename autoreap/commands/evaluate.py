@@ -1,8 +1,6 @@
 """autoreap evaluate: score a model, or a model under a plan."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
 
@@ -26,8 +24,8 @@ def run(options: Arguments) -> Result:
     """Score, with intervals."""
     from autoreap import jobs
     from autoreap.described import describe
+    from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
-    from autoreap.wording import metric_text
 
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
@@ -44,13 +42,4 @@ def run(options: Arguments) -> Result:
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
     metrics = evaluation.metrics()
-    lines = [f"{name:<22} {metric_text(name, measured)}{_counts(measured)}" for name, measured in metrics.items()]
-    return {"metrics": metrics}, "\n".join(lines)
-
-
-def _counts(measured: Mapping[str, Any]) -> str:
-    """What a rate is made of; nothing for what is none."""
-    if "numerator" not in measured:
-        return ""
-    fraction = f"{measured['numerator']}/{measured['denominator']}"
-    return f"  {fraction}, {measured['num_samples']} samples, {measured['num_failed']} failed"
+    return {"metrics": metrics}, scores_text(evaluation)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, hours, positive
+from autoreap.wording import points_text
 
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
@@ -53,9 +54,9 @@ def run(options: Arguments) -> Result:
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
-        for metric, (difference, low, high) in shipped.against_baseline.items():
-            points = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
-            lines.append(f"         {metric} {points} against the unpruned model, paired")
+        for metric, found in shipped.against_baseline.items():
+            points = points_text(found.value, found.low, found.high)
+            lines.append(f"         {metric} {points} against the unpruned model, paired: {found.verdict}")
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:
         document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _DECODER_TENSOR = re.compile(r"(?P<part>thinker|talker)\.model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _EXPERT_TENSOR = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight)")
 _ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-_STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
+STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
 _STUB_HEADS, _STUB_HEAD_DIM = 8, 8
 _PART_OF_PREFIX = {
     "thinker.audio_tower.": "audio",
@@ -116,11 +116,11 @@ class Qwen3Omni(Family):
         config.enable_audio_output = config.enable_audio_output and speech
         if not layers:
             config.thinker_config.text_config.num_hidden_layers = 0
-        with nullcontext() if layers else _unreported():
+        with nullcontext() if layers else unreported():
             model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
                 path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
             )
-        if getattr(config.thinker_config.vision_config, _STRIPPED, False):
+        if getattr(config.thinker_config.vision_config, STRIPPED, False):
             self.close_eyes(model)  # a stub would turn an image into nonsense
         return cast("PreTrainedModel", model.eval())
 
@@ -312,7 +312,7 @@ class Qwen3Omni(Family):
             num_heads = min(_STUB_HEADS, _integer(vision, "num_heads"))
             width = num_heads * _STUB_HEAD_DIM
             vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
-            vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
+            vision |= {"deepstack_visual_indexes": [], STRIPPED: True}
             patch, out = vision["patch_size"], vision["out_hidden_size"]
             merged = width * vision["spatial_merge_size"] ** 2
             rows = {
@@ -394,7 +394,7 @@ def _refuse_silence(end_token: int, num_before: int, what: str) -> Callable[...,
 
 
 @contextmanager
-def _unreported() -> Iterator[None]:
+def unreported() -> Iterator[None]:
     """Without the report of tensors that the checkpoint has and the model has not."""
     from transformers.utils import logging
 

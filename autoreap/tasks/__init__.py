@@ -1,5 +1,6 @@
 """What a model is scored on. To add a task, write its file beside this one and list it here."""
 
+import re
 from typing import Protocol
 
 from autoreap.samples import Sample
@@ -43,3 +44,13 @@ TASKS: tuple[Task, ...] = (asr, audio_qa)
 def task_named(name: str) -> Task:
     """The task whose NAME that is."""
     return next(task for task in TASKS if name == task.NAME)
+
+
+def task_of_metric(metric: str) -> Task | None:
+    """The first task that yields `metric`."""
+    return next((task for task in TASKS if base_name(metric) == task.METRIC), None)
+
+
+def base_name(metric: str) -> str:
+    """`metric` without its label and its language: `wer` of `wer.noisy/zh`."""
+    return re.split("[./]", metric)[0]
