@@ -8,19 +8,21 @@ from typing import Any
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig
+from autoreap.evals_config import EvalsConfig, task_of
 from autoreap.evaluate import Evaluator, metric_name
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
-from autoreap.tasks import task_named
 
 
 def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     tasks = evals.splits["search"]
-    known = {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+    known = {
+        "size_bytes": "minimize",
+        **{metric_name(task): task_of(task).DIRECTION for task in tasks},
+    }
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")

@@ -231,7 +231,7 @@ train: []
         "4: search.1: key dataset_path is missing",
         "6: search.2: must be a mapping",
         "7: search.3.limit: must be an integer above 0, got 0",
-        "8: search.4: a second asr task needs a label of its own",
+        "8: search.4: a second task with wer needs a label of its own",
         "10: search.4.columns: must map keys to column names",
         "11: search.4.doc_to_text: may use {question}, {choices} and {lettered} alone",
         "12: report: must be a list of tasks",

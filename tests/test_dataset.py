@@ -59,11 +59,11 @@ def test_a_folder_of_parquet_is_read_with_audio_left_encoded(audio_column: str |
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
-    rows = [{"speech": recording(0), "sentence": "hello", "text": "not this", "options": ["cat", "dog"], "key": 4}]
+    rows = [{"speech": recording(0), "sentence": "hello", "text": "not this", "options": ["cat", "dog"], "key": 1}]
     write(tmp_path / "set", rows, "speech")
     columns = {"audio": "speech", "text": "sentence", "choices": "options", "answer": "key"}
     (sample,) = read_dataset(task(columns=columns), tmp_path, REQUIRED)
-    assert (sample.id, sample.text, sample.choices, sample.answer) == ("0", "hello", ("cat", "dog"), "4")
+    assert (sample.id, sample.text, sample.choices, sample.answer) == ("0", "hello", ("cat", "dog"), "dog")
     assert sample.audio == recording(0)["bytes"]
 
 

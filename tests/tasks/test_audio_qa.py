@@ -24,7 +24,7 @@ def test_another_choice_is_wrong_and_has_not_failed(output: str) -> None:
     assert audio_qa.judge(sample(), output) == WRONG
 
 
-@pytest.mark.parametrize("output", ["", " ", "D", "whale", "Dog or cat", "The answer is B", "I hear a dog", "7", "BB"])
+@pytest.mark.parametrize("output", ["", " ", "D", "whale", "Dog or cat", "I hear a dog", "7", "BB"])
 def test_what_names_no_choice_is_wrong_and_has_failed(output: str) -> None:
     assert audio_qa.judge(sample(), output) == FAILED
 
