@@ -109,10 +109,13 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
 
 
 def _load(source: HubSource) -> Any:
-    """The rows, streamed where a part is enough; a data set that is at hand in the cache alone can't be streamed."""
+    """The rows, streamed where a part is enough.
+
+    A slice (`test[:10%]`) can't be streamed, nor can a data set that is at hand in the cache alone.
+    """
     import datasets
 
-    if source.limit is not None:
+    if source.limit is not None and "[" not in source.split:
         try:
             rows = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
             if rows.features is not None:
