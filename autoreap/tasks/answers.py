@@ -7,19 +7,21 @@ from collections.abc import Iterator, Sequence
 
 from autoreap.tasks.normalise import units
 
+# Two letters joined name none: "A. Cat or B. Dog".
+_JOINED = r"(?:\band\b|\bor\b|和|或|与|,|、|/|&)\W*[A-Z](?![A-Za-z])"
 # More words may follow on the same line only after a mark: "B. dog" names B, "A dog barks" names nothing.
-_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)、。]+(?:[\s、。]*|\s.*|[^\x00-\x7f].*)|\s*\n.*)?", re.DOTALL)
-
-# After words that announce an answer, a capital will do: not the article of "A dog", nor one of "A or B".
-_ANNOUNCED_LETTER = re.compile(
-    r"[\"'(\[]*(?P<letter>[B-HJ-Z]|[AI](?!\s+[a-z]))(?![A-Za-z])"
-    r"(?!\W*(?:和|或|与|and\b|or\b|,|、|/|&)\W*[A-Z](?![A-Za-z]))"
+_LETTER = re.compile(
+    rf"(?!.*{_JOINED})\(?([A-Za-z])(?:[.:)、。]+(?:\s.*|[^\x00-\x7f].*)?|[.:)、。,!\s]+|\s*\n.*)?", re.DOTALL
 )
+# After words that announce an answer a capital will do, but for the article of "A dog".
+_ANNOUNCED_LETTER = re.compile(rf"[\"'(\[]*([B-HJ-Z]|[AI](?!\s+[a-z]))(?![A-Za-z])(?!\W*{_JOINED})")
 _ANNOUNCED = re.compile(
     r"\b(?:answer|option|choice)(?: is|:| would be)\s*:?\s*(?:(?:option|choice)\s+)?"
-    r"|(?:答案|选项)(?:应该|应)?[是为:]\s*:?\s*(?:选项|选)?|(?<!可)选择?[:\s]*(?!项)",
+    r"|\b(?:option|choice)\s+(?=\(?[A-Z]\b)"
+    r"|(?:答案|选项)(?:应该|应)?[是为:]?\s*:?\s*(?:选项|选)?|(?<!可)选择?[:\s]*(?!项)",
     re.IGNORECASE,
 )
+_WRAPPINGS = " \t\r\n\"'“”‘’<>[]"
 
 _YES = frozenset({"yes", "yeah", "yep", "是", "是的", "对", "对的"})
 _NO = frozenset({"no", "nope", "否", "不", "不是", "不是的", "不对"})
@@ -36,7 +38,7 @@ def same(first: str, second: str, language: str | None) -> bool:
 
 def readings(output: str) -> Iterator[str]:
     """`output` as it stands, then what follows "the answer is" or "答案是" in it."""
-    plain = unicodedata.normalize("NFKC", output).replace("*", "").strip()
+    plain = unicodedata.normalize("NFKC", output).replace("*", "").strip(_WRAPPINGS)
     yield plain
     for announced in _ANNOUNCED.finditer(plain):
         yield plain[announced.end() :].strip()
@@ -74,7 +76,9 @@ def _polarity(reading: str) -> bool | None:
 
 def _announced(choices: Sequence[str], reading: str, language: str | None) -> int | None:
     number = _by_text(choices, reading, language)
-    return _by_letter(choices, _ANNOUNCED_LETTER.match(reading)) if number is None else number
+    if number is None:
+        number = _by_letter(choices, _LETTER.fullmatch(reading) or _ANNOUNCED_LETTER.match(reading))
+    return number
 
 
 def _by_text(choices: Sequence[str], text: str, language: str | None) -> int | None:
