@@ -46,7 +46,7 @@ def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) ->
         required = tuple(key for key in required if key != "question")
     samples = [replace(sample, condition=config.condition) for sample in _rows_of(config, folder, required)]
     for sample in samples:
-        if sample.language is not None and not is_language_tag(sample.language):
+        if sample.language and not is_language_tag(sample.language):
             raise InputError(
                 f"language must be a code such as en or zh-CN, got {sample.language!r}",
                 where=sample.where,
@@ -145,9 +145,9 @@ def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -
 
 
 def _with_labels(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` with the names of its class labels, which are stored as numbers."""
-    names = {name: feature.int2str(row[name]) for name, feature in labels.items() if row[name] is not None}
-    return {**row, **names}
+    """`row` with the names of its class labels, which are stored as numbers; -1 stands for none."""
+    stored = {name: row[name] for name in labels if row[name] is not None}
+    return {**row, **{name: labels[name].int2str(label) if label >= 0 else None for name, label in stored.items()}}
 
 
 def _samples(

@@ -4,7 +4,7 @@ import pytest
 from builders import wav_bytes
 
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
-from autoreap.columns import Constant
+from autoreap.columns import Constant, Place
 from autoreap.conditions import Condition
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
@@ -268,15 +268,14 @@ search:
 
 
 def test_a_task_in_the_form_of_lm_eval_is_read(folder: Path) -> None:
-    columns = {"choices": ("A", "B"), "audio": "speech", "question": "Listen. {{question}}", "answer": "{{answer}}"}
+    columns: dict[str, Place] = {"choices": ("A", "B"), "audio": "speech", "language": Constant("en")}
+    columns |= {"question": "Listen. {{question}}", "answer": "{{answer}}"}
+    listening = TaskConfig("audio_qa", "mmau", "org/name", None, "dev", columns, "{question}", 12, version="1.0")
     assert evals(folder, LM_EVAL).splits["search"] == (
-        TaskConfig(
-            *("audio_qa", "mmau", "org/name", None, "dev"), columns=columns | {"language": Constant("en")},
-            doc_to_text="{question}", max_new_tokens=12, version="1.0",
-        ),
+        listening,
         TaskConfig("asr", "", "a.jsonl", columns={"text": "sentence"}, metric="cer"),
         TaskConfig("audio_qa", "", "b.jsonl", columns={"choices": (Constant("yes"), "{{other}}")}),
-    )  # fmt: skip
+    )
 
 
 def test_a_metric_of_metric_list_is_named_and_may_stand_beside_the_usual_one(folder: Path) -> None:

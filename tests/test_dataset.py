@@ -11,8 +11,9 @@ from autoreap.behaviour import write_utterances
 from autoreap.columns import Constant
 from autoreap.dataset import read_dataset
 from autoreap.errors import InputError
-from autoreap.evals_config import TaskConfig
+from autoreap.evals_config import TaskConfig, load_evals
 from autoreap.evaluate import read_task
+from autoreap.jobs import evals_digest
 from autoreap.samples import Sample, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr
@@ -227,11 +228,8 @@ def test_a_template_is_filled_in_from_the_columns_of_its_row(name: str, tmp_path
 
 def test_a_set_of_several_languages_is_scored_by_the_language_of_each_row(tmp_path: Path) -> None:
     tongues = datasets.ClassLabel(names=["cmn_hans_cn", "de_de", "en_us"])
-    rows = [
-        row(0, text="今天天气", language=0),
-        row(1, text="Guten Tag!", language=1),
-        row(2, text="Twenty", language=2),
-    ]
+    texts = ("今天天气", "Guten Tag!", "Twenty")
+    rows = [row(number, text=text, language=number) for number, text in enumerate(texts)]
     table = datasets.Dataset.from_list(rows).cast_column("language", tongues)
     (tmp_path / "set").mkdir()
     table.to_parquet(str(tmp_path / "set" / "test-00000-of-00001.parquet"))
@@ -239,6 +237,23 @@ def test_a_set_of_several_languages_is_scored_by_the_language_of_each_row(tmp_pa
     assert [sample.language for sample in samples] == tongues.names
     judged = [asr.judge(sample, heard)[0] for sample, heard in zip(samples, ("今天", "guten tag", "20"), strict=True)]
     assert judged == [Counts(2, 4), Counts(0, 2), Counts(0, 1)]
+
+
+def test_a_class_label_that_is_not_known_is_none(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list([row(0, language=-1)]).cast_column("language", datasets.ClassLabel(names=["en"]))
+    (tmp_path / "set").mkdir()
+    table.to_parquet(str(tmp_path / "set" / "test-00000-of-00001.parquet"))
+    assert [sample.language for sample in read_dataset(task(), tmp_path, REQUIRED)] == [None]
+
+
+def test_the_version_of_a_task_is_part_of_what_a_study_is_known_by(tmp_path: Path) -> None:
+    write_lines(tmp_path / "set.jsonl", [asked(0)])
+    digests = []
+    for metadata in ("", ", metadata: {version: 1}", ", metadata: {version: 2}"):
+        entry = f"{{task: audio_qa, dataset_path: set.jsonl{metadata}}}"
+        (tmp_path / "evals.yaml").write_text(f"search: [{entry}]\n")
+        digests.append(evals_digest(load_evals(tmp_path / "evals.yaml")))
+    assert len(set(digests)) == 3
 
 
 @pytest.mark.parametrize("name", ["set", "set.jsonl"])

@@ -1,6 +1,7 @@
 """Every file of evals/ that names a data set of the hub, on a local set of exactly that schema."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import datasets
 import pytest
 import yaml
 
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals, task_of
+from autoreap.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, task_of
 from autoreap.evaluate import check_splits_apart, metric_name, read_task
+from autoreap.lm_eval_keys import LM_EVAL_KEYS
 from autoreap.samples import Sample, load_audio
 from autoreap.tasks.normalise import units
 
@@ -201,3 +203,34 @@ def test_choices_stored_as_text_are_lettered_and_spoken_ones_are_not_asked_again
     assert asked.startswith("What is heard?\nA. Rain\nB. A dog's bark\nC. Speech\nD. None of these\nAnswer with")
     assert task_of(config).judge(stored, "B. A dog's bark")[0].numerator == 1
     assert task_of(config).judge(stored, "A dog barks")[1]
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    document = (EVALS.parent / "docs" / "tasks.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", document, flags=re.DOTALL)
+    (tmp_path / "evals.yaml").write_text(example)
+    splits = load_evals(tmp_path / "evals.yaml").splits
+    assert [metric_name(task) for split in splits.values() for task in split] == ["wer", "cer.zh", "accuracy"]
+    rows = datasets.Dataset.from_list(
+        [
+            {
+                **{"clip": {"bytes": RECORDINGS[0].read_bytes(), "path": None}, "title": "A walk"},
+                **{"question": "Who?", "option_a": "cat", "option_b": "dog", "option_c": "owl", "correct": "B"},
+            }
+        ]
+    )
+    (tmp_path / "owner/listening/en").mkdir(parents=True)
+    rows.to_parquet(str(tmp_path / "owner/listening/en/test-00000-of-00001.parquet"))
+    card = {"configs": [{"config_name": "en", "data_files": "en/test-*"}]}
+    (tmp_path / "owner/listening/README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
+    (config,) = splits["report"]
+    (sample,) = read_task(replace(config, test_split="train"), tmp_path)
+    asked = task_of(config).question(sample, config.doc_to_text or "")
+    assert asked == "A walk: Who?\nA. cat\nB. dog\nC. owl\nAnswer with the letter."
+    assert task_of(config).judge(sample, "dog")[0].numerator == 1
+
+
+def test_every_key_of_a_task_is_documented() -> None:
+    document = (EVALS.parent / "docs" / "tasks.md").read_text()
+    assert [key for key in (*KEYS, *LM_EVAL_KEYS) if f"`{key}`" not in document] == []
+    assert [name for name in shipped() if name != "tiny.yaml" and f"`{name}`" not in document] == []
