@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import jiwer
 
-from autoreap.tasks import asr, base_name
-from autoreap.tasks.normalise import units
+from autoreap.tasks import asr, asr_characters, base_name
+from autoreap.tasks.normalise import characters, units
 
 EQUAL, SUBSTITUTED, DELETED, INSERTED = "=", "~", "-", "+"
-UNITS = {asr.METRIC: units}  # of each metric that counts errors: what it counts them in
+UNITS = {
+    asr.METRIC: units,
+    asr_characters.METRIC: characters,
+}  # of each metric that counts errors: what it counts them in
 _KINDS = {"equal": EQUAL, "substitute": SUBSTITUTED, "delete": DELETED, "insert": INSERTED}
 
 

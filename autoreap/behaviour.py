@@ -160,7 +160,8 @@ def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sa
         kept = {key: value for key, value in asdict(task).items() if key in ("task", "label", "doc_to_text") and value}
         bound = {"max_new_tokens": task.max_new_tokens} if task.max_new_tokens else {}
         condition = {"condition": _condition(folder, number, task.condition)} if task.condition else {}
-        entries.append({**kept, **bound, **condition, "dataset_path": name})
+        metric = {"metric_list": [{"metric": task.metric}]} if task.metric else {}
+        entries.append({**kept, **bound, **condition, **metric, "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
     return load_evals(path)
@@ -185,4 +186,6 @@ def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
             (folder / row[key]).write_bytes(encoded)
     if sample.choices:
         row["choices"] = list(sample.choices)
+    if sample.answers:
+        row["answer"] = [sample.answer, *sample.answers]
     return row

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from autoreap.dataset import read_dataset
 from autoreap.drafting import Answer, DraftedDecoder, Prompt
 from autoreap.errors import InputError
-from autoreap.evals_config import EvalsConfig, TaskConfig
+from autoreap.evals_config import EvalsConfig, TaskConfig, task_of
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
 from autoreap.outcomes import Evaluation, Outcome
@@ -27,7 +27,7 @@ from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.prompts import audio_of, embedded
 from autoreap.samples import Sample, contents
-from autoreap.tasks import Task, task_named
+from autoreap.tasks import Task
 
 # An answer may be this much longer than its reference before it counts as a runaway and is stopped.
 _RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
@@ -78,7 +78,7 @@ class Evaluator:
         if not tasks:
             raise InputError(f"split {split!r} has no tasks", where=evals.path)
         self._tasks: list[tuple[str, Task, list[_Item]]] = []
-        sets = [(config, task_named(config.task), read_task(config, evals.path.parent)) for config in tasks]
+        sets = [(config, task_of(config), read_task(config, evals.path.parent)) for config in tasks]
         with Progress(f"preparing {split}", sum(len(samples) for _, _, samples in sets)) as progress:
             for config, task, samples in sets:
                 self._tasks.append((metric_name(config), task, self._prepare(config, task, samples, progress)))
@@ -155,13 +155,13 @@ class Evaluator:
 
 def metric_name(config: TaskConfig) -> str:
     """`wer`, or `wer.noisy` for a task labelled noisy."""
-    metric = task_named(config.task).METRIC
+    metric = task_of(config).METRIC
     return f"{metric}.{config.label}" if config.label else metric
 
 
 def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
     """The rows of one task, checked to have what the task needs."""
-    return read_dataset(config, folder, task_named(config.task).REQUIRED)
+    return read_dataset(config, folder, task_of(config).REQUIRED)
 
 
 def check_splits_apart(evals: EvalsConfig) -> None:

@@ -10,14 +10,13 @@ from autoreap import footprint, latency
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig
+from autoreap.evals_config import EvalsConfig, task_of
 from autoreap.evaluate import Evaluator, metric_name, read_task
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
 from autoreap.outcomes import Evaluation, Outcome, language_metrics
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.saliency import Saliency
-from autoreap.tasks import task_named
 
 
 def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, *, on_accelerator: bool = True) -> None:
@@ -26,13 +25,13 @@ def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, *, on_ac
     Memory in use is known of accelerators alone.
     """
     tasks = evals.splits["search"]
-    scores = {metric_name(task): task_named(task.task).DIRECTION for task in tasks}
+    scores = {metric_name(task): task_of(task).DIRECTION for task in tasks}
     known = {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
     if any("/" in metric for metric in objectives):  # of one language; only the rows say which there are
         for task in tasks:
             languages = [sample.language for sample in read_task(task, evals.path.parent)]
             metrics = language_metrics(metric_name(task), languages)
-            known |= dict.fromkeys(metrics, task_named(task.task).DIRECTION)
+            known |= dict.fromkeys(metrics, task_of(task).DIRECTION)
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")

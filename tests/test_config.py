@@ -4,9 +4,11 @@ import pytest
 from builders import wav_bytes
 
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
+from autoreap.columns import Constant, Place
 from autoreap.conditions import Condition
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
+from autoreap.evaluate import metric_name
 from autoreap.space_config import Range, SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
@@ -231,7 +233,7 @@ train: []
         "4: search.1: key dataset_path is missing",
         "6: search.2: must be a mapping",
         "7: search.3.limit: must be an integer above 0, got 0",
-        "8: search.4: a second asr task needs a label of its own",
+        "8: search.4: a second task with wer needs a label of its own",
         "10: search.4.columns: must map keys to column names",
         "11: search.4.doc_to_text: may use {question}, {choices} and {lettered} alone",
         "12: report: must be a list of tasks",
@@ -240,6 +242,94 @@ train: []
     assert len(found) == len(expected)
     for message, start in zip(found, expected, strict=True):
         assert message.startswith(start)
+
+
+LM_EVAL = """\
+search:
+  - task: audio_qa
+    label: mmau
+    dataset_path: org/name
+    test_split: dev
+    language: en
+    columns: {choices: [A, B], audio: speech}
+    doc_to_text: "Listen. {{question}}"
+    doc_to_target: "{{answer}}"
+    generation_kwargs: {max_gen_toks: 12, do_sample: false, temperature: 0.0}
+    metric_list: [{metric: accuracy, aggregation: mean, higher_is_better: true}]
+    metadata: {version: 1.0}
+  - task: asr
+    dataset_path: a.jsonl
+    doc_to_target: sentence
+    metric_list: [{metric: cer}]
+  - task: audio_qa
+    dataset_path: b.jsonl
+    doc_to_choice: ["yes", "{{other}}"]
+"""
+
+
+def test_a_task_in_the_form_of_lm_eval_is_read(folder: Path) -> None:
+    columns: dict[str, Place] = {"choices": ("A", "B"), "audio": "speech", "language": Constant("en")}
+    columns |= {"question": "Listen. {{question}}", "answer": "{{answer}}"}
+    listening = TaskConfig("audio_qa", "mmau", "org/name", None, "dev", columns, "{question}", 12, version="1.0")
+    assert evals(folder, LM_EVAL).splits["search"] == (
+        listening,
+        TaskConfig("asr", "", "a.jsonl", columns={"text": "sentence"}, metric="cer"),
+        TaskConfig("audio_qa", "", "b.jsonl", columns={"choices": (Constant("yes"), "{{other}}")}),
+    )
+
+
+def test_a_metric_of_metric_list_is_named_and_may_stand_beside_the_usual_one(folder: Path) -> None:
+    rows = "{task: asr, dataset_path: a.jsonl"
+    tasks = evals(folder, f"search:\n  - {rows}}}\n  - {rows}, metric_list: [{{metric: cer}}]}}\n").splits["search"]
+    assert [metric_name(task) for task in tasks] == ["wer", "cer"]
+    usual = evals(folder, f"search:\n  - {rows}, metric_list: [{{metric: wer, aggregation: wer}}]}}\n").splits["search"]
+    assert usual == tasks[:1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("generation_kwargs: {do_sample: true}", "generation_kwargs.do_sample: must be false .*scoring is greedy"),
+        ("generation_kwargs: {temperature: 0.7}", "generation_kwargs.temperature: must be 0 .*scoring is greedy"),
+        ("generation_kwargs: {until: ['.']}", "generation_kwargs.until: not supported: an answer ends where"),
+        ("generation_kwargs: {max_tokens: 3}", "generation_kwargs.max_tokens: unknown key; known: max_gen_toks"),
+        ("generation_kwargs: {max_gen_toks: 0}", "generation_kwargs.max_gen_toks: must be an integer above 0"),
+        ("generation_kwargs: 12", "generation_kwargs: must be a mapping with max_gen_toks, got 12"),
+        ("generation_kwargs: {max_gen_toks: 3}, max_new_tokens: 4", "generation_kwargs: .*is given twice"),
+        ("metric_list: [{metric: acc}]", "metric_list.0.metric: must be one of wer, cer, got 'acc'"),
+        ("metric_list: [{metric: wer}, {metric: cer}]", "metric_list: must be a list of one mapping"),
+        ("metric_list: [{aggregation: mean}]", "metric_list.0: key metric is missing"),
+        (
+            "metric_list: [{metric: wer, aggregation: mean}]",
+            "metric_list.0.aggregation: must be one of wer, got",
+        ),
+        ("metric_list: [{metric: wer, higher_is_better: true}]", "higher_is_better: must be false for wer"),
+        ("metric_list: [{metric: wer, ignore_case: true}]", "metric_list.0.ignore_case: unknown key; known: metric"),
+        ("metadata: {author: me}", "metadata.author: unknown key; known: version"),
+        ("metadata: 1.0", "metadata: must be a mapping with the key version, got 1.0"),
+        ("language: English", "language: must be the code of a language"),
+        ("language: en, columns: {language: locale}", "language: columns maps language too"),
+        ("doc_to_target: said, columns: {text: sentence}", "doc_to_target: columns maps text too"),
+        ("columns: {sentence: text}", "columns.sentence: unknown key; known: id, audio"),
+        ("columns: {text: 3}", "columns: must map keys to column names.*: 3 must be a column"),
+        ("columns: {text: '{{a'}", "columns: must map keys .* is no template"),
+        ("doc_to_text: '{{question'", "doc_to_text: is no template"),
+        ("doc_to_choice: [yes, no]", r"doc_to_choice: .*yes and no in quotes.*got \[True, False\]"),
+        ("num_fewshot: 5", "num_fewshot: this key of lm-eval is not supported: a prompt holds no examples"),
+        ("output_type: generate_until", "output_type: this key of lm-eval is not supported: answers are always"),
+        ("process_docs: x", "process_docs: this key of lm-eval is not supported: map columns instead"),
+        ("validation_split: x", "validation_split: this key of lm-eval is not supported: test_split names"),
+    ],
+)
+def test_what_a_task_can_not_do_is_refused_with_its_line_and_what_to_do(keys: str, message: str, folder: Path) -> None:
+    text = f"search:\n  - {{task: asr, dataset_path: a.jsonl}}\n  - {{task: asr, label: b, dataset_path: b, {keys}}}\n"
+    with pytest.raises(InputError, match=rf"^\S*evals\.yaml:3: search\.1\S*[.:] ?{message}"):
+        evals(folder, text)
+
+
+def test_a_file_that_is_one_task_is_told_where_a_task_goes(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"evals\.yaml: is one task; put it in the list of a split"):
+        evals(folder, "task: asr\ndataset_path: a.jsonl\n")
 
 
 @pytest.mark.parametrize("text", ["report: []\n", "search: []\n", "search:\n"])

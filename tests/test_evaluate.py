@@ -363,8 +363,3 @@ def test_questions_without_media_in_both_splits_are_no_recording_in_common(tmp_p
         "search: [{task: audio_qa, dataset_path: search.jsonl}]\nreport: [{task: audio_qa, dataset_path: report.jsonl}]"
     )
     check_splits_apart(load_evals(tmp_path / "evals.yaml"))
-
-
-@pytest.mark.parametrize("path", sorted(EVALS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_splits_of_every_shipped_evals_file_are_apart(path: Path) -> None:
-    check_splits_apart(load_evals(path))

@@ -23,7 +23,7 @@ LAYERS = (
     (
         "tasks",
         "plan",
-        "evals_config",
+        *("columns", "lm_eval_keys", "evals_config"),
         "calibration_config",
         "space_config",
         "checkpoint",
