@@ -14,7 +14,7 @@ EQUAL, SUBSTITUTED, DELETED, INSERTED = "=", "~", "-", "+"
 UNITS = {
     asr.METRIC: units,
     asr_characters.METRIC: characters,
-}  # of each metric that counts errors: what it counts them in
+}  # metric -> what its errors are counted in
 _KINDS = {"equal": EQUAL, "substitute": SUBSTITUTED, "delete": DELETED, "insert": INSERTED}
 
 
