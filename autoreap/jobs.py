@@ -18,6 +18,7 @@ from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
+from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
@@ -36,7 +37,7 @@ from autoreap.front import (
 )
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
-from autoreap.objective import Objective, check_objectives
+from autoreap.objective import Objective, check_objectives, measured
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
@@ -44,7 +45,7 @@ from autoreap.report import plot_front, write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
-from autoreap.sampling import check_cuts
+from autoreap.sampling import check_space
 from autoreap.scores import paired_difference
 from autoreap.search import Search
 from autoreap.space_config import SpaceConfig, load_space
@@ -163,9 +164,10 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
     check_objectives(space.objectives, evals)
+    check_measured(space.constraints, measured(evals), where=f"{space.path}: constraints")
     check_splits_apart(evals)
     described = describe(options.model)
-    check_cuts(space, described.shape)
+    check_space(space, described.shape)
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")

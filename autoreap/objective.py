@@ -17,10 +17,15 @@ from autoreap.saliency import Saliency
 from autoreap.tasks import task_named
 
 
+def measured(evals: EvalsConfig) -> dict[str, str]:
+    """What is measured of a candidate: metric -> the direction in which it is better."""
+    tasks = evals.splits["search"]
+    return {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+
+
 def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
-    tasks = evals.splits["search"]
-    known = {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+    known = measured(evals)
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
@@ -65,6 +70,10 @@ class Objective:
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
         return make_plan(candidate, self._saliency, self._shape, self._base_model)
+
+    def exact(self, plan: PruningPlan) -> dict[str, float]:
+        """The metrics that are known of `plan` before it is scored."""
+        return {"size_bytes": plan_rewrite(self._checkpoint, plan).size_bytes}
 
     def score(self, plan: PruningPlan) -> Scored:
         """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""

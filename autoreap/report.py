@@ -13,8 +13,10 @@ from autoreap.wording import size_text
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
-def front_table(front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
-    """One line a point, smallest first, the unpruned model last; every score with its 95% interval."""
+def front_table(
+    front: Sequence[Point], baseline: Mapping[str, Any], controls: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """One line a point, smallest first, then the controls and the unpruned model; every score with its 95% interval."""
     names = list(front[0].metrics) if front else list(baseline["metrics"])
     parameters = sorted({name for point in front for name in point.params})
     header = ["trial", "size", *[f"{name} [95%]" for name in names], *parameters]
@@ -23,8 +25,9 @@ def front_table(front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
         + [_value(point.params.get(name)) for name in parameters]
         for point in front
     ]
-    unpruned = ["baseline", size_text(baseline["size_bytes"]), *[_score(baseline["metrics"][name]) for name in names]]
-    rows.append(unpruned + ["" for _ in parameters])
+    for label, known in {**(controls or {}), "baseline": baseline}.items():
+        scores = [_score(known["metrics"][name]) for name in names]
+        rows.append([label, size_text(known["size_bytes"]), *scores, *["" for _ in parameters]])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in lines)

@@ -12,7 +12,21 @@ from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.front import ERROR, PLAN, RESULT, Point, default_storage, open_study, pareto, plan_of, points_of, select
+from autoreap.front import (
+    ERROR,
+    INFEASIBLE,
+    PLAN,
+    RESULT,
+    Point,
+    default_storage,
+    empty_front,
+    nearest,
+    open_study,
+    pareto,
+    plan_of,
+    points_of,
+    select,
+)
 from autoreap.plan import PruningPlan, make_plan
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
@@ -48,6 +62,28 @@ def write_study(storage: str) -> None:
     study.ask()
     other = optuna.create_study(storage=storage, study_name="empty", directions=["minimize", "minimize"])
     other.set_user_attr("objectives", OBJECTIVES)
+
+
+def write_constrained_study(storage: str, name: str, bound: float, objectives: Mapping[str, str]) -> optuna.Study:
+    """The same trials; those above `bound` (a WER) break a constraint, and one was ruled out before it was scored."""
+    directions: list[Any] = list(objectives.values())
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    study.set_user_attr("objectives", dict(objectives))
+    study.set_user_attr("baseline", {"metrics": {"wer": {"value": BASELINE_WER}}, "size_bytes": 70_000_000_000})
+    for number, (size, wer) in enumerate(TRIALS):
+        trial = study.ask()
+        metrics = {"wer": {"value": wer}, "accuracy": {"value": 1 - wer, "denominator": 10}}
+        values = {"size_bytes": size * 1e9, "wer": wer, "accuracy": 1 - wer}
+        result = {"metrics": metrics, "size_bytes": size * 10**9, "plan_digest": f"plan {number}"}
+        trial.set_user_attr(RESULT, result)
+        trial.set_constraint("size <= 90 GB", size / 90 - 1)
+        trial.set_constraint("wer <= bound", wer / bound - 1)
+        study.tell(trial, [values[name] for name in objectives])
+    ruled_out = study.ask()
+    ruled_out.set_constraint("size <= 90 GB", 0.1)
+    ruled_out.set_user_attr(INFEASIBLE, "size <= 90 GB (it is 99.00 GB)")
+    study.tell(ruled_out, state=TrialState.PRUNED)
+    return study
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +187,50 @@ def test_a_rule_that_picks_nothing_is_refused_with_what_to_change(
 ) -> None:
     with pytest.raises(InputError, match=message):
         select(study, rule, **bounds)
+
+
+def test_only_points_that_keep_every_constraint_are_on_the_front(tmp_path: Path) -> None:
+    study = write_constrained_study(default_storage(tmp_path), "bound", 0.115, OBJECTIVES)
+    points = points_of(study)
+    assert [point.trial for point in points] == [0, 1, 2, 3, 4, 5]
+    assert points[2].broken == {"wer <= bound": pytest.approx(0.12 / 0.115 - 1)}
+    assert points[2].as_dict()["broken"] == points[2].broken
+    assert "broken" not in points[1].as_dict()
+    assert [point.trial for point in pareto(points, OBJECTIVES)] == [1, 0]
+    assert select(study, "smallest", max_wer_increase=90.0)[0].trial == 1
+    assert select(study, "best", max_size_bytes=50e9)[0].trial == 1
+    assert select(study, "knee")[0].trial in (0, 1)
+
+
+def test_where_no_trial_keeps_the_constraints_the_nearest_is_named(tmp_path: Path) -> None:
+    study = write_constrained_study(default_storage(tmp_path), "bound", 0.05, OBJECTIVES)
+    assert pareto(points_of(study), OBJECTIVES) == []
+    assert [point.trial for point in nearest(points_of(study), 3)] == [0, 1, 2]
+    reason = "no trial keeps every constraint; nearest is trial 0, which breaks wer <= bound by 100% of the bound"
+    assert empty_front(study) == reason
+    for rule, bounds in (("knee", {}), ("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
+        with pytest.raises(InputError, match=f"study bound: {reason}"):
+            select(study, rule, **bounds)
+
+
+def test_where_every_candidate_was_ruled_out_before_scoring_the_last_reason_is_given(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=default_storage(tmp_path), directions=["minimize", "minimize"])
+    study.set_user_attr("objectives", OBJECTIVES)
+    trial = study.ask()
+    trial.set_user_attr(INFEASIBLE, "size <= 90 GB (it is 99.00 GB)")
+    study.tell(trial, state=TrialState.PRUNED)
+    assert empty_front(study) == "has no finished trial yet; trial 0 breaks size <= 90 GB (it is 99.00 GB)"
+
+
+def test_rules_on_size_and_wer_are_refused_where_a_study_weighs_something_else(tmp_path: Path) -> None:
+    objectives = {"size_bytes": "minimize", "accuracy": "maximize"}
+    study = write_constrained_study(default_storage(tmp_path), "accuracy", 1.0, objectives)
+    chosen, why = select(study, "knee")
+    assert chosen.trial in (2, 3, 5)
+    assert "size_bytes and accuracy" in why
+    for rule, bounds in (("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
+        with pytest.raises(InputError, match=f"--rule {rule}: weighs size against wer, but .* size_bytes, accuracy"):
+            select(study, rule, **bounds)
 
 
 def test_a_study_without_a_scored_trial_has_nothing_to_select(storage: str) -> None:
