@@ -94,8 +94,13 @@ def _point(trial: FrozenTrial, names: Sequence[str]) -> Point:
         size_bytes=result["size_bytes"],
         plan_digest=result["plan_digest"],
         duplicate_of=result.get("duplicate_of"),
-        broken={text: violation for text, violation in trial.constraints.items() if violation > 0},
+        broken=broken_of(trial.constraints),
     )
+
+
+def broken_of(constraints: Mapping[str, float]) -> dict[str, float]:
+    """Those of a trial's constraints that it breaks."""
+    return {text: violation for text, violation in constraints.items() if violation > 0}
 
 
 def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point]:

@@ -84,14 +84,14 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     what the space fixes stays as it is.
     """
     counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
-    decisive = {"layers_cut": Candidate().layers_cut, **({} if "experts" in counted else {"retention": 1.0})}
-    offered = {**decisive, **space.parameters}
+    decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
+    offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
     searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
     for preset_name in space.presets:
         values = preset(preset_name, shape.components["thinker"].num_layers).parameters()
         for name, fraction in counted.items():
             values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
-        outside = [name for name in {*searched, *decisive, *counted} if not can_be(offered[name], values[name])]
+        outside = [name for name in {*searched, *decisive} if not can_be(offered[name], values[name])]
         if outside:
             name = min(outside)
             log(f"preset {preset_name} lies outside the space ({name} {values[name]}), not tried")

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoreap.candidate import control
 from autoreap.constraints import Constraint, values_of
 from autoreap.errors import AutoreapError, InputError
-from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RESULT, Point, points_of, study_names
+from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RESULT, Point, broken_of, points_of, study_names
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import ModelShape
@@ -118,14 +118,15 @@ class Search:
         trial.set_user_attr(RESULT, result)
         self.study.tell(trial, scored.values)
         values = dict(zip(self._space.objectives, scored.values, strict=True))
-        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest)
+        broken = broken_of(trial.constraints)
+        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
         self._scored[digest] = point
 
     def _repeat(self, trial: Trial, twin: Point) -> None:
         """The same plan was scored before: tell the study what is known, at no cost."""
         result = {"metrics": twin.metrics, "size_bytes": twin.size_bytes, "plan_digest": twin.plan_digest}
-        trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
         self._judge(trial, values_of(twin.size_bytes, twin.metrics), exact=False)
+        trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
         self.study.tell(trial, list(twin.values.values()))
 
     def _judge(self, trial: Trial, values: Mapping[str, float], *, exact: bool) -> str:

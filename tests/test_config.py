@@ -1,3 +1,4 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_every_shipped_search_space_loads_and_its_evals_too(path: Path) -> None:
     config = load_space(path)
     assert config.name == path.stem
     assert load_evals(config.evals).splits["search"]
+
+
+def test_the_example_of_the_documentation_loads_and_shows_every_key(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "search-spaces.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    for name in ("speech", "video", "mixed"):
+        (tmp_path / f"{name}.jsonl").touch()
+    config = space(tmp_path, text)
+    told = {line.partition(":")[0] for line in text.splitlines() if not line.startswith(" ")}
+    named = {"path", "name", "conditions", "sampler_arguments"}  # not keys of a file
+    assert {field.name for field in fields(SpaceConfig)} - named == told
+    assert config.conditions.keys() == {"lambda", "beta"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "evals").glob("*.yaml")), ids=lambda path: path.stem)
