@@ -167,7 +167,7 @@ def select(
     Args:
         rule: `knee` (nearest to the ideal corner, on log scales, each scaled to the front's range), `smallest` (the
             smallest with a WER of at most the baseline's plus `max_wer_increase`, in points), or `best` (the lowest WER
-            of at most `max_size_bytes`); the last two need size_bytes and wer among the objectives.
+            of at most `max_size_bytes`); the last two need size_bytes and one WER among the objectives.
     """
     objectives = objectives_of(study)
     front = pareto(points_of(study), objectives)
@@ -177,23 +177,24 @@ def select(
     if rule == "knee":
         point = min(front, key=lambda candidate: _distance_to_ideal(candidate, front, objectives))
         return point, f"nearest to the ideal corner of {' and '.join(objectives)} on log scales"
-    if rule in ("smallest", "best"):
-        _check_weighs_size_and_wer(rule, objectives)
+    if rule not in ("smallest", "best"):
+        raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
+    wer = _wer_among(objectives, rule)
     if rule == "smallest":
         if max_wer_increase is None:
             raise InputError("needs --max-wer-increase", where="--rule smallest", fix="for example 0.5 (points)")
-        baseline = study.user_attrs["baseline"]["metrics"]["wer"]["value"]
+        baseline = study.user_attrs["baseline"]["metrics"][wer]["value"]
         bound = baseline + max_wer_increase / 100
+        sum_text = f"baseline {baseline:.2%} + {max_wer_increase:g} points"
         return _first(
-            [point for point in front if _wer(point) <= bound],
-            f"smallest with a WER of at most {bound:.2%} (baseline {baseline:.2%} + {max_wer_increase:g} points)",
+            [point for point in front if point.values[wer] <= bound],
+            f"smallest with a {_spelt(wer)} of at most {bound:.2%} ({sum_text})",
         )
-    if rule == "best":
-        if max_size_bytes is None:
-            raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
-        small_enough = sorted((p for p in front if p.size_bytes <= max_size_bytes), key=_wer)
-        return _first(small_enough, f"lowest WER of at most {size_text(max_size_bytes)}")
-    raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
+    if max_size_bytes is None:
+        raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
+    small_enough = [point for point in front if point.size_bytes <= max_size_bytes]
+    small_enough.sort(key=lambda point: point.values[wer])
+    return _first(small_enough, f"lowest {_spelt(wer)} of at most {size_text(max_size_bytes)}")
 
 
 def _first(fitting: Sequence[Point], reason: str) -> tuple[Point, str]:
@@ -202,19 +203,28 @@ def _first(fitting: Sequence[Point], reason: str) -> tuple[Point, str]:
     return fitting[0], reason
 
 
-def _check_weighs_size_and_wer(rule: str, objectives: Mapping[str, str]) -> None:
-    """A front of other objectives may lack the point that the rule is after."""
-    missing = [name for name in ("size_bytes", "wer") if name not in objectives]
-    if missing:
+def _wer_among(objectives: Mapping[str, str], rule: str) -> str:
+    """The objective that is a WER: `wer`, or the only one with a label. Another front may lack the rule's point."""
+    labelled = [name for name in objectives if name.startswith("wer.")]
+    found = ["wer"] if "wer" in objectives else labelled
+    if len(found) != 1 or "size_bytes" not in objectives:
         raise InputError(
-            f"weighs size against wer, but this study's objectives are {', '.join(objectives)}",
+            f"weighs size_bytes against one wer, but this study's objectives are {', '.join(objectives)}",
             where=f"--rule {rule}",
             fix="use --rule knee",
         )
+    return found[0]
 
 
-def _wer(point: Point) -> float:
-    return float(point.metrics["wer"]["value"])
+def _spelt(wer: str) -> str:
+    return "WER" if wer == "wer" else wer
+
+
+def drawn_metric(study: optuna.Study) -> str:
+    """What a picture shows against size: the WER if there is one, else the first objective that is another score."""
+    measured = study.user_attrs["baseline"]["metrics"]
+    objectives = [name for name in objectives_of(study) if name in measured]
+    return "wer" if "wer" in measured else [*objectives, *measured][0]
 
 
 def _distance_to_ideal(point: Point, front: Sequence[Point], objectives: Mapping[str, str]) -> float:

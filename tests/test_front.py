@@ -19,6 +19,7 @@ from autoreap.front import (
     RESULT,
     Point,
     default_storage,
+    drawn_metric,
     empty_front,
     nearest,
     open_study,
@@ -28,6 +29,7 @@ from autoreap.front import (
     select,
 )
 from autoreap.plan import PruningPlan, make_plan
+from autoreap.report import front_table, plot_front, write_report
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1
@@ -229,8 +231,59 @@ def test_rules_on_size_and_wer_are_refused_where_a_study_weighs_something_else(t
     assert chosen.trial in (2, 3, 5)
     assert "size_bytes and accuracy" in why
     for rule, bounds in (("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
-        with pytest.raises(InputError, match=f"--rule {rule}: weighs size against wer, but .* size_bytes, accuracy"):
+        with pytest.raises(InputError, match=f"--rule {rule}: weighs .* one wer, but .* size_bytes, accuracy"):
             select(study, rule, **bounds)
+
+
+@pytest.mark.parametrize(
+    ("names", "picked"), [(("size_bytes", "wer.car"), "wer.car"), (("size_bytes", "wer.car", "wer"), "wer")]
+)
+def test_rules_take_the_wer_of_the_objectives_also_where_it_has_a_label(
+    names: tuple[str, ...], picked: str, tmp_path: Path
+) -> None:
+    study = labelled_study(default_storage(tmp_path), names)
+    expected = {"wer.car": (1, "lowest wer.car"), "wer": (0, "lowest WER")}[picked]
+    chosen, why = select(study, "best", max_size_bytes=1e12)
+    assert (chosen.trial, why) == (expected[0], f"{expected[1]} of at most 1,000.00 GB")
+    assert drawn_metric(study) == picked
+
+
+def test_rules_are_refused_where_several_labelled_wers_are_weighed(tmp_path: Path) -> None:
+    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car", "wer.quiet"))
+    with pytest.raises(InputError, match="--rule best: weighs size_bytes against one wer"):
+        select(study, "best", max_size_bytes=1e12)
+    assert select(study, "knee")[0].trial in (0, 1)
+
+
+def test_a_study_without_a_plain_wer_is_drawn_by_what_it_weighs(tmp_path: Path) -> None:
+    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car"))
+    plot_front(study, tmp_path / "front.png")
+    write_report(study, tmp_path / "report.html")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+    assert "wer.car, log scale" in (tmp_path / "report.html").read_text()
+
+
+def test_controls_are_shown_by_name_between_the_front_and_the_baseline(tmp_path: Path) -> None:
+    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car"))
+    baseline = study.user_attrs["baseline"]
+    lines = front_table(points_of(study), baseline, {"random": {**baseline, "size_bytes": 3_000_000}}).splitlines()
+    assert [line.split()[0] for line in lines] == ["trial", "0", "1", "random", "baseline"]
+    assert "3.00 MB" in lines[3]
+
+
+def labelled_study(storage: str, names: Sequence[str]) -> optuna.Study:
+    """Two trials; the first is better by the last of the names, the second by the others."""
+    study = optuna.create_study(storage=storage, study_name="labelled", directions=["minimize"] * len(names))
+    study.set_user_attr("objectives", dict.fromkeys(names, "minimize"))
+    unpruned = {name: {"value": 0.1, "low": 0.0, "high": 1.0} for name in names[1:]}
+    study.set_user_attr("baseline", {"metrics": unpruned, "size_bytes": 4})
+    for number, wers in enumerate(((0.2, 0.1), (0.1, 0.2))):
+        trial = study.ask()
+        values = dict(zip(names, (number + 2, *wers), strict=False))
+        metrics = {name: {"value": values[name], "low": 0.0, "high": 1.0} for name in names[1:]}
+        trial.set_user_attr(RESULT, {"metrics": metrics, "size_bytes": number + 2, "plan_digest": str(number)})
+        study.tell(trial, list(values.values()))
+    return study
 
 
 def test_a_study_without_a_scored_trial_has_nothing_to_select(storage: str) -> None:
