@@ -255,7 +255,8 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
     for trial in study.get_trials(deepcopy=False):
         if trial.number == number:
             if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                reason = trial.user_attrs.get(ERROR, trial.state.name.lower())
+                ruled_out = trial.user_attrs.get(INFEASIBLE, trial.state.name.lower())
+                reason = trial.user_attrs.get(ERROR, ruled_out)
                 raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
     raise InputError(f"has no trial {number}", where=f"study {study.study_name}")

@@ -202,6 +202,8 @@ def test_only_points_that_keep_every_constraint_are_on_the_front(tmp_path: Path)
     assert select(study, "smallest", max_wer_increase=90.0)[0].trial == 1
     assert select(study, "best", max_size_bytes=50e9)[0].trial == 1
     assert select(study, "knee")[0].trial in (0, 1)
+    with pytest.raises(InputError, match=r"trial 6 was not scored: size <= 90 GB \(it is 99.00 GB\)"):
+        plan_of(study, 6)
 
 
 def test_where_no_trial_keeps_the_constraints_the_nearest_is_named(tmp_path: Path) -> None:
