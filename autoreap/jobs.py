@@ -19,6 +19,7 @@ from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.comparison import compare_outcomes
+from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
@@ -39,7 +40,7 @@ from autoreap.front import (
 from autoreap.latency import Stopwatch, needs_stopwatch
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
-from autoreap.objective import Objective, check_objectives, costs
+from autoreap.objective import Objective, check_device, check_objectives, costs, measured
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
@@ -47,7 +48,7 @@ from autoreap.report import plot_front, write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
-from autoreap.sampling import check_cuts
+from autoreap.sampling import check_space
 from autoreap.scores import Difference
 from autoreap.search import Search
 from autoreap.space_config import SpaceConfig, load_space
@@ -179,10 +180,12 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     space = load_space(space_path)
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
-    check_objectives(space.objectives, evals, on_accelerator="cpu" not in (options.device, default_device()))
+    check_objectives(space.objectives, evals)
+    check_measured(space.constraints, measured(evals, space.needs), where=f"{space.path}: constraints")
+    check_device(space.needs, on_accelerator="cpu" not in (options.device, default_device()))
     check_splits_apart(evals)
     described = describe(options.model)
-    check_cuts(space, described.shape)
+    check_space(space, described.shape)
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
@@ -208,7 +211,7 @@ def _searched(
     measuring = Options.of(space.calibration)
     saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
-    timed = needs_stopwatch(space.objectives)
+    timed = needs_stopwatch(space.needs)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts()) if timed else None
     objective = Objective(
         described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch

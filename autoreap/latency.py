@@ -10,7 +10,7 @@ materialised checkpoint (benchmarks/latency.py compares them). Memory is not: th
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -196,6 +196,6 @@ def paired_ratio(values: NDArray[np.float64], reference: NDArray[np.float64]) ->
     return median(values / reference)
 
 
-def needs_stopwatch(names: Mapping[str, Any] | Sequence[str]) -> bool:
+def needs_stopwatch(names: Collection[str]) -> bool:
     """Whether one of the metrics of these `names` is timed: it costs time, so it is asked for."""
     return not DIRECTIONS.keys().isdisjoint(names)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,28 +19,35 @@ from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.saliency import Saliency
 
 
-def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, *, on_accelerator: bool = True) -> None:
-    """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better.
+def measured(evals: EvalsConfig, names: Iterable[str] = ()) -> dict[str, str]:
+    """What is measured of a candidate: metric -> the direction in which it is better.
 
-    Memory in use is known of accelerators alone.
+    Those of one language, such as `wer/zh`, are among them if one of `names` is of that kind: rows must be read.
     """
     tasks = evals.splits["search"]
     scores = {metric_name(task): task_of(task).DIRECTION for task in tasks}
-    known = {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
-    if any("/" in metric for metric in objectives):  # of one language; only the rows say which there are
+    if any("/" in name for name in names):
         for task in tasks:
             languages = [sample.language for sample in read_task(task, evals.path.parent)]
-            metrics = language_metrics(metric_name(task), languages)
-            known |= dict.fromkeys(metrics, task_of(task).DIRECTION)
+            scores |= dict.fromkeys(language_metrics(metric_name(task), languages), task_of(task).DIRECTION)
+    return {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
+
+
+def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
+    """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
+    known = measured(evals, objectives)
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
             raise InputError(f"{metric} is better {known[metric].replace('z', 's')}d", where="objectives")
-        if metric == latency.PEAK_MEMORY and not on_accelerator:
-            raise InputError(
-                f"{metric} is measured on an accelerator alone", where="objectives", fix="use size_bytes, or a GPU"
-            )
+
+
+def check_device(names: Collection[str], *, on_accelerator: bool) -> None:
+    """Raise `InputError` if one of the metrics `names` can't be measured; memory is of accelerators alone."""
+    if latency.PEAK_MEMORY in names and not on_accelerator:
+        problem = f"{latency.PEAK_MEMORY} is measured on an accelerator alone"
+        raise InputError(problem, where="objectives and constraints", fix="use size_bytes, or a GPU")
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,10 @@ class Objective:
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
         return make_plan(candidate, self._saliency, self._shape, self._base_model)
+
+    def exact(self, plan: PruningPlan) -> dict[str, float]:
+        """The metrics that are known of `plan` before it is scored."""
+        return {name: cost["value"] for name, cost in Footprint.of(self._checkpoint, plan).metrics().items()}
 
     def score(self, plan: PruningPlan) -> Scored:
         """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""

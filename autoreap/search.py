@@ -12,14 +12,16 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoreap.candidate import Candidate
+from autoreap.candidate import control
+from autoreap.constraints import Constraint, values_of
 from autoreap.errors import AutoreapError, InputError
-from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
+from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RESULT, Point, broken_of, points_of, study_names
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import ModelShape
 from autoreap.progress import log
-from autoreap.sampling import enqueue_presets, sampler, suggest
+from autoreap.samplers import sampler
+from autoreap.sampling import enqueue_presets, sample
 from autoreap.space_config import SpaceConfig
 from autoreap.tracking import Tracker, TrialRecord
 from autoreap.wording import duration, metric_text, shown, size_text
@@ -52,6 +54,7 @@ class Search:
         self._shape = shape
         self._folder = folder
         self.study = _create_study(space, storage, name, identity)
+        self._unpruned: dict[str, float] = {}  # the baseline's metrics, once it is scored
         self._scored: dict[str, Point] = {}
         for point in points_of(self.study):
             self._scored.setdefault(point.plan_digest, point)
@@ -60,6 +63,8 @@ class Search:
         """Score trials until the study has `trials` finished ones or `hours` are over, whichever comes first."""
         self._recover()
         self._score_baseline()
+        self._unpruned = self._baseline_values()
+        self._score_controls()
         enqueue_presets(self.study, self._space, self._shape)
         self._catch_up(tracker)
         started = time.monotonic()
@@ -81,14 +86,18 @@ class Search:
     def _attempt(self, trial: Trial) -> bool:
         """Score one trial and tell the study; a failure is recorded with its reason."""
         try:
-            candidate = self._candidate(trial)
-            plan = self._objective.plan(candidate)
+            plan = self._objective.plan(sample(trial, self._space, self._shape))
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
+            if broken := self._judge(trial, self._objective.exact(plan), exact=True):
+                trial.set_user_attr(INFEASIBLE, broken)
+                self.study.tell(trial, state=TrialState.PRUNED)
+                return True
             if twin := self._scored.get(digest):
                 self._repeat(trial, twin)
                 return True
             scored = self._objective.score(plan)
+            self._judge(trial, values_of(scored.size_bytes, scored.metrics), exact=False)
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
@@ -109,22 +118,32 @@ class Search:
         trial.set_user_attr(RESULT, result)
         self.study.tell(trial, scored.values)
         values = dict(zip(self._space.objectives, scored.values, strict=True))
-        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest)
+        broken = broken_of(trial.constraints)
+        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
         self._scored[digest] = point
 
     def _repeat(self, trial: Trial, twin: Point) -> None:
         """The same plan was scored before: tell the study what is known, at no cost."""
         result = {"metrics": twin.metrics, "size_bytes": twin.size_bytes, "plan_digest": twin.plan_digest}
+        self._judge(trial, values_of(twin.size_bytes, twin.metrics), exact=False)
         trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
         self.study.tell(trial, list(twin.values.values()))
 
-    def _candidate(self, trial: Trial) -> Candidate:
-        return Candidate.from_parameters(
-            {name: suggest(trial, name, spec) for name, spec in self._space.parameters.items()}
-        )
+    def _judge(self, trial: Trial, values: Mapping[str, float], *, exact: bool) -> str:
+        """Tell the study how far `trial` is beyond the constraints known before (`exact`) or after scoring.
+
+        Returns those that it breaks, in words. A sampler learns from violations, of a pruned trial too.
+        """
+        broken: list[Constraint] = []
+        for constraint in self._space.constraints:
+            if constraint.is_exact == exact:
+                violation = constraint.violation(values, self._unpruned)
+                trial.set_constraint(constraint.text, violation)
+                broken += [constraint] if violation > 0 else []
+        return "; ".join(constraint.with_value(values) for constraint in broken)
 
     def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
 
     def _recover(self) -> None:
         """Trials that a kill left running are failed, and their values tried again first.
@@ -133,7 +152,8 @@ class Search:
         """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+            kept = {"preset": trial.user_attrs["preset"]} if "preset" in trial.user_attrs else {}
+            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, **kept})
             log(f"trial {trial.number} was cut off; its values will be tried again")
 
     def _score_baseline(self) -> None:
@@ -149,6 +169,29 @@ class Search:
         self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
         log(f"baseline: {self._summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
 
+    def _baseline_values(self) -> dict[str, float]:
+        """The baseline's metrics; one that a constraint needs is missed before any candidate is scored."""
+        baseline = self.study.user_attrs["baseline"]
+        values = values_of(baseline["size_bytes"], baseline["metrics"])
+        for constraint in self._space.constraints:
+            constraint.violation(values, values)
+        return values
+
+    def _score_controls(self) -> None:
+        """Like the baseline, controls are no trials: they lie outside the space, and no sampler may learn from them."""
+        num_layers = self._shape.components["thinker"].num_layers
+        for name in self._space.controls:
+            known = self.study.user_attrs.get(CONTROLS, {})
+            if name in known:
+                continue
+            scored = self._objective.score(self._objective.plan(control(name, num_layers)))
+            scored.plan.save(self._folder / name / "plan.json")
+            scored.evaluation.save_outcomes(self._folder / name / "outcomes.jsonl")
+            result = {"metrics": scored.metrics, "size_bytes": scored.size_bytes}
+            self.study.set_user_attr(CONTROLS, {**known, name: result})
+            summary = self._summary(scored.metrics, scored.size_bytes)
+            log(f"control {name}: {summary}; {duration(scored.evaluation.seconds)}")
+
     def _catch_up(self, tracker: Tracker) -> None:
         for trial in self._finished():
             self._track(tracker, trial)
@@ -156,7 +199,8 @@ class Search:
     def _track(self, tracker: Tracker, trial: FrozenTrial) -> None:
         folder = self._folder / str(trial.number)
         result = trial.user_attrs.get(RESULT, {"metrics": {}})
-        tags = {key: str(trial.user_attrs[key]) for key in ("preset", "retry_of", ERROR) if key in trial.user_attrs}
+        shown = ("preset", "retry_of", ERROR, INFEASIBLE)
+        tags = {key: str(trial.user_attrs[key]) for key in shown if key in trial.user_attrs}
         tracker.log_trial(
             TrialRecord(
                 number=trial.number,
@@ -176,6 +220,8 @@ class Search:
         trial = self.study.get_trials(deepcopy=False)[number]
         values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
         head = f"trial {number} ({trial.user_attrs.get('preset', 'sampled')}: {values})"
+        if trial.state == TrialState.PRUNED:
+            return f"{head} not scored: {trial.user_attrs[INFEASIBLE]}"
         if trial.state != TrialState.COMPLETE:
             return f"{head} failed: {self._error_of(number)}"
         result = trial.user_attrs[RESULT]
@@ -198,9 +244,11 @@ def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping
         study = optuna.load_study(study_name=name, storage=storage)
     else:
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-    wanted = {"objectives": dict(space.objectives), **identity}
+    constraints = [constraint.text for constraint in space.constraints]
+    wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity}
+    known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs
     for key, value in wanted.items():
-        stored = study.user_attrs.get(key)
+        stored = known.get(key)
         if stored is None:
             study.set_user_attr(key, value)
         elif stored != value:

@@ -1,3 +1,4 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from autoreap.conditions import Condition
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import metric_name
-from autoreap.space_config import Range, SpaceConfig, load_space
+from autoreap.parameters_config import Range
+from autoreap.space_config import SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
 SPACE = """\
@@ -42,6 +44,17 @@ def test_every_shipped_search_space_loads_and_its_evals_too(path: Path) -> None:
     config = load_space(path)
     assert config.name == path.stem
     assert load_evals(config.evals).splits["search"]
+
+
+def test_the_example_of_the_documentation_loads_and_shows_every_key(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "search-spaces.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    for name in ("speech", "video", "mixed"):
+        (tmp_path / f"{name}.jsonl").touch()
+    config = space(tmp_path, text)
+    told = {line.partition(":")[0] for line in text.splitlines() if not line.startswith(" ")}
+    named = {"path", "name", "conditions", "sampler_arguments"}  # not keys of a file
+    assert {field.name for field in fields(SpaceConfig)} - named == told
+    assert config.conditions.keys() == {"lambda", "beta"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "evals").glob("*.yaml")), ids=lambda path: path.stem)
@@ -88,7 +101,60 @@ def test_every_form_of_a_parameter_is_read(folder: Path) -> None:
         "strip_vision": True,
     }
     assert config.objectives == {"size_bytes": "minimize", "accuracy": "maximize"}
-    assert (config.presets, config.hours, config.materialise, config.sampler) == (("medium",), 0.5, "knee", "nsgaii")
+    assert (config.presets, config.hours, config.materialise, config.sampler) == (
+        ("medium",),
+        0.5,
+        "knee",
+        "NSGAIISampler",
+    )
+
+
+def test_every_form_of_what_a_search_is_told_is_read(folder: Path) -> None:
+    text = SPACE.replace("  retention: 0.5\n", "") + (
+        "  experts: {low: 32, high: 128, step: 8}\n"
+        "  talker.experts: [64, 128]\n"
+        "  saliency: [affinity, reap]\n"
+        "  lambda: {low: 0.1, high: 10, log: true, when: {saliency: affinity}}\n"
+        "  beta: {choices: [0, 1], when: {saliency: affinity, talker.experts: [64, 128]}}\n"
+        "  seed: {value: 3, when: {experts: 32}}\n"
+        "constraints:\n"
+        "  - size <= 20 GB\n"
+        "  - wer  <= baseline + 0.5 points\n"
+        "  - size <= 20 GB\n"
+        "controls: [uniform-reap, random]\n"
+        "sampler: {name: tpe, multivariate: true}\n"
+    )
+    config = space(folder, text)
+    assert config.parameters == {
+        "experts": Range(32, 128, 8),
+        "talker.experts": (64, 128),
+        "saliency": ("affinity", "reap"),
+        "lambda": Range(0.1, 10, log=True),
+        "beta": (0, 1),
+        "seed": 3,
+    }
+    assert config.conditions == {
+        "lambda": {"saliency": ("affinity",)},
+        "beta": {"saliency": ("affinity",), "talker.experts": (64, 128)},
+        "seed": {"experts": (32,)},
+    }
+    assert [each.text for each in config.constraints] == ["size <= 20 GB", "wer <= baseline + 0.5 points"]
+    assert config.controls == ("uniform-reap", "random")
+    assert (config.sampler, config.sampler_arguments) == ("TPESampler", {"multivariate": True})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("  retention: 0.5\n  experts: 64\n", "6: parameters.experts: counts what retention gives as a fraction"),
+        ("  saliency: [reap]\n  lambda: {value: 2, when: {saliency: affinity}}\n", "saliency is never 'affinity' here"),
+        ("  seed: {low: 0, high: 3}\n  beta: {value: 2, when: {seed: [3, 4]}}\n", "seed is never 4 here"),
+        ("  saliency: reap\n  lambda: {value: 2, when: {saliency: affinity}}\n", "saliency is never 'affinity' here"),
+    ],
+)
+def test_parameters_that_contradict_one_another_are_refused(lines: str, message: str, folder: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        space(folder, SPACE.replace("  retention: 0.5\n", lines))
 
 
 def test_all_mistakes_of_a_space_are_reported_at_once_each_with_its_line(folder: Path) -> None:
@@ -115,6 +181,11 @@ sampler: guess
 presets: [heavy]
 materialise: largest
 colour: red
+controls: [uniform]
+constraints:
+  - size <= 20
+  - wer <= 5%
+  - 7
 """
     with pytest.raises(InputError) as failure:
         space(folder, text)
@@ -137,6 +208,9 @@ colour: red
         20: "presets: must be a list of some of light, medium, aggressive",
         21: "materialise: must be one of knee, got",
         22: "colour: unknown key; known: calibration",
+        23: "controls: must be a list of some of random, uniform-reap",
+        25: "constraints.0: something is missing after 'size <= 20' of 'size <= 20': expected B or kB",
+        27: "constraints.2: '7' is not understood at the start of '7': expected a metric",
     }
     lines = [int(message.split(":")[0]) for message in found]
     assert lines == list(expected)
@@ -169,6 +243,19 @@ def test_a_key_that_every_space_needs_is_missed(missing: str, blank: bool, folde
         ("objectives: {wer: [minimise]}", "must be minimise or maximise"),
         ("objectives: {}", "must map metrics"),
         ("presets: light", "must be a list of some of light"),
+        ("constraints: size <= 20 GB", "must be a list such as"),
+        ("sampler: [tpe]", "must be one of tpe, random"),
+        ("sampler: {multivariate: true}", "must be one of tpe, random"),
+        ("  saliency: {low: affinity, high: reap}", "has no order; list its choices"),
+        ("  lambda: {low: 0, high: 4, log: true}", "on a log scale low must be above 0, and there is no step"),
+        ("  lambda: {low: 1, high: 4, step: 1, log: true}", "on a log scale low must be above 0, and there is no step"),
+        ("  lambda: {low: 1, high: 4, log: 1}", "log must be true or false"),
+        ("  lambda: {choices: 3}", "a range has low, high"),
+        ("  experts: 0.5", "must be an integer above 0, got 0.5"),
+        ("  experts: {low: 0, high: 64}", "must be an integer above 0, got 0"),
+        ("  experts: {low: 8, high: 64, step: 0.5}", "step must be an integer above 0"),
+        ("  lambda: {value: 2, when: affinity}", "must map a parameter to its value"),
+        ("  lambda: {value: 2, when: {saliency: affinity}}", "lambda.when.saliency: must be a parameter listed above"),
         ("trials: true", "must be an integer above 0"),
     ],
 )

@@ -18,6 +18,7 @@ FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        "constraints",
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -25,6 +26,7 @@ LAYERS = (
         "plan",
         *("columns", "lm_eval_keys", "evals_config"),
         "calibration_config",
+        "parameters_config",
         "space_config",
         "checkpoint",
         "dataset",
@@ -42,7 +44,7 @@ LAYERS = (
         *("masking", "drafting", "evaluate", "sizes", "footprint", "latency"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
+    ("objective", "front", "samplers", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})

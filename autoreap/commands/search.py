@@ -26,7 +26,7 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
-    from autoreap.front import plan_of
+    from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
     from autoreap.verification import behaviour_text
 
@@ -44,7 +44,8 @@ def run(options: Arguments) -> Result:
         ),
     )
     study, shipped = result.study, result.shipped
-    lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
+    lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
+    lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     if shipped:
         kept = plan_of(study, shipped.trial).summary()["thinker"]
