@@ -9,9 +9,10 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name
+from autoreap.evaluate import Evaluator, Watch, metric_name
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.racing import Race, Rival
 from autoreap.rewrite import plan_rewrite
 from autoreap.saliency import Saliency
 from autoreap.tasks import task_named
@@ -66,10 +67,23 @@ class Objective:
         """The exact edit; cheap."""
         return make_plan(candidate, self._saliency, self._shape, self._base_model)
 
-    def score(self, plan: PruningPlan) -> Scored:
-        """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
-        evaluation = self._evaluator.run(plan)
+    def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
+        """Run the evaluation under `plan`, in a race against `rivals`.
+
+        Raises:
+            ScoringError: a value is missing or not finite.
+            Raced: a rival beats the candidate.
+        """
         size_bytes = plan_rewrite(self._checkpoint, plan).size_bytes
+        race = Race(self._objectives, {"size_bytes": size_bytes}, rivals)
+        race.check()
+
+        def watched(metric: str, outcome: Outcome) -> None:
+            if watch:
+                watch(metric, outcome)
+            race.watch(metric, outcome)
+
+        evaluation = self._evaluator.run(plan, watched, look=race.look, first=self._objectives)
         metrics = evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
 

@@ -49,19 +49,21 @@ class SpaceConfig:
     presets: tuple[str, ...] = tuple(PRESETS)
     materialise: str | None = None
     batch_size: int = 32
+    racing: bool = True
 
 
 def load_space(path: Path) -> SpaceConfig:
     """Read a file of search_spaces/. Paths in it are relative to it."""
     document, problems = read_yaml(path)
     known = ["calibration", "evals", "parameters", "objectives", "trials", "hours", "seed", "sampler", "presets"]
-    problems.unknown_keys(document, [*known, "materialise", "batch_size"])
+    problems.unknown_keys(document, [*known, "materialise", "batch_size", "racing"])
     for key in ("calibration", "evals", "parameters"):
         if document.get(key) in (None, ""):
             problems.add((), f"key {key} is missing")
     plain = {
         "trials": problems.take(document, "trials", (), checks.is_positive_integer),
         "batch_size": problems.take(document, "batch_size", (), checks.is_positive_integer),
+        "racing": problems.take(document, "racing", (), lambda v: None if type(v) is bool else "must be true or false"),
         "hours": problems.take(document, "hours", (), checks.is_positive_number),
         "seed": problems.take(
             document, "seed", (), lambda v: None if type(v) is int and v >= 0 else "must be an integer of at least 0"
