@@ -163,11 +163,13 @@ def test_what_is_no_objective_neither_saves_nor_stops() -> None:
     assert against_one({"accuracy": [1, 1], "wer": [2, 0]}, member, sizes=(11, 10))
 
 
-def test_what_is_neither_known_beforehand_nor_a_rate_of_counts_is_not_held_against_a_candidate() -> None:
-    for metrics in ({}, {"seconds": {"value": 3.0}}):
-        member = point_of(7, 10, {"wer": [0, 0]})
-        rival = Rival(7, {**member.values, "seconds": 3.0}, {**member.metrics, **metrics}, dict)
-        assert raced({**WER, "seconds": "minimize"}, 11, {"wer": [9, 9]}, [rival]) is None
+@pytest.mark.parametrize("measured", [{}, {"value": 50.0}, {"value": 50.0, "numerator": 1, "denominator": 1}])
+def test_what_is_neither_known_beforehand_nor_a_rate_of_counts_is_not_held_against_a_candidate(
+    measured: Mapping[str, float],
+) -> None:
+    member = point_of(7, 10, {"wer": [0, 0]})
+    rival = Rival(7, {**member.values, "speed": 50.0}, {**member.metrics, "speed": measured}, dict)
+    assert raced({**WER, "speed": "maximize"}, 11, {"wer": [9, 9]}, [rival]) is None
 
 
 def sampled(candidate: Numbers, member: Numbers, *, seed: int = 0, num_chunks: int = 10) -> Verdict | None:
@@ -198,6 +200,13 @@ def test_a_sample_says_earlier_than_a_bound_that_a_candidate_is_far_worse() -> N
     assert f"against more, by a sample of {verdict.num_scored}" in verdict.reason
 
 
+def test_a_rival_that_seldom_runs_away_is_not_better_because_a_sample_has_not_seen_it() -> None:
+    member = [20 * (place % 200 == 0) for place in range(1000)]  # 0.1 errors an utterance, all of them in five
+    candidate = [int(place % 12 == 1) for place in range(1000)]  # 0.084, evenly spread
+    seen = [sampled(candidate, member, seed=seed) for seed in range(20)]
+    assert seen == [None] * 20
+
+
 def test_of_fewer_utterances_no_sample_is_believed() -> None:
     worse, better = drawn(0.9, MIN_POPULATION - 1, 0), drawn(0.4, MIN_POPULATION - 1, 1)
     verdict = sampled(worse, better)
@@ -212,6 +221,18 @@ def test_one_rival_must_be_better_by_what_samples_say_too() -> None:
     for outcome in outcomes_of("wer", drawn(0.9, 1000, 1))[:500]:
         race.watch("wer", outcome)
     race.look("wer")  # worse in one, but not yet in the other
+
+
+def test_the_whole_overrules_a_sample() -> None:
+    member = {"wer": [0, 2] * 500, "accuracy": [0, 1] * 500}
+    candidate = outcomes_of("wer", [1, 0] * 500)
+    race = Race({"wer": "minimize", "accuracy": "maximize"}, {}, [rival_of(point_of(7, 1, member), member)])
+    for outcome in (*candidate[::2], *candidate[1::2]):
+        race.watch("wer", outcome)
+        if outcome is candidate[-2]:
+            race.look("wer")  # half of the utterances, and worse in each: no fair sample, to be sure to be misled
+    for outcome in outcomes_of("accuracy", [0] * 1000):
+        race.watch("accuracy", outcome)
 
 
 def test_without_the_outcomes_of_the_rival_only_the_bound_stops() -> None:
