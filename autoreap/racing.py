@@ -214,7 +214,8 @@ def curbed(costs: NDArray[np.float64]) -> NDArray[np.float64]:
     sample: the rival was scored to the end.
     """
     limit = np.maximum(np.quantile(costs, 0.95, axis=-1), costs.min(axis=-1) + 1)
-    return np.minimum(costs, limit[..., None])
+    below: NDArray[np.float64] = np.minimum(costs, limit[..., None])
+    return below
 
 
 def lower_bound(
