@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import Candidate
@@ -94,7 +95,7 @@ class Search:
             if twin := self._scored.get(digest):
                 self._repeat(trial, twin)
                 return True
-            rivals = self._rivals() if self._space.racing and "preset" not in trial.user_attrs else ()
+            rivals = self._rivals() if self._may_race(trial) else ()
             if rivals and (raced := self._raced.get(digest)):
                 self._tell_raced(trial, raced)
                 return True
@@ -140,6 +141,11 @@ class Search:
     def _note_raced(self, number: int, verdict: dict[str, Any]) -> None:
         repeated = verdict | {"duplicate_of": number, "seconds": 0.0}
         self._raced.setdefault(verdict["plan_digest"], repeated)
+
+    def _may_race(self, trial: Trial) -> bool:
+        """Others are compared with presets; and Optuna's GP ignores pruned trials, so it would draw the same again."""
+        gp = isinstance(self.study.sampler, GPSampler)
+        return self._space.racing and not gp and "preset" not in trial.user_attrs
 
     def _rivals(self) -> list[Rival]:
         """The front as it is."""

@@ -332,11 +332,12 @@ trials: 12
 presets: []
 batch_size: 16
 racing: {racing}
+sampler: {sampler}
 """
 
 
-def search(folder: Path, study: str, *, racing: bool, trials: int = 12) -> optuna.Study:
-    (folder / "space.yaml").write_text(SPACE.format(racing=str(racing).lower()))
+def search(folder: Path, study: str, *, racing: bool, trials: int = 12, sampler: str = "tpe") -> optuna.Study:
+    (folder / "space.yaml").write_text(SPACE.format(racing=str(racing).lower(), sampler=sampler))
     options = jobs.SearchOptions(study=study, trials=trials, root=folder / "mlruns")
     return jobs.search(folder / "space.yaml", options).study
 
@@ -378,6 +379,12 @@ def test_a_search_with_and_without_racing(evals: Path, capsys: pytest.CaptureFix
     assert (repeated.state.name, repeated.user_attrs[RACED]["duplicate_of"]) == ("PRUNED", first.number)
     assert f"raced: same plan as trial {first.number}" in capsys.readouterr().err
     assert preset.state.name == "COMPLETE"
+
+    # A sampler that would learn nothing of it does without.
+    for trial in stopped:
+        resumed.enqueue_trial(trial.params)
+    by_gp = search(folder, "raced", racing=True, trials=14 + len(stopped), sampler="gp").trials[14:]
+    assert {trial.state.name for trial in by_gp} == {"COMPLETE"}
 
 
 def front_of(study: optuna.Study) -> list[Point]:
