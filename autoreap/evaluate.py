@@ -8,11 +8,13 @@ Shape legend: A audio tokens, H hidden.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -32,8 +34,12 @@ from autoreap.tasks import Task
 # An answer may be this much longer than its reference before it counts as a runaway and is stopped.
 _RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
 DEFAULT_BATCH_SIZE = 32
+# So many rows are decoded in chunks, each of a tenth of them or of some batches; see `random_chunks`.
+CHUNKED_FROM = 1000
+_NUM_CHUNKS, _BATCHES_IN_CHUNK = 10, 4
 
 Watch = Callable[[str, Outcome], None]  # metric, outcome
+Look = Callable[[str], None]  # metric
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Evaluator:
         self._model = model
         self._family = family_of_model(model)
         self._inputs = inputs
+        self._batch_size = batch_size
         self._decoder = DraftedDecoder(self._family, model, end_token=inputs.end_token_id, batch_size=batch_size)
         tasks = evals.splits[split]
         if not tasks:
@@ -86,14 +93,27 @@ class Evaluator:
         self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
 
     @torch.inference_mode()
-    def run(self, plan: PruningPlan | None = None, watch: Watch | None = None) -> Evaluation:
+    def run(
+        self,
+        plan: PruningPlan | None = None,
+        watch: Watch | None = None,
+        *,
+        look: Look | None = None,
+        first: Collection[str] = (),
+    ) -> Evaluation:
         """Score the model under `plan`, or as it is; what it answers as it is drafts the answers of later runs.
 
-        `watch` is told each outcome as soon as it is there, in no particular order; what it raises ends the run.
+        Args:
+            plan: what to mask.
+            watch: is told each outcome as soon as it is there, in no particular order; what it raises ends the run.
+            look: is told of a metric whenever the outcomes so far are those of rows drawn at random; the same holds.
+            first: metrics to begin with.
         """
         started = time.monotonic()
+        outcomes: dict[str, tuple[Outcome, ...]] = {metric: () for metric, _, _ in self._tasks}
         with masked(self._model, plan) if plan is not None else nullcontext():
-            outcomes = {metric: self._run_task(metric, task, items, watch) for metric, task, items in self._tasks}
+            for metric, task, items in sorted(self._tasks, key=lambda entry: entry[0] not in first):
+                outcomes[metric] = self._run_task(metric, task, items, watch, look)
         if plan is None:
             self.draft_from(outcomes)
         return Evaluation(outcomes=outcomes, seconds=time.monotonic() - started)
@@ -124,21 +144,33 @@ class Evaluator:
             progress.advance()
         return items
 
-    def _run_task(self, metric: str, task: Task, items: Sequence[_Item], watch: Watch | None) -> tuple[Outcome, ...]:
+    def _run_task(
+        self, metric: str, task: Task, items: Sequence[_Item], watch: Watch | None, look: Look | None
+    ) -> tuple[Outcome, ...]:
         """Outcomes in the order of `items`."""
         outcomes: dict[int, Outcome] = {}
 
-        def judged(number: int, answer: Answer) -> None:
+        def judged(chunk: Sequence[int], place: int, answer: Answer) -> None:
+            number = chunk[place]
             outcomes[number] = self._judge(task, items[number], answer)
             if watch:
                 watch(metric, outcomes[number])
 
-        self._decoder.decode(
-            [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)],
-            lambda numbers: self._embedded([items[number] for number in numbers]),
-            on_answer=judged,
-        )
+        for chunk in random_chunks(len(items), self._batch_size):
+            drafts = [self._drafts[metric][number] for number in chunk]
+            self._decode([items[number] for number in chunk], drafts, partial(judged, chunk))
+            if look and len(items) >= CHUNKED_FROM:
+                look(metric)
         return tuple(outcomes[number] for number in range(len(items)))
+
+    def _decode(
+        self, items: Sequence[_Item], drafts: Sequence[Sequence[int]], on_answer: Callable[[int, Answer], None]
+    ) -> None:
+        self._decoder.decode(
+            [item.prompt(draft) for item, draft in zip(items, drafts, strict=True)],
+            lambda numbers: self._embedded([items[number] for number in numbers]),
+            on_answer=on_answer,
+        )
 
     def _embedded(self, items: Sequence[_Item]) -> dict[str, torch.Tensor]:
         encoded, audio = [item.encoded for item in items], [item.audio for item in items]
@@ -151,6 +183,21 @@ class Evaluator:
         reason = "runaway" if runaway else "unparseable" if unparseable else None
         reference, language = task.reference(item.sample), item.sample.language
         return Outcome(item.sample.id, output, reference, counts, reason is not None, reason, language)
+
+
+def random_chunks(num_rows: int, batch_size: int) -> list[list[int]]:
+    """Numbers of the rows that are decoded together, chunk by chunk.
+
+    The decoder takes the longest rows first, so what it has answered is no fair sample before it has answered all. Of a
+    large set it is therefore given chunks that are drawn at random: whoever watches can judge after each. They are the
+    same each time, also when nobody watches, since answers may round otherwise in another company. A chunk holds some
+    batches, so that few passes are part empty. A small set is one chunk in its own order.
+    """
+    if num_rows < CHUNKED_FROM:
+        return [list(range(num_rows))]
+    num_chunks = max(1, min(_NUM_CHUNKS, num_rows // (_BATCHES_IN_CHUNK * batch_size)))
+    shuffled = np.random.default_rng(0).permutation(num_rows)
+    return [chunk.tolist() for chunk in np.array_split(shuffled, num_chunks)]
 
 
 def metric_name(config: TaskConfig) -> str:

@@ -14,6 +14,7 @@ from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.wording import rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
+RACED = "autoreap.raced"  # user attribute of a trial that was stopped: `racing.Verdict`, and the plan's digest
 PLAN = "autoreap.plan"
 ERROR = "autoreap.error"
 INFEASIBLE = "autoreap.infeasible"  # of a trial that was not scored: the constraints it breaks, in words
@@ -255,8 +256,8 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
     for trial in study.get_trials(deepcopy=False):
         if trial.number == number:
             if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                ruled_out = trial.user_attrs.get(INFEASIBLE, trial.state.name.lower())
-                reason = trial.user_attrs.get(ERROR, ruled_out)
+                raced = trial.user_attrs.get(RACED, {}).get("reason", trial.state.name.lower())
+                reason = trial.user_attrs.get(ERROR, trial.user_attrs.get(INFEASIBLE, raced))
                 raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
     raise InputError(f"has no trial {number}", where=f"study {study.study_name}")

@@ -11,11 +11,12 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, task_of
-from autoreap.evaluate import Evaluator, metric_name, read_task
+from autoreap.evaluate import Evaluator, Watch, metric_name, read_task
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
 from autoreap.outcomes import Evaluation, Outcome, language_metrics
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.racing import Race, Rival
 from autoreap.saliency import Saliency
 
 
@@ -95,10 +96,25 @@ class Objective:
         """The metrics that are known of `plan` before it is scored."""
         return {name: cost["value"] for name, cost in Footprint.of(self._checkpoint, plan).metrics().items()}
 
-    def score(self, plan: PruningPlan) -> Scored:
-        """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
+    def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
+        """Run the evaluation under `plan`, in a race against `rivals`.
+
+        Raises:
+            ScoringError: a value is missing or not finite.
+            Raced: a rival beats the candidate.
+        """
         needed = Footprint.of(self._checkpoint, plan)
-        evaluation = self._with_costs(self._evaluator.run(plan), needed, plan)
+        known = {name: cost["value"] for name, cost in needed.metrics().items()}
+        race = Race(self._objectives, known, rivals)
+        race.check()
+
+        def watched(metric: str, outcome: Outcome) -> None:
+            if watch:
+                watch(metric, outcome)
+            race.watch(metric, outcome)
+
+        evaluation = self._evaluator.run(plan, watched, look=race.look, first=self._objectives)
+        evaluation = self._with_costs(evaluation, needed, plan)
         size_bytes, metrics = needed.size_bytes(), evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
 

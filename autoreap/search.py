@@ -6,20 +6,35 @@ missed is logged when the search resumes.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import control
 from autoreap.constraints import Constraint, values_of
 from autoreap.errors import AutoreapError, InputError
-from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RESULT, Point, broken_of, points_of, study_names
+from autoreap.front import (
+    CONTROLS,
+    ERROR,
+    INFEASIBLE,
+    PLAN,
+    RACED,
+    RESULT,
+    Point,
+    broken_of,
+    pareto,
+    points_of,
+    study_names,
+)
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import ModelShape
 from autoreap.progress import log
+from autoreap.racing import Numerators, Raced, Rival
 from autoreap.samplers import sampler
 from autoreap.sampling import enqueue_presets, sample
 from autoreap.space_config import SpaceConfig
@@ -58,6 +73,11 @@ class Search:
         self._scored: dict[str, Point] = {}
         for point in points_of(self.study):
             self._scored.setdefault(point.plan_digest, point)
+        self._raced: dict[str, dict[str, Any]] = {}  # by the digest of the plan: what a repetition is told
+        for trial in self._trials(TrialState.PRUNED):
+            if RACED in trial.user_attrs:
+                self._note_raced(trial.number, trial.user_attrs[RACED])
+        self._numerators: dict[int, Numerators] = {}
 
     def run(self, tracker: Tracker, *, trials: int, hours: float | None) -> None:
         """Score trials until the study has `trials` finished ones or `hours` are over, whichever comes first."""
@@ -96,8 +116,15 @@ class Search:
             if twin := self._scored.get(digest):
                 self._repeat(trial, twin)
                 return True
-            scored = self._objective.score(plan)
+            rivals = self._rivals() if self._may_race(trial) else ()
+            if rivals and (raced := self._raced.get(digest)):
+                self._tell_raced(trial, raced)
+                return True
+            scored = self._objective.score(plan, rivals=rivals)
             self._judge(trial, values_of(scored.size_bytes, scored.metrics), exact=False)
+        except Raced as stopped:
+            self._tell_raced(trial, stopped.verdict.as_dict() | {"plan_digest": digest})
+            return True
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
@@ -142,8 +169,48 @@ class Search:
                 broken += [constraint] if violation > 0 else []
         return "; ".join(constraint.with_value(values) for constraint in broken)
 
+    def _tell_raced(self, trial: Trial, verdict: dict[str, Any]) -> None:
+        """Without values: what was counted so far is a bound, which must not rank among scores."""
+        trial.set_user_attr(RACED, verdict)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self._note_raced(trial.number, verdict)
+
+    def _note_raced(self, number: int, verdict: dict[str, Any]) -> None:
+        repeated = verdict | {"duplicate_of": number, "seconds": 0.0}
+        self._raced.setdefault(verdict["plan_digest"], repeated)
+
+    def _may_race(self, trial: Trial) -> bool:
+        """Others are compared with presets; and Optuna's GP ignores pruned trials, so it would draw the same again."""
+        gp = isinstance(self.study.sampler, GPSampler)
+        return self._space.racing and not gp and "preset" not in trial.user_attrs
+
+    def _rivals(self) -> list[Rival]:
+        """The front as it is."""
+        front = pareto(list(self._scored.values()), self._space.objectives)
+        return [
+            Rival(point.trial, point.values, point.metrics, partial(self._numerators_of, point.trial))
+            for point in front
+        ]
+
+    def _numerators_of(self, number: int) -> Numerators:
+        """What trial `number` scored, utterance by utterance; nothing where its outcomes can't be read."""
+        if number not in self._numerators:
+            try:
+                outcomes = load_outcomes(self._folder / str(number) / "outcomes.jsonl")
+            except (InputError, OSError) as error:
+                log(f"warning: no sample is compared with trial {number}: {error}")
+                outcomes = {}
+            self._numerators[number] = {
+                metric: {outcome.id: outcome.counts.numerator for outcome in listed}
+                for metric, listed in outcomes.items()
+            }
+        return self._numerators[number]
+
     def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
+        return self._trials(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
 
     def _recover(self) -> None:
         """Trials that a kill left running are failed, and their values tried again first.
@@ -201,6 +268,8 @@ class Search:
         result = trial.user_attrs.get(RESULT, {"metrics": {}})
         shown = ("preset", "retry_of", ERROR, INFEASIBLE)
         tags = {key: str(trial.user_attrs[key]) for key in shown if key in trial.user_attrs}
+        if raced := trial.user_attrs.get(RACED):
+            tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
         tracker.log_trial(
             TrialRecord(
                 number=trial.number,
@@ -220,7 +289,9 @@ class Search:
         trial = self.study.get_trials(deepcopy=False)[number]
         values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
         head = f"trial {number} ({trial.user_attrs.get('preset', 'sampled')}: {values})"
-        if trial.state == TrialState.PRUNED:
+        if raced := trial.user_attrs.get(RACED):
+            return f"{head} raced: {_stopped(raced)}"
+        if INFEASIBLE in trial.user_attrs:
             return f"{head} not scored: {trial.user_attrs[INFEASIBLE]}"
         if trial.state != TrialState.COMPLETE:
             return f"{head} failed: {self._error_of(number)}"
@@ -232,6 +303,13 @@ class Search:
     def _summary(self, metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
         names = shown(metrics, self._space.objectives)
         return ", ".join([size_text(size_bytes), *[f"{name} {metric_text(name, metrics[name])}" for name in names]])
+
+
+def _stopped(raced: Mapping[str, Any]) -> str:
+    if raced.get("duplicate_of") is not None:
+        return f"same plan as trial {raced['duplicate_of']}"
+    scored = f"{raced['num_scored']} of {raced['num_utterances']} utterances"
+    return f"{raced['reason']}; {scored}, {duration(raced['seconds'])}"
 
 
 def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:

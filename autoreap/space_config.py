@@ -38,6 +38,7 @@ class SpaceConfig:
         constraints: what a candidate must keep to be on the front.
         sampler: name of a class of `optuna.samplers`; `sampler_arguments` go to it.
         presets, controls: names of candidates to score first.
+        racing: stop candidates that can no longer reach the front.
         materialise: the rule that selects what ships at the end; None ships nothing.
     """
 
@@ -58,6 +59,7 @@ class SpaceConfig:
     controls: tuple[str, ...] = ()
     materialise: str | None = None
     batch_size: int = 32
+    racing: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ _CHECKS = {
     "controls": checks.all_of(tuple(CONTROLS)),
     "materialise": checks.one_of(SELECTION_RULES),
     "batch_size": checks.is_positive_integer,
+    "racing": lambda value: None if type(value) is bool else "must be true or false",
 }
 
 

@@ -15,6 +15,7 @@ from autoreap.scores import is_exact
 
 STUDY_TAG = "autoreap.study"
 TRIAL_TAG = "autoreap.trial"
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}  # a run's, by its trial's
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Tracker:
         )
         for artifact in record.artifacts:
             client.log_artifact(run_id, str(artifact))
-        client.set_terminated(run_id, status="FINISHED" if record.state == "COMPLETE" else "FAILED")
+        client.set_terminated(run_id, status=_STATUS.get(record.state, "FAILED"))
 
     def log_study(
         self, parameters: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], artifacts: Sequence[Path]

@@ -73,7 +73,7 @@ def write_constrained_study(storage: str, name: str, bound: float, objectives: M
     directions: list[Any] = list(objectives.values())
     study = optuna.create_study(storage=storage, study_name=name, directions=directions)
     study.set_user_attr("objectives", dict(objectives))
-    study.set_user_attr("baseline", {"metrics": {"wer": {"value": BASELINE_WER}}, "size_bytes": 70_000_000_000})
+    study.set_user_attr("baseline", {"metrics": {"wer": exact(BASELINE_WER)}, "size_bytes": 70_000_000_000})
     for number, (size, wer) in enumerate(TRIALS):
         trial = study.ask()
         metrics = {"wer": {"value": wer}, "accuracy": {"value": 1 - wer, "denominator": 10}}

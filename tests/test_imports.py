@@ -37,6 +37,7 @@ LAYERS = (
         "comparison",
         "comparison_text",
         "comparison_page",
+        "racing",
     ),
     ("families", "dimensions"),
     (

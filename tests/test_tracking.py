@@ -114,6 +114,16 @@ def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: Path, study: str
     assert child.data.tags["autoreap.error"] == "no score"
 
 
+def test_a_raced_trial_is_a_killed_run_without_values(folder: Path, study: str, record: TrialRecord) -> None:
+    raced = replace(
+        record, state="PRUNED", values={}, metrics={}, artifacts=(), tags={"autoreap.raced": "trial 2 is better"}
+    )
+    Tracker(folder, study).log_trial(raced)
+    (child,) = Logged(folder, study).children
+    assert (child.info.status, child.data.metrics) == ("KILLED", {})
+    assert child.data.tags["autoreap.raced"] == "trial 2 is better"
+
+
 def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRecord) -> None:
     tracker = Tracker(folder, study)
     tracker.log_trial(record)
@@ -122,7 +132,7 @@ def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRe
     assert [child.info.run_id for child in Logged(folder, study).children] == [first.info.run_id]
 
 
-@pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
+@pytest.mark.parametrize("state", ["COMPLETE", "FAIL", "PRUNED"])
 def test_a_resumed_study_goes_on_in_the_same_runs(folder: Path, study: str, record: TrialRecord, state: str) -> None:
     record = replace(record, state=state)
     Tracker(folder, study).log_trial(record)
