@@ -29,6 +29,7 @@ class TaskConfig:
         max_new_tokens: bound on an answer; None bounds it by its reference.
         limit: score the first so many rows; None scores all.
         condition: what is done to each recording before it is heard; None leaves it as it is.
+        max_unreadable: the share of the rows whose media may be broken; they are left out.
     """
 
     task: str
@@ -41,6 +42,7 @@ class TaskConfig:
     max_new_tokens: int | None = None
     limit: int | None = None
     condition: Condition | None = None
+    max_unreadable: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConf
         "condition": _condition(entry.get("condition"), (*at, "condition"), problems, folder),
         **{key: problems.take(entry, key, at, checks.is_positive_integer) for key in ("max_new_tokens", "limit")},
         "doc_to_text": problems.take(entry, "doc_to_text", at, checks.is_template),
+        "max_unreadable": problems.take(entry, "max_unreadable", at, checks.is_share),
         **{
             key: problems.take(entry, key, at, checks.is_string)
             for key in ("dataset_path", "dataset_name", "test_split", "label")

@@ -1,53 +1,37 @@
 """Run tasks on a (masked) model -> `Evaluation`.
 
-What no candidate can change is computed once: prompts, features, and the audio tower's embeddings. A candidate
-costs the text decoder alone. Most candidates repeat most of what the unpruned model answers, so that is handed to the
-decoder as a draft (`autoreap.drafting`); until the unpruned model has answered, the references are.
-
-Shape legend: A audio tokens, H hidden.
+What no candidate can change is computed once (`autoreap.preparing`), so a candidate costs the text decoder alone. Most
+candidates repeat most of what the unpruned model answers, so that is handed to the decoder as a draft
+(`autoreap.drafting`); until the unpruned model has answered, the references are.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from autoreap.dataset import read_dataset
-from autoreap.drafting import Answer, DraftedDecoder, Prompt
-from autoreap.errors import InputError
+from autoreap.drafting import Answer, DraftedDecoder
+from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, TaskConfig
-from autoreap.families.chat_inputs import ChatInputs, Encoded
+from autoreap.families.chat_inputs import ChatInputs
 from autoreap.masking import family_of_model, masked
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
+from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
-from autoreap.prompts import audio_of, embedded
 from autoreap.samples import Sample, contents
 from autoreap.tasks import Task, task_named
+from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
-# An answer may be this much longer than its reference before it counts as a runaway and is stopped.
-_RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
 DEFAULT_BATCH_SIZE = 32
+# Why an answer has failed.
+NOT_A_NUMBER, RUNAWAY, EMPTY, UNPARSEABLE = "not a number", "runaway", "empty", "unparseable"
 
 Watch = Callable[[str, Outcome], None]  # metric, outcome
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One prompt, ready to run. `audio` is [A, H]; `max_new_tokens` bounds the answer."""
-
-    sample: Sample
-    encoded: Encoded
-    audio: torch.Tensor | None
-    max_new_tokens: int
-
-    def prompt(self, draft: Sequence[int]) -> Prompt:
-        """As the decoder takes it."""
-        return Prompt(self.sample.id, len(self.encoded.input_ids), self.max_new_tokens, tuple(draft))
 
 
 class Evaluator:
@@ -59,6 +43,10 @@ class Evaluator:
         evals: the tasks.
         split: `search` or `report`.
         batch_size: utterances decoded together; less from where memory runs out.
+        memory_bytes: how much of what media are embedded as is held in memory; the rest is on disk.
+
+    Raises:
+        InputError: the split has no tasks, or too many rows of one can't be read.
     """
 
     def __init__(
@@ -69,19 +57,25 @@ class Evaluator:
         *,
         split: str = "search",
         batch_size: int = DEFAULT_BATCH_SIZE,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
         self._model = model
-        self._family = family_of_model(model)
         self._inputs = inputs
-        self._decoder = DraftedDecoder(self._family, model, end_token=inputs.end_token_id, batch_size=batch_size)
+        family = family_of_model(model)
+        self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
+        self._decoder = DraftedDecoder(family, model, end_token=inputs.end_token_id, batch_size=batch_size)
         tasks = evals.splits[split]
         if not tasks:
             raise InputError(f"split {split!r} has no tasks", where=evals.path)
-        self._tasks: list[tuple[str, Task, list[_Item]]] = []
+        self._tasks: list[tuple[str, Task, Sequence[Item]]] = []
+        self._unreadable: dict[str, int] = {}
         sets = [(config, task_named(config.task), read_task(config, evals.path.parent)) for config in tasks]
         with Progress(f"preparing {split}", sum(len(samples) for _, _, samples in sets)) as progress:
             for config, task, samples in sets:
-                self._tasks.append((metric_name(config), task, self._prepare(config, task, samples, progress)))
+                metric = metric_name(config)
+                items, unreadable = self._preparer.items(config, samples, progress)
+                self._tasks.append((metric, task, items))
+                self._unreadable[metric] = len(unreadable)
         self._drafts: dict[str, list[list[int]]] = {}
         self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
 
@@ -96,31 +90,31 @@ class Evaluator:
             outcomes = {metric: self._run_task(metric, task, items, watch) for metric, task, items in self._tasks}
         if plan is None:
             self.draft_from(outcomes)
-        return Evaluation(outcomes=outcomes, seconds=time.monotonic() - started)
+        return Evaluation(outcomes, seconds=time.monotonic() - started, num_unreadable=self._unreadable)
 
     def draft_from(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         """Take these answers as drafts from now on.
 
         No answer depends on its draft but by rounding: where other drafts are accepted, the passes have other shapes.
+
+        Raises:
+            InputError: other rows were answered than can be read now; scores of the two could not be compared.
         """
+        for metric, _, items in self._tasks:
+            answered, readable = [o.id for o in outcomes[metric]], [item.sample.id for item in items]
+            if answered != readable:
+                different = sorted(set(answered) ^ set(readable))
+                raise InputError(
+                    f"{len(answered)} rows were answered, {len(readable)} can be read now: {', '.join(different[:3])}",
+                    where=metric,
+                    fix="see that the media can be read as they could be then",
+                )
         self._draft({metric: [outcome.output for outcome in listed] for metric, listed in outcomes.items()})
 
     def _draft(self, texts: Mapping[str, Sequence[str]]) -> None:
         self._drafts = {metric: [self._inputs.text_tokens(text) for text in listed] for metric, listed in texts.items()}
 
-    @torch.inference_mode()
-    def _prepare(self, config: TaskConfig, task: Task, samples: Sequence[Sample], progress: Progress) -> list[_Item]:
-        items = []
-        for sample in samples:
-            encoded = self._inputs.encode(sample, task.question(sample, config.doc_to_text or task.QUESTION))
-            audio = audio_of(self._family, self._model, encoded)
-            num_reference_tokens = self._inputs.num_text_tokens(task.reference(sample))
-            bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE
-            items.append(_Item(sample, encoded, None if audio is None else audio.cpu(), bound))
-            progress.advance()
-        return items
-
-    def _run_task(self, metric: str, task: Task, items: Sequence[_Item], watch: Watch | None) -> tuple[Outcome, ...]:
+    def _run_task(self, metric: str, task: Task, items: Sequence[Item], watch: Watch | None) -> tuple[Outcome, ...]:
         """Outcomes in the order of `items`."""
         outcomes: dict[int, Outcome] = {}
 
@@ -131,20 +125,29 @@ class Evaluator:
 
         self._decoder.decode(
             [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)],
-            lambda numbers: self._embedded([items[number] for number in numbers]),
+            lambda numbers: self._preparer.embedded([items[number] for number in numbers]),
             on_answer=judged,
         )
+        if all(outcome.reason == NOT_A_NUMBER for outcome in outcomes.values()):
+            raise ScoringError(f"{metric}: the model's output is not a number for any of {len(items)} rows")
         return tuple(outcomes[number] for number in range(len(items)))
 
-    def _embedded(self, items: Sequence[_Item]) -> dict[str, torch.Tensor]:
-        encoded, audio = [item.encoded for item in items], [item.audio for item in items]
-        return embedded(self._family, self._model, self._inputs, encoded, audio)
+    def _judge(self, task: Task, item: Item, answer: Answer) -> Outcome:
+        output = self._inputs.decode(torch.tensor(answer.tokens)) if answer.is_number else ""
+        reference = task.reference(item.sample)
+        counts, unparseable = task.judge(item.sample, output)
+        reason = self._reason(answer, output, reference) or (UNPARSEABLE if unparseable else None)
+        if reason == RUNAWAY and counts == task.judge(item.sample, reference)[0]:
+            counts, _ = task.judge(item.sample, "")  # it was right so far, but no listener would have had an answer
+        return Outcome(item.sample.id, output, reference, counts, reason is not None, reason)
 
-    def _judge(self, task: Task, item: _Item, answer: Answer) -> Outcome:
-        output = self._inputs.decode(torch.tensor(answer.tokens))
-        runaway = answer.tokens[-1] != self._inputs.end_token_id
-        counts, failed = task.judge(item.sample, output)
-        return Outcome(item.sample.id, output, task.reference(item.sample), counts, failed or runaway)
+    def _reason(self, answer: Answer, output: str, reference: str) -> str | None:
+        """Why an answer has failed, whatever its task; None if it has not."""
+        if not answer.is_number:
+            return NOT_A_NUMBER
+        if answer.tokens[-1] != self._inputs.end_token_id:
+            return RUNAWAY
+        return EMPTY if reference and not output else None
 
 
 def metric_name(config: TaskConfig) -> str:

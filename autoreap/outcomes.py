@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,31 @@ from autoreap.scores import Counts, Score, score
 
 @dataclass(frozen=True)
 class Outcome:
-    """One utterance or question: what came out, and how it was judged."""
+    """One utterance or question: what came out, and how it was judged.
+
+    Attributes:
+        reason: why it has failed: `not a number`, `runaway`, `empty` or `unparseable`.
+    """
 
     id: str
     output: str
     reference: str
     counts: Counts
     failed: bool
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took."""
+    """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took.
+
+    Attributes:
+        num_unreadable: rows of each metric whose media could not be read; they have no outcome.
+    """
 
     outcomes: Mapping[str, tuple[Outcome, ...]]
     seconds: float
+    num_unreadable: Mapping[str, int] = field(default_factory=dict)
 
     def scores(self) -> dict[str, Score]:
         """Each metric with its interval. Raises `ScoringError` where nothing was scored."""
@@ -37,13 +47,17 @@ class Evaluation:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """The scores as plain values, for JSON."""
-        return {metric: measured.as_dict() for metric, measured in self.scores().items()}
+        return {
+            metric: measured.as_dict() | {"num_unreadable": self.num_unreadable.get(metric, 0)}
+            for metric, measured in self.scores().items()
+        }
 
     def save_outcomes(self, path: Path) -> None:
         """One JSON line an utterance."""
         rows = [
             {"metric": metric, "id": o.id, "output": o.output, "reference": o.reference, "failed": o.failed}
             | {"numerator": o.counts.numerator, "denominator": o.counts.denominator}
+            | ({"reason": o.reason} if o.reason else {})
             for metric, outcomes in self.outcomes.items()
             for o in outcomes
         ]
@@ -58,7 +72,7 @@ def load_outcomes(path: Path) -> dict[str, tuple[Outcome, ...]]:
         for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines would break at U+2028
             row = json.loads(line)
             counts = Counts(row["numerator"], row["denominator"])
-            outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"])
+            outcome = Outcome(row["id"], row["output"], row["reference"], counts, row["failed"], row.get("reason"))
             outcomes.setdefault(row["metric"], []).append(outcome)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None

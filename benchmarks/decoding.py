@@ -169,8 +169,8 @@ class Bench:
     def drafted(self, batch_size: int, drafts: Sequence[Sequence[int]]) -> Answers:
         decoder = DraftedDecoder(Qwen3Omni(), self.model, end_token=self.end_token, batch_size=batch_size)
         prompts = [
-            Prompt(str(number), length, bound, tuple(draft))
-            for number, (length, bound, draft) in enumerate(zip(self.lengths, self.bounds, drafts, strict=True))
+            Prompt(length, bound, tuple(draft))
+            for length, bound, draft in zip(self.lengths, self.bounds, drafts, strict=True)
         ]
         return [list(answer.tokens) for answer in decoder.decode(prompts, self.embed)]
 

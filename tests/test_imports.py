@@ -34,7 +34,7 @@ LAYERS = (
     ),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
+        *("described", "prompts", "tensor_store", "preparing", "batching", "meter", "resume", "calibrate", "streaming"),
         *("masking", "drafting", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
