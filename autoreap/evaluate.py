@@ -6,7 +6,7 @@ candidates repeat most of what the unpruned model answers, so that is handed to 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from autoreap.plan import PruningPlan
 from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
 from autoreap.samples import Sample, contents
+from autoreap.scores import Score
+from autoreap.screening import DEFAULT_SHARE, Row, screened, spread
 from autoreap.tasks import Task, task_named
 from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
@@ -76,8 +78,11 @@ class Evaluator:
                 items, unreadable = self._preparer.items(config, samples, progress)
                 self._tasks.append((metric, task, items))
                 self._unreadable[metric] = len(unreadable)
-        self._drafts: dict[str, list[list[int]]] = {}
-        self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
+        self._references = {
+            metric: [inputs.text_tokens(task.reference(item.sample)) for item in items]
+            for metric, task, items in self._tasks
+        }
+        self._drafts = self._references
 
     @torch.inference_mode()
     def run(self, plan: PruningPlan | None = None, watch: Watch | None = None) -> Evaluation:
@@ -91,6 +96,34 @@ class Evaluator:
         if plan is None:
             self.draft_from(outcomes)
         return Evaluation(outcomes, seconds=time.monotonic() - started, num_unreadable=self._unreadable)
+
+    @torch.inference_mode()
+    def screen(
+        self, plan: PruningPlan | None = None, share: float = DEFAULT_SHARE, metrics: Collection[str] | None = None
+    ) -> dict[str, Score]:
+        """By metric, how unlikely the references of its rows are under `plan`: nats a token, less is better.
+
+        One forward pass over a `share` of each task's rows, the same rows for every plan; nothing is decoded.
+        `metrics` names the tasks; None takes all.
+
+        Raises:
+            ScoringError: the model's output is not a number for any row of a task.
+        """
+        lengths = {metric: [len(item.encoded.input_ids) for item in items] for metric, _, items in self._tasks}
+        wanted = [metric for metric in lengths if metrics is None or metric in metrics]
+        rows = [(metric, number) for metric in wanted for number in spread(lengths[metric], share)]
+        with masked(self._model, plan) if plan is not None else nullcontext():
+            return screened(self._log_likelihoods(rows), self._references, self._inputs.num_tokens)
+
+    def _log_likelihoods(self, rows: Sequence[Row]) -> dict[Row, float]:
+        """Of the reference of each row, and of the end after it."""
+        items = {metric: items for metric, _, items in self._tasks}
+        chosen = [items[metric][number] for metric, number in rows]
+        prompts = [item.prompt(self._references[m][n]) for item, (m, n) in zip(chosen, rows, strict=True)]
+        values = self._decoder.log_likelihoods(
+            prompts, lambda numbers: self._preparer.embedded([chosen[number] for number in numbers])
+        )
+        return dict(zip(rows, values, strict=True))
 
     def draft_from(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         """Take these answers as drafts from now on.
@@ -109,10 +142,10 @@ class Evaluator:
                     where=metric,
                     fix="see that the media can be read as they could be then",
                 )
-        self._draft({metric: [outcome.output for outcome in listed] for metric, listed in outcomes.items()})
-
-    def _draft(self, texts: Mapping[str, Sequence[str]]) -> None:
-        self._drafts = {metric: [self._inputs.text_tokens(text) for text in listed] for metric, listed in texts.items()}
+        self._drafts = {
+            metric: [self._inputs.text_tokens(outcome.output) for outcome in listed]
+            for metric, listed in outcomes.items()
+        }
 
     def _run_task(self, metric: str, task: Task, items: Sequence[Item], watch: Watch | None) -> tuple[Outcome, ...]:
         """Outcomes in the order of `items`."""

@@ -34,8 +34,8 @@ LAYERS = (
     ),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "tensor_store", "preparing", "batching", "meter", "resume", "calibrate", "streaming"),
-        *("masking", "drafting", "evaluate", "sizes"),
+        *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
+        *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
