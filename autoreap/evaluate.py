@@ -24,8 +24,8 @@ from autoreap.plan import PruningPlan
 from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
 from autoreap.samples import Sample, contents
-from autoreap.scores import Score
-from autoreap.screening import DEFAULT_SHARE, Row, screened, spread
+from autoreap.scores import Nats, Score
+from autoreap.screening import DEFAULT_SHARE, Row, screened, spread, surprises
 from autoreap.tasks import Task, task_named
 from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
@@ -85,17 +85,29 @@ class Evaluator:
         self._drafts = self._references
 
     @torch.inference_mode()
-    def run(self, plan: PruningPlan | None = None, watch: Watch | None = None) -> Evaluation:
+    def run(
+        self, plan: PruningPlan | None = None, watch: Watch | None = None, *, likelihoods: bool = False
+    ) -> Evaluation:
         """Score the model under `plan`, or as it is; what it answers as it is drafts the answers of later runs.
 
         `watch` is told each outcome as soon as it is there, in no particular order; what it raises ends the run.
+        `likelihoods` measures those of the references, too: with the answer where the reference is its draft, and in
+        a pass more where it is not.
         """
         started = time.monotonic()
+        known: dict[Row, float] | None = {} if likelihoods else None
+        nats: Mapping[str, Sequence[Nats]] = {}
         with masked(self._model, plan) if plan is not None else nullcontext():
-            outcomes = {metric: self._run_task(metric, task, items, watch) for metric, task, items in self._tasks}
+            outcomes = {
+                metric: self._run_task(metric, task, items, watch, known) for metric, task, items in self._tasks
+            }
+            if known is not None:
+                every = [(metric, number) for metric, _, items in self._tasks for number in range(len(items))]
+                known |= self._log_likelihoods([row for row in every if row not in known])
+                nats = surprises({row: known[row] for row in every}, self._references, self._inputs.num_tokens)
         if plan is None:
             self.draft_from(outcomes)
-        return Evaluation(outcomes, seconds=time.monotonic() - started, num_unreadable=self._unreadable)
+        return Evaluation(outcomes, time.monotonic() - started, self._unreadable, nats)
 
     @torch.inference_mode()
     def screen(
@@ -147,18 +159,25 @@ class Evaluator:
             for metric, listed in outcomes.items()
         }
 
-    def _run_task(self, metric: str, task: Task, items: Sequence[Item], watch: Watch | None) -> tuple[Outcome, ...]:
-        """Outcomes in the order of `items`."""
+    def _run_task(
+        self, metric: str, task: Task, items: Sequence[Item], watch: Watch | None, known: dict[Row, float] | None
+    ) -> tuple[Outcome, ...]:
+        """Outcomes in the order of `items`; `known` takes the likelihoods of references that were drafts."""
+        drafts, references = self._drafts[metric], self._references[metric]
         outcomes: dict[int, Outcome] = {}
 
         def judged(number: int, answer: Answer) -> None:
             outcomes[number] = self._judge(task, items[number], answer)
+            likelihood = answer.draft_log_likelihood
+            if known is not None and likelihood is not None and drafts[number] == references[number]:
+                known[metric, number] = likelihood
             if watch:
                 watch(metric, outcomes[number])
 
         self._decoder.decode(
-            [item.prompt(draft) for item, draft in zip(items, self._drafts[metric], strict=True)],
+            [item.prompt(draft) for item, draft in zip(items, drafts, strict=True)],
             lambda numbers: self._preparer.embedded([items[number] for number in numbers]),
+            likelihoods=known is not None,
             on_answer=judged,
         )
         if all(outcome.reason == NOT_A_NUMBER for outcome in outcomes.values()):

@@ -1,13 +1,13 @@
 """What came out for each utterance, and how it was judged: from a run, or from the file it was saved in."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoreap.errors import InputError
-from autoreap.scores import Counts, Score, score
+from autoreap.scores import Counts, Nats, Score, score
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,20 @@ class Evaluation:
 
     Attributes:
         num_unreadable: rows of each metric whose media could not be read; they have no outcome.
+        nats: of the reference of each row, where likelihoods were asked for: for `wer` they make the metric `nll.wer`.
     """
 
     outcomes: Mapping[str, tuple[Outcome, ...]]
     seconds: float
     num_unreadable: Mapping[str, int] = field(default_factory=dict)
+    nats: Mapping[str, Sequence[Nats]] = field(default_factory=dict)
 
     def scores(self) -> dict[str, Score]:
         """Each metric with its interval. Raises `ScoringError` where nothing was scored."""
         return {
             metric: score([o.counts for o in outcomes], num_failed=sum(o.failed for o in outcomes))
             for metric, outcomes in self.outcomes.items()
-        }
+        } | {f"nll.{metric}": score(nats) for metric, nats in self.nats.items()}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """The scores as plain values, for JSON."""

@@ -23,16 +23,16 @@ def spread(lengths: Sequence[int], share: float) -> list[int]:
 
 def surprises(
     log_likelihoods: Mapping[Row, float], references: Mapping[str, Sequence[Sequence[int]]], num_tokens: int
-) -> dict[str, dict[int, Nats]]:
-    """By metric and row, nats over tokens: those of the reference and the end after it.
+) -> dict[str, list[Nats]]:
+    """By metric, nats over tokens for each row, in their order: those of the reference and of the end after it.
 
     What is no number counts as a guess among all `num_tokens` of the vocabulary.
     """
-    counted: dict[str, dict[int, Nats]] = {}
+    counted: dict[str, list[Nats]] = {}
     for (metric, number), value in log_likelihoods.items():
         length = len(references[metric][number]) + 1
         nats = -value if math.isfinite(value) else length * math.log(num_tokens)
-        counted.setdefault(metric, {})[number] = Nats(nats, length)
+        counted.setdefault(metric, []).append(Nats(nats, length))
     return counted
 
 
@@ -45,9 +45,10 @@ def screened(
         ScoringError: for no row of a metric it is a number.
     """
     scores = {}
-    for metric, counts in surprises(log_likelihoods, references, num_tokens).items():
-        num_failed = sum(not math.isfinite(log_likelihoods[metric, number]) for number in counts)
-        if num_failed == len(counts):
+    for metric, nats in surprises(log_likelihoods, references, num_tokens).items():
+        values = [value for (of_metric, _), value in log_likelihoods.items() if of_metric == metric]
+        num_failed = sum(not math.isfinite(value) for value in values)
+        if num_failed == len(values):
             raise ScoringError(f"{metric}: the model's output is not a number for any of {num_failed} rows")
-        scores[metric] = score(list(counts.values()), num_failed=num_failed)
+        scores[metric] = score(nats, num_failed=num_failed)
     return scores

@@ -127,6 +127,35 @@ def test_a_share_is_of_each_task_and_the_same_rows_whoever_answered_before(
     assert list(screening.screen(plan, 0.25, metrics=["wer"])) == ["wer"]
 
 
+@pytest.mark.parametrize("drafted_from", ["references", "own answers"])
+def test_a_run_measures_the_likelihood_that_screening_all_rows_does(
+    loaded: Loaded, folder: Path, plan: PruningPlan, drafted_from: str
+) -> None:
+    scored = evaluator(loaded, folder, batch_size=3)
+    if drafted_from == "own answers":
+        scored.run()
+    evaluation = scored.run(plan, likelihoods=True)
+    assert evaluation.outcomes == scored.run(plan).outcomes
+    assert list(evaluation.scores()) == ["wer", "accuracy", "nll.wer", "nll.accuracy"]
+    for metric, score in scored.screen(plan, 1.0).items():
+        whole = evaluation.scores()[f"nll.{metric}"]
+        assert (whole.denominator, whole.num_samples) == (score.denominator, NUM_ROWS)
+        assert (whole.value, whole.low) == (pytest.approx(score.value, rel=1e-4), pytest.approx(score.low, rel=0.2))
+
+
+def test_a_run_takes_no_pass_more_for_likelihoods_where_references_are_the_drafts(
+    loaded: Loaded, folder: Path, plan: PruningPlan
+) -> None:
+    scored = evaluator(loaded, folder)
+    passes: list[int] = []
+    handle = loaded.model.thinker.base_model.register_forward_pre_hook(lambda *_: passes.append(len(passes)))
+    try:
+        scored.run(plan, likelihoods=True)
+    finally:
+        handle.remove()
+    assert len(passes) == 2  # the first passes of two tasks; what goes on does so in the decoder
+
+
 def test_screening_leaves_the_answers_as_they_were(loaded: Loaded, folder: Path, plan: PruningPlan) -> None:
     screening, fresh = evaluator(loaded, folder), evaluator(loaded, folder)
     screening.screen(plan, 0.5)
