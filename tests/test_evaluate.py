@@ -237,7 +237,7 @@ def test_a_plan_that_keeps_everything_gives_the_baselines_outcomes(
 def test_penalties_in_a_checkpoints_generation_config_change_nothing_here_as_they_do_not_in_the_stock_model(
     loaded: Loaded, folder: Path, baseline: Evaluation, tmp_path: Path
 ) -> None:
-    """The stock class reads the file for the whole model; its thinker, which it has written the text, never sees it."""
+    """The stock class reads the file for the whole model; its thinker, which writes the text, never sees it."""
     shutil.copytree(CHECKPOINT, tmp_path / "model")
     path = tmp_path / "model" / "generation_config.json"
     penalties = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "suppress_tokens": [1, 2, 3]}
