@@ -91,6 +91,14 @@ def test_no_row_that_can_be_read_is_an_error_whatever_is_allowed(loaded: Loaded,
         evaluator(loaded, tmp_path, [broken(rows()[0], tmp_path, "text")], task="task: asr, max_unreadable: 1")
 
 
+@pytest.mark.parametrize("value", ["2", "-0.1", "many", "true"])
+def test_a_share_that_is_none_is_refused_with_its_line(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "evals.yaml"
+    path.write_text(f"search:\n  - task: asr\n    dataset_path: rows.jsonl\n    max_unreadable: {value}\n")
+    with pytest.raises(InputError, match=r"evals\.yaml:4: .*max_unreadable.* must be a number from 0 to 1"):
+        load_evals(path)
+
+
 def test_answers_to_other_rows_than_can_be_read_now_are_no_drafts(loaded: Loaded, tmp_path: Path) -> None:
     sound = rows()
     answered = evaluator(loaded, tmp_path, sound).run()
