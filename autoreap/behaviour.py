@@ -17,7 +17,7 @@ from autoreap.conditions import NOISES, Condition
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import Evaluator, read_task
+from autoreap.evaluate import Evaluator, metric_name, read_task
 from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.samples import Sample
 from autoreap.scores import paired_difference
@@ -67,12 +67,17 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
     loaded = load(described, device=device, dtype=dtype)
     verified = _compared(checkpoint, loaded, expected)
     if carried:
-        folder = checkpoint / FOLDER
-        tasks = [(task, read_task(task, expected.evals.path.parent)) for task in expected.evals.splits["search"]]
-        evals = write_utterances(folder, tasks, carried)
+        folder, tasks = checkpoint / FOLDER, expected.evals.splits["search"]
+        evals = write_utterances(folder, [(task, _answered(task, expected)) for task in tasks], carried)
         alone = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run()
         alone.save_outcomes(folder / _OUTCOMES)
     return verified
+
+
+def _answered(task: TaskConfig, expected: Expected) -> list[Sample]:
+    """The rows of a task but for those that can't be read."""
+    ids = {outcome.id for outcome in expected.outcomes[metric_name(task)]}
+    return [sample for sample in read_task(task, expected.evals.path.parent) if sample.id in ids]
 
 
 def check_carried(checkpoint: Path, record: Record) -> Verified:

@@ -30,6 +30,7 @@ class TaskConfig:
         max_new_tokens: bound on an answer; None bounds it by its reference.
         limit: score the first so many rows; None scores all.
         condition: what is done to each recording before it is heard; None leaves it as it is.
+        max_unreadable: the share of the rows whose media may be broken; they are left out.
         metric: of the task's metrics, if not its usual one.
         version: of the data or the prompt, as its author counts them; part of what a study is known by.
     """
@@ -46,6 +47,7 @@ class TaskConfig:
     condition: Condition | None = None
     metric: str | None = None
     version: str | None = None
+    max_unreadable: float = 0.01
 
 
 # `metric` and `version` are written as lm-eval has them; `language` is a column, or the same in every row.
@@ -107,6 +109,7 @@ def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConf
         "doc_to_text": lm_eval_keys.prompt(entry, at, problems),
         "metric": lm_eval_keys.metric(entry, name, at, problems) if name else None,
         "version": lm_eval_keys.version(entry, at, problems),
+        "max_unreadable": problems.take(entry, "max_unreadable", at, checks.is_share),
         **{
             key: problems.take(entry, key, at, checks.is_string)
             for key in ("dataset_path", "dataset_name", "test_split", "label")

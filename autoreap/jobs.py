@@ -37,7 +37,7 @@ from autoreap.front import (
     points_of,
     select,
 )
-from autoreap.latency import Stopwatch, needs_stopwatch
+from autoreap.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
 from autoreap.objective import Objective, check_device, check_objectives, costs, measured
@@ -126,7 +126,7 @@ def evaluated_with_costs(
 ) -> Evaluation:
     """As `evaluated`, and what the plan takes to run: it is timed in turns with the unpruned model."""
     loaded, evaluator = evaluator_of(described, evals, **options)
-    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts())
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES))
     evaluation = evaluator.run(plan)
     return replace(evaluation, costs=costs(Footprint.of(described.checkpoint, plan), plan, stopwatch))
 
@@ -212,7 +212,7 @@ def _searched(
     saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
     timed = needs_stopwatch(space.needs)
-    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts()) if timed else None
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if timed else None
     objective = Objective(
         described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoreap.alignment import align
 from autoreap.errors import InputError
-from autoreap.scores import Counts, Score, score
+from autoreap.scores import Counts, Nats, Score, score
 from autoreap.wording import aligned, metric_text
 
 
@@ -19,7 +19,7 @@ class Outcome:
     """One utterance or question: what came out, and how it was judged.
 
     Attributes:
-        reason: why it has failed, such as `runaway` or `unparseable`.
+        reason: why it has failed: `not a number`, `runaway`, `empty` or `unparseable`.
         language: of the row; None where it says none.
 
     Files written before `reason` and `language` were kept hold the same answers: the two are not compared.
@@ -38,11 +38,16 @@ class Outcome:
 class Evaluation:
     """All outcomes by metric name (`wer`, `accuracy`, `wer.noisy`, ...), and what it took.
 
-    `costs` are further metrics as plain values: what is not a rate over utterances, such as size and speed.
+    Attributes:
+        num_unreadable: rows of each metric whose media could not be read; they have no outcome.
+        nats: of the reference of each row, where likelihoods were asked for: for `wer` they make the metric `nll.wer`.
+        costs: further metrics as plain values: what is not a rate over utterances, such as size and speed.
     """
 
     outcomes: Mapping[str, tuple[Outcome, ...]]
     seconds: float
+    num_unreadable: Mapping[str, int] = field(default_factory=dict)
+    nats: Mapping[str, Sequence[Nats]] = field(default_factory=dict)
     costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def scores(self) -> dict[str, Score]:
@@ -51,11 +56,15 @@ class Evaluation:
         Raises:
             ScoringError: nothing was scored.
         """
-        return {metric: score_of(outcomes) for metric, outcomes in with_languages(self.outcomes).items()}
+        rates = {metric: score_of(outcomes) for metric, outcomes in with_languages(self.outcomes).items()}
+        return rates | {f"nll.{metric}": score(nats) for metric, nats in self.nats.items()}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """The scores as plain values, for JSON, and the costs after them."""
-        scores = {metric: measured.as_dict() for metric, measured in self.scores().items()}
+        scores = {
+            metric: measured.as_dict() | {"num_unreadable": self.num_unreadable.get(metric, 0)}
+            for metric, measured in self.scores().items()
+        }
         return scores | {metric: dict(measured) for metric, measured in self.costs.items()}
 
     def save_outcomes(self, path: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +164,19 @@ def contents(sample: Sample) -> list[str]:
     """
     if not sample.media:
         return [hashlib.sha256(repr((sample.question, sample.text)).encode()).hexdigest()[:16]]
-    encoded = (content if isinstance(content, bytes) else content.read_bytes() for content in sample.media)
-    return [hashlib.sha256(content).hexdigest()[:16] for content in encoded]
+    return [_media_digest(media) for media in sample.media]
+
+
+def _media_digest(media: Media) -> str:
+    if isinstance(media, bytes):
+        return hashlib.sha256(media).hexdigest()[:16]
+    status = media.stat()
+    return _file_digest(media, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1 << 17)  # a search asks for it twice: are the splits apart, and are the data those of the study
+def _file_digest(path: Path, _modified: int, _size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def load_audio(sample: Sample) -> NDArray[np.float32]:

@@ -26,6 +26,14 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Nats:
+    """What one utterance contributes to a likelihood: its negative logarithm over reference tokens."""
+
+    numerator: float
+    denominator: int
+
+
+@dataclass(frozen=True)
 class Score:
     """A corpus rate, never without its interval.
 
@@ -40,7 +48,7 @@ class Score:
     value: float
     low: float
     high: float
-    numerator: int
+    numerator: float
     denominator: int
     num_samples: int
     num_failed: int
@@ -80,13 +88,13 @@ class Difference:
         return asdict(self)
 
 
-def score(counts: Sequence[Counts], *, num_failed: int = 0, seed: int = 0) -> Score:
+def score(counts: Sequence[Counts] | Sequence[Nats], *, num_failed: int = 0, seed: int = 0) -> Score:
     """The corpus rate of `counts` with its bootstrap interval.
 
     Raises:
         ScoringError: nothing was scored. No samples, or no reference words, is a failure and never a rate of 0.
     """
-    numerators = np.array([count.numerator for count in counts], dtype=np.int64)
+    numerators = np.array([count.numerator for count in counts])
     denominators = np.array([count.denominator for count in counts], dtype=np.int64)
     total = int(denominators.sum())
     if total == 0:
@@ -96,7 +104,7 @@ def score(counts: Sequence[Counts], *, num_failed: int = 0, seed: int = 0) -> Sc
         value=float(numerators.sum() / total),
         low=low,
         high=high,
-        numerator=int(numerators.sum()),
+        numerator=numerators.sum().item(),
         denominator=total,
         num_samples=len(counts),
         num_failed=num_failed,
@@ -113,7 +121,7 @@ def paired_difference(
     if [count.denominator for count in first] != [count.denominator for count in second]:
         raise ScoringError("a paired comparison needs the same utterances with the same references on both sides")
     denominators = np.array([count.denominator for count in first], dtype=np.int64)
-    difference = np.array([a.numerator - b.numerator for a, b in zip(first, second, strict=True)], dtype=np.int64)
+    difference = np.array([a.numerator - b.numerator for a, b in zip(first, second, strict=True)])
     if denominators.sum() == 0:
         raise ScoringError("nothing was scored")
     low, high = _interval(_resampled_rates(difference, denominators, seed))
@@ -140,7 +148,7 @@ def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str
     return Difference(value, low, high, BETTER if (value < 0) == (direction == "minimize") else WORSE)
 
 
-def _resampled_rates(numerators: NDArray[np.int64], denominators: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _resampled_rates(numerators: NDArray[Any], denominators: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """[NUM_RESAMPLES] rates: resampling utterances with replacement is multinomial weighting of their counts."""
     num_samples = len(numerators)
     rng = np.random.default_rng(seed)

@@ -36,6 +36,8 @@ def shown(metrics: Mapping[str, Mapping[str, Any]], objectives: Iterable[str]) -
 def _in_unit(name: str, value: float) -> str:
     """By the ending of the metric's name; one that says no unit is a rate."""
     metric = name.partition(".")[0]
+    if metric == "nll":
+        return f"{value:.3f} nats"
     if metric.endswith(("_bytes", "_bytes_per_minute")):
         return size_text(value)
     if metric.endswith("_parameters"):

@@ -19,7 +19,7 @@ from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.footprint import Footprint
-from autoreap.latency import Stopwatch, paired_ratio
+from autoreap.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
 from autoreap.masking import masked
 from autoreap.materialise import materialise
 from autoreap.plan import ComponentPlan, PruningPlan
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = load(describe("tiny"))
     evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(EVALS))
-    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(), num_repeats=options.repeats)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES), num_repeats=options.repeats)
     print(f"torch {torch.__version__}, 16 utterances, {options.repeats} repeats\n")
     print(f"| | {' | '.join(COLUMNS)} | first_token_ratio again | mask / checkpoint |\n{'|---' * 7}|", flush=True)
     for name, plan in plans(loaded).items():
@@ -76,7 +76,7 @@ def mask_against_checkpoint(
         path = Path(folder) / "pruned"
         materialise(loaded.described.checkpoint.path, plan, path)
         pruned = load(describe(str(path)))
-        other = Stopwatch(pruned.model, pruned.inputs, evaluator.prompts(), num_repeats=repeats)
+        other = Stopwatch(pruned.model, pruned.inputs, evaluator.prompts(NUM_UTTERANCES), num_repeats=repeats)
         seconds: dict[str, list[float]] = {"mask": [], "checkpoint": []}
         for repeat in range(repeats + 1):
             for encoded, bound in other.utterances:

@@ -640,7 +640,9 @@ def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(
     options = ["--plan", folder / "plan.json", "--outcomes", tmp_path / "outcomes.jsonl"]
     document = json_of(["evaluate", folder / "model", "--evals", folder / "evals.yaml", *options], capsys)
     (measured,) = document["metrics"].values()
-    assert set(measured) == {"value", "low", "high", "numerator", "denominator", "num_samples", "num_failed"}
+    assert set(measured) == {
+        *("value", "low", "high", "numerator", "denominator", "num_samples", "num_failed", "num_unreadable")
+    }
     rows = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
     assert sum(row["numerator"] for row in rows) == measured["numerator"]
     assert len(rows) == measured["num_samples"] == 3

@@ -43,6 +43,7 @@ LAYERS = (
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
         *("masking", "drafting", "evaluate", "sizes", "footprint", "latency"),
+        *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     ("objective", "front", "samplers", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),

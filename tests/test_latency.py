@@ -36,7 +36,7 @@ def evaluator(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Evalu
 
 @pytest.fixture(scope="module")
 def stopwatch(loaded: Loaded, evaluator: Evaluator) -> Stopwatch:
-    return Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(), num_utterances=4)
+    return Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(4), num_utterances=4)
 
 
 def cut_to(loaded: Loaded, layers: tuple[int, ...]) -> PruningPlan:
@@ -58,7 +58,7 @@ def test_what_is_timed_is_the_stock_greedy_answer_and_under_a_mask_the_masked_on
 ) -> None:
     plan = cut_to(loaded, (0, 1, 5, 6, 7))
     answers = []
-    for encoded, bound in evaluator.prompts():
+    for encoded, bound in evaluator.prompts(4):
         timing = stopwatch.answer(encoded, bound)
         assert timing.tokens == stock_answer(loaded, encoded, bound)
         with masked(loaded.model, plan):
@@ -92,7 +92,7 @@ def test_the_unpruned_model_is_timed_against_itself(stopwatch: Stopwatch) -> Non
 
 
 def test_prompts_without_audio_are_not_timed(loaded: Loaded, evaluator: Evaluator) -> None:
-    (encoded, bound), *_ = evaluator.prompts()
+    (encoded, bound), *_ = evaluator.prompts(4)
     with pytest.raises(InputError, match="no task has audio"):
         Stopwatch(loaded.model, loaded.inputs, [(replace(encoded, mel=None), bound)])
 
