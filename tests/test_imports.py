@@ -18,6 +18,7 @@ FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        *("signals", "failures", "night_log"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -38,12 +39,15 @@ LAYERS = (
         *("masking", "drafting", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
+    (
+        *("objective", "front", "sampling", "storage", "search", "report", "saliency_report", "jobs"),
+        *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+    ),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
-ALLOWED = {"tracking": "mlflow"}
+ALLOWED = {"mlflow_runs": "mlflow"}
 EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
 
 
