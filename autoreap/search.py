@@ -83,6 +83,7 @@ class Search:
                 self._score_trials(tracker, trials, deadline)
             except KeyboardInterrupt:
                 self._recover()
+                self._catch_up(tracker)
                 raise
             finally:
                 self._night.close()
