@@ -30,7 +30,7 @@ from autoreap.storage import STORAGE_ERRORS, open_storage, stored
 from autoreap.tracking import Tracker
 from autoreap.wording import duration, size_text
 
-MAX_CUTS_OFF = 3  # of one candidate; what kills the process each time must not be tried for ever
+MAX_DEATHS = 3  # of the process at one candidate, which must not be tried for ever
 
 
 class Search:
@@ -73,7 +73,7 @@ class Search:
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
         with stored():
-            self._recover()
+            self._recover(died=True)
             try:
                 self._score_baseline()
                 enqueue_presets(self.study, self._space, self._shape)
@@ -82,7 +82,7 @@ class Search:
                 self._catch_up(tracker)
                 self._score_trials(tracker, trials, deadline)
             except KeyboardInterrupt:
-                self._recover()
+                self._recover(died=False)
                 self._catch_up(tracker)
                 raise
             finally:
@@ -171,9 +171,10 @@ class Search:
         """Finished trials, without those that were cut off: their values are tried again."""
         return [trial for trial in self._finished() if trial.state != TrialState.FAIL or ERROR in trial.user_attrs]
 
-    def _recover(self) -> None:
+    def _recover(self, *, died: bool) -> None:
         """Trials that were cut off: what was scored is kept, the values of others are tried again first.
 
+        `died`: the process did not end by itself, and what it was trying may be why.
         Safe because `exclusive` holds: nobody else can be running them.
         """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -182,15 +183,15 @@ class Search:
                 self.study.tell(trial.number, scored)
                 self._scored = {point.plan_digest: point for point in reversed(points_of(self.study))}
                 continue
-            cuts = trial.user_attrs.get("cuts_off", 0) + 1
+            deaths = trial.user_attrs.get("deaths", 0) + died
             self.study.tell(trial.number, state=TrialState.FAIL)
-            if cuts == MAX_CUTS_OFF:
-                log(f"trial {trial.number} was cut off, the {cuts}rd time for its values; they are left out")
+            if deaths == MAX_DEATHS:
+                log(f"trial {trial.number} was cut off, as were {deaths - 1} before it with its values: left out")
                 continue
             values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             if values:  # else it was cut off before it had any
                 kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-                self.study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "cuts_off": cuts})
+                self.study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "deaths": deaths})
                 log(f"trial {trial.number} was cut off; its values will be tried again")
 
     def _score_baseline(self) -> None:

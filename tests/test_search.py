@@ -1,6 +1,9 @@
 """The loop of a search on a real study: failures by their kind, trials that were cut off, what the log says."""
 
 import itertools
+import os
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ from autoreap.front import ERROR, RESULT
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
+from autoreap.progress import StatusLine
 from autoreap.scores import Counts
 from autoreap.search import Search
 from autoreap.signals import Signals
@@ -130,18 +134,19 @@ def test_failures_of_several_kinds_are_not_of_one_kind(night: Night) -> None:
 
 
 def test_a_trial_cut_off_is_tried_again_with_its_values_and_counts_for_nothing(night: Night) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        night.search(fails(KeyboardInterrupt, 2), trials=6)
+    for run in (2, 0, 0):
+        with pytest.raises(KeyboardInterrupt):
+            night.search(fails(KeyboardInterrupt, run), trials=6)
     study = night.search(trials=6)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 4
-    assert study.trials[3].params == study.trials[2].params
-    assert study.trials[3].user_attrs["retry_of"] == 2
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2 + ["FAIL"] * 3 + ["COMPLETE"] * 4
+    assert all(study.trials[number].params == study.trials[2].params for number in (3, 4, 5))
+    assert [study.trials[number].user_attrs["retry_of"] for number in (3, 4, 5)] == [2, 3, 4]
 
 
 def test_values_that_kill_the_process_each_time_are_left_out(night: Night) -> None:
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            night.search(fails(KeyboardInterrupt, 0), trials=2)
+        with pytest.raises(SystemExit):
+            night.search(fails(SystemExit, 0), trials=2)  # which nobody catches: the trial is left running
     study = night.search(trials=2)
     assert [trial.state.name for trial in study.trials] == ["FAIL"] * 3 + ["COMPLETE"] * 2
     assert study.trials[3].params != study.trials[2].params
@@ -166,6 +171,22 @@ def test_a_log_has_a_line_a_trial_with_what_was_found_and_an_eta(
     assert "2/2 done, front 2, best wer 50.00%, ETA 0 s\n" in text
     assert "\r" not in text
     assert "\x1b" not in text
+
+
+def test_on_a_terminal_one_line_lives_and_fits_in_a_row(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, end = os.openpty()
+    monkeypatch.setenv("COLUMNS", "60")
+    with open(end, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(StatusLine, "due", lambda _self: True)
+        night.search(trials=2)
+        monkeypatch.undo()
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    lives = re.findall(r"\r\x1b\[K(trial 1: [^\r]*)", shown)
+    assert lives[2].startswith("trial 1: 3/8 answers, 0 s; 1/2 done, front 1, best")
+    assert max(map(len, lives)) < 60
+    assert re.search(r"\x1b\[K[\d:]+ trial 1 \(sampled", shown)  # a finished trial's line takes its place
 
 
 def test_a_long_trial_is_told_of_within_it(
