@@ -52,6 +52,7 @@ from autoreap.scores import paired_difference
 from autoreap.search import Search
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
+from autoreap.storage import stored
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
@@ -179,7 +180,8 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     options.root.mkdir(parents=True, exist_ok=True)
     lock = options.root / f"{name}.lock"
     lock.touch()
-    with exclusive(lock, "another search of this study is running", fix="wait, or use --study"), Signals() as signals:
+    held = exclusive(lock, "another search of this study is running", fix="wait, or use --study")
+    with held, Signals() as signals, stored():
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri)
         run = _prepared(space, evals, described, tracker, replace(options, study=name))
         try:

@@ -26,7 +26,7 @@ from autoreap.progress import log
 from autoreap.sampling import enqueue_presets, sampler, suggest
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
-from autoreap.storage import STORAGE_ERRORS, open_storage, stored
+from autoreap.storage import STORAGE_ERRORS, open_storage
 from autoreap.tracking import Tracker
 from autoreap.wording import duration, size_text
 
@@ -68,25 +68,24 @@ class Search:
         Raises:
             RepeatedFailureError: trials fail one after the other.
             Interrupted: a signal came; the trial it cut off is tried first next time.
-            AutoreapError: the storage can't be read or written.
+            one of `STORAGE_ERRORS`: the storage can't be read or written.
         """
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
-        with stored():
-            self._recover(died=True)
-            try:
-                self._score_baseline()
-                enqueue_presets(self.study, self._space, self._shape)
-                self._begin_session()
-                tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
-                self._catch_up(tracker)
-                self._score_trials(tracker, trials, deadline)
-            except KeyboardInterrupt:
-                self._recover(died=False)
-                self._catch_up(tracker)
-                raise
-            finally:
-                self._night.close()
+        self._recover(died=True)
+        try:
+            self._score_baseline()
+            enqueue_presets(self.study, self._space, self._shape)
+            self._begin_session()
+            tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
+            self._catch_up(tracker)
+            self._score_trials(tracker, trials, deadline)
+        except KeyboardInterrupt:
+            self._recover(died=False)
+            self._catch_up(tracker)
+            raise
+        finally:
+            self._night.close()
 
     def _score_trials(self, tracker: Tracker, trials: int, deadline: float) -> None:
         failures = FailuresInARow()
