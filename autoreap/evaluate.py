@@ -92,6 +92,11 @@ class Evaluator:
         }
         self._drafts = self._references
 
+    @property
+    def num_answers(self) -> int:
+        """Utterances and questions of one run."""
+        return sum(len(items) for _, _, items in self._tasks)
+
     @torch.inference_mode()
     def run(
         self,

@@ -9,9 +9,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
-from autoreap.wording import rate_text, size_text
+from autoreap.scores import exact
+from autoreap.wording import metric_text, rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
 RACED = "autoreap.raced"  # user attribute of a trial that was stopped: `racing.Verdict`, and the plan's digest
@@ -121,6 +123,18 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
 
     front = [point for point in distinct if not dominated(point)]
     return sorted(front, key=lambda point: (point.size_bytes, point.trial))
+
+
+def best_so_far(points: Sequence[Point], objectives: Mapping[str, str]) -> str:
+    """The front in a few words: `front 6, best wer 2.31%`."""
+    words = [f"front {len(pareto(points, objectives))}"]
+    for name, direction in objectives.items():
+        kept = [point for point in points if not point.broken]
+        if kept and name not in EXACT:
+            values = [point.values[name] for point in kept]
+            best = exact(min(values) if direction == "minimize" else max(values))
+            words.append(f"best {name} {metric_text(name, best)}")
+    return ", ".join(words)
 
 
 def nearest(points: Sequence[Point], number: int = 5) -> list[Point]:

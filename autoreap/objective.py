@@ -123,9 +123,14 @@ class Objective:
         """Bytes of the unpruned model."""
         return self._checkpoint.num_bytes
 
-    def score_baseline(self) -> Evaluation:
+    @property
+    def num_answers(self) -> int:
+        """Utterances and questions of one evaluation."""
+        return self._evaluator.num_answers
+
+    def score_baseline(self, watch: Watch | None = None) -> Evaluation:
         """The unpruned model on the same data."""
-        return self._with_costs(self._evaluator.run(None), Footprint.of(self._checkpoint), None)
+        return self._with_costs(self._evaluator.run(None, watch), Footprint.of(self._checkpoint), None)
 
     def _with_costs(self, evaluation: Evaluation, needed: Footprint, plan: PruningPlan | None) -> Evaluation:
         started = time.monotonic()

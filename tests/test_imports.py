@@ -19,6 +19,7 @@ LAYERS = (
     (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
         "constraints",
+        *("signals", "failures", "night_log"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -42,16 +43,31 @@ LAYERS = (
     ("families", "dimensions"),
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
-        *("masking", "drafting", "evaluate", "sizes", "footprint", "latency"),
-        *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate", "sizes"),
+        *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate"),
+        *("sizes", "footprint", "latency"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "samplers", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
+    (
+        *(
+            "objective",
+            "front",
+            "samplers",
+            "sampling",
+            "storage",
+            "known",
+            "search",
+            "trial_text",
+            "report",
+            "saliency_report",
+            "jobs",
+        ),
+        *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+    ),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
-ALLOWED = {"tracking": "mlflow"}
+ALLOWED = {"mlflow_runs": "mlflow"}
 EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
 
 

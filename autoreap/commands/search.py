@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, hours, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
 from autoreap.wording import points_text
 
 SUMMARY = "start or resume a study"
@@ -20,6 +20,7 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add_tracking_option(add)
     add_loading_options(add)
 
 
@@ -39,6 +40,7 @@ def run(options: Arguments) -> Result:
             hours=options.hours,
             storage=options.storage,
             seed=options.seed,
+            tracking_uri=options.tracking_uri,
             device=options.device,
             dtype=options.dtype,
         ),
