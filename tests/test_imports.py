@@ -20,6 +20,7 @@ LAYERS = (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
         "constraints",
         *("signals", "failures", "night_log"),
+        "terminal_plot",
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -62,6 +63,7 @@ LAYERS = (
             "jobs",
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+        *("front_csv", "trial_details"),
     ),
     ("commands", "cli"),
 )

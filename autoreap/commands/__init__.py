@@ -20,6 +20,7 @@ from autoreap.commands import (
     saliency,
     search,
     select,
+    show,
     verify,
 )
 from autoreap.commands.options import Add, Arguments, Result
@@ -41,7 +42,7 @@ class Command(Protocol):
 
 
 _MODULES = (
-    *(search, pareto, report, select, compare, materialise, verify),
+    *(search, pareto, show, report, select, compare, materialise, verify),
     *(calibrate, saliency, plan, evaluate, prune, inspect),
 )
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
