@@ -16,7 +16,7 @@ _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirec
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a failure in the work, 2 bad input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     _quiet_libraries()
     try:
         document, text = options.run(options)
@@ -45,7 +45,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(
         prog="autoreap", description="Find the smallest Qwen3-Omni that still hears well.", allow_abbrev=False
     )

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 from autoreap.commands import (
     calibrate,
     compare,
+    completion,
     evaluate,
     inspect,
     materialise,
@@ -44,6 +45,7 @@ class Command(Protocol):
 _MODULES = (
     *(search, pareto, show, report, select, compare, materialise, verify),
     *(calibrate, saliency, plan, evaluate, prune, inspect),
+    *(completion),
 )
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}
