@@ -20,7 +20,7 @@ LAYERS = (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
         "constraints",
         *("signals", "failures", "night_log"),
-        *("terminal_plot", "shell_completion"),
+        *("terminal_plot", "shell_completion", "starter"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (

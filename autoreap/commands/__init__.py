@@ -12,6 +12,7 @@ from autoreap.commands import (
     compare,
     completion,
     evaluate,
+    init,
     inspect,
     materialise,
     pareto,
@@ -45,7 +46,7 @@ class Command(Protocol):
 _MODULES = (
     *(search, pareto, show, report, select, compare, materialise, verify),
     *(calibrate, saliency, plan, evaluate, prune, inspect),
-    *(completion),
+    *(init, completion),
 )
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}
