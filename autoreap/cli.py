@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from autoreap import __version__
 from autoreap.commands import ALIASES, COMMANDS
-from autoreap.errors import AutoreapError, InputError
+from autoreap.commands.options import Result
+from autoreap.errors import AutoreapError, InputError, UnhealthyError
 from autoreap.signals import Interrupted
 
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -19,10 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_parser().parse_args(arguments)
     _quiet_libraries()
     try:
-        document, text = options.run(options)
-        shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if options.json else text
-        if shown:
-            print(shown, flush=True)
+        _run(options)
     except BrokenPipeError:  # the reader has left; the interpreter must not flush again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return AutoreapError.exit_code
@@ -36,6 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("autoreap: interrupted", file=sys.stderr)
         return error.exit_code if isinstance(error, Interrupted) else 130
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        _show(options.run(options), as_json=options.json)
+    except UnhealthyError as error:  # what was found is shown all the same
+        _show(error.result, as_json=options.json)
+        raise
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    document, text = result
+    shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if as_json else text
+    if shown:
+        print(shown, flush=True)
 
 
 def _quiet_libraries() -> None:

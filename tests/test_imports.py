@@ -20,7 +20,7 @@ LAYERS = (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
         "constraints",
         *("signals", "failures", "night_log"),
-        *("terminal_plot", "shell_completion", "starter"),
+        *("terminal_plot", "shell_completion", "starter", "machine"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -45,7 +45,7 @@ LAYERS = (
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
         *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate"),
-        *("sizes", "footprint", "latency"),
+        *("sizes", "footprint", "latency", "doctor"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     (

@@ -11,6 +11,7 @@ from autoreap.commands import (
     calibrate,
     compare,
     completion,
+    doctor,
     evaluate,
     init,
     inspect,
@@ -46,7 +47,7 @@ class Command(Protocol):
 _MODULES = (
     *(search, pareto, show, report, select, compare, materialise, verify),
     *(calibrate, saliency, plan, evaluate, prune, inspect),
-    *(init, completion),
+    *(init, doctor, completion),
 )
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}
