@@ -36,7 +36,7 @@ _STATES = {
     TrialState.COMPLETE: "scored",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running, or cut off",
+    TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
 
@@ -59,10 +59,9 @@ class TrialDetails:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         compared = {"against_baseline": self.comparison.as_dict(NUM_WORST)} if self.comparison else {}
-        scored = {key: value for key, value in self.trial.user_attrs.get(RESULT, {}).items() if key != "plan_digest"}
         plan = {"plan": self.trial.user_attrs[PLAN]} if PLAN in self.trial.user_attrs else {}
         known = {"study": self.study.study_name, **listed(self.trial), "reason": self.reason}
-        return {**known, **scored, **plan, **compared}
+        return {**known, **plan, **compared}
 
 
 def details_of(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT) -> TrialDetails:
@@ -84,7 +83,8 @@ def details_of(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT) -> T
 def listed(trial: FrozenTrial) -> dict[str, Any]:
     """What a list of trials says of one, as plain values."""
     origin = trial.user_attrs.get("preset", "sampled")
-    return {"trial": trial.number, "state": _STATES[trial.state], "origin": origin, "params": trial.params}
+    scored = {key: value for key, value in trial.user_attrs.get(RESULT, {}).items() if key != "plan_digest"}
+    return {"trial": trial.number, "state": _STATES[trial.state], "origin": origin, "params": trial.params, **scored}
 
 
 def trial_line(trial: FrozenTrial, objectives: Mapping[str, str]) -> str:
@@ -118,7 +118,7 @@ def _reason(study: optuna.Study, trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return _standing(study, trial)
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
-        return "nothing is known of it yet"
+        return "nothing is known of it yet; it runs, or was cut off"
     raced = trial.user_attrs.get(RACED, {}).get("reason", "it was cut off")
     broken = trial.user_attrs.get(INFEASIBLE)
     return str(trial.user_attrs.get(ERROR, f"it breaks {broken}" if broken else raced))

@@ -11,9 +11,10 @@ from random_models import real_config
 
 from autoreap.cli import main
 from autoreap.described import describe
-from autoreap.doctor import BROKEN, GOOD, NOTE, PUBLISHED_NEED, Finding, abilities, examine, need_of
+from autoreap.doctor import BROKEN, GOOD, NOTE, Finding, abilities, examine
 from autoreap.families import family_of
 from autoreap.machine import Accelerator, Machine
+from autoreap.needs import PUBLISHED_NEED, need_of
 
 Capture = pytest.CaptureFixture[str]
 MACHINE = Machine(
@@ -61,7 +62,7 @@ def test_a_30b_without_a_gpu_is_calibrated_layer_by_layer_and_not_searched() -> 
     assert "with --stream-layers" in text
     works, text = able(MACHINE, "search, evaluate")
     assert not works
-    assert "69.78 GB needed" in text
+    assert "69.78 GB needed, there is no accelerator; 139.56 GB on the CPU" in text
     assert able(MACHINE, "materialise")[0]
     assert not able(replace(MACHINE, free_bytes={"mlruns": 70 * 10**9}), "materialise")[0]
     assert not able(replace(MACHINE, memory_bytes=10**9), "calibrate")[0]
@@ -71,7 +72,7 @@ def test_a_30b_without_a_gpu_is_calibrated_layer_by_layer_and_not_searched() -> 
     ("accelerators", "memory_bytes", "works", "how"),
     [
         ((GPU,), 10**9, True, "on the first accelerator"),
-        ((replace(GPU, free_bytes=60 * 10**9),), 10**9, False, "60.00 GB of accelerator memory free"),
+        ((replace(GPU, free_bytes=60 * 10**9),), 10**9, False, "60.00 GB of accelerator memory are free"),
         ((replace(GPU, free_bytes=40 * 10**9),) * 2, 10**9, True, "--device auto, over 2 accelerators"),
         ((replace(GPU, free_bytes=40 * 10**9),), 200 * 10**9, True, "with --device cpu"),
         ((), 200 * 10**9, True, "on the CPU, in float32"),

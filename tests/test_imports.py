@@ -45,7 +45,7 @@ LAYERS = (
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
         *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate"),
-        *("sizes", "footprint", "latency", "doctor"),
+        *("sizes", "footprint", "latency", "needs", "doctor"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     (

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.cli import main
-from autoreap.front import ERROR, INFEASIBLE, PLAN, RESULT, default_storage
+from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import make_plan
 from autoreap.scores import Counts
@@ -22,7 +22,7 @@ NUM_UTTERANCES = 10
 # Wrong words of each utterance: of the unpruned model, and of trials 0 (on the front) and 1 (behind it).
 WRONG = {"baseline": [0] * NUM_UTTERANCES, "0": [3, 2, 1, *[1] * 6, 0], "1": [3] * NUM_UTTERANCES}
 SIZES = {"baseline": 70 * 10**9, "0": 30 * 10**9, "1": 31 * 10**9}
-FAILED, INFEASIBLE_TRIAL, RUNNING = 2, 3, 4
+FAILED, INFEASIBLE_TRIAL, BEATEN, RUNNING = 2, 3, 4, 5
 Capture = pytest.CaptureFixture[str]
 
 
@@ -55,9 +55,15 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
         result = {"metrics": scored.metrics(), "size_bytes": size_bytes, "plan_digest": plan.digest(), "seconds": 200.0}
         trial.set_user_attr(RESULT, result)
         study.tell(trial, (size_bytes, scored.metrics()["wer"]["value"]))
+    raced = {"reason": "trial 0 beats it", "num_scored": 5, "num_utterances": 10, "seconds": 1.0}
     for name, text, state in (
         (ERROR, "ScoringError: none", TrialState.FAIL),
         (INFEASIBLE, "size <= 9 GB", TrialState.PRUNED),
+        (
+            RACED,
+            {"reason": "trial 0 beats it", "num_scored": 5, "num_utterances": 10, "seconds": 1.0},
+            TrialState.PRUNED,
+        ),
     ):
         trial = study.ask()
         trial.set_user_attr(name, text)
@@ -97,7 +103,8 @@ def test_a_scored_trial_has_its_scores_what_it_kept_a_verdict_and_the_way_to_wri
         (1, "scored", "behind trial 0, which is at least as good in size_bytes and wer"),
         (FAILED, "failed", "ScoringError: none"),
         (INFEASIBLE_TRIAL, "stopped", "it breaks size <= 9 GB"),
-        (RUNNING, "running, or cut off", "nothing is known of it yet"),
+        (BEATEN, "stopped", "trial 0 beats it"),
+        (RUNNING, "running", "nothing is known of it yet; it runs, or was cut off"),
     ],
 )
 def test_every_trial_says_its_state_and_why(number: int, state: str, reason: str, capsys: Capture) -> None:
@@ -120,10 +127,12 @@ def test_answers_that_are_gone_are_named(capsys: Capture) -> None:
 def test_the_list_has_a_line_for_each_trial(capsys: Capture) -> None:
     assert main(["show", "night"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1].rstrip(":") for line in lines] == ["0", "1", "2", "3", "4"]
+    assert [line.split()[1].rstrip(":") for line in lines] == ["0", "1", "2", "3", "4", "5"]
     assert "failed: ScoringError: none" in lines[FAILED]
-    assert lines[RUNNING] == "trial 4: running, or cut off"
-    assert [entry["trial"] for entry in json_of(["show", "night"], capsys)["trials"]] == [0, 1, 2, 3, 4]
+    assert lines[RUNNING] == "trial 5: running"
+    listed = json_of(["show", "night"], capsys)["trials"]
+    assert [entry["trial"] for entry in listed] == [0, 1, 2, 3, 4, 5]
+    assert [entry.get("size_bytes") for entry in listed] == [SIZES["0"], SIZES["1"], None, None, None, None]
 
 
 @pytest.mark.usefixtures("study")
