@@ -97,7 +97,8 @@ def look(folder: Path) -> Machine:
 
 def _imports() -> tuple[dict[str, str], tuple[Accelerator, ...]]:
     """Which libraries can't be imported and why, and the accelerators."""
-    result = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True)
+    # -P: a file of the current folder must not be taken for a library, as it is not when `autoreap` runs.
+    result = subprocess.run([sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True)
     try:
         found = json.loads(result.stdout.splitlines()[-1])
     except (IndexError, ValueError):

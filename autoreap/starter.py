@@ -26,7 +26,8 @@ def write_starter(folder: Path, model: str = _EMBEDDED) -> list[Path]:
     if not model or any(not letter.isprintable() or letter in " `'\"$" for letter in model):
         raise InputError(f"must be a directory or a name, without spaces and quotes, got {model!r}", where="--model")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError("is not empty", where=folder, fix="name a new directory")
+        problem = "is not empty" if folder.is_dir() else "is a file"
+        raise InputError(problem, where=folder, fix="name a new directory")
     names = {
         "model": model,
         "study": f"space-{Path(model).name}",

@@ -59,11 +59,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
     for name, text, state in (
         (ERROR, "ScoringError: none", TrialState.FAIL),
         (INFEASIBLE, "size <= 9 GB", TrialState.PRUNED),
-        (
-            RACED,
-            {"reason": "trial 0 beats it", "num_scored": 5, "num_utterances": 10, "seconds": 1.0},
-            TrialState.PRUNED,
-        ),
+        (RACED, raced, TrialState.PRUNED),
     ):
         trial = study.ask()
         trial.set_user_attr(name, text)
