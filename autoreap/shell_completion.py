@@ -66,7 +66,7 @@ def bash_script(known: Grammar) -> str:
         lines += ["        *)", f'          if [[ $cur == -* ]]; then _autoreap_reply "{flags}"']
         lines += [f"          else {_bash_reply(_positional(arguments))}", "          fi ;;", "      esac ;;"]
         cases += lines
-    return _BASH.format(commands=" ".join(known.commands), cases="\n".join(cases), ask=_ASK)
+    return _BASH.format(commands=" ".join(known.commands), cases="\n".join(cases))
 
 
 def _positional(arguments: Sequence[Argument]) -> Argument:
@@ -77,7 +77,7 @@ def _positional(arguments: Sequence[Argument]) -> Argument:
 
 
 def _bash_reply(argument: Argument) -> str:
-    words = [*argument.choices, *[f"$({_ASK})"] * argument.study]
+    words = [*argument.choices, *["$(_autoreap_studies)"] * argument.study]
     return f'_autoreap_reply "{" ".join(words)}"{" files" * argument.file}'
 
 
@@ -89,6 +89,9 @@ _autoreap_reply() {{
     compopt -o filenames 2>/dev/null
     COMPREPLY+=($(compgen -f -- "$cur"))
   fi
+}}
+_autoreap_studies() {{
+  "${{COMP_WORDS[0]}}" completion studies 2>/dev/null # of the one that is typed, which $PATH may not know
 }}
 _autoreap() {{
   local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}}

@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def completed(*words: str) -> list[str]:
     """What bash offers in the place of the last of `words`."""
-    (script,) = [SCRIPTS["bash"](grammar(command_parser()))]
+    script = SCRIPTS["bash"](grammar(command_parser()))
     program = f'{script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _autoreap; printf "%s\\n" "${{COMPREPLY[@]}}"'
     command = ["bash", "-c", program, "bash", *words]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -64,6 +64,12 @@ def completed(*words: str) -> list[str]:
 )
 def test_bash_offers_what_fits(words: list[str], offered: list[str]) -> None:
     assert completed("autoreap", *words) == offered
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_program_that_is_typed_is_asked_for_studies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert completed(str(folder / "bin" / "autoreap"), "pareto", "") == ["night-1"]
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
