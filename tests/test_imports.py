@@ -38,7 +38,10 @@ LAYERS = (
         *("masking", "drafting", "evaluate", "sizes"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
+    (
+        *("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
+        *("storage", "group", "heartbeat", "engines", "workers"),
+    ),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})

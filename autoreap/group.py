@@ -1,0 +1,130 @@
+"""Several processes at one study: what only one of them may do at a time, and whether any other is there.
+
+Built on locks that end with the process that holds them, however it ends: of the operating system on one machine
+(SQLite), of the server in PostgreSQL. Nothing has to be cleaned up after a kill.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from autoreap.storage import cannot_open, engine_settings, is_shared, patiently
+
+_PRESENCE, _TURN, _STANDBY = "presence", "turn", "standby"
+
+
+class Locks(Protocol):
+    """Named locks of one study."""
+
+    def hold(self, name: str, *, shared: bool = False, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold `name`, alone or with all who share it; whether it is held (always, unless `wait` is False)."""
+        ...
+
+
+class FileLocks:
+    """Locks among the processes of one machine: the files `<study>.<name>` of one folder."""
+
+    def __init__(self, folder: Path, study: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._study = study
+
+    @contextmanager
+    def hold(self, name: str, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+        """See `Locks`."""
+        path = self._folder / f"{self._study}.{name}"
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+        mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            try:
+                fcntl.flock(descriptor, mode)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+
+class PostgresLocks:
+    """Advisory locks of the server, each on a connection of its own: they need sessions, so no transaction pooling.
+
+    https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
+    """
+
+    def __init__(self, url: str, study: str) -> None:
+        settings = {"connect_args": engine_settings(url).get("connect_args", {}), "poolclass": NullPool}
+        try:
+            self._engine = create_engine(url, isolation_level="AUTOCOMMIT", **settings)
+            self._engine.connect().close()
+        except Exception as error:  # whatever the database's driver raises
+            raise cannot_open(url, error) from None
+        self._study = study
+
+    @contextmanager
+    def hold(self, name: str, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+        """See `Locks`."""
+        connection, held = patiently(lambda: self._taken(name, shared, wait))
+        try:
+            yield held
+        finally:
+            with suppress(DBAPIError):  # the server may be gone, and the lock with it
+                connection.close()
+
+    def _taken(self, name: str, shared: bool, wait: bool) -> tuple[Connection, bool]:
+        digest = hashlib.sha256(f"autoreap/{self._study}/{name}".encode()).digest()
+        key = int.from_bytes(digest[:8], signed=True)
+        function = f"pg{'' if wait else '_try'}_advisory_lock{'_shared' if shared else ''}"
+        connection = self._engine.connect()
+        try:
+            result = connection.execute(text(f"SELECT {function}(:key)"), {"key": key}).scalar()
+        except BaseException:
+            connection.close()
+            raise
+        return connection, wait or bool(result)
+
+
+class Group:
+    """The processes that search one study. Make one in each of them."""
+
+    def __init__(self, locks: Locks) -> None:
+        self._locks = locks
+
+    @contextmanager
+    def joined(self, when_alone: Callable[[], None]) -> Iterator[None]:
+        """Be one of the group. `when_alone` runs before, if nobody else is: what is left over then has no owner."""
+        with self._locks.hold(_PRESENCE, wait=False) as alone:
+            if alone:
+                when_alone()
+        with self._locks.hold(_PRESENCE, shared=True):
+            yield
+
+    def turn(self) -> AbstractContextManager[bool]:
+        """Look at the study and take a trial of it, while nobody else does."""
+        return self._locks.hold(_TURN)
+
+    def standing_by(self) -> AbstractContextManager[bool]:
+        """Whether this process is the one that waits for the others' last trials, lest one of them dies."""
+        return self._locks.hold(_STANDBY, wait=False)
+
+    def only(self, what: str) -> AbstractContextManager[bool]:
+        """Do what one process does and the others then find done."""
+        return self._locks.hold(what)
+
+    def last(self) -> AbstractContextManager[bool]:
+        """Whether everybody else has left; nobody can join meanwhile. To be asked after leaving."""
+        return self._locks.hold(_PRESENCE, wait=False)
+
+
+def group_of(storage: str, study: str, folder: Path) -> Group:
+    """The group of `study`; on one machine its locks lie in `folder`."""
+    return Group(PostgresLocks(storage, study) if is_shared(storage) else FileLocks(folder, study))

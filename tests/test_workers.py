@@ -1,0 +1,246 @@
+"""Several workers at one study: locks that end with their holder, signs of life, retries, and what each is given."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import Trial, TrialState
+from postgres import postgres_server
+from sqlalchemy import create_engine, text
+
+from autoreap.errors import AutoreapError, InputError
+from autoreap.front import ERROR, PLAN
+from autoreap.group import Group, group_of
+from autoreap.heartbeat import RETRY_OF, Heartbeat, fail_dead_trials, num_taken, retry_cut_off
+from autoreap.storage import Pulse, open_storage, patiently, shown
+from autoreap.workers import code_digest, gpu_shares, run_workers
+
+FORK = multiprocessing.get_context("fork")
+PULSE = Pulse(interval_seconds=1, grace_seconds=2)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a storage in which several processes may work."""
+    return f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
+
+
+@pytest.fixture
+def group(storage: str, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    """Makes the group anew, as each process does."""
+    return partial(group_of, storage, request.node.name, tmp_path / "locks")
+
+
+def _hold(group: Any, name: str, held: Any) -> None:
+    with group().only(name):
+        held.set()
+        time.sleep(60)
+
+
+def test_what_one_holds_another_waits_for_until_it_is_killed(group: Any) -> None:
+    held = FORK.Event()
+    holder = FORK.Process(target=_hold, args=(group, "baseline", held))
+    holder.start()
+    assert held.wait(30)
+    started = time.monotonic()
+    threading.Timer(0.5, lambda: os.kill(holder.pid or 0, signal.SIGKILL)).start()
+    with group().only("another thing"):
+        assert time.monotonic() - started < 0.5
+    with group().only("baseline"):
+        assert 0.5 <= time.monotonic() - started < 10
+    holder.join()
+
+
+def _come_and_go(group: Any, number: int, here: Any, results: Any) -> None:
+    joined: Group = group()
+    found_nobody: list[bool] = []
+    with joined.joined(lambda: found_nobody.append(True)):
+        here.wait(30)
+        time.sleep(0.1 * number)
+    with joined.last() as last:
+        results.put((bool(found_nobody), last))
+        time.sleep(0.3)
+
+
+def test_one_is_the_first_and_one_is_the_last(group: Any) -> None:
+    here, results = FORK.Barrier(3), FORK.Queue()
+    workers = [FORK.Process(target=_come_and_go, args=(group, number, here, results)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=30) for _ in workers]
+    assert any(first for first, _ in found)  # two that come at once may both find nobody, before either has a trial
+    assert [last for _, last in found].count(True) == 1
+    for worker in workers:
+        worker.join()
+
+
+def test_one_stands_by_and_the_next_may_leave(group: Any) -> None:
+    with group().standing_by() as first, group().standing_by() as second:
+        assert (first, second) == (True, False)
+
+
+def _study(url: str, name: str, pulse: Pulse = PULSE) -> tuple[optuna.Study, Heartbeat]:
+    backend = open_storage(url, pulse)
+    study = optuna.create_study(study_name=name, storage=backend, directions=["minimize"], load_if_exists=True)
+    return study, Heartbeat(backend, name, pulse)
+
+
+def _ask(study: optuna.Study) -> Trial:
+    trial = study.ask()
+    trial.suggest_float("retention", 0.25, 1.0)
+    return trial
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_dead_workers_trial_is_tried_again_once_and_a_living_ones_is_left_alone(
+    storage: str, request: pytest.FixtureRequest
+) -> None:
+    study, living = _study(storage, request.node.name)
+    _, dead = _study(storage, request.node.name)
+    _, judge = _study(storage, request.node.name)
+    with living, judge:
+        for worker in (living, dead):
+            trial = _ask(study)
+            worker.start(trial.number)
+            trial.set_user_attr(PLAN, {})
+        deadline = time.monotonic() + 20
+        while not study.get_trials(states=(TrialState.WAITING,)) and time.monotonic() < deadline:
+            fail_dead_trials(study, judge)
+            retry_cut_off(study)
+            time.sleep(0.1)
+        fail_dead_trials(study, judge)
+        retry_cut_off(study)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["RUNNING", "FAIL", "WAITING"]
+    retry = study.trials[2]
+    assert retry.user_attrs == {RETRY_OF: 1}
+    assert study.ask().suggest_float("retention", 0.25, 1.0) == study.trials[1].params["retention"]
+    assert num_taken(study.trials) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_that_was_left_before_it_had_a_plan_is_dead_at_once(tmp_path: Path) -> None:
+    study, judge = _study(f"sqlite:///{tmp_path}/studies.db", "s")
+    _ask(study)
+    fail_dead_trials(study, judge)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_nobody_is_judged_before_everybody_had_the_time_to_give_a_sign(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study, dead = _study(url, "s")
+    trial = _ask(study)
+    dead.start(trial.number)
+    trial.set_user_attr(PLAN, {})
+    time.sleep(PULSE.grace_seconds + 1.1)
+    _, just_back = _study(url, "s")
+    with just_back:
+        fail_dead_trials(study, just_back)
+        assert study.trials[0].state == TrialState.RUNNING
+
+
+def test_values_that_bring_every_worker_down_are_given_up(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/studies.db"))
+    for _ in range(5):
+        trial = _ask(study)
+        study.tell(trial, state=TrialState.FAIL)
+        retry_cut_off(study)
+    assert [trial.user_attrs.get(RETRY_OF) for trial in study.trials] == [None, 0, 1, None, 3, 4]
+    assert num_taken(study.trials) == 1  # the sixth waits
+
+
+def test_what_failed_for_a_reason_is_not_tried_again(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/studies.db"))
+    trial = _ask(study)
+    trial.set_user_attr(ERROR, "ScoringError: metric wer is nan")
+    study.tell(trial, state=TrialState.FAIL)
+    retry_cut_off(study)
+    assert len(study.trials) == 1
+
+
+def test_a_database_that_is_away_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "studies.db"
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE IF NOT EXISTS t (x)"))
+
+    with closing(sqlite3.connect(path, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(AutoreapError, match=r"away since .*: .*database is locked"):
+            patiently(write, outage_seconds=0.5)
+        threading.Timer(0.5, other.rollback).start()
+        patiently(write, outage_seconds=30)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://me:secret@localhost:1/x", r"me:\*\*\*@localhost:1/x: can't be opened: .*refused"),
+        ("nonsense://x", "can't be opened: Can't load plugin"),
+        ("not a url", "can't be opened: Could not parse"),
+    ],
+)
+def test_a_storage_that_cant_be_opened_is_named_without_its_password(url: str, message: str) -> None:
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    with pytest.raises(InputError, match=message) as caught:
+        open_storage(url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_password_is_never_shown() -> None:
+    assert shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert shown("sqlite:///mlruns/studies.db") == "sqlite:///mlruns/studies.db"
+
+
+def test_each_worker_sees_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert gpu_shares(3, None) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "456"]
+    assert gpu_shares(2, "auto") == [{"CUDA_VISIBLE_DEVICES": gpus} for gpus in ("4,5", "6,7")]
+    assert gpu_shares(8, "cpu") == [{}] * 8
+    with pytest.raises(InputError, match="there are 4 GPUs"):
+        gpu_shares(5, None)
+    with pytest.raises(InputError, match="can't share it"):
+        gpu_shares(2, "cuda:1")
+
+
+def test_the_code_is_told_apart_by_its_sources(tmp_path: Path) -> None:
+    copy = tmp_path / "autoreap"
+    shutil.copytree(Path(__file__).parent.parent / "autoreap", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    assert code_digest(copy) == code_digest()
+    with (copy / "scores.py").open("a") as source:
+        source.write("\n")
+    assert code_digest(copy) != code_digest()
+
+
+def test_what_a_worker_says_comes_out_with_its_number_and_a_refusal_is_passed_on(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run_workers("local", 1, ["--version"], "cpu")
+    with pytest.raises(InputError, match="worker 1: refused its input"):
+        run_workers("local", 2, ["inspect", "no/such/model"], "cpu")
+    said = capfd.readouterr().err.splitlines()
+    assert {line.partition(":")[0] for line in said} == {"worker 1", "worker 2"}
+    assert all("no/such/model" in line for line in said)
