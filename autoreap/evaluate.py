@@ -85,6 +85,11 @@ class Evaluator:
         self._drafts: dict[str, list[list[int]]] = {}
         self._draft({metric: [task.reference(item.sample) for item in items] for metric, task, items in self._tasks})
 
+    @property
+    def num_answers(self) -> int:
+        """Utterances and questions of one run."""
+        return sum(len(items) for _, _, items in self._tasks)
+
     @torch.inference_mode()
     def run(self, plan: PruningPlan | None = None, watch: Watch | None = None) -> Evaluation:
         """Score the model under `plan`, or as it is; what it answers as it is drafts the answers of later runs.

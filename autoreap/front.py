@@ -108,6 +108,16 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
     return sorted(front, key=lambda point: (point.size_bytes, point.trial))
 
 
+def best_so_far(points: Sequence[Point], objectives: Mapping[str, str]) -> str:
+    """The front in a few words: `front 6, best wer 2.31%`."""
+    words = [f"front {len(pareto(points, objectives))}"]
+    for name, direction in objectives.items():
+        if points and name != "size_bytes":
+            values = [point.values[name] for point in points]
+            words.append(f"best {name} {min(values) if direction == 'minimize' else max(values):.2%}")
+    return ", ".join(words)
+
+
 def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
     """The objective values, all to be minimised."""
     return tuple(

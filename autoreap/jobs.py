@@ -6,6 +6,7 @@ A job opens the model, does one thing, and returns what there is to show.
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,7 @@ from autoreap.described import Described, Loaded, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart, read_task
+from autoreap.failures import RepeatedFailureError
 from autoreap.front import (
     DEFAULT_ROOT,
     RESULT,
@@ -40,6 +42,7 @@ from autoreap.objective import Objective, check_objectives
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
+from autoreap.recorded import study_record
 from autoreap.report import plot_front, write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
@@ -47,6 +50,7 @@ from autoreap.samples import Sample, digest
 from autoreap.sampling import check_cuts
 from autoreap.scores import paired_difference
 from autoreap.search import Search
+from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
@@ -159,6 +163,7 @@ class SearchResult:
 
 def search(space_path: Path, options: SearchOptions) -> SearchResult:
     """The main job: calibrate once, search, draw the front, and ship the selected candidate if the space says so."""
+    started = time.monotonic()
     space = load_space(space_path)
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
@@ -166,23 +171,35 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     check_splits_apart(evals)
     described = describe(options.model)
     check_cuts(space, described.shape)
+    hours = options.hours or space.hours
+    deadline = started + hours * 3600 if hours is not None else float("inf")
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     options.root.mkdir(parents=True, exist_ok=True)
     lock = options.root / f"{name}.lock"
     lock.touch()
-    with exclusive(lock, "another search of this study is running", fix="wait, or use --study"):
+    with exclusive(lock, "another search of this study is running", fix="wait, or use --study"), Signals() as signals:
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri)
-        study = _searched(space, evals, described, tracker, replace(options, study=name))
+        run = _prepared(space, evals, described, tracker, replace(options, study=name))
+        try:
+            with signals.deferred():
+                run.run(tracker, signals, trials=options.trials or space.trials, deadline=deadline)
+        except (Interrupted, RepeatedFailureError) as error:
+            _drawn(run.study, tracker, options.root, status="KILLED" if isinstance(error, Interrupted) else "FAILED")
+            raise
+        study = run.study
+        del run
         release()  # of the searched model; the checkpoint that ships needs its place
-        return _concluded(study, space, described, tracker, options)
+        front, picture, report = _drawn(study, tracker, options.root)
+        shipped = ship(study, space, described, options.root) if space.materialise and front else None
+        return SearchResult(study, front, picture, report, shipped)
 
 
-def _searched(
+def _prepared(
     space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, options: SearchOptions
-) -> optuna.Study:
-    """Load, calibrate, and score trials until the budget is spent."""
+) -> Search:
+    """Load and calibrate: all that comes before the first trial."""
     assert options.study is not None
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     data = read_calibration(space.calibration)
@@ -200,28 +217,24 @@ def _searched(
     run = Search(space, objective, described.shape, storage, options.study, identity, folder)
     scoring = {"evals": str(evals.path.resolve()), "batch_size": space.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
-    run.run(tracker, trials=options.trials or space.trials, hours=options.hours or space.hours)
-    return run.study
+    tracker.log_study(study_record(space, described, evals, saliency))
+    return run
 
 
-def _concluded(
-    study: optuna.Study, space: SpaceConfig, described: Described, tracker: Tracker, options: SearchOptions
-) -> SearchResult:
-    """Draw the front, ship the selected candidate, and hand both to the tracker."""
-    folder = options.root / "trials" / study.study_name
+def _drawn(
+    study: optuna.Study, tracker: Tracker, root: Path, *, status: str = "FINISHED"
+) -> tuple[Sequence[Point], Path | None, Path | None]:
+    """The front, its picture and the report, which the tracker takes too; without a trial there are none."""
+    folder = root / "trials" / study.study_name
     front = pareto(points_of(study), objectives_of(study))
     picture, report = (folder / "front.png", folder / "report.html") if front else (None, None)
     if picture and report:
         plot_front(study, picture)
         write_report(study, report)
-    tracker.log_study(
-        {"model": described.name, "space": space.name, "seed": space.seed, **objectives_of(study)},
-        study.user_attrs["baseline"]["metrics"],
-        [path for path in (picture, report, space.path) if path is not None],
-    )
-    tracker.close()
-    shipped = ship(study, space, described, options.root) if space.materialise and front else None
-    return SearchResult(study, front, picture, report, shipped)
+        log(f"front of {len(front)}: {picture}, {report}")
+    pictures = [path for path in (picture, report) if path is not None]
+    tracker.close([point.trial for point in front], pictures, status=status)
+    return front, picture, report
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name
+from autoreap.evaluate import Evaluator, Watch, metric_name
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
 from autoreap.rewrite import plan_rewrite
@@ -66,9 +66,9 @@ class Objective:
         """The exact edit; cheap."""
         return make_plan(candidate, self._saliency, self._shape, self._base_model)
 
-    def score(self, plan: PruningPlan) -> Scored:
+    def score(self, plan: PruningPlan, watch: Watch | None = None) -> Scored:
         """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
-        evaluation = self._evaluator.run(plan)
+        evaluation = self._evaluator.run(plan, watch)
         size_bytes = plan_rewrite(self._checkpoint, plan).size_bytes
         metrics = evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
@@ -78,9 +78,14 @@ class Objective:
         """Bytes of the unpruned model."""
         return self._checkpoint.num_bytes
 
-    def score_baseline(self) -> Evaluation:
+    @property
+    def num_answers(self) -> int:
+        """Utterances and questions of one evaluation."""
+        return self._evaluator.num_answers
+
+    def score_baseline(self, watch: Watch | None = None) -> Evaluation:
         """The unpruned model on the same data."""
-        return self._evaluator.run(None)
+        return self._evaluator.run(None, watch)
 
     def draft_from(self, baseline: Mapping[str, Sequence[Outcome]]) -> None:
         """Do without `score_baseline`, whose answers these are: they draft those of the candidates."""

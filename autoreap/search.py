@@ -5,6 +5,7 @@ missed is logged when the search resumes.
 """
 
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,23 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import Candidate
-from autoreap.errors import AutoreapError, InputError
-from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
+from autoreap.errors import InputError
+from autoreap.failures import FailuresInARow
+from autoreap.front import ERROR, PLAN, RESULT, Point, best_so_far, points_of
+from autoreap.mlflow_runs import TrialRecord
+from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
-from autoreap.outcomes import Evaluation, load_outcomes
+from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import ModelShape
 from autoreap.progress import log
 from autoreap.sampling import enqueue_presets, sampler, suggest
+from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
-from autoreap.tracking import Tracker, TrialRecord
+from autoreap.storage import STORAGE_ERRORS, open_storage, stored
+from autoreap.tracking import Tracker
 from autoreap.wording import duration, size_text
 
-MAX_FAILURES_IN_A_ROW = 3
+MAX_CUTS_OFF = 3  # of one candidate; what kills the process each time must not be tried for ever
 
 
 class Search:
@@ -56,27 +62,59 @@ class Search:
         for point in points_of(self.study):
             self._scored.setdefault(point.plan_digest, point)
 
-    def run(self, tracker: Tracker, *, trials: int, hours: float | None) -> None:
-        """Score trials until the study has `trials` finished ones or `hours` are over, whichever comes first."""
-        self._recover()
-        self._score_baseline()
-        enqueue_presets(self.study, self._space, self._shape)
-        self._catch_up(tracker)
-        started = time.monotonic()
-        deadline = started + hours * 3600 if hours is not None else float("inf")
-        finished = already = len(self._finished())
-        failures = 0
-        self.study.sampler = sampler(self._space, finished)
+    def run(self, tracker: Tracker, signals: Signals, *, trials: int, deadline: float) -> None:
+        """Score trials until the study has `trials` finished ones or `deadline` (`time.monotonic`) has passed.
+
+        Raises:
+            RepeatedFailureError: trials fail one after the other.
+            Interrupted: a signal came; the trial it cut off is tried first next time.
+            AutoreapError: the storage can't be read or written.
+        """
+        self._signals = signals
+        self._night = NightLog(trials, deadline, self._objective.num_answers)
+        with stored():
+            self._recover()
+            try:
+                self._score_baseline()
+                enqueue_presets(self.study, self._space, self._shape)
+                self._begin_session()
+                tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
+                self._catch_up(tracker)
+                self._score_trials(tracker, trials, deadline)
+            except KeyboardInterrupt:
+                self._recover()
+                raise
+            finally:
+                self._night.close()
+
+    def _score_trials(self, tracker: Tracker, trials: int, deadline: float) -> None:
+        failures = FailuresInARow()
+        finished = len(self._counted())
+        seconds = [self._seconds(trial) for trial in self._counted() if self._seconds(trial)]
         while finished < trials and time.monotonic() < deadline:
+            self._signals.check()
             trial = self.study.ask()
-            failures = 0 if self._attempt(trial) else failures + 1
-            self._track(tracker, self.study.get_trials(deepcopy=False)[trial.number])
+            self._night.begin(f"trial {trial.number}")
+            self._attempt(trial)
+            done = self.study.get_trials(deepcopy=False)[trial.number]
+            self._track(tracker, done)
             finished += 1
-            if failures == MAX_FAILURES_IN_A_ROW:
-                raise AutoreapError(f"{failures} trials failed in a row; the last: {self._error_of(trial.number)}")
-            elapsed = time.monotonic() - started
-            remaining = min(elapsed / (finished - already) * (trials - finished), deadline - time.monotonic())
-            log(f"{self._line(trial.number)}; {finished}/{trials} done, ETA {duration(max(remaining, 0))}")
+            seconds += [self._seconds(done)] if self._seconds(done) else []
+            found = best_so_far(list(self._scored.values()), self._space.objectives)
+            self._night.end(self._line(trial.number), finished, found, seconds)
+            failures.note(done.user_attrs.get(ERROR))
+
+    def _begin_session(self) -> None:
+        """Record what this run of the search draws by; with the same record, the same values are drawn."""
+        number = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = sampler(self._space, number)
+        session = {"first_trial": number, "seed": self._space.seed, "sampler": self._space.sampler}
+        self.study.set_user_attr("sessions", [*self.study.user_attrs.get("sessions", []), session])
+
+    def _answered(self, _metric: str, _outcome: Outcome) -> None:
+        """Each answer is told of as it comes, and is where a signal can end a long trial."""
+        self._signals.check()
+        self._night.answer()
 
     def _attempt(self, trial: Trial) -> bool:
         """Score one trial and tell the study; a failure is recorded with its reason."""
@@ -88,7 +126,9 @@ class Search:
             if twin := self._scored.get(digest):
                 self._repeat(trial, twin)
                 return True
-            scored = self._objective.score(plan)
+            scored = self._objective.score(plan, self._answered)
+        except STORAGE_ERRORS:  # no fault of the candidate
+            raise
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
@@ -126,15 +166,31 @@ class Search:
     def _finished(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
 
+    def _counted(self) -> list[FrozenTrial]:
+        """Finished trials, without those that were cut off: their values are tried again."""
+        return [trial for trial in self._finished() if trial.state != TrialState.FAIL or ERROR in trial.user_attrs]
+
     def _recover(self) -> None:
-        """Trials that a kill left running are failed, and their values tried again first.
+        """Trials that were cut off: what was scored is kept, the values of others are tried again first.
 
         Safe because `exclusive` holds: nobody else can be running them.
         """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if result := trial.user_attrs.get(RESULT):  # it ended between its result and its state
+                scored = objective_values(self._space.objectives, result["size_bytes"], result["metrics"])
+                self.study.tell(trial.number, scored)
+                self._scored = {point.plan_digest: point for point in reversed(points_of(self.study))}
+                continue
+            cuts = trial.user_attrs.get("cuts_off", 0) + 1
             self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
-            log(f"trial {trial.number} was cut off; its values will be tried again")
+            if cuts == MAX_CUTS_OFF:
+                log(f"trial {trial.number} was cut off, the {cuts}rd time for its values; they are left out")
+                continue
+            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if values:  # else it was cut off before it had any
+                kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
+                self.study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "cuts_off": cuts})
+                log(f"trial {trial.number} was cut off; its values will be tried again")
 
     def _score_baseline(self) -> None:
         outcomes = self._folder / "baseline" / "outcomes.jsonl"
@@ -142,7 +198,8 @@ class Search:
             if outcomes.is_file():
                 self._objective.draft_from(load_outcomes(outcomes))
             return
-        evaluation: Evaluation = self._objective.score_baseline()
+        self._night.begin("baseline")
+        evaluation: Evaluation = self._objective.score_baseline(self._answered)
         metrics, size_bytes = evaluation.metrics(), self._objective.baseline_size_bytes
         objective_values(self._space.objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
         evaluation.save_outcomes(outcomes)
@@ -169,6 +226,11 @@ class Search:
             )
         )
 
+    @staticmethod
+    def _seconds(trial: FrozenTrial) -> float:
+        """What scoring it took; 0 where nothing had to be scored."""
+        return float(trial.user_attrs.get(RESULT, {}).get("seconds", 0))
+
     def _error_of(self, number: int) -> str:
         return str(self.study.get_trials(deepcopy=False)[number].user_attrs.get(ERROR, "unknown"))
 
@@ -191,14 +253,16 @@ def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
 
 def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
     """Open or create the study; what it was started with must not have changed since."""
-    if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = open_storage(storage)
     directions: list[Any] = list(space.objectives.values())
-    if name in study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage)
+    if name in optuna.get_all_study_names(opened):
+        study = optuna.load_study(study_name=name, storage=opened)
     else:
-        study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+        study = optuna.create_study(storage=opened, study_name=name, directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(space.objectives))  # the axes of optuna's plots and dashboard
     wanted = {"objectives": dict(space.objectives), **identity}
     for key, value in wanted.items():
         stored = study.user_attrs.get(key)

@@ -1,24 +1,27 @@
-"""Optuna's database: opened with clear errors, and talked to with patience."""
+"""Where a study is kept: opened patiently, and its failures said in one line."""
 
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import event
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autoreap.errors import AutoreapError, InputError
 from autoreap.progress import log
-from autoreap.wording import duration
 
-OUTAGE_SECONDS = 1800.0  # a database may be away for so long: what took minutes to score is worth waiting for
+# Another process may hold SQLite's lock for a while: a backup, a dashboard. Its default of five seconds loses a trial.
+LOCK_SECONDS = 600
+OUTAGE_SECONDS = 1800.0  # a server may be away for so long: what took minutes to score is worth waiting for
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 _LONGEST_PAUSE_SECONDS = 30.0
 _SQLITE = "sqlite:///"
 # Of a machine that lost its power the server hears nothing, and would keep its locks for two hours.
@@ -51,7 +54,7 @@ def shown(url: str) -> str:
 def engine_settings(url: str) -> dict[str, Any]:
     """What SQLAlchemy's `create_engine` is told about the database of `url`."""
     if url.startswith(_SQLITE):
-        return {"connect_args": {"timeout": 60}}  # seconds that another process may be writing
+        return {"connect_args": {"timeout": LOCK_SECONDS}}
     if not is_shared(url):
         return {}
     settings: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2}
@@ -61,17 +64,19 @@ def engine_settings(url: str) -> dict[str, Any]:
 
 
 def open_storage(url: str, pulse: Pulse | None = None) -> RDBStorage:
-    """The database of `url`; with a `pulse` its running trials are watched, and several processes may use it.
+    """The storage of `url`, made if it is not there; with a `pulse`, several processes may use it at the same time.
+
+    Once opened, a server that goes away is waited for.
 
     Raises:
         InputError: it can't be opened, or its driver is missing.
     """
-    if url.startswith(_SQLITE):
-        _prepare_file(Path(url.removeprefix(_SQLITE)), several=pulse is not None)
     try:
+        if url.startswith(_SQLITE):
+            _prepare_file(Path(url.removeprefix(_SQLITE)), several=pulse is not None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat is
-            return RDBStorage(
+            opened = RDBStorage(
                 url,
                 engine_kwargs=engine_settings(url),
                 heartbeat_interval=pulse.interval_seconds if pulse else None,
@@ -79,43 +84,73 @@ def open_storage(url: str, pulse: Pulse | None = None) -> RDBStorage:
             )
     except Exception as error:  # whatever the database's driver raises
         raise cannot_open(url, error) from None
+    event.listen(opened.engine, "do_connect", _connected)
+    return opened
 
 
 def cannot_open(url: str, error: Exception) -> InputError:
-    """Why the database of `url` can't be opened, in one line."""
+    """Why the storage of `url` can't be opened, in one line."""
     where = f"--storage {shown(url)}"
     if isinstance(error, ImportError):
         fix = "pip install 'autoreap[postgresql]'" if is_shared(url) else "install the driver that the URL names"
         return InputError("the database's driver is missing", where=where, fix=fix)
-    lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-    return InputError(f"can't be opened: {lines[0]}", where=where)
+    return InputError(f"can't be opened: {_reason(error)}", where=where)
 
 
 def _prepare_file(path: Path, *, several: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if several:  # readers and the writer then need not wait for one another; the file remembers it
-        with closing(sqlite3.connect(path, timeout=60)) as connection:
+        with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
 
 
-def patiently(action: Callable[[], Value], *, outage_seconds: float = OUTAGE_SECONDS) -> Value:
-    """What `action` returns; it is tried again while the database is away. It must do no harm if done twice.
+def _connected(dialect: Dialect, _record: Any, arguments: Any, settings: Any) -> Any:
+    return patiently(lambda: dialect.connect(*arguments, **settings), (dialect.loaded_dbapi.Error,))
 
-    Raises:
-        AutoreapError: the database is away for longer than `outage_seconds`.
+
+def patiently(
+    action: Callable[[], Value],
+    errors: tuple[type[Exception], ...] = STORAGE_ERRORS,
+    *,
+    outage_seconds: float = OUTAGE_SECONDS,
+) -> Value:
+    """What `action` returns; it is tried again while the database is away.
+
+    Args:
+        errors: what is raised of a database that is away; the last one comes out after `outage_seconds`.
     """
     started = time.monotonic()
     pause = 1.0
     while True:
         try:
             return action()
-        except (OperationalError, StorageInternalError) as error:
-            reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        except errors as error:
             if time.monotonic() - started + pause > outage_seconds:
-                raise AutoreapError(
-                    f"the study's database is away since {duration(outage_seconds)}: {reason}"
-                ) from None
+                raise
             if pause == 1.0:
-                log(f"warning: the study's database is away, trying again: {reason}")
+                log(f"warning: the study's database is away, trying again: {_reason(error)}")
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+@contextmanager
+def stored() -> Iterator[None]:
+    """Around all that a search does with its storage: a failure of it is one clear line.
+
+    Raises:
+        AutoreapError: it can't be read or written. What was finished is in it, and the same command goes on.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise AutoreapError(
+            f"the study can't be read or written: {_reason(error)}; no finished trial is lost, "
+            "mend this and the same command goes on"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The driver's own words, which Optuna and SQLAlchemy wrap: `database or disk is full`."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]

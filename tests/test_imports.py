@@ -18,6 +18,7 @@ FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        *("signals", "failures", "night_log"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -39,14 +40,15 @@ LAYERS = (
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     (
-        *("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
-        *("storage", "group", "heartbeat", "engines", "workers"),
+        *("objective", "front", "sampling", "storage", "search", "report", "saliency_report", "jobs"),
+        *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+        *("group", "heartbeat", "engines", "workers"),
     ),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
-ALLOWED = {"tracking": "mlflow"}
+ALLOWED = {"mlflow_runs": "mlflow"}
 EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, hours, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
 
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
@@ -19,6 +19,7 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add_tracking_option(add)
     add_loading_options(add)
 
 
@@ -38,6 +39,7 @@ def run(options: Arguments) -> Result:
             hours=options.hours,
             storage=options.storage,
             seed=options.seed,
+            tracking_uri=options.tracking_uri,
             device=options.device,
             dtype=options.dtype,
         ),
