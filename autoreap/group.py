@@ -7,8 +7,10 @@ Built on locks that end with the process that holds them, however it ends: of th
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,9 +19,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from autoreap.storage import cannot_open, engine_settings, is_shared, patiently
+from autoreap.storage import Pulse, cannot_open, engine_settings, is_shared, patiently
 
 _PRESENCE, _TURN, _STANDBY = "presence", "turn", "standby"
+_LOOK_SECONDS = 0.5
 
 
 class Locks(Protocol):
@@ -116,15 +119,32 @@ class Group:
         """Whether this process is the one that waits for the others' last trials, lest one of them dies."""
         return self._locks.hold(_STANDBY, wait=False)
 
-    def only(self, what: str) -> AbstractContextManager[bool]:
-        """Do what one process does and the others then find done."""
-        return self._locks.hold(what)
+    @contextmanager
+    def only(self, what: str, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
+        """Do what one process does and the others then find done. May take minutes: `pause` can end the wait."""
+        while True:
+            with self._locks.hold(what, wait=False) as held:
+                if held:
+                    yield
+                    return
+            pause(_LOOK_SECONDS)
 
     def last(self) -> AbstractContextManager[bool]:
         """Whether everybody else has left; nobody can join meanwhile. To be asked after leaving."""
         return self._locks.hold(_PRESENCE, wait=False)
 
 
-def group_of(storage: str, study: str, folder: Path) -> Group:
-    """The group of `study`; on one machine its locks lie in `folder`."""
-    return Group(PostgresLocks(storage, study) if is_shared(storage) else FileLocks(folder, study))
+@dataclass(frozen=True)
+class Seat:
+    """Where one worker sits: the storage's URL, the study's name, the group, and the pulse if it has company."""
+
+    storage: str
+    study: str
+    group: Group
+    pulse: Pulse | None = None
+
+
+def seat_of(storage: str, study: str, folder: Path, pulse: Pulse | None) -> Seat:
+    """The seat of this process. `folder` holds the locks of those on this machine."""
+    locks = PostgresLocks(storage, study) if is_shared(storage) else FileLocks(folder, study)
+    return Seat(storage, study, Group(locks), pulse)

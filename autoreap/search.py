@@ -6,23 +6,29 @@ missed is logged when the search resumes.
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.failures import FailuresInARow
+from autoreap.failures import FailuresInARow, RepeatedFailureError
 from autoreap.front import ERROR, PLAN, RESULT, Point, best_so_far, points_of
-from autoreap.mlflow_runs import TrialRecord
+from autoreap.group import Seat
+from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
-from autoreap.plan import ModelShape
+from autoreap.plan import ModelShape, plan_from_dict
 from autoreap.progress import log
+from autoreap.recorded import trial_record
+from autoreap.retries import is_cut_off, num_taken, retry_cut_off
 from autoreap.sampling import enqueue_presets, sampler, suggest
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
@@ -30,7 +36,12 @@ from autoreap.storage import STORAGE_ERRORS, open_storage, stored
 from autoreap.tracking import Tracker
 from autoreap.wording import duration, size_text
 
-MAX_CUTS_OFF = 3  # of one candidate; what kills the process each time must not be tried for ever
+DEFERRED = "autoreap.deferred"  # user attribute of a running trial: another worker scores the same plan
+_SIGNAL_SECONDS = 0.2
+_MENDED = {
+    "code": "go on with --allow-other-code if both score alike, or go back to that version",
+    "saliency": "undo the change, start another study with --study, or take mlruns/saliency from the first worker",
+}
 
 
 class Search:
@@ -39,7 +50,9 @@ class Search:
     Args:
         objective: scores candidates.
         shape: of the model; presets scale with its depth.
-        identity: what a resumed study must share (model fingerprint, data digests, tasks); a mismatch is refused.
+        seat: the storage and the study, and who else searches it.
+        identity: what a resumed study must share (model fingerprint, data digests, code); a mismatch is refused, but of
+            what `may_change`.
         folder: where each trial's plan and outcomes go, as `<number>/plan.json` and `<number>/outcomes.jsonl`.
     """
 
@@ -48,19 +61,25 @@ class Search:
         space: SpaceConfig,
         objective: Objective,
         shape: ModelShape,
-        storage: str,
-        name: str,
+        seat: Seat,
         identity: Mapping[str, Any],
         folder: Path,
+        may_change: Collection[str] = (),
     ) -> None:
         self._space = space
         self._objective = objective
         self._shape = shape
         self._folder = folder
-        self.study = _create_study(space, storage, name, identity)
-        self._scored: dict[str, Point] = {}
-        for point in points_of(self.study):
-            self._scored.setdefault(point.plan_digest, point)
+        self._group = seat.group
+        with seat.group.turn():
+            storage = open_storage(seat.storage, seat.pulse)
+            self.study = _create_study(space, storage, seat.study)
+            _check_identity(self.study, {"objectives": dict(space.objectives), **identity}, may_change)
+        self._heartbeat = Heartbeat(storage, seat.study, seat.pulse)
+        self._pulse = seat.pulse
+        self._stands_by = False
+        self._deferred: dict[int, tuple[Trial, str]] = {}  # trials whose plan another worker scores, and its digest
+        self._refresh()
 
     def run(self, tracker: Tracker, signals: Signals, *, trials: int, deadline: float) -> None:
         """Score trials until the study has `trials` finished ones or `deadline` (`time.monotonic`) has passed.
@@ -72,37 +91,124 @@ class Search:
         """
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
-        with stored():
-            self._recover()
+        with stored(), self._group.joined(self._recover), self._heartbeat:
             try:
-                self._score_baseline()
-                enqueue_presets(self.study, self._space, self._shape)
-                self._begin_session()
+                with self._group.only("baseline", self._wait):
+                    self._score_baseline()
+                self._draft_from_baseline()
+                with self._group.turn():
+                    enqueue_presets(self.study, self._space, self._shape)
+                    self._begin_session()
                 tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
-                self._catch_up(tracker)
+                if self._pulse is None:  # of several workers each logs its own trials, and the last one what is missing
+                    self._catch_up(tracker)
                 self._score_trials(tracker, trials, deadline)
-            except KeyboardInterrupt:
-                self._recover()
+            except (KeyboardInterrupt, RepeatedFailureError):
+                self._leave()
                 raise
             finally:
                 self._night.close()
+            self._leave()
 
     def _score_trials(self, tracker: Tracker, trials: int, deadline: float) -> None:
         failures = FailuresInARow()
-        finished = len(self._counted())
-        seconds = [self._seconds(trial) for trial in self._counted() if self._seconds(trial)]
-        while finished < trials and time.monotonic() < deadline:
-            self._signals.check()
-            trial = self.study.ask()
+        with ExitStack() as standing:
+            while time.monotonic() < deadline:
+                self._signals.check()
+                number = self._score_next(trials)
+                if number is not None:
+                    done = self._trial(number)
+                    if done.state.is_finished():
+                        self._told(tracker, done)
+                        failures.note(done.user_attrs.get(ERROR))
+                elif self._ends(standing):
+                    return
+
+    def _score_next(self, trials: int) -> int | None:
+        """Take the next trial and score it; its number, None if there is none to take.
+
+        Nobody else takes one before it is known which plan this one scores: no plan is scored twice at the same time,
+        and there are never more than `trials`.
+        """
+        with ExitStack() as turn:
+            turn.enter_context(self._group.turn())
+            trial = self._next(trials)
+            if trial is None:
+                return None
             self._night.begin(f"trial {trial.number}")
-            self._attempt(trial)
-            done = self.study.get_trials(deepcopy=False)[trial.number]
-            self._track(tracker, done)
-            finished += 1
-            seconds += [self._seconds(done)] if self._seconds(done) else []
-            found = best_so_far(list(self._scored.values()), self._space.objectives)
-            self._night.end(self._line(trial.number), finished, found, seconds)
-            failures.note(done.user_attrs.get(ERROR))
+            try:
+                self._attempt(trial, turn.close)
+            except UpdateFinishedTrialError:
+                log(f"trial {trial.number} was taken for dead and is tried again elsewhere")
+                self._heartbeat.stop(trial.number)
+        return trial.number
+
+    def _next(self, trials: int) -> Trial | None:
+        """A trial whose plan another worker did not score after all, or else a new one, up to `trials` in all."""
+        if self._pulse:
+            fail_dead_trials(self.study, self._heartbeat)
+            retry_cut_off(self.study)
+            self._refresh()
+        for trial, digest in self._deferred.values():
+            if digest not in self._claimed:
+                return trial
+        known = self.study.get_trials(deepcopy=False)
+        if num_taken(known) >= trials:
+            return None
+        if self._pulse:  # workers that start together would draw the same values
+            self.study.sampler = sampler(self._space, len(known))
+        trial = self.study.ask()
+        self._heartbeat.start(trial.number)
+        return trial
+
+    def _told(self, tracker: Tracker, trial: FrozenTrial) -> None:
+        """Tell of a finished trial: MLflow, and who reads the log."""
+        self._heartbeat.stop(trial.number)
+        self._deferred.pop(trial.number, None)
+        self._track(tracker, trial)
+        counted = self._counted()
+        seconds = [self._seconds(trial) for trial in counted if self._seconds(trial)]
+        found = best_so_far(list(self._scored.values()), self._space.objectives)
+        self._night.end(self._line(trial.number), len(counted), found, seconds)
+
+    def _ends(self, standing: ExitStack) -> bool:
+        """Whether this worker has nothing to wait for; if not, wait a while.
+
+        One of those that have no trial left stands by: a worker that still has one may die.
+        """
+        if self._pulse is None or not self._trials(TrialState.RUNNING):
+            return True
+        if not self._deferred and not self._stands_by:
+            self._stands_by = standing.enter_context(self._group.standing_by())
+            if not self._stands_by:
+                return True
+            log("no trial is left to take; standing by until the other workers have finished theirs")
+        self._wait(self._pulse.interval_seconds)
+        return False
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep; a signal ends it."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._signals.check()
+            time.sleep(min(left, _SIGNAL_SECONDS))
+
+    def _leave(self) -> None:
+        """What this worker had begun, others try again."""
+        if self._heartbeat.running:
+            with self._group.turn():
+                self._recover(self._heartbeat.running)
+
+    def _refresh(self) -> None:
+        """What is known of the plans that were scored, here or elsewhere, and of those that others score now."""
+        self._scored = {point.plan_digest: point for point in reversed(points_of(self.study))}
+        self._claimed = {
+            plan_from_dict(trial.user_attrs[PLAN], where=f"trial {trial.number}").digest()
+            for trial in self._trials(TrialState.RUNNING)
+            if trial.number not in self._heartbeat.running
+            and PLAN in trial.user_attrs
+            and not trial.user_attrs.get(DEFERRED)
+        }
 
     def _begin_session(self) -> None:
         """Record what this run of the search draws by; with the same record, the same values are drawn."""
@@ -116,18 +222,24 @@ class Search:
         self._signals.check()
         self._night.answer()
 
-    def _attempt(self, trial: Trial) -> bool:
-        """Score one trial and tell the study; a failure is recorded with its reason."""
+    def _attempt(self, trial: Trial, claimed: Callable[[], None]) -> bool:
+        """Score one trial and tell the study; a failure is recorded with its reason.
+
+        `claimed` is called as soon as no other worker can take the same plan.
+        """
         try:
             candidate = self._candidate(trial)
             plan = self._objective.plan(candidate)
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
+            if self._is_deferred(trial, digest):
+                return True
             if twin := self._scored.get(digest):
                 self._repeat(trial, twin)
                 return True
+            claimed()
             scored = self._objective.score(plan, self._answered)
-        except STORAGE_ERRORS:  # no fault of the candidate
+        except (*STORAGE_ERRORS, UpdateFinishedTrialError):  # no fault of the candidate
             raise
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
@@ -135,6 +247,15 @@ class Search:
             return False
         self._keep(trial, scored, digest)
         return True
+
+    def _is_deferred(self, trial: Trial, digest: str) -> bool:
+        """Whether another worker scores the same plan now; then the trial waits for what comes out."""
+        elsewhere = digest in self._claimed
+        if elsewhere or trial.number in self._deferred:
+            trial.set_user_attr(DEFERRED, elsewhere)
+        if elsewhere:
+            self._deferred[trial.number] = (trial, digest)
+        return elsewhere
 
     def _keep(self, trial: Trial, scored: Scored, digest: str) -> None:
         folder = self._folder / str(trial.number)
@@ -164,40 +285,51 @@ class Search:
         )
 
     def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        return self._trials(TrialState.COMPLETE, TrialState.FAIL)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
 
     def _counted(self) -> list[FrozenTrial]:
         """Finished trials, without those that were cut off: their values are tried again."""
-        return [trial for trial in self._finished() if trial.state != TrialState.FAIL or ERROR in trial.user_attrs]
+        return [trial for trial in self._finished() if not is_cut_off(trial)]
 
-    def _recover(self) -> None:
+    def _recover(self, only: Collection[int] | None = None) -> None:
         """Trials that were cut off: what was scored is kept, the values of others are tried again first.
 
-        Safe because `exclusive` holds: nobody else can be running them.
+        Safe because nobody else runs them: they are this worker's own, or there is no other.
         """
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._trials(TrialState.RUNNING):
+            if only is not None and trial.number not in only:
+                continue
             if result := trial.user_attrs.get(RESULT):  # it ended between its result and its state
                 scored = objective_values(self._space.objectives, result["size_bytes"], result["metrics"])
                 self.study.tell(trial.number, scored)
-                self._scored = {point.plan_digest: point for point in reversed(points_of(self.study))}
-                continue
-            cuts = trial.user_attrs.get("cuts_off", 0) + 1
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            if cuts == MAX_CUTS_OFF:
-                log(f"trial {trial.number} was cut off, the {cuts}rd time for its values; they are left out")
-                continue
-            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if values:  # else it was cut off before it had any
-                kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-                self.study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "cuts_off": cuts})
-                log(f"trial {trial.number} was cut off; its values will be tried again")
+            else:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        retry_cut_off(self.study)
+        self._refresh()
+
+    def _draft_from_baseline(self) -> None:
+        """Answers of the unpruned model that another run or worker has left here draft those of the candidates.
+
+        A worker of another machine may find none: it answers itself, and must come to the same scores.
+        """
+        outcomes = self._folder / "baseline" / "outcomes.jsonl"
+        if outcomes.is_file():
+            self._objective.draft_from(load_outcomes(outcomes))
+        elif self._pulse:
+            evaluation = self._objective.score_baseline(self._answered)
+            check_same_scores(evaluation.metrics(), self.study.user_attrs["baseline"]["metrics"])
+            evaluation.save_outcomes(outcomes)
 
     def _score_baseline(self) -> None:
-        outcomes = self._folder / "baseline" / "outcomes.jsonl"
         if "baseline" in self.study.user_attrs:
-            if outcomes.is_file():
-                self._objective.draft_from(load_outcomes(outcomes))
             return
+        outcomes = self._folder / "baseline" / "outcomes.jsonl"
         self._night.begin("baseline")
         evaluation: Evaluation = self._objective.score_baseline(self._answered)
         metrics, size_bytes = evaluation.metrics(), self._objective.baseline_size_bytes
@@ -211,20 +343,7 @@ class Search:
             self._track(tracker, trial)
 
     def _track(self, tracker: Tracker, trial: FrozenTrial) -> None:
-        folder = self._folder / str(trial.number)
-        result = trial.user_attrs.get(RESULT, {"metrics": {}})
-        tags = {key: str(trial.user_attrs[key]) for key in ("preset", "retry_of", ERROR) if key in trial.user_attrs}
-        tracker.log_trial(
-            TrialRecord(
-                number=trial.number,
-                parameters=trial.params,
-                values=dict(zip(self._space.objectives, trial.values or (), strict=False)),
-                metrics=result["metrics"],
-                state=trial.state.name,
-                artifacts=sorted(folder.iterdir()) if folder.is_dir() else (),
-                tags=tags,
-            )
-        )
+        tracker.log_trial(trial_record(trial, list(self._space.objectives), self._folder))
 
     @staticmethod
     def _seconds(trial: FrozenTrial) -> float:
@@ -232,10 +351,10 @@ class Search:
         return float(trial.user_attrs.get(RESULT, {}).get("seconds", 0))
 
     def _error_of(self, number: int) -> str:
-        return str(self.study.get_trials(deepcopy=False)[number].user_attrs.get(ERROR, "unknown"))
+        return str(self._trial(number).user_attrs.get(ERROR, "unknown"))
 
     def _line(self, number: int) -> str:
-        trial = self.study.get_trials(deepcopy=False)[number]
+        trial = self._trial(number)
         values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
         head = f"trial {number} ({trial.user_attrs.get('preset', 'sampled')}: {values})"
         if trial.state != TrialState.COMPLETE:
@@ -251,10 +370,22 @@ def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
     return ", ".join([size_text(size_bytes), *scores])
 
 
-def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
-    """Open or create the study; what it was started with must not have changed since."""
+def check_same_scores(metrics: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `InputError` if a score lies outside the interval that another worker measured on the same utterances."""
+    for name, measured in known.items():
+        if not measured["low"] <= metrics[name]["value"] <= measured["high"]:
+            raise InputError(
+                f"is {metrics[name]['value']:.2%} on this machine, on the first worker's {measured['value']:.2%} "
+                f"[{measured['low']:.2%}, {measured['high']:.2%}]",
+                where=f"the baseline's {name}",
+                fix="the same versions, type and kind of device on every machine",
+            )
+
+
+def _create_study(space: SpaceConfig, opened: RDBStorage, name: str) -> optuna.Study:
+    """Open or create the study."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened = open_storage(storage)
+    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed")  # see heartbeat.py
     directions: list[Any] = list(space.objectives.values())
     if name in optuna.get_all_study_names(opened):
         study = optuna.load_study(study_name=name, storage=opened)
@@ -263,15 +394,20 @@ def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(space.objectives))  # the axes of optuna's plots and dashboard
-    wanted = {"objectives": dict(space.objectives), **identity}
-    for key, value in wanted.items():
-        stored = study.user_attrs.get(key)
-        if stored is None:
-            study.set_user_attr(key, value)
-        elif stored != value:
-            raise InputError(
-                f"was started with {key} {stored}, now it is {value}",
-                where=f"study {name}",
-                fix="undo the change, or start another study with --study",
-            )
     return study
+
+
+def _check_identity(study: optuna.Study, wanted: Mapping[str, Any], may_change: Collection[str]) -> None:
+    """Raise `InputError` if what the study was started with has changed since."""
+    known = study.user_attrs
+    for key, value in wanted.items():
+        if key in known and known[key] != value:
+            if key not in may_change:
+                raise InputError(
+                    f"was started with {key} {known[key]}, now it is {value}",
+                    where=f"study {study.study_name}",
+                    fix=_MENDED.get(key, "undo the change, or start another study with --study"),
+                )
+            log(f"study {study.study_name} goes on with {key} {value}, it was {known[key]}")
+        if known.get(key) != value:
+            study.set_user_attr(key, value)

@@ -84,7 +84,8 @@ def open_storage(url: str, pulse: Pulse | None = None) -> RDBStorage:
             )
     except Exception as error:  # whatever the database's driver raises
         raise cannot_open(url, error) from None
-    event.listen(opened.engine, "do_connect", _connected)
+    if not url.startswith(_SQLITE):
+        event.listen(opened.engine, "do_connect", _connected)
     return opened
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +12,10 @@ from autoreap import __version__
 from autoreap.engines import ENGINES
 from autoreap.engines.worker import Worker
 from autoreap.errors import AutoreapError, InputError
+from autoreap.group import FileLocks, Group, Seat, seat_of
+from autoreap.lock import exclusive
+from autoreap.search_options import SearchOptions
+from autoreap.storage import is_shared
 
 _PACKAGE = Path(__file__).parent
 
@@ -47,18 +52,56 @@ def gpu_shares(num_workers: int, device: str | None) -> list[dict[str, str]]:
     ]
 
 
-def run_workers(engine: str, num_workers: int, arguments: Sequence[str], device: str | None) -> None:
-    """Run `autoreap` with `arguments` in so many workers, and wait for all of them. One that comes to its end will do.
+def run_workers(space: Path, options: SearchOptions, check: Callable[[], None]) -> None:
+    """Run the workers of a search, and wait for all of them. It is enough that one of them comes to its end.
+
+    Args:
+        check: raises if a signal has ended them.
 
     Raises:
-        InputError: all refused what they were given, or one did and none came to its end; why is on stderr.
-        AutoreapError: none came to its end.
+        InputError: no worker came to its end, and one refused what it was given; why is on stderr.
+        AutoreapError: no worker came to its end.
     """
-    shares = gpu_shares(num_workers, device) if engine == "local" else [{}] * num_workers
-    workers = [Worker(number, tuple(arguments), share) for number, share in enumerate(shares, start=1)]
-    codes = ENGINES[engine].run(workers)
+    local = options.engine == "local"
+    shares = gpu_shares(options.workers, options.device) if local else [{}] * options.workers
+    arguments = ("search", str(space), "--as-worker", options.of_worker())
+    workers = [Worker(number, arguments, share) for number, share in enumerate(shares, start=1)]
+    codes = ENGINES[options.engine].run(workers)
+    check()
     if 0 in codes:
         return
     if InputError.exit_code in codes:
         raise InputError("refused its input, see above", where=f"worker {codes.index(InputError.exit_code) + 1}")
     raise AutoreapError("no worker came to its end, see above")
+
+
+@contextmanager
+def seated(options: SearchOptions) -> Iterator[Seat]:
+    """The place of this process at the study of `options`, whose name and storage are known by now.
+
+    Raises:
+        InputError: the study is searched already, and its storage is not one that several may share.
+    """
+    assert options.study is not None
+    assert options.storage is not None
+    shared = is_shared(options.storage)
+    if options.engine != "local" and not shared:
+        where = f"--engine {options.engine}"
+        raise InputError("needs a storage that all nodes reach", where=where, fix="--storage postgresql://...")
+    company = shared or options.is_worker
+    seat = seat_of(options.storage, options.study, options.root / "locks", options.pulse if company else None)
+    if company:
+        yield seat
+        return
+    lock = options.root / f"{options.study}.lock"
+    lock.touch()
+    with exclusive(lock, "another search of this study is running", fix="wait, or use --study"):
+        with seat.group.last() as alone:
+            if not alone:
+                raise InputError("workers of an earlier search of it still run", where=lock, fix="end them, or wait")
+        yield seat
+
+
+def measuring_alone(root: Path) -> AbstractContextManager[None]:
+    """One of the workers that see the folder `root` calibrates; the others then find it done."""
+    return Group(FileLocks(root / "locks", "any")).only("calibration")

@@ -6,22 +6,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import IO
 
-from autoreap.engines.worker import MAX_RESTARTS, Worker
+from autoreap.engines.worker import MAX_RESTARTS, Worker, passing_signals_on
 from autoreap.progress import log
 
 _POLL_SECONDS = 0.2
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(workers: Sequence[Worker]) -> list[int]:
     """See `engines.Engine`. A signal that ends this process ends the workers first."""
     processes = [_Process(worker) for worker in workers]
-    with _passing_signals_on(processes):
+
+    def send(number: int) -> None:
+        for process in processes:
+            process.send(number)
+
+    with passing_signals_on(send):
         try:
             while [process for process in processes if process.is_running()]:
                 time.sleep(_POLL_SECONDS)
@@ -73,7 +75,7 @@ class _Process:
 
     def end(self) -> None:
         """Wait for the process; one that still runs, because something failed here, is told to go."""
-        if self._process.poll() is None:
+        if self._process.poll() is None and not self._stopping:
             self.send(signal.SIGTERM)
         self._process.wait()
         self._reader.join()
@@ -87,17 +89,3 @@ class _Process:
 def _prefixed(number: int, lines: IO[str]) -> None:
     for line in lines:
         print(f"worker {number}: {line}", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _passing_signals_on(processes: Sequence[_Process]) -> Iterator[None]:
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        for process in processes:
-            process.send(number)
-
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

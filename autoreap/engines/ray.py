@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autoreap.engines.worker import MAX_RESTARTS, Worker
+from autoreap.engines.worker import MAX_RESTARTS, Worker, passing_signals_on
 from autoreap.errors import InputError
 from autoreap.progress import log
+
+_LOOK_SECONDS = 1.0  # a signal is handled between two looks
 
 
 def run(workers: Sequence[Worker]) -> list[int]:
@@ -57,18 +59,20 @@ def _work(worker: Worker, folder: Path) -> int:
 
 
 def _codes(ray: Any, tasks: Sequence[Any]) -> list[int]:
-    """The exit codes; 1 for a worker that the cluster lost too often. Interrupted, the workers are told so first."""
+    """The exit codes; 1 for a worker that the cluster lost too often."""
+
+    def send(_number: int) -> None:
+        for task in tasks:
+            ray.cancel(task)  # as Ctrl-C would, in the task's process
+
     codes = []
-    try:
-        for task in tasks:
-            try:
-                codes.append(int(ray.get(task)))
-            except ray.exceptions.RayError as error:
-                log(f"a worker was lost: {type(error).__name__}")
-                codes.append(1)
-    except KeyboardInterrupt:
-        for task in tasks:
-            ray.cancel(task)
-        ray.wait(tasks, num_returns=len(tasks))
-        raise
+    with passing_signals_on(send):
+        while ray.wait(tasks, num_returns=len(tasks), timeout=_LOOK_SECONDS)[1]:
+            pass
+    for number, task in enumerate(tasks, start=1):
+        try:
+            codes.append(int(ray.get(task)))
+        except ray.exceptions.RayError as error:
+            log(f"worker {number} was lost: {type(error).__name__}")
+            codes.append(1)
     return codes
