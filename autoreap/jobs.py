@@ -51,7 +51,7 @@ from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
 from autoreap.sampling import check_cuts
 from autoreap.scores import paired_difference
-from autoreap.search import Search
+from autoreap.search import Search, check_same_scores
 from autoreap.search_options import SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
@@ -238,10 +238,28 @@ def _concluded(
                 if trial.state.is_finished():
                     tracker.log_trial(trial_record(trial, list(space.objectives), options.root / "trials" / seat.study))
         front, picture, report = _drawn(study, tracker, options.root, status=status)
-        ships = space.materialise and front and status == "FINISHED"
-        return SearchResult(
-            study, front, picture, report, ship(study, space, described, options.root) if ships else None
-        )
+        if not (space.materialise and front and status == "FINISHED"):
+            return SearchResult(study, front, picture, report, None)
+        if seat.pulse:
+            _bring_answers(study, space, described, options)
+        return SearchResult(study, front, picture, report, ship(study, space, described, options.root))
+
+
+def _bring_answers(study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions) -> None:
+    """Have the answers of the trial that ships on this machine; if they are on another one, it is scored again."""
+    point, _ = select(study, space.materialise or "knee")
+    scored = point.trial if point.duplicate_of is None else point.duplicate_of
+    folder = options.root / "trials" / study.study_name
+    if (folder / str(scored) / "outcomes.jsonl").is_file():
+        return
+    log(f"the answers of trial {scored} are on another machine: it is scored again here")
+    loaded = load(described, device=options.device, dtype=options.dtype)
+    evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(space.evals), batch_size=space.batch_size)
+    evaluator.draft_from(load_outcomes(folder / "baseline" / "outcomes.jsonl"))
+    evaluation = evaluator.run(plan_of(study, scored))
+    check_same_scores(evaluation.metrics(), point.metrics, f"trial {scored}")
+    evaluation.save_outcomes(folder / str(scored) / "outcomes.jsonl")
+    release()
 
 
 def _drawn(

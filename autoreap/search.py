@@ -323,7 +323,7 @@ class Search:
             self._objective.draft_from(load_outcomes(outcomes))
         elif self._pulse:
             evaluation = self._objective.score_baseline(self._answered)
-            check_same_scores(evaluation.metrics(), self.study.user_attrs["baseline"]["metrics"])
+            check_same_scores(evaluation.metrics(), self.study.user_attrs["baseline"]["metrics"], "baseline")
             evaluation.save_outcomes(outcomes)
 
     def _score_baseline(self) -> None:
@@ -370,14 +370,16 @@ def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
     return ", ".join([size_text(size_bytes), *scores])
 
 
-def check_same_scores(metrics: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `InputError` if a score lies outside the interval that another worker measured on the same utterances."""
+def check_same_scores(
+    metrics: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]], what: str
+) -> None:
+    """Raise `InputError` if a score of `what` lies outside the interval that another machine measured on it."""
     for name, measured in known.items():
         if not measured["low"] <= metrics[name]["value"] <= measured["high"]:
             raise InputError(
-                f"is {metrics[name]['value']:.2%} on this machine, on the first worker's {measured['value']:.2%} "
+                f"{name} is {metrics[name]['value']:.2%} on this machine, on another it was {measured['value']:.2%} "
                 f"[{measured['low']:.2%}, {measured['high']:.2%}]",
-                where=f"the baseline's {name}",
+                where=what,
                 fix="the same versions, type and kind of device on every machine",
             )
 
