@@ -214,8 +214,9 @@ class Search:
         """Record what this run of the search draws by; with the same record, the same values are drawn."""
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = sampler(self._space, number)
+        known = self.study.user_attrs
         session = {"first_trial": number, "seed": self._space.seed, "sampler": self._space.sampler}
-        self.study.set_user_attr("sessions", [*self.study.user_attrs.get("sessions", []), session])
+        self.study.set_user_attr("sessions", [*known.get("sessions", []), session | {"code": known["code"]}])
 
     def _answered(self, _metric: str, _outcome: Outcome) -> None:
         """Each answer is told of as it comes, and is where a signal can end a long trial."""

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,7 @@ def measure_life(url: str, folder: Path, num_trials: int) -> Times:
     name, draw, pulse = f"scaling-{uuid.uuid4().hex[:8]}", random.Random(0), Pulse()
     group = seat_of(url, name, folder / "locks", pulse).group
     storage = open_storage(url, pulse)
+    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed")
     study = optuna.create_study(study_name=name, storage=storage, directions=["minimize", "minimize"])
     study.add_trials([_finished(draw) for _ in range(num_trials)])
     times: Times = {step: [] for step in STEPS}

@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import Trial, TrialState
-from postgres import postgres_server
+from postgres import Postgres, postgres_server
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from autoreap.cli import _parser
 from autoreap.errors import InputError
 from autoreap.front import ERROR, PLAN
 from autoreap.group import Group, seat_of
@@ -27,20 +30,21 @@ from autoreap.storage import Pulse, open_storage, patiently, shown
 from autoreap.workers import code_digest, gpu_shares, run_workers
 
 FORK = multiprocessing.get_context("fork")
-SPACE = Path(__file__).parent.parent / "search_spaces" / "tiny.yaml"
+ROOT = Path(__file__).parent.parent
+SPACE, DOCS = ROOT / "search_spaces" / "tiny.yaml", ROOT / "docs"
 PULSE = Pulse(interval_seconds=1, grace_seconds=2)
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
+def server() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a storage in which several processes may work."""
-    return f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
+    return f"sqlite:///{tmp_path}/studies.db" if request.param == "sqlite" else request.getfixturevalue("server").url
 
 
 @pytest.fixture
@@ -193,6 +197,21 @@ def test_a_database_that_is_away_is_waited_for_but_not_for_ever(tmp_path: Path) 
         time.sleep(0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_server_that_went_down_is_waited_for_and_nothing_that_was_told_is_lost(server: Postgres) -> None:
+    study, heartbeat = _study(server.url, "outage")
+    with heartbeat:
+        trial = _ask(study)
+        heartbeat.start(trial.number)
+        server.stop()
+        back = threading.Timer(3, server.start)
+        back.start()
+        study.tell(trial, 0.5)
+        heartbeat.stop(trial.number)
+    back.join()
+    assert [(trial.state, trial.value) for trial in study.trials] == [(TrialState.COMPLETE, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -244,3 +263,20 @@ def test_what_a_worker_says_comes_out_with_its_number_and_a_refusal_is_passed_on
     said = capfd.readouterr().err.splitlines()
     assert {line.partition(":")[0] for line in said} == {"worker 1", "worker 2"}
     assert all("no/such/model" in line for line in said)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.sbatch")), ids=lambda path: path.name)
+def test_the_files_to_copy_for_slurm_are_shell_scripts(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+    assert path.read_text().startswith("#!/bin/bash\n")
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("kubernetes/*.yaml")), ids=lambda path: path.name)
+def test_the_files_to_copy_for_kubernetes_name_kinds_and_real_options(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        assert {"apiVersion", "kind", "metadata"} <= document.keys()
+        if document["kind"] == "Job":
+            (worker,) = document["spec"]["template"]["spec"]["containers"]
+            words: list[str] = worker["command"] + worker["args"]
+            assert words[0] == "autoreap"
+            assert _parser().parse_args(words[1:]).storage == "postgresql://autoreap@autoreap-db/autoreap"

@@ -29,8 +29,8 @@ KILLS, WORKERS, TRIALS = 8, 4, 24
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
+    with postgres_server() as server:
+        yield server.url
 
 
 def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(project: Path, postgres: str) -> None:
@@ -146,3 +146,31 @@ def test_other_code_does_not_go_on_with_a_study_unless_told_to(
     assert "was started with code 0.0.1-0123456789ab" in capsys.readouterr().err
     assert main([*command, "2", "--allow-other-code"]) == 0
     assert len(study.trials) == 2
+
+
+def test_a_ray_cluster_of_two_nodes_goes_on_with_one(
+    project: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoreap[ray]'")
+    from ray.cluster_utils import Cluster
+
+    settings = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**settings, "include_dashboard": False})
+    try:
+        second = cluster.add_node(**settings)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        command = [sys.executable, "-m", "autoreap.cli", "search", "space.yaml", "--study", "night", "--trials", "12"]
+        command += ["--storage", postgres, "--engine", "ray", "--workers", "2"]
+        with (project / "worker.log").open("w") as log:
+            driver = subprocess.Popen(command, cwd=project, stderr=log, stdout=log)
+            _wait_for(lambda: len(list((project / "mlruns" / "trials" / "night").glob("[0-9]*"))) >= 2)
+            cluster.remove_node(second, allow_graceful=False)
+            code = driver.wait(300)
+        said = (project / "worker.log").read_text()
+        assert code == 0, said
+        assert "2 workers on a Ray cluster of 2 nodes" in said
+    finally:
+        cluster.shutdown()
+    done = _check(project, postgres)
+    assert len([trial for trial in done if not is_cut_off(trial)]) == 12
+    assert len(list((project / "mlruns" / "checkpoints").iterdir())) == 1
