@@ -55,6 +55,7 @@ from autoreap.search import Search, check_same_scores
 from autoreap.search_options import SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
+from autoreap.storage import stored
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
@@ -169,7 +170,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     options = replace(options, study=name, storage=options.storage or default_storage(options.root))
-    with seated(options) as seat, Signals() as signals:
+    with seated(options) as seat, Signals() as signals, stored():
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri, alone=partial(seat.group.only, "runs"))
         run = None if options.is_led else _prepared(space, evals, described, tracker, seat, options)
         conclude = partial(_concluded, seat, space, described, options)

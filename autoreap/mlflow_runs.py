@@ -16,6 +16,7 @@ TRIAL_TAG = "autoreap.trial"
 FRONT_TAG = "autoreap.front"
 STATE_TAG = "autoreap.state"
 EXPERIMENT = "autoreap"
+_LONGEST_TAG = 4000  # characters; MLflow refuses a run with a much longer one, such as why a trial failed
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
 
 
@@ -59,8 +60,8 @@ def connect(folder: Path, tracking_uri: str | None) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("alembic", "mlflow.store.db.utils"):  # schema creation tells each of its forty steps
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # schema creation tells each of its forty steps
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what is a warning here
     from mlflow import MlflowClient
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,8 @@ class StudyRuns:
             return
         for half_logged in self._client.search_runs([self._experiment], f"tags.`{TRIAL_TAG}` = '{tag}'"):
             self._client.delete_run(half_logged.info.run_id)  # a kill came between its creation and its end
-        tags = {TRIAL_TAG: tag, STATE_TAG: record.state, "mlflow.parentRunId": self._parent, **record.tags}
+        tags = {TRIAL_TAG: tag, STATE_TAG: record.state, "mlflow.parentRunId": self._parent}
+        tags |= {name: value[:_LONGEST_TAG] for name, value in record.tags.items()}
         run = self._client.create_run(self._experiment, run_name=f"trial {record.number}", tags=tags)
         run_id = run.info.run_id
         parameters = [Param(name, str(value)) for name, value in record.parameters.items()]

@@ -4,7 +4,7 @@ They failed without a reason. Which of them have been tried again is read from t
 neither loses nor doubles one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -13,8 +13,8 @@ from autoreap.front import ERROR
 from autoreap.progress import log
 
 RETRY_OF = "retry_of"  # user attribute: the trial that was cut off, whose values this one tries again
-CUTS_OFF = "cuts_off"  # user attribute: how many before this one were
-MAX_CUTS_OFF = 3  # of one candidate; what kills the process each time must not be tried for ever
+DEATHS = "deaths"  # user attribute: of processes at these values, before this trial
+MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:
@@ -27,18 +27,22 @@ def num_taken(trials: Sequence[FrozenTrial]) -> int:
     return sum(trial.state != TrialState.WAITING and not is_cut_off(trial) for trial in trials)
 
 
-def retry_cut_off(study: optuna.Study) -> None:
-    """Have the values of each trial that was cut off tried again first, once. One process at a time may do so."""
+def retry_cut_off(study: optuna.Study, spared: Collection[int] = ()) -> None:
+    """Have the values of each trial that was cut off tried again first, once. One process at a time may do so.
+
+    Args:
+        spared: trials whose process ended by itself, which is no fault of theirs.
+    """
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
         values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not is_cut_off(trial) or trial.number in retried or not values:  # without values it had not begun
             continue
-        cuts = trial.user_attrs.get(CUTS_OFF, 0) + 1
-        if cuts >= MAX_CUTS_OFF:
+        deaths = trial.user_attrs.get(DEATHS, 0) + (trial.number not in spared)
+        if deaths >= MAX_DEATHS:
             continue
         kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-        study.enqueue_trial(values, user_attrs={**kept, RETRY_OF: trial.number, CUTS_OFF: cuts})
-        given_up = "; the last time" if cuts + 1 == MAX_CUTS_OFF else ""
-        log(f"trial {trial.number} was cut off; its values will be tried again{given_up}")
+        study.enqueue_trial(values, user_attrs={**kept, RETRY_OF: trial.number, DEATHS: deaths})
+        last = "; the last time" if deaths == MAX_DEATHS - 1 else ""
+        log(f"trial {trial.number} was cut off; its values will be tried again{last}")

@@ -32,7 +32,7 @@ from autoreap.retries import is_cut_off, num_taken, retry_cut_off
 from autoreap.sampling import enqueue_presets, sampler, suggest
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
-from autoreap.storage import STORAGE_ERRORS, open_storage, stored
+from autoreap.storage import STORAGE_ERRORS, open_storage
 from autoreap.tracking import Tracker
 from autoreap.wording import duration, size_text
 
@@ -87,11 +87,11 @@ class Search:
         Raises:
             RepeatedFailureError: trials fail one after the other.
             Interrupted: a signal came; the trial it cut off is tried first next time.
-            AutoreapError: the storage can't be read or written.
+            one of `STORAGE_ERRORS`: the storage can't be read or written.
         """
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
-        with stored(), self._group.joined(self._recover), self._heartbeat:
+        with self._group.joined(self._recover), self._heartbeat:
             try:
                 with self._group.only("baseline", self._wait):
                     self._score_baseline()
@@ -104,11 +104,11 @@ class Search:
                     self._catch_up(tracker)
                 self._score_trials(tracker, trials, deadline)
             except (KeyboardInterrupt, RepeatedFailureError):
-                self._leave()
+                self._leave(tracker)
                 raise
             finally:
                 self._night.close()
-            self._leave()
+            self._leave(tracker)
 
     def _score_trials(self, tracker: Tracker, trials: int, deadline: float) -> None:
         failures = FailuresInARow()
@@ -193,11 +193,14 @@ class Search:
             self._signals.check()
             time.sleep(min(left, _SIGNAL_SECONDS))
 
-    def _leave(self) -> None:
-        """What this worker had begun, others try again."""
-        if self._heartbeat.running:
+    def _leave(self, tracker: Tracker) -> None:
+        """What this worker had begun is tried again, by itself or others."""
+        begun = self._heartbeat.running
+        if begun:
             with self._group.turn():
-                self._recover(self._heartbeat.running)
+                self._recover(begun)
+            for number in begun:
+                self._track(tracker, self._trial(number))
 
     def _refresh(self) -> None:
         """What is known of the plans that were scored, here or elsewhere, and of those that others score now."""
@@ -216,7 +219,7 @@ class Search:
         self.study.sampler = sampler(self._space, number)
         known = self.study.user_attrs
         session = {"first_trial": number, "seed": self._space.seed, "sampler": self._space.sampler}
-        self.study.set_user_attr("sessions", [*known.get("sessions", []), session | {"code": known["code"]}])
+        self.study.set_user_attr("sessions", [*known.get("sessions", []), session | {"code": known.get("code")}])
 
     def _answered(self, _metric: str, _outcome: Outcome) -> None:
         """Each answer is told of as it comes, and is where a signal can end a long trial."""
@@ -298,20 +301,21 @@ class Search:
         """Finished trials, without those that were cut off: their values are tried again."""
         return [trial for trial in self._finished() if not is_cut_off(trial)]
 
-    def _recover(self, only: Collection[int] | None = None) -> None:
+    def _recover(self, own: Collection[int] | None = None) -> None:
         """Trials that were cut off: what was scored is kept, the values of others are tried again first.
 
-        Safe because nobody else runs them: they are this worker's own, or there is no other.
+        Safe because nobody else runs them: there is no other, or they are `own`, and then the process ends by itself
+        and no death of it.
         """
         for trial in self._trials(TrialState.RUNNING):
-            if only is not None and trial.number not in only:
+            if own is not None and trial.number not in own:
                 continue
             if result := trial.user_attrs.get(RESULT):  # it ended between its result and its state
                 scored = objective_values(self._space.objectives, result["size_bytes"], result["metrics"])
                 self.study.tell(trial.number, scored)
             else:
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        retry_cut_off(self.study)
+        retry_cut_off(self.study, spared=own or ())
         self._refresh()
 
     def _draft_from_baseline(self) -> None:

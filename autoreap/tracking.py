@@ -105,7 +105,7 @@ class Tracker:
         again = self._first_pause if worked or not self._pause else 2 * self._pause
         self._pause = min(again, LONGEST_PAUSE_SECONDS)
         self._next_try = time.monotonic() + self._pause
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         subject = f"{what} could not be logged to MLflow" if self._runs is not None else "MLflow is not available"
         log(f"warning: {subject}, tried again in {duration(self._pause)}; the search goes on: {reason}")
 

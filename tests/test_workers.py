@@ -24,7 +24,7 @@ from autoreap.errors import InputError
 from autoreap.front import ERROR, PLAN
 from autoreap.group import Group, seat_of
 from autoreap.heartbeat import Heartbeat, fail_dead_trials
-from autoreap.retries import CUTS_OFF, RETRY_OF, num_taken, retry_cut_off
+from autoreap.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
 from autoreap.search_options import SearchOptions
 from autoreap.storage import Pulse, open_storage, patiently, shown
 from autoreap.workers import code_digest, gpu_shares, run_workers
@@ -134,7 +134,7 @@ def test_a_dead_workers_trial_is_tried_again_once_and_a_living_ones_is_left_alon
     states = [trial.state.name for trial in study.trials]
     assert states == ["RUNNING", "FAIL", "WAITING"]
     retry = study.trials[2]
-    assert retry.user_attrs == {RETRY_OF: 1, CUTS_OFF: 1}
+    assert retry.user_attrs == {RETRY_OF: 1, DEATHS: 1}
     assert study.ask().suggest_float("retention", 0.25, 1.0) == study.trials[1].params["retention"]
     assert num_taken(study.trials) == 2  # one runs, the retry began; the dead one does not count
 

@@ -50,7 +50,9 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
         assert json.loads(capsys.readouterr().out)
     assert "night" in (project / "r.html").read_text()
     number = str(document["shipped"]["trial"])
-    assert main(["materialise", "night", "--trial", number, "-o", "again"]) == 0
+    assert main(["materialise", "night", "--trial", number, "-o", "again", "--register", "small"]) == 0
+    (version,) = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db").search_model_versions("name = 'small'")
+    assert (version.source, version.tags) == ((project / "again").as_uri(), {"autoreap.trial": f"night/{number}"})
     assert load_plan(project / "again/plan.json") == load_plan(path / "plan.json")
     weights = "model.safetensors"
     assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
