@@ -17,18 +17,18 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import Candidate
+from autoreap.crew import Crew
 from autoreap.errors import InputError
 from autoreap.failures import FailuresInARow, RepeatedFailureError
 from autoreap.front import ERROR, PLAN, RESULT, Point, best_so_far, points_of
 from autoreap.group import Seat
-from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
-from autoreap.plan import ModelShape, plan_from_dict
+from autoreap.plan import ModelShape
 from autoreap.progress import log
 from autoreap.recorded import trial_record
-from autoreap.retries import is_cut_off, num_taken, retry_cut_off
+from autoreap.retries import is_cut_off, retry_cut_off
 from autoreap.sampling import enqueue_presets, sampler, suggest
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
@@ -36,7 +36,6 @@ from autoreap.storage import STORAGE_ERRORS, open_storage
 from autoreap.tracking import Tracker
 from autoreap.wording import duration, size_text
 
-DEFERRED = "autoreap.deferred"  # user attribute of a running trial: another worker scores the same plan
 _SIGNAL_SECONDS = 0.2
 _MENDED = {
     "code": "go on with --allow-other-code if both score alike, or go back to that version",
@@ -70,15 +69,11 @@ class Search:
         self._objective = objective
         self._shape = shape
         self._folder = folder
-        self._group = seat.group
         with seat.group.turn():
             storage = open_storage(seat.storage, seat.pulse)
             self.study = _create_study(space, storage, seat.study)
             _check_identity(self.study, {"objectives": dict(space.objectives), **identity}, may_change)
-        self._heartbeat = Heartbeat(storage, seat.study, seat.pulse)
-        self._pulse = seat.pulse
-        self._stands_by = False
-        self._deferred: dict[int, tuple[Trial, str]] = {}  # trials whose plan another worker scores, and its digest
+        self._crew = Crew(self.study, storage, seat)
         self._refresh()
 
     def run(self, tracker: Tracker, signals: Signals, *, trials: int, deadline: float) -> None:
@@ -91,16 +86,16 @@ class Search:
         """
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
-        with self._group.joined(self._recover), self._heartbeat:
+        with self._crew.joined(self._recover):
             try:
-                with self._group.only("baseline", self._wait):
+                with self._crew.only("baseline", self._wait):
                     self._score_baseline()
                 self._draft_from_baseline()
-                with self._group.turn():
+                with self._crew.turn():
                     enqueue_presets(self.study, self._space, self._shape)
                     self._begin_session()
                 tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
-                if self._pulse is None:  # of several workers each logs its own trials, and the last one what is missing
+                if not self._crew.has_company:  # in company each logs its own trials, and the last one what is missing
                     self._catch_up(tracker)
                 self._score_trials(tracker, trials, deadline)
             except (KeyboardInterrupt, RepeatedFailureError):
@@ -121,70 +116,34 @@ class Search:
                     if done.state.is_finished():
                         self._told(tracker, done)
                         failures.note(done.user_attrs.get(ERROR))
-                elif self._ends(standing):
+                elif self._crew.ends(standing, self._wait):
                     return
 
     def _score_next(self, trials: int) -> int | None:
-        """Take the next trial and score it; its number, None if there is none to take.
-
-        Nobody else takes one before it is known which plan this one scores: no plan is scored twice at the same time,
-        and there are never more than `trials`.
-        """
+        """Take the next trial and score it; its number, None if there is none to take."""
         with ExitStack() as turn:
-            turn.enter_context(self._group.turn())
-            trial = self._next(trials)
+            turn.enter_context(self._crew.turn())
+            trial = self._crew.take(trials, self._seed)
             if trial is None:
                 return None
+            if self._crew.has_company:
+                self._refresh()
             self._night.begin(f"trial {trial.number}")
             try:
                 self._attempt(trial, turn.close)
             except UpdateFinishedTrialError:
                 log(f"trial {trial.number} was taken for dead and is tried again elsewhere")
-                self._heartbeat.stop(trial.number)
+                self._crew.done(trial.number)
         return trial.number
-
-    def _next(self, trials: int) -> Trial | None:
-        """A trial whose plan another worker did not score after all, or else a new one, up to `trials` in all."""
-        if self._pulse:
-            fail_dead_trials(self.study, self._heartbeat)
-            retry_cut_off(self.study)
-            self._refresh()
-        for trial, digest in self._deferred.values():
-            if digest not in self._claimed:
-                return trial
-        known = self.study.get_trials(deepcopy=False)
-        if num_taken(known) >= trials:
-            return None
-        if self._pulse:  # workers that start together would draw the same values
-            self.study.sampler = sampler(self._space, len(known))
-        trial = self.study.ask()
-        self._heartbeat.start(trial.number)
-        return trial
 
     def _told(self, tracker: Tracker, trial: FrozenTrial) -> None:
         """Tell of a finished trial: MLflow, and who reads the log."""
-        self._heartbeat.stop(trial.number)
-        self._deferred.pop(trial.number, None)
+        self._crew.done(trial.number)
         self._track(tracker, trial)
         counted = self._counted()
         seconds = [self._seconds(trial) for trial in counted if self._seconds(trial)]
         found = best_so_far(list(self._scored.values()), self._space.objectives)
         self._night.end(self._line(trial.number), len(counted), found, seconds)
-
-    def _ends(self, standing: ExitStack) -> bool:
-        """Whether this worker has nothing to wait for; if not, wait a while.
-
-        One of those that have no trial left stands by: a worker that still has one may die.
-        """
-        if self._pulse is None or not self._trials(TrialState.RUNNING):
-            return True
-        if not self._deferred and not self._stands_by:
-            self._stands_by = standing.enter_context(self._group.standing_by())
-            if not self._stands_by:
-                return True
-            log("no trial is left to take; standing by until the other workers have finished theirs")
-        self._wait(self._pulse.interval_seconds)
-        return False
 
     def _wait(self, seconds: float) -> None:
         """Sleep; a signal ends it."""
@@ -195,28 +154,25 @@ class Search:
 
     def _leave(self, tracker: Tracker) -> None:
         """What this worker had begun is tried again, by itself or others."""
-        begun = self._heartbeat.running
+        begun = self._crew.begun
         if begun:
-            with self._group.turn():
+            with self._crew.turn():
                 self._recover(begun)
             for number in begun:
                 self._track(tracker, self._trial(number))
 
     def _refresh(self) -> None:
-        """What is known of the plans that were scored, here or elsewhere, and of those that others score now."""
+        """What is known of the plans that were scored, here or elsewhere."""
         self._scored = {point.plan_digest: point for point in reversed(points_of(self.study))}
-        self._claimed = {
-            plan_from_dict(trial.user_attrs[PLAN], where=f"trial {trial.number}").digest()
-            for trial in self._trials(TrialState.RUNNING)
-            if trial.number not in self._heartbeat.running
-            and PLAN in trial.user_attrs
-            and not trial.user_attrs.get(DEFERRED)
-        }
+
+    def _seed(self, number: int) -> None:
+        """The sampler draws anew after `number` trials."""
+        self.study.sampler = sampler(self._space, number)
 
     def _begin_session(self) -> None:
         """Record what this run of the search draws by; with the same record, the same values are drawn."""
         number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = sampler(self._space, number)
+        self._seed(number)
         known = self.study.user_attrs
         session = {"first_trial": number, "seed": self._space.seed, "sampler": self._space.sampler}
         self.study.set_user_attr("sessions", [*known.get("sessions", []), session | {"code": known.get("code")}])
@@ -236,7 +192,7 @@ class Search:
             plan = self._objective.plan(candidate)
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
-            if self._is_deferred(trial, digest):
+            if self._crew.defers(trial, digest):
                 return True
             if twin := self._scored.get(digest):
                 self._repeat(trial, twin)
@@ -251,15 +207,6 @@ class Search:
             return False
         self._keep(trial, scored, digest)
         return True
-
-    def _is_deferred(self, trial: Trial, digest: str) -> bool:
-        """Whether another worker scores the same plan now; then the trial waits for what comes out."""
-        elsewhere = digest in self._claimed
-        if elsewhere or trial.number in self._deferred:
-            trial.set_user_attr(DEFERRED, elsewhere)
-        if elsewhere:
-            self._deferred[trial.number] = (trial, digest)
-        return elsewhere
 
     def _keep(self, trial: Trial, scored: Scored, digest: str) -> None:
         folder = self._folder / str(trial.number)
@@ -326,7 +273,7 @@ class Search:
         outcomes = self._folder / "baseline" / "outcomes.jsonl"
         if outcomes.is_file():
             self._objective.draft_from(load_outcomes(outcomes))
-        elif self._pulse:
+        elif self._crew.has_company:
             evaluation = self._objective.score_baseline(self._answered)
             check_same_scores(evaluation.metrics(), self.study.user_attrs["baseline"]["metrics"], "baseline")
             evaluation.save_outcomes(outcomes)

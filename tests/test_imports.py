@@ -42,7 +42,7 @@ LAYERS = (
     (
         *("objective", "front", "sampling", "storage", "search", "report", "saliency_report", "jobs"),
         *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
-        *("group", "heartbeat", "retries", "engines", "search_options", "workers"),
+        *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),
 )
