@@ -14,21 +14,25 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from builders import FINGERPRINT, SHAPE, identity_plan
 from optuna.trial import Trial, TrialState
 from postgres import Postgres, postgres_server
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from autoreap.cli import _parser
+from autoreap.crew import Crew
 from autoreap.errors import InputError
 from autoreap.front import ERROR, PLAN
 from autoreap.group import Group, seat_of
 from autoreap.heartbeat import Heartbeat, fail_dead_trials
+from autoreap.plan import PruningPlan
 from autoreap.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
 from autoreap.search_options import SearchOptions
 from autoreap.storage import Pulse, open_storage, patiently, shown
 from autoreap.workers import code_digest, gpu_shares, run_workers
 
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parent.parent
 SPACE, DOCS = ROOT / "search_spaces" / "tiny.yaml", ROOT / "docs"
@@ -112,7 +116,6 @@ def _ask(study: optuna.Study) -> Trial:
     return trial
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_dead_workers_trial_is_tried_again_once_and_a_living_ones_is_left_alone(
     storage: str, request: pytest.FixtureRequest
 ) -> None:
@@ -139,7 +142,6 @@ def test_a_dead_workers_trial_is_tried_again_once_and_a_living_ones_is_left_alon
     assert num_taken(study.trials) == 2  # one runs, the retry began; the dead one does not count
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_that_was_left_before_it_had_a_plan_is_dead_at_once(tmp_path: Path) -> None:
     study, judge = _study(f"sqlite:///{tmp_path}/studies.db", "s")
     _ask(study)
@@ -147,7 +149,6 @@ def test_a_trial_that_was_left_before_it_had_a_plan_is_dead_at_once(tmp_path: Pa
     assert [trial.state for trial in study.trials] == [TrialState.FAIL]
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_nobody_is_judged_before_everybody_had_the_time_to_give_a_sign(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     study, dead = _study(url, "s")
@@ -197,7 +198,6 @@ def test_a_database_that_is_away_is_waited_for_but_not_for_ever(tmp_path: Path) 
         time.sleep(0.1)
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_server_that_went_down_is_waited_for_and_nothing_that_was_told_is_lost(server: Postgres) -> None:
     study, heartbeat = _study(server.url, "outage")
     with heartbeat:
@@ -280,3 +280,47 @@ def test_the_files_to_copy_for_kubernetes_name_kinds_and_real_options(path: Path
             words: list[str] = worker["command"] + worker["args"]
             assert words[0] == "autoreap"
             assert _parser().parse_args(words[1:]).storage == "postgresql://autoreap@autoreap-db/autoreap"
+
+
+def test_a_plan_that_another_worker_scores_now_waits_until_it_is_known(tmp_path: Path) -> None:
+    seat = seat_of(f"sqlite:///{tmp_path}/studies.db", "s", tmp_path / "locks", PULSE)
+    storage = open_storage(seat.storage, seat.pulse)
+    study = optuna.create_study(study_name="s", storage=storage)
+    first, second = (Crew(study, storage, seat) for _ in range(2))
+    plan = identity_plan(FINGERPRINT, SHAPE)
+
+    def take(crew: Crew, plan: PruningPlan) -> tuple[int | None, bool]:
+        """The trial that is taken, and whether it waits."""
+        if (trial := crew.take(3, lambda _number: None)) is None:
+            return None, False
+        trial.suggest_float("retention", 0.25, 1.0)
+        trial.set_user_attr(PLAN, plan.as_dict())
+        return trial.number, crew.defers(trial, plan.digest())
+
+    assert take(first, plan) == (0, False)
+    assert take(second, plan) == (1, True)
+    assert take(second, identity_plan("0" * 16, SHAPE)) == (2, False)
+    assert take(second, plan) == (None, False)  # three are taken, and the one that waits still waits
+    study.tell(0, 0.5)
+    first.done(0)
+    assert take(second, plan) == (1, False)
+    assert take(first, plan) == (None, False)
+
+
+def test_of_two_that_wait_for_a_plan_one_scores_it_if_the_first_failed(tmp_path: Path) -> None:
+    seat = seat_of(f"sqlite:///{tmp_path}/studies.db", "s", tmp_path / "locks", PULSE)
+    storage = open_storage(seat.storage, seat.pulse)
+    study = optuna.create_study(study_name="s", storage=storage)
+    crews = [Crew(study, storage, seat) for _ in range(3)]
+    plan = identity_plan(FINGERPRINT, SHAPE)
+
+    def waits(crew: Crew) -> tuple[int, bool]:
+        trial = crew.take(3, lambda _number: None)
+        assert trial is not None
+        trial.set_user_attr(PLAN, plan.as_dict())
+        return trial.number, crew.defers(trial, plan.digest())
+
+    assert [waits(crew) for crew in crews] == [(0, False), (1, True), (2, True)]
+    study.tell(0, state=TrialState.FAIL)
+    assert waits(crews[1]) == (1, False)
+    assert waits(crews[2]) == (3, True)  # its own still waits, for the second worker now
