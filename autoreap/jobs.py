@@ -19,19 +19,22 @@ from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
-from autoreap.described import Described, Loaded, describe, load, release
+from autoreap.comparison import compare_outcomes
+from autoreap.constraints import check_measured
+from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart, read_task
 from autoreap.failures import RepeatedFailureError
+from autoreap.footprint import Footprint
 from autoreap.front import (
     DEFAULT_ROOT,
-    RESULT,
     SCORING,
     Point,
     default_storage,
     objectives_of,
     open_study,
+    outcomes_path,
     pareto,
     plan_of,
     points_of,
@@ -39,8 +42,9 @@ from autoreap.front import (
     study_names,
 )
 from autoreap.group import Seat
+from autoreap.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.materialise import materialise
-from autoreap.objective import Objective, check_objectives
+from autoreap.objective import Objective, check_device, check_objectives, costs, measured
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
@@ -49,10 +53,10 @@ from autoreap.report import plot_front, write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
-from autoreap.sampling import check_cuts
-from autoreap.scores import paired_difference
+from autoreap.sampling import check_space
+from autoreap.scores import Difference
 from autoreap.search import Search, check_same_scores
-from autoreap.search_options import SearchOptions
+from autoreap.search_options import SearchOptions as SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
 from autoreap.storage import stored
@@ -121,22 +125,36 @@ def _measured_before(path: Path, known: Mapping[str, str]) -> Saliency | None:
     return saliency
 
 
-def evaluated(
+def evaluated(described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any) -> Evaluation:
+    """Score the model, under `plan` if there is one; `options` are those of `evaluator_of`."""
+    return evaluator_of(described, evals, **options)[1].run(plan)
+
+
+def evaluated_with_costs(
+    described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any
+) -> Evaluation:
+    """As `evaluated`, and what the plan takes to run: it is timed in turns with the unpruned model."""
+    loaded, evaluator = evaluator_of(described, evals, **options)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES))
+    evaluation = evaluator.run(plan)
+    return replace(evaluation, costs=costs(Footprint.of(described.checkpoint, plan), plan, stopwatch))
+
+
+def evaluator_of(
     described: Described,
     evals: Path,
-    plan: PruningPlan | None = None,
     *,
     split: str = "search",
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: str | None = None,
     dtype: str = "auto",
-) -> Evaluation:
-    """Score the model, under `plan` if there is one."""
+) -> tuple[Loaded, Evaluator]:
+    """The model in memory, with what scores it."""
     config = load_evals(evals)
     for task in config.splits[split]:
         read_task(task, evals.parent)  # a broken row is found before a model is loaded
     loaded = load(described, device=device, dtype=dtype)
-    return Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size).run(plan)
+    return loaded, Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -161,9 +179,11 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
     check_objectives(space.objectives, evals)
+    check_measured(space.constraints, measured(evals, space.needs), where=f"{space.path}: constraints")
+    check_device(space.needs, on_accelerator="cpu" not in (options.device, default_device()))
     check_splits_apart(evals)
     described = describe(options.model)
-    check_cuts(space, described.shape)
+    check_space(space, described.shape)
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     name = options.study or f"{space.name}-{Path(options.model).name}"
@@ -201,8 +221,10 @@ def _prepared(
     with measuring_alone(options.root):
         saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
+    timed = needs_stopwatch(space.needs)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if timed else None
     objective = Objective(
-        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
+        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
     )
     identity = {
         "model": described.checkpoint.fingerprint,
@@ -249,17 +271,16 @@ def _concluded(
 def _bring_answers(study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions) -> None:
     """Have the answers of the trial that ships on this machine; if they are on another one, it is scored again."""
     point, _ = select(study, space.materialise or "knee")
-    scored = point.trial if point.duplicate_of is None else point.duplicate_of
-    folder = options.root / "trials" / study.study_name
-    if (folder / str(scored) / "outcomes.jsonl").is_file():
+    path = outcomes_path(study, point.trial, options.root)
+    if path.is_file():
         return
-    log(f"the answers of trial {scored} are on another machine: it is scored again here")
+    log(f"the answers of trial {point.trial} are on another machine: it is scored again here")
     loaded = load(described, device=options.device, dtype=options.dtype)
     evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(space.evals), batch_size=space.batch_size)
-    evaluator.draft_from(load_outcomes(folder / "baseline" / "outcomes.jsonl"))
-    evaluation = evaluator.run(plan_of(study, scored))
-    check_same_scores(evaluation.metrics(), point.metrics, f"trial {scored}")
-    evaluation.save_outcomes(folder / str(scored) / "outcomes.jsonl")
+    evaluator.draft_from(load_outcomes(outcomes_path(study, None, options.root)))
+    evaluation = evaluator.run(plan_of(study, point.trial))
+    check_same_scores(evaluation.metrics(), point.metrics, f"trial {point.trial}")
+    evaluation.save_outcomes(path)
     release()
 
 
@@ -287,7 +308,7 @@ class Shipped:
         trial, reason: which one, and why.
         verified: how its answers compare with the trial's.
         metrics: its scores as plain values.
-        against_baseline: for each metric (difference to the unpruned model, low, high), paired over the utterances.
+        against_baseline: for each metric how it fares against the unpruned model, paired over the utterances.
     """
 
     trial: int
@@ -295,7 +316,7 @@ class Shipped:
     path: Path
     verified: Verified
     metrics: Mapping[str, Mapping[str, Any]]
-    against_baseline: Mapping[str, tuple[float, float, float]]
+    against_baseline: Mapping[str, Difference]
 
 
 def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Path) -> Shipped:
@@ -317,8 +338,8 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
         verified = written.record.behaviour
     baseline = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
     against_baseline = {
-        metric: paired_difference([o.counts for o in outcomes], [o.counts for o in baseline[metric]])
-        for metric, outcomes in expected.outcomes.items()
+        metric: measured.difference
+        for metric, measured in compare_outcomes(baseline, expected.outcomes).metrics.items()
     }
     return Shipped(point.trial, reason, path, verified, point.metrics, against_baseline)
 
@@ -329,10 +350,7 @@ def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT
     Raises:
         InputError: its outcomes or the evals are no longer there, or the evals have changed.
     """
-    trial = study.get_trials(deepcopy=False)[number]
-    scored = trial.user_attrs[RESULT].get("duplicate_of", number)
-    folder = root / "trials" / study.study_name
-    path, baseline = (folder / str(name) / "outcomes.jsonl" for name in (scored, "baseline"))
+    path, baseline = outcomes_path(study, number, root), outcomes_path(study, None, root)
     scoring = study.user_attrs.get(SCORING)
     missing = [needed for needed in (path, baseline) if not needed.is_file()]
     if scoring is None or missing:

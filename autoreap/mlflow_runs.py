@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoreap.scores import is_exact
+
 STUDY_TAG = "autoreap.study"
 TRIAL_TAG = "autoreap.trial"
 FRONT_TAG = "autoreap.front"
@@ -177,9 +179,10 @@ class StudyRuns:
 
 
 def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """`wer`, `wer.low`, `wer.high`, `wer.num_failed` for each metric."""
+    """`wer`, `wer.low`, `wer.high`, `wer.num_failed` for each metric; the value alone of what is exact."""
     flat = {}
     for name, measured in metrics.items():
         flat[name] = float(measured["value"])
-        flat |= {f"{name}.{part}": float(measured[part]) for part in ("low", "high", "num_failed")}
+        parts = () if is_exact(measured) else ("low", "high", "num_failed")
+        flat |= {f"{name}.{part}": float(measured[part]) for part in parts if part in measured}
     return flat

@@ -8,8 +8,9 @@ from optuna.trial import FrozenTrial
 from autoreap.described import Described
 from autoreap.evals_config import EvalsConfig
 from autoreap.evaluate import metric_name, read_task
-from autoreap.front import ERROR, RESULT
+from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT
 from autoreap.mlflow_runs import DataSet, StudyRecord, TrialRecord
+from autoreap.retries import RETRY_OF
 from autoreap.saliency import Saliency
 from autoreap.samples import digest
 from autoreap.space_config import SpaceConfig
@@ -58,7 +59,10 @@ def trial_record(trial: FrozenTrial, objectives: Sequence[str], folder: Path) ->
     """A finished trial. `folder` holds the files of each trial that was scored on this machine."""
     files = folder / str(trial.number)
     result = trial.user_attrs.get(RESULT, {"metrics": {}})
-    tags = {key: str(trial.user_attrs[key]) for key in ("preset", "retry_of", ERROR) if key in trial.user_attrs}
+    said = ("preset", RETRY_OF, ERROR, INFEASIBLE)
+    tags = {key: str(trial.user_attrs[key]) for key in said if key in trial.user_attrs}
+    if raced := trial.user_attrs.get(RACED):
+        tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
     return TrialRecord(
         number=trial.number,
         parameters=trial.params,

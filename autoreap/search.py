@@ -13,28 +13,35 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import GPSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoreap.candidate import Candidate
+from autoreap import latency
+from autoreap.candidate import control
+from autoreap.constraints import Constraint, values_of
 from autoreap.crew import Crew
 from autoreap.errors import InputError
 from autoreap.failures import FailuresInARow, RepeatedFailureError
-from autoreap.front import ERROR, PLAN, RESULT, Point, best_so_far, points_of
+from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RACED, RESULT, Point, best_so_far, broken_of
 from autoreap.group import Seat
+from autoreap.known import Known
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import ModelShape
 from autoreap.progress import log
+from autoreap.racing import Raced
 from autoreap.recorded import trial_record
 from autoreap.retries import is_cut_off, retry_cut_off
-from autoreap.sampling import enqueue_presets, sampler, suggest
+from autoreap.samplers import sampler
+from autoreap.sampling import enqueue_presets, sample
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import STORAGE_ERRORS, open_storage
 from autoreap.tracking import Tracker
-from autoreap.wording import duration, size_text
+from autoreap.trial_text import scores_text, trial_text
+from autoreap.wording import duration
 
 _SIGNAL_SECONDS = 0.2
 _MENDED = {
@@ -72,9 +79,10 @@ class Search:
         with seat.group.turn():
             storage = open_storage(seat.storage, seat.pulse)
             self.study = _create_study(space, storage, seat.study)
-            _check_identity(self.study, {"objectives": dict(space.objectives), **identity}, may_change)
+            _check_identity(self.study, space, identity, may_change)
         self._crew = Crew(self.study, storage, seat)
-        self._refresh()
+        self._known = Known(self.study, folder, space.objectives)
+        self._unpruned: dict[str, float] = {}  # the baseline's metrics, once it is scored
 
     def run(self, tracker: Tracker, signals: Signals, *, trials: int, deadline: float) -> None:
         """Score trials until the study has `trials` finished ones or `deadline` (`time.monotonic`) has passed.
@@ -90,6 +98,8 @@ class Search:
             try:
                 with self._crew.only("baseline", self._wait):
                     self._score_baseline()
+                    self._unpruned = self._baseline_values()
+                    self._score_controls()
                 self._draft_from_baseline()
                 with self._crew.turn():
                     enqueue_presets(self.study, self._space, self._shape)
@@ -127,7 +137,7 @@ class Search:
             if trial is None:
                 return None
             if self._crew.has_company:
-                self._refresh()
+                self._known.look(self.study)
             self._night.begin(f"trial {trial.number}")
             try:
                 self._attempt(trial, turn.close)
@@ -142,8 +152,8 @@ class Search:
         self._track(tracker, trial)
         counted = self._counted()
         seconds = [self._seconds(trial) for trial in counted if self._seconds(trial)]
-        found = best_so_far(list(self._scored.values()), self._space.objectives)
-        self._night.end(self._line(trial.number), len(counted), found, seconds)
+        found = best_so_far(self._known.points, self._space.objectives)
+        self._night.end(trial_text(trial, self._space.objectives), len(counted), found, seconds)
 
     def _wait(self, seconds: float) -> None:
         """Sleep; a signal ends it."""
@@ -160,10 +170,6 @@ class Search:
                 self._recover(begun)
             for number in begun:
                 self._track(tracker, self._trial(number))
-
-    def _refresh(self) -> None:
-        """What is known of the plans that were scored, here or elsewhere."""
-        self._scored = {point.plan_digest: point for point in reversed(points_of(self.study))}
 
     def _seed(self, number: int) -> None:
         """The sampler draws anew after `number` trials."""
@@ -182,31 +188,40 @@ class Search:
         self._signals.check()
         self._night.answer()
 
-    def _attempt(self, trial: Trial, claimed: Callable[[], None]) -> bool:
+    def _attempt(self, trial: Trial, claimed: Callable[[], None]) -> None:
         """Score one trial and tell the study; a failure is recorded with its reason.
 
         `claimed` is called as soon as no other worker can take the same plan.
         """
         try:
-            candidate = self._candidate(trial)
-            plan = self._objective.plan(candidate)
+            plan = self._objective.plan(sample(trial, self._space, self._shape))
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
             if self._crew.defers(trial, digest):
-                return True
-            if twin := self._scored.get(digest):
+                return
+            if broken := self._judge(trial, self._objective.exact(plan), exact=True):
+                trial.set_user_attr(INFEASIBLE, broken)
+                self.study.tell(trial, state=TrialState.PRUNED)
+                return
+            if twin := self._known.scored(digest):
                 self._repeat(trial, twin)
-                return True
+                return
+            rivals = self._known.rivals() if self._may_race(trial) else ()
+            if rivals and (raced := self._known.raced(digest)):
+                self._tell_raced(trial, raced)
+                return
             claimed()
-            scored = self._objective.score(plan, self._answered)
+            scored = self._objective.score(plan, self._answered, rivals)
+            self._judge(trial, values_of(scored.size_bytes, scored.metrics), exact=False)
         except (*STORAGE_ERRORS, UpdateFinishedTrialError):  # no fault of the candidate
             raise
+        except Raced as stopped:
+            self._tell_raced(trial, stopped.verdict.as_dict() | {"plan_digest": digest})
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
-            return False
-        self._keep(trial, scored, digest)
-        return True
+        else:
+            self._keep(trial, scored, digest)
 
     def _keep(self, trial: Trial, scored: Scored, digest: str) -> None:
         folder = self._folder / str(trial.number)
@@ -221,22 +236,44 @@ class Search:
         trial.set_user_attr(RESULT, result)
         self.study.tell(trial, scored.values)
         values = dict(zip(self._space.objectives, scored.values, strict=True))
-        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest)
-        self._scored[digest] = point
+        broken = broken_of(trial.constraints)
+        self._known.note(
+            Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
+        )
 
     def _repeat(self, trial: Trial, twin: Point) -> None:
         """The same plan was scored before: tell the study what is known, at no cost."""
         result = {"metrics": twin.metrics, "size_bytes": twin.size_bytes, "plan_digest": twin.plan_digest}
+        self._judge(trial, values_of(twin.size_bytes, twin.metrics), exact=False)
         trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
         self.study.tell(trial, list(twin.values.values()))
 
-    def _candidate(self, trial: Trial) -> Candidate:
-        return Candidate.from_parameters(
-            {name: suggest(trial, name, spec) for name, spec in self._space.parameters.items()}
-        )
+    def _tell_raced(self, trial: Trial, verdict: dict[str, Any]) -> None:
+        """Without values: what was counted so far is a bound, which must not rank among scores."""
+        trial.set_user_attr(RACED, verdict)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self._known.note_raced(trial.number, verdict)
+
+    def _may_race(self, trial: Trial) -> bool:
+        """Others are compared with presets; and Optuna's GP ignores pruned trials, so it would draw the same again."""
+        gp = isinstance(self.study.sampler, GPSampler)
+        return self._space.racing and not gp and "preset" not in trial.user_attrs
+
+    def _judge(self, trial: Trial, values: Mapping[str, float], *, exact: bool) -> str:
+        """Tell the study how far `trial` is beyond the constraints known before (`exact`) or after scoring.
+
+        Returns those that it breaks, in words. A sampler learns from violations, of a pruned trial too.
+        """
+        broken: list[Constraint] = []
+        for constraint in self._space.constraints:
+            if constraint.is_exact == exact:
+                violation = constraint.violation(values, self._unpruned)
+                trial.set_constraint(constraint.text, violation)
+                broken += [constraint] if violation > 0 else []
+        return "; ".join(constraint.with_value(values) for constraint in broken)
 
     def _finished(self) -> list[FrozenTrial]:
-        return self._trials(TrialState.COMPLETE, TrialState.FAIL)
+        return self._trials(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
@@ -263,7 +300,7 @@ class Search:
             else:
                 self.study.tell(trial.number, state=TrialState.FAIL)
         retry_cut_off(self.study, spared=own or ())
-        self._refresh()
+        self._known.look(self.study)
 
     def _draft_from_baseline(self) -> None:
         """Answers of the unpruned model that another run or worker has left here draft those of the candidates.
@@ -288,7 +325,32 @@ class Search:
         objective_values(self._space.objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
         evaluation.save_outcomes(outcomes)
         self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
-        log(f"baseline: {_summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
+        summary = scores_text(metrics, size_bytes, self._space.objectives)
+        log(f"baseline: {summary}; {duration(evaluation.seconds)}")
+
+    def _baseline_values(self) -> dict[str, float]:
+        """The baseline's metrics; one that a constraint needs is missed before any candidate is scored."""
+        baseline = self.study.user_attrs["baseline"]
+        values = values_of(baseline["size_bytes"], baseline["metrics"])
+        for constraint in self._space.constraints:
+            constraint.violation(values, values)
+        return values
+
+    def _score_controls(self) -> None:
+        """Like the baseline, controls are no trials: they lie outside the space, and no sampler may learn from them."""
+        num_layers = self._shape.components["thinker"].num_layers
+        for name in self._space.controls:
+            known = self.study.user_attrs.get(CONTROLS, {})
+            if name in known:
+                continue
+            self._night.begin(f"control {name}")
+            scored = self._objective.score(self._objective.plan(control(name, num_layers)), self._answered)
+            scored.plan.save(self._folder / name / "plan.json")
+            scored.evaluation.save_outcomes(self._folder / name / "outcomes.jsonl")
+            result = {"metrics": scored.metrics, "size_bytes": scored.size_bytes}
+            self.study.set_user_attr(CONTROLS, {**known, name: result})
+            summary = scores_text(scored.metrics, scored.size_bytes, self._space.objectives)
+            log(f"control {name}: {summary}; {duration(scored.evaluation.seconds)}")
 
     def _catch_up(self, tracker: Tracker) -> None:
         for trial in self._finished():
@@ -300,33 +362,15 @@ class Search:
     @staticmethod
     def _seconds(trial: FrozenTrial) -> float:
         """What scoring it took; 0 where nothing had to be scored."""
-        return float(trial.user_attrs.get(RESULT, {}).get("seconds", 0))
-
-    def _error_of(self, number: int) -> str:
-        return str(self._trial(number).user_attrs.get(ERROR, "unknown"))
-
-    def _line(self, number: int) -> str:
-        trial = self._trial(number)
-        values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
-        head = f"trial {number} ({trial.user_attrs.get('preset', 'sampled')}: {values})"
-        if trial.state != TrialState.COMPLETE:
-            return f"{head} failed: {self._error_of(number)}"
-        result = trial.user_attrs[RESULT]
-        twin = result.get("duplicate_of")
-        spent = duration(result["seconds"]) if twin is None else f"same plan as trial {twin}"
-        return f"{head}: {_summary(result['metrics'], result['size_bytes'])}; {spent}"
-
-
-def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
-    scores = [f"{name} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]" for name, m in metrics.items()]
-    return ", ".join([size_text(size_bytes), *scores])
+        return float(trial.user_attrs.get(RESULT, trial.user_attrs.get(RACED, {})).get("seconds", 0))
 
 
 def check_same_scores(
     metrics: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]], what: str
 ) -> None:
     """Raise `InputError` if a score of `what` lies outside the interval that another machine measured on it."""
-    for name, measured in known.items():
+    for name in metrics.keys() & known.keys() - latency.DIRECTIONS.keys():
+        measured = known[name]
         if not measured["low"] <= metrics[name]["value"] <= measured["high"]:
             raise InputError(
                 f"{name} is {metrics[name]['value']:.2%} on this machine, on another it was {measured['value']:.2%} "
@@ -351,9 +395,13 @@ def _create_study(space: SpaceConfig, opened: RDBStorage, name: str) -> optuna.S
     return study
 
 
-def _check_identity(study: optuna.Study, wanted: Mapping[str, Any], may_change: Collection[str]) -> None:
+def _check_identity(
+    study: optuna.Study, space: SpaceConfig, identity: Mapping[str, Any], may_change: Collection[str]
+) -> None:
     """Raise `InputError` if what the study was started with has changed since."""
-    known = study.user_attrs
+    constraints = [constraint.text for constraint in space.constraints]
+    wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity}
+    known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs
     for key, value in wanted.items():
         if key in known and known[key] != value:
             if key not in may_change:

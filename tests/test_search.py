@@ -24,12 +24,14 @@ from autoreap.front import ERROR, RESULT
 from autoreap.group import seat_of
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
+from autoreap.parameters_config import Range
 from autoreap.plan import PruningPlan
 from autoreap.progress import StatusLine
+from autoreap.racing import Rival
 from autoreap.scores import Counts
 from autoreap.search import Search
 from autoreap.signals import Signals
-from autoreap.space_config import Range, SpaceConfig
+from autoreap.space_config import SpaceConfig
 from autoreap.tracking import Tracker
 
 pytestmark = pytest.mark.slow
@@ -50,7 +52,10 @@ class Faulty(Objective):
     def plan(self, candidate: Candidate) -> PruningPlan:
         return identity_plan(f"{next(_numbers):016x}", SHAPE)  # no two are equal
 
-    def score(self, plan: PruningPlan, watch: Watch | None = None) -> Scored:
+    def exact(self, plan: PruningPlan) -> dict[str, float]:
+        return {"size_bytes": 1000.0}
+
+    def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
         self._run += 1
         for outcome in EVALUATION.outcomes["wer"]:
             assert watch

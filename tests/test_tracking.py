@@ -21,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from autoreap.errors import AutoreapError
 from autoreap.mlflow_registry import register
 from autoreap.mlflow_runs import FRONT_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyRecord, TrialRecord
-from autoreap.scores import Counts, score
+from autoreap.scores import Counts, exact, score
 from autoreap.tracking import Tracker
 
 pytestmark = pytest.mark.slow
@@ -115,6 +115,17 @@ def test_a_trial_is_a_child_run_of_its_study_with_values_intervals_parameters_ta
     assert (folder / "artifacts" / child.info.run_id).is_dir()
 
 
+def test_what_is_counted_is_logged_alone_and_what_is_timed_with_its_interval(
+    folder: Path, study: str, record: TrialRecord
+) -> None:
+    timed = {"value": 0.8, "low": 0.75, "high": 0.85, "num_samples": 48, "quartiles": [0.7, 0.9]}
+    costs = {"active_parameters": exact(1000), "first_token_ratio": timed}
+    Tracker(folder, study).log_trial(replace(record, values={}, metrics=costs))
+    (child,) = Logged(folder, study).children
+    expected = {"active_parameters": 1000.0, "first_token_ratio": 0.8}
+    assert child.data.metrics == expected | {"first_token_ratio.low": 0.75, "first_token_ratio.high": 0.85}
+
+
 def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: Path, study: str, record: TrialRecord) -> None:
     failed = replace(
         record, state="FAIL", values={}, metrics={}, artifacts=(), tags={"autoreap.error": "no score" * 9999}
@@ -125,6 +136,16 @@ def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: Path, study: str
     assert child.data.tags["autoreap.error"].startswith("no score")
 
 
+def test_a_raced_trial_is_a_killed_run_without_values(folder: Path, study: str, record: TrialRecord) -> None:
+    raced = replace(
+        record, state="PRUNED", values={}, metrics={}, artifacts=(), tags={"autoreap.raced": "trial 2 is better"}
+    )
+    Tracker(folder, study).log_trial(raced)
+    (child,) = Logged(folder, study).children
+    assert (child.info.status, child.data.metrics) == ("KILLED", {})
+    assert child.data.tags["autoreap.raced"] == "trial 2 is better"
+
+
 def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRecord) -> None:
     tracker = Tracker(folder, study)
     tracker.log_trial(record)
@@ -133,7 +154,7 @@ def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRe
     assert [child.info.run_id for child in Logged(folder, study).children] == [first.info.run_id]
 
 
-@pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
+@pytest.mark.parametrize("state", ["COMPLETE", "FAIL", "PRUNED"])
 def test_a_resumed_study_goes_on_in_the_same_runs(folder: Path, study: str, record: TrialRecord, state: str) -> None:
     record = replace(record, state=state)
     Tracker(folder, study).log_trial(record)

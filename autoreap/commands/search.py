@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
+from autoreap.wording import points_text
 
 ENGINES = ("local", "ray")
 SUMMARY = "start or resume a study"
@@ -32,7 +33,7 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
-    from autoreap.front import plan_of
+    from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
     from autoreap.search_options import SearchOptions
     from autoreap.verification import behaviour_text
@@ -57,7 +58,8 @@ def run(options: Arguments) -> Result:
     )
     result = jobs.search(options.space, chosen)
     study, shipped = result.study, result.shipped
-    lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
+    lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
+    lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     lines += [] if result.is_last else ["other workers still search this study; the last of them draws and ships"]
     if shipped:
@@ -68,9 +70,9 @@ def run(options: Arguments) -> Result:
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
-        for metric, (difference, low, high) in shipped.against_baseline.items():
-            points = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
-            lines.append(f"         {metric} {points} against the unpruned model, paired")
+        for metric, found in shipped.against_baseline.items():
+            points = points_text(found.value, found.low, found.high)
+            lines.append(f"         {metric} {points} against the unpruned model, paired: {found.verdict}")
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:
         document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}
