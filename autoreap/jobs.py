@@ -157,11 +157,15 @@ def evaluator_of(
     return loaded, Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size)
 
 
+_CONCLUDED = "concluded"  # of a study: how many trials had finished when its front was drawn and shipped
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a search leaves behind: the study, its pictures, and the checkpoint if the space asked for one.
 
-    Where others still search the study, there are neither pictures nor checkpoint: the last of them makes both.
+    Attributes:
+        is_last: without it another worker makes pictures and checkpoint, or has made them.
     """
 
     study: optuna.Study
@@ -250,22 +254,26 @@ def _concluded(
     *,
     status: str = "FINISHED",
 ) -> SearchResult:
-    """What comes after the last trial. Of several workers the last one does it, for all."""
+    """What comes after the last trial. Of several workers the last one does it, for all, and once."""
     study = open_study(seat.study, seat.storage)
+    company = seat.pulse is not None
     with seat.group.last() as last:
-        if options.is_worker or not last:
+        finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        if options.is_worker or not last or (company and study.user_attrs.get(_CONCLUDED) == len(finished)):
             return SearchResult(study, pareto(points_of(study), objectives_of(study)), None, None, None, is_last=False)
-        if seat.pulse or options.is_led:  # what others have logged, a tracker learns when it is made
+        if company or options.is_led:  # what others have logged, a tracker learns when it is made
             tracker = Tracker(options.root, seat.study, tracking_uri=options.tracking_uri)
-            for trial in study.get_trials(deepcopy=False):
-                if trial.state.is_finished():
-                    tracker.log_trial(trial_record(trial, list(space.objectives), options.root / "trials" / seat.study))
+            for trial in finished:
+                tracker.log_trial(trial_record(trial, list(space.objectives), options.root / "trials" / seat.study))
         front, picture, report = _drawn(study, tracker, options.root, status=status)
-        if not (space.materialise and front and status == "FINISHED"):
-            return SearchResult(study, front, picture, report, None)
-        if seat.pulse:
-            _bring_answers(study, space, described, options)
-        return SearchResult(study, front, picture, report, ship(study, space, described, options.root))
+        shipped = None
+        if space.materialise and front and status == "FINISHED":
+            if company:
+                _bring_answers(study, space, described, options)
+            shipped = ship(study, space, described, options.root)
+        if status == "FINISHED":
+            study.set_user_attr(_CONCLUDED, len(finished))
+        return SearchResult(study, front, picture, report, shipped)
 
 
 def _bring_answers(study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions) -> None:

@@ -98,9 +98,10 @@ class Search:
             try:
                 with self._crew.only("baseline", self._wait):
                     self._score_baseline()
-                    self._unpruned = self._baseline_values()
-                    self._score_controls()
                 self._draft_from_baseline()
+                self._unpruned = self._baseline_values()
+                with self._crew.only("controls", self._wait):
+                    self._score_controls()
                 with self._crew.turn():
                     enqueue_presets(self.study, self._space, self._shape)
                     self._begin_session()

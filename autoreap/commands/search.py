@@ -61,7 +61,7 @@ def run(options: Arguments) -> Result:
     lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
     lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
-    lines += [] if result.is_last else ["other workers still search this study; the last of them draws and ships"]
+    lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
     if shipped:
         kept = plan_of(study, shipped.trial).summary()["thinker"]
         lines += [

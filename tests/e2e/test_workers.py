@@ -24,7 +24,7 @@ from autoreap.front import RESULT
 from autoreap.retries import RETRY_OF, is_cut_off
 
 pytestmark = pytest.mark.slow
-KILLS, WORKERS, TRIALS = 8, 4, 24
+KILLS, WORKERS, TRIALS = 8, 4, 36
 
 
 @pytest.fixture
@@ -41,25 +41,31 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(project: Path
     for number in range(WORKERS, WORKERS + KILLS):
         time.sleep(draw.uniform(0.2, 3))
         victim = draw.choice([number for number, worker in workers.items() if worker.is_alive()] or [None])
-        if victim is None:
-            break
+        assert victim is not None, "the search was over before the last kill"
         workers.pop(victim).kill()
         workers[number] = _start(project, postgres, number)
     for worker in workers.values():
         worker.join(240)
-    said = "".join(path.read_text() for path in project.glob("worker*.log"))
+    said = _said(project)
     assert {worker.exitcode for worker in workers.values()} == {0}, said
 
     study = _check(project, postgres)
     counted = [trial for trial in study if not is_cut_off(trial)]
     assert [trial.state for trial in counted] == [TrialState.COMPLETE] * TRIALS
-    assert said.count("front of ") == 1
+    late = _start(project, postgres, WORKERS + KILLS)
+    late.join(240)
+    assert late.exitcode == 0
+    assert _said(project).count("front of ") == 1  # who comes too late draws nothing again
     assert len(list((project / "mlruns" / "checkpoints").iterdir())) == 1
     assert said.count(" baseline: ") == 1
 
 
 def _start(project: Path, storage: str, number: int) -> BaseProcess:
     return start_worker(project, storage, TRIALS, f"worker{number}.log")
+
+
+def _said(project: Path) -> str:
+    return "".join(path.read_text() for path in project.glob("worker*.log"))
 
 
 def _check(project: Path, storage: str) -> list[FrozenTrial]:
@@ -104,6 +110,8 @@ def test_a_worker_without_the_others_folder_answers_and_ships_by_itself(
         worker = start_worker(folder, postgres, 3, "worker.log")
         worker.join(240)
         assert worker.exitcode == 0, (folder / "worker.log").read_text()
+        study = optuna.load_study(study_name="night", storage=postgres)
+        study.set_user_attr("concluded", 0)  # as if it had died while it drew and shipped
     said = (elsewhere / "worker.log").read_text()
     assert "it is scored again here" in said
     assert " trial " not in said.replace("of trial", "")
