@@ -31,6 +31,7 @@ LAYERS = (
         "calibration_data",
         "saliency_summary",
         "outcomes",
+        "triage",
     ),
     ("families", "dimensions"),
     (
