@@ -17,7 +17,7 @@ from autoreap.conditions import NOISES, Condition
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import Evaluator, read_task
+from autoreap.evaluate import Evaluator, metric_name, read_task
 from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.samples import Sample
 from autoreap.scores import paired_difference
@@ -67,12 +67,17 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
     loaded = load(described, device=device, dtype=dtype)
     verified = _compared(checkpoint, loaded, expected)
     if carried:
-        folder = checkpoint / FOLDER
-        tasks = [(task, read_task(task, expected.evals.path.parent)) for task in expected.evals.splits["search"]]
-        evals = write_utterances(folder, tasks, carried)
+        folder, tasks = checkpoint / FOLDER, expected.evals.splits["search"]
+        evals = write_utterances(folder, [(task, _answered(task, expected)) for task in tasks], carried)
         alone = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run()
         alone.save_outcomes(folder / _OUTCOMES)
     return verified
+
+
+def _answered(task: TaskConfig, expected: Expected) -> list[Sample]:
+    """The rows of a task but for those that can't be read."""
+    ids = {outcome.id for outcome in expected.outcomes[metric_name(task)]}
+    return [sample for sample in read_task(task, expected.evals.path.parent) if sample.id in ids]
 
 
 def check_carried(checkpoint: Path, record: Record) -> Verified:
@@ -160,7 +165,8 @@ def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sa
         kept = {key: value for key, value in asdict(task).items() if key in ("task", "label", "doc_to_text") and value}
         bound = {"max_new_tokens": task.max_new_tokens} if task.max_new_tokens else {}
         condition = {"condition": _condition(folder, number, task.condition)} if task.condition else {}
-        entries.append({**kept, **bound, **condition, "dataset_path": name})
+        metric = {"metric_list": [{"metric": task.metric}]} if task.metric else {}
+        entries.append({**kept, **bound, **condition, **metric, "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
     return load_evals(path)
@@ -185,4 +191,6 @@ def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
             (folder / row[key]).write_bytes(encoded)
     if sample.choices:
         row["choices"] = list(sample.choices)
+    if sample.answers:
+        row["answer"] = [sample.answer, *sample.answers]
     return row

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from autoreap.errors import InputError
@@ -13,7 +13,12 @@ LAYER_SELECTIONS = ("single", "block")
 # (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
 PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}
 PRESET_DEPTH = 48
-INTEGERS = ("layers_cut", "talker.layers_cut", "protect_first", "protect_last", "seed")
+# What a search is compared with: the medium preset's values with another ranking of experts.
+CONTROLS = {"random": "random", "uniform-reap": "reap"}
+CONTROL_PRESET = "medium"
+# A space may count experts; a model's shape makes the fraction of the count.
+FRACTION_OF_COUNT = {"experts": "retention", "talker.experts": "talker.retention"}
+INTEGERS = ("layers_cut", "talker.layers_cut", "protect_first", "protect_last", "seed", *FRACTION_OF_COUNT)
 
 # Python can't call a field `lambda`; everywhere a user looks, the parameter is.
 _PARAMETER_OF_FIELD = {
@@ -118,6 +123,11 @@ def preset(name: str, num_layers: int) -> Candidate:
     """The preset `name` for a thinker of `num_layers` layers; vision is always stripped."""
     retention, layers_cut = preset_values(name, num_layers)
     return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
+
+
+def control(name: str, num_layers: int) -> Candidate:
+    """The control `name` for a thinker of `num_layers` layers; its random experts are those of seed 0."""
+    return replace(preset(CONTROL_PRESET, num_layers), saliency=CONTROLS[name])
 
 
 def preset_values(name: str, num_layers: int) -> tuple[float, int]:

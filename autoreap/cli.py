@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from autoreap import __version__
 from autoreap.commands import ALIASES, COMMANDS
 from autoreap.errors import AutoreapError, InputError
+from autoreap.signals import Interrupted
 
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -31,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"autoreap: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         return InputError.exit_code if isinstance(error, _USERS_PATHS) else AutoreapError.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("autoreap: interrupted", file=sys.stderr)
-        return 130
+        return error.exit_code if isinstance(error, Interrupted) else 130
     return 0
 
 

@@ -6,13 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from autoreap.columns import KEYS, TEXTS, Place, arranged, read_columns
 from autoreap.errors import InputError
 from autoreap.evals_config import TaskConfig
 from autoreap.samples import Sample, check_media_files, read_samples
+from autoreap.tasks.normalise import is_language_tag
 from autoreap.video_files import Media
-
-_TEXTS = ("text", "question", "answer", "language", "speaker")
-KEYS = ("id", "audio", "image", "video", "choices", *_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class HubSource:
 
     Attributes:
         path, name, split: as `datasets.load_dataset` takes them.
-        columns: our key -> the data set's column, where they differ.
+        columns: our key -> where a row holds it, if not in a column of that name.
         limit: the first so many rows; they are streamed, so no more than they is downloaded. None: all.
         where: what messages call it.
     """
@@ -30,24 +29,35 @@ class HubSource:
     name: str | None
     split: str
     where: str
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, Place] = field(default_factory=dict)
     limit: int | None = None
 
 
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
     """The first `config.limit` rows, to be heard under `config.condition`.
 
-    A path ending in .jsonl is a file in `folder`, all else is for `datasets`.
+    A path ending in .jsonl is a file in `folder`, all else is for `datasets`. A row needs no question where
+    `config.doc_to_text` asks one.
 
     Raises:
-        InputError: there is no such data, or a row lacks what is `required`.
+        InputError: there is no such data, or a row lacks what is `required` or names no language by its code.
     """
-    return [replace(sample, condition=config.condition) for sample in _rows_of(config, folder, required)]
+    if config.doc_to_text is not None and "{question}" not in config.doc_to_text:
+        required = tuple(key for key in required if key != "question")
+    samples = [replace(sample, condition=config.condition) for sample in _rows_of(config, folder, required)]
+    for sample in samples:
+        if sample.language and not is_language_tag(sample.language):
+            raise InputError(
+                f"language must be a code such as en or zh-CN, got {sample.language!r}",
+                where=sample.where,
+                fix="map a column of codes, or name the language of the whole set: language: en",
+            )
+    return samples
 
 
 def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
     if config.dataset_path.endswith(".jsonl"):
-        return read_samples(folder / config.dataset_path, required)[: config.limit]
+        return _rows_of_file(config, folder / config.dataset_path, required)[: config.limit]
     local = folder / config.dataset_path
     source = HubSource(
         path=str(local) if local.is_dir() else config.dataset_path,
@@ -58,6 +68,17 @@ def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> lis
         limit=config.limit,
     )
     return read_hub(source, required)
+
+
+def _rows_of_file(config: TaskConfig, path: Path, required: tuple[str, ...]) -> list[Sample]:
+    def arrange(row: dict[str, Any], where: str) -> dict[str, Any]:
+        columns: dict[str, Place] = {key: key for key in ("choices", "answer") if key in row}
+        columns |= config.columns
+        if missing := sorted(frozenset().union(*map(read_columns, columns.values())) - row.keys()):
+            raise InputError(f"key {missing[0]!r} is missing; columns: takes it from there", where=where)
+        return {**row, **arranged(row, columns, where)}
+
+    return read_samples(path, required, arrange=arrange)
 
 
 def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
@@ -73,11 +94,13 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
     try:
         rows = _load(source)
         columns = _columns(source, rows.column_names, required)
-        rows = rows.select_columns(sorted(set(columns.values())))
+        rows = rows.select_columns(sorted(frozenset().union(*map(read_columns, columns.values()))))
         for name, feature in rows.features.items():
             if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
                 rows = rows.cast_column(name, type(feature)(decode=False))
-        return list(_samples(islice(rows, source.limit), columns, source.where, required))
+        labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)}
+        named = (_with_labels(row, labels) for row in islice(rows, source.limit))
+        return list(_samples(named, columns, source.where, required))
     except faults as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -86,10 +109,13 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
 
 
 def _load(source: HubSource) -> Any:
-    """The rows, streamed where a part is enough; a data set that is at hand in the cache alone can't be streamed."""
+    """The rows, streamed where a part is enough.
+
+    A slice (`test[:10%]`) can't be streamed, nor can a data set that is at hand in the cache alone.
+    """
     import datasets
 
-    if source.limit is not None:
+    if source.limit is not None and "[" not in source.split:
         try:
             rows = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
             if rows.features is not None:
@@ -99,8 +125,8 @@ def _load(source: HubSource) -> Any:
     return datasets.load_dataset(source.path, source.name, split=source.split)
 
 
-def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, str]:
-    """Our keys -> the columns that hold them."""
+def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, Place]:
+    """Our keys -> where a row holds them."""
     if unknown := [key for key in source.columns if key not in KEYS]:
         raise InputError(
             f"columns: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}",
@@ -108,35 +134,43 @@ def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -
             fix="our key comes first, the data set's column second",
         )
     columns = {key: source.columns.get(key, key) for key in KEYS}
-    if missing := [columns[key] for key in (*required, *source.columns) if columns[key] not in present]:
-        raise InputError(
-            f"has no column {missing[0]!r}; it has {', '.join(present)}", where=source.where, fix="map it in columns:"
-        )
-    return {key: column for key, column in columns.items() if column in present}
+    for key in (*required, *source.columns):
+        if missing := sorted(read_columns(columns[key]) - set(present)):
+            raise InputError(
+                f"has no column {missing[0]!r}; it has {', '.join(present)}",
+                where=source.where,
+                fix="map it in columns:",
+            )
+    return {key: place for key, place in columns.items() if read_columns(place) <= set(present)}
+
+
+def _with_labels(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with the names of its class labels, which are stored as numbers; -1 stands for none."""
+    stored = {name: row[name] for name in labels if row[name] is not None}
+    return {**row, **{name: labels[name].int2str(label) if label >= 0 else None for name, label in stored.items()}}
 
 
 def _samples(
-    rows: Iterator[Mapping[str, Any]], columns: Mapping[str, str], where: str, required: tuple[str, ...]
+    rows: Iterator[Mapping[str, Any]], columns: Mapping[str, Place], where: str, required: tuple[str, ...]
 ) -> Iterator[Sample]:
     for number, row in enumerate(rows):
-        yield _sample({key: row[column] for key, column in columns.items()}, number, f"{where} row {number}", required)
+        place = f"{where} row {number}"
+        yield _sample(arranged(row, columns, place), number, place, required)
 
 
 def _sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:
     empty = [key for key in required if row[key] in (None, "")]
     if empty:
         raise InputError(f"{empty[0]} is empty", where=where)
-    choices = row.get("choices")
-    if not isinstance(choices, list | None):
-        raise InputError(f"choices must be a list of texts, got {choices!r}", where=where)
-    texts: dict[str, Any] = {key: str(row[key]) for key in _TEXTS if row.get(key) is not None}
+    texts: dict[str, Any] = {key: str(row[key]) for key in TEXTS if row.get(key) is not None}
     sample = Sample(
         id=str(number) if row.get("id") is None else str(row["id"]),
         where=where,
         audio=_media("audio", row.get("audio"), where),
         image=_media("image", row.get("image"), where),
         video=_video(row.get("video"), where),
-        choices=tuple(str(choice) for choice in choices or ()),
+        choices=tuple(row.get("choices") or ()),
+        answers=tuple(row.get("answers") or ()),
         **texts,
     )
     check_media_files(sample, fix="store media in the data set, or paths that hold from here")

@@ -23,7 +23,6 @@ from torch.nn.functional import log_softmax, pad
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from autoreap.errors import ScoringError
 from autoreap.families import Family
 
 # A forward pass takes about as long as this many tokens in it, beside the tokens themselves.
@@ -38,6 +37,8 @@ _WASTE = 0.15
 _SPARE_COLUMNS = 16
 # Rows of logits that are in memory at once: a vocabulary may have 150,000 entries.
 _HEAD_ROWS = 512
+# Chosen where the model's output is not a number.
+_NO_TOKEN = -1
 
 _T = TypeVar("_T")
 Embed = Callable[[Sequence[int]], Mapping[str, torch.Tensor]]
@@ -48,13 +49,11 @@ class Prompt:
     """What is to be answered.
 
     Attributes:
-        name: what an error calls it.
         num_tokens: its length, media included.
         max_new_tokens: bounds the answer; at least 1.
         draft: tokens that the answer is thought to have; may be empty.
     """
 
-    name: str
     num_tokens: int
     max_new_tokens: int
     draft: tuple[int, ...] = ()
@@ -69,12 +68,14 @@ class Answer:
         num_drafted: tokens that were fed because the draft had them.
         num_accepted: how many of these the model chose, too.
         draft_log_likelihood: the log-probability of the whole draft, and of an end after it; None where not asked for.
+        is_number: whether the model's output was one all along; if not, the answer breaks off there.
     """
 
     tokens: tuple[int, ...]
     num_drafted: int
     num_accepted: int
     draft_log_likelihood: float | None = None
+    is_number: bool = True
 
 
 @dataclass
@@ -91,6 +92,7 @@ class _Row:
     num_misses: int = 0
     rounds_in_vain: int = 0
     finished: bool = False
+    is_number: bool = True
     log_likelihood: float | None = None
 
     @property
@@ -115,7 +117,8 @@ class _Row:
         if self.finished:
             return 0
         accepted = next((place for place, token in enumerate(guess) if token != chosen[place]), len(guess))
-        self.answer += chosen[: accepted + 1]
+        self.is_number = chosen[accepted] != _NO_TOKEN
+        self.answer += chosen[: accepted + 1] if self.is_number else [*chosen[:accepted], end_token]
         self.num_drafted += len(guess)
         self.num_accepted += accepted
         self.num_misses += accepted < len(guess)
@@ -132,7 +135,8 @@ class _Row:
 
     def as_answer(self) -> Answer:
         """What it has come to."""
-        return Answer(tuple(self.answer), self.num_drafted, self.num_accepted, self.log_likelihood)
+        tokens = self.answer if self.is_number else self.answer[:-1]
+        return Answer(tuple(tokens), self.num_drafted, self.num_accepted, self.log_likelihood, self.is_number)
 
     def _continuation(self, expected: int) -> int:
         """Where the draft goes on after the last token written, which was expected at `expected`.
@@ -220,11 +224,10 @@ class DraftedDecoder:
             on_answer: called with a prompt's number and its answer as soon as it is written; what it raises ends all.
 
         Raises:
-            ScoringError: the model's output is not a number.
             torch.OutOfMemoryError: there is too little memory for a single prompt.
         """
-        rows = [_Row(number, prompt, _before(self._end, prompt.draft)) for number, prompt in enumerate(prompts)]
-        ahead = sorted(rows, key=lambda row: (row.prompt.num_tokens, len(row.draft)))  # the largest batch comes first
+        rows = self._rows(prompts)
+        ahead = _by_length(rows)
         pools: list[_Pool] = []
         belief = _Belief()
         unreported = set(range(len(rows)))
@@ -251,6 +254,23 @@ class DraftedDecoder:
                 report(pools[-1].rows)
             pools = [left for pool in pools if (left := _unfinished(pool))]
         return [row.as_answer() for row in rows]
+
+    @torch.inference_mode()
+    def log_likelihoods(self, prompts: Sequence[Prompt], embed: Embed) -> list[float]:
+        """The log-probability of each whole draft, and of an end after it; NaN where the output is not a number.
+
+        One forward pass over each prompt; nothing is decoded. See `decode`.
+        """
+        rows = self._rows(prompts)
+        ahead = _by_length(rows)
+        while ahead:
+            batch = ahead[-self.batch_size :]
+            if self._first_pass(batch, embed, None):
+                del ahead[-len(batch) :]
+        return [float("nan") if row.log_likelihood is None else row.log_likelihood for row in rows]
+
+    def _rows(self, prompts: Sequence[Prompt]) -> list[_Row]:
+        return [_Row(number, prompt, _before(self._end, prompt.draft)) for number, prompt in enumerate(prompts)]
 
     def _first_pass(self, batch: list[_Row], embed: Embed, belief: _Belief | None) -> _Pool | None:
         """Prompts with their drafts; None where memory ran out and the batch must be smaller.
@@ -335,6 +355,7 @@ class DraftedDecoder:
     ) -> list[list[int]]:
         """For each row the most probable tokens after its last token and after those `fed`, from `hidden` [B, Q, H].
 
+        `_NO_TOKEN` where the output is not a number.
         `scored` sets the row's log-likelihood of `fed`, and of an end after them.
         """
         lengths = [len(tokens) + 1 for tokens in fed]
@@ -347,10 +368,7 @@ class DraftedDecoder:
         for part in torch.split(places, _HEAD_ROWS):
             logits = head(hidden[part[:, 0], part[:, 1]]).float()
             best = logits.argmax(dim=-1, keepdim=True)
-            finite = logits.gather(1, best)[:, 0].isfinite().tolist()
-            if not all(finite):
-                name = rows[int(part[finite.index(False), 0])].prompt.name
-                raise ScoringError(f"{name}: the model's output is not a number")
+            best = best.where(logits.gather(1, best).isfinite(), _NO_TOKEN)
             if scored:
                 targets = torch.tensor(wanted[len(chosen) : len(chosen) + len(part)], device=logits.device)
                 log_likelihoods += log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0].tolist()
@@ -401,6 +419,11 @@ def _depth(chances: Sequence[float], most: int) -> int:
         depth += 1
         hold = [probability * chance for probability, chance in zip(hold, chances, strict=True)]
     return depth
+
+
+def _by_length(rows: Sequence[_Row]) -> list[_Row]:
+    """The largest batch is taken from the end, first: where memory is too small, that shows at once."""
+    return sorted(rows, key=lambda row: (row.prompt.num_tokens, len(row.draft)))
 
 
 def _before(end_token: int, draft: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,27 +2,38 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
-from autoreap.wording import size_text
+from autoreap.scores import exact
+from autoreap.wording import metric_text, rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
+RACED = "autoreap.raced"  # user attribute of a trial that was stopped: `racing.Verdict`, and the plan's digest
 PLAN = "autoreap.plan"
 ERROR = "autoreap.error"
+INFEASIBLE = "autoreap.infeasible"  # of a trial that was not scored: the constraints it breaks, in words
 DEFAULT_ROOT = Path("mlruns")
+CONTROLS = "controls"  # of a study: name -> metrics and size of a candidate outside the space, to compare with
 SCORING = "scoring"  # of a study: the evals file and the batch size, by which a checkpoint is compared
 
 
 @dataclass(frozen=True)
 class Point:
-    """One scored trial. `values` are the objectives by name; `metrics` hold every score with its interval."""
+    """One scored trial.
+
+    Attributes:
+        values: the objectives by name.
+        metrics: every score with its interval.
+        broken: the constraints that it breaks, each with how far it is beyond the bound, as a share of it.
+    """
 
     trial: int
     params: Mapping[str, Any]
@@ -31,10 +42,12 @@ class Point:
     size_bytes: int
     plan_digest: str
     duplicate_of: int | None = None
+    broken: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As `autoreap pareto --json` prints it."""
-        return {"trial": self.trial, "params": self.params, "metrics": self.metrics, "size_bytes": self.size_bytes}
+        plain = {"trial": self.trial, "params": self.params, "metrics": self.metrics, "size_bytes": self.size_bytes}
+        return plain | ({"broken": self.broken} if self.broken else {})
 
 
 def default_storage(root: Path = DEFAULT_ROOT) -> str:
@@ -84,19 +97,23 @@ def _point(trial: FrozenTrial, names: Sequence[str]) -> Point:
         size_bytes=result["size_bytes"],
         plan_digest=result["plan_digest"],
         duplicate_of=result.get("duplicate_of"),
+        broken=broken_of(trial.constraints),
     )
+
+
+def broken_of(constraints: Mapping[str, float]) -> dict[str, float]:
+    """Those of a trial's constraints that it breaks."""
+    return {text: violation for text, violation in constraints.items() if violation > 0}
 
 
 def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point]:
     """The points that no other one matches in every objective and beats in one, smallest first.
 
-    Of points with equal plans the first counts; a value that is not finite never gets here.
+    Only points that keep every constraint count. Of points with equal plans the first counts; a value that is not
+    finite never gets here.
     """
-    first = {point.plan_digest: point.trial for point in reversed(points)}
     distinct = [
-        point
-        for point in points
-        if first[point.plan_digest] == point.trial and all(map(math.isfinite, point.values.values()))
+        point for point in _distinct(points) if not point.broken and all(map(math.isfinite, point.values.values()))
     ]
     costs = {point.trial: _costs(point, objectives) for point in distinct}
 
@@ -106,6 +123,48 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
 
     front = [point for point in distinct if not dominated(point)]
     return sorted(front, key=lambda point: (point.size_bytes, point.trial))
+
+
+def best_so_far(points: Sequence[Point], objectives: Mapping[str, str]) -> str:
+    """The front in a few words: `front 6, best wer 2.31%`."""
+    words = [f"front {len(pareto(points, objectives))}"]
+    for name, direction in objectives.items():
+        kept = [point for point in points if not point.broken]
+        if kept and name not in EXACT:
+            values = [point.values[name] for point in kept]
+            best = exact(min(values) if direction == "minimize" else max(values))
+            words.append(f"best {name} {metric_text(name, best)}")
+    return ", ".join(words)
+
+
+def nearest(points: Sequence[Point], number: int = 5) -> list[Point]:
+    """The `number` points that are least far beyond the constraints, nearest first."""
+    return sorted(_distinct(points), key=lambda point: (sum(point.broken.values()), point.trial))[:number]
+
+
+def _distinct(points: Sequence[Point]) -> list[Point]:
+    """The first point of each plan."""
+    first = {point.plan_digest: point.trial for point in reversed(points)}
+    return [point for point in points if first[point.plan_digest] == point.trial]
+
+
+def empty_front(study: optuna.Study) -> str:
+    """Why the front of `study` is empty, in words."""
+    closest = nearest(points_of(study), 1)
+    if closest:
+        return (
+            f"no trial keeps every constraint; nearest is trial {closest[0].trial}, which breaks {_broken(closest[0])}"
+        )
+    reasons = [
+        f"; trial {trial.number} breaks {trial.user_attrs[INFEASIBLE]}"
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        if INFEASIBLE in trial.user_attrs
+    ]
+    return f"has no finished trial yet{reasons[-1] if reasons else ''}"
+
+
+def _broken(point: Point) -> str:
+    return " and ".join(f"{text} by {violation:.0%} of the bound" for text, violation in point.broken.items())
 
 
 def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
@@ -123,30 +182,34 @@ def select(
     Args:
         rule: `knee` (nearest to the ideal corner, on log scales, each scaled to the front's range), `smallest` (the
             smallest with a WER of at most the baseline's plus `max_wer_increase`, in points), or `best` (the lowest WER
-            of at most `max_size_bytes`).
+            of at most `max_size_bytes`); the last two need size_bytes and one WER among the objectives.
     """
     objectives = objectives_of(study)
     front = pareto(points_of(study), objectives)
     if not front:
-        raise InputError("has no finished trial to select", where=f"study {study.study_name}", fix="search longer")
+        fix = "search longer, or relax a constraint in a study of its own"
+        raise InputError(empty_front(study), where=f"study {study.study_name}", fix=fix)
     if rule == "knee":
         point = min(front, key=lambda candidate: _distance_to_ideal(candidate, front, objectives))
         return point, f"nearest to the ideal corner of {' and '.join(objectives)} on log scales"
+    if rule not in ("smallest", "best"):
+        raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
+    wer = _wer_among(objectives, rule)
     if rule == "smallest":
         if max_wer_increase is None:
             raise InputError("needs --max-wer-increase", where="--rule smallest", fix="for example 0.5 (points)")
-        baseline = study.user_attrs["baseline"]["metrics"]["wer"]["value"]
-        bound = baseline + max_wer_increase / 100
+        baseline = study.user_attrs["baseline"]["metrics"][wer]
+        bound = baseline["value"] + max_wer_increase / 100
+        measured = rate_text(baseline["value"], baseline["low"], baseline["high"])
         return _first(
-            [point for point in front if _wer(point) <= bound],
-            f"smallest with a WER of at most {bound:.2%} (baseline {baseline:.2%} + {max_wer_increase:g} points)",
+            [point for point in front if point.values[wer] <= bound],
+            f"smallest with a {_spelt(wer)} of at most {bound:.2%} (baseline {measured} + {max_wer_increase:g} points)",
         )
-    if rule == "best":
-        if max_size_bytes is None:
-            raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
-        small_enough = sorted((p for p in front if p.size_bytes <= max_size_bytes), key=_wer)
-        return _first(small_enough, f"lowest WER of at most {size_text(max_size_bytes)}")
-    raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
+    if max_size_bytes is None:
+        raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
+    small_enough = [point for point in front if point.size_bytes <= max_size_bytes]
+    small_enough.sort(key=lambda point: point.values[wer])
+    return _first(small_enough, f"lowest {_spelt(wer)} of at most {size_text(max_size_bytes)}")
 
 
 def _first(fitting: Sequence[Point], reason: str) -> tuple[Point, str]:
@@ -155,10 +218,28 @@ def _first(fitting: Sequence[Point], reason: str) -> tuple[Point, str]:
     return fitting[0], reason
 
 
-def _wer(point: Point) -> float:
-    if "wer" not in point.metrics:
-        raise InputError("this study did not measure wer", where="--rule", fix="select the knee")
-    return float(point.metrics["wer"]["value"])
+def _wer_among(objectives: Mapping[str, str], rule: str) -> str:
+    """The objective that is a WER: `wer`, or the only one with a label. Another front may lack the rule's point."""
+    labelled = [name for name in objectives if name.startswith("wer.")]
+    found = ["wer"] if "wer" in objectives else labelled
+    if len(found) != 1 or "size_bytes" not in objectives:
+        raise InputError(
+            f"weighs size_bytes against one wer, but this study's objectives are {', '.join(objectives)}",
+            where=f"--rule {rule}",
+            fix="use --rule knee",
+        )
+    return found[0]
+
+
+def _spelt(wer: str) -> str:
+    return "WER" if wer == "wer" else wer
+
+
+def drawn_metric(study: optuna.Study) -> str:
+    """What a picture shows against size: the WER if there is one, else the first objective that is another score."""
+    measured = study.user_attrs["baseline"]["metrics"]
+    objectives = [name for name in objectives_of(study) if name in measured]
+    return "wer" if "wer" in measured else [*objectives, *measured][0]
 
 
 def _distance_to_ideal(point: Point, front: Sequence[Point], objectives: Mapping[str, str]) -> float:
@@ -179,7 +260,7 @@ def _log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
     costs: list[float] = []
     for name, direction in objectives.items():
         value = point.values[name] if direction == "minimize" else 1 - point.values[name]
-        denominator = point.metrics[name]["denominator"] if name in point.metrics else 1e9
+        denominator = point.metrics.get(name, {}).get("denominator", 1e9)
         costs.append(math.log(max(value, 0.5 / denominator)))
     return costs
 
@@ -189,7 +270,22 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
     for trial in study.get_trials(deepcopy=False):
         if trial.number == number:
             if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                reason = trial.user_attrs.get(ERROR, trial.state.name.lower())
+                raced = trial.user_attrs.get(RACED, {}).get("reason", trial.state.name.lower())
+                reason = trial.user_attrs.get(ERROR, trial.user_attrs.get(INFEASIBLE, raced))
                 raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
     raise InputError(f"has no trial {number}", where=f"study {study.study_name}")
+
+
+def outcomes_path(study: optuna.Study, number: int | None, root: Path = DEFAULT_ROOT) -> Path:
+    """Where the outcomes of trial `number` lie, or of the one that had scored the same plan; None: of the baseline.
+
+    Raises:
+        InputError: there is no such trial, or it was not scored.
+    """
+    folder = root / "trials" / study.study_name
+    if number is None:
+        return folder / "baseline" / "outcomes.jsonl"
+    plan_of(study, number)
+    result = study.get_trials(deepcopy=False)[number].user_attrs[RESULT]
+    return folder / str(result.get("duplicate_of", number)) / "outcomes.jsonl"

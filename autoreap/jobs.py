@@ -6,6 +6,7 @@ A job opens the model, does one thing, and returns what there is to show.
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,36 +19,44 @@ from autoreap import calibration_data
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
-from autoreap.described import Described, Loaded, describe, load, release
+from autoreap.comparison import compare_outcomes
+from autoreap.constraints import check_measured
+from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart, read_task
+from autoreap.failures import RepeatedFailureError
+from autoreap.footprint import Footprint
 from autoreap.front import (
     DEFAULT_ROOT,
-    RESULT,
     SCORING,
     Point,
     default_storage,
     objectives_of,
+    outcomes_path,
     pareto,
     plan_of,
     points_of,
     select,
 )
+from autoreap.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
-from autoreap.objective import Objective, check_objectives
+from autoreap.objective import Objective, check_device, check_objectives, costs, measured
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
+from autoreap.recorded import study_record
 from autoreap.report import plot_front, write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
-from autoreap.sampling import check_cuts
-from autoreap.scores import paired_difference
+from autoreap.sampling import check_space
+from autoreap.scores import Difference
 from autoreap.search import Search
+from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
+from autoreap.storage import stored
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
@@ -112,22 +121,36 @@ def _measured_before(path: Path, known: Mapping[str, str]) -> Saliency | None:
     return saliency
 
 
-def evaluated(
+def evaluated(described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any) -> Evaluation:
+    """Score the model, under `plan` if there is one; `options` are those of `evaluator_of`."""
+    return evaluator_of(described, evals, **options)[1].run(plan)
+
+
+def evaluated_with_costs(
+    described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any
+) -> Evaluation:
+    """As `evaluated`, and what the plan takes to run: it is timed in turns with the unpruned model."""
+    loaded, evaluator = evaluator_of(described, evals, **options)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES))
+    evaluation = evaluator.run(plan)
+    return replace(evaluation, costs=costs(Footprint.of(described.checkpoint, plan), plan, stopwatch))
+
+
+def evaluator_of(
     described: Described,
     evals: Path,
-    plan: PruningPlan | None = None,
     *,
     split: str = "search",
     batch_size: int = DEFAULT_BATCH_SIZE,
     device: str | None = None,
     dtype: str = "auto",
-) -> Evaluation:
-    """Score the model, under `plan` if there is one."""
+) -> tuple[Loaded, Evaluator]:
+    """The model in memory, with what scores it."""
     config = load_evals(evals)
     for task in config.splits[split]:
         read_task(task, evals.parent)  # a broken row is found before a model is loaded
     loaded = load(described, device=device, dtype=dtype)
-    return Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size).run(plan)
+    return loaded, Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -159,30 +182,46 @@ class SearchResult:
 
 def search(space_path: Path, options: SearchOptions) -> SearchResult:
     """The main job: calibrate once, search, draw the front, and ship the selected candidate if the space says so."""
+    started = time.monotonic()
     space = load_space(space_path)
     space = replace(space, seed=space.seed if options.seed is None else options.seed)
     evals = load_evals(space.evals)
     check_objectives(space.objectives, evals)
+    check_measured(space.constraints, measured(evals, space.needs), where=f"{space.path}: constraints")
+    check_device(space.needs, on_accelerator="cpu" not in (options.device, default_device()))
     check_splits_apart(evals)
     described = describe(options.model)
-    check_cuts(space, described.shape)
+    check_space(space, described.shape)
+    hours = options.hours or space.hours
+    deadline = started + hours * 3600 if hours is not None else float("inf")
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     options.root.mkdir(parents=True, exist_ok=True)
     lock = options.root / f"{name}.lock"
     lock.touch()
-    with exclusive(lock, "another search of this study is running", fix="wait, or use --study"):
+    held = exclusive(lock, "another search of this study is running", fix="wait, or use --study")
+    with held, Signals() as signals, stored():
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri)
-        study = _searched(space, evals, described, tracker, replace(options, study=name))
+        run = _prepared(space, evals, described, tracker, replace(options, study=name))
+        try:
+            with signals.deferred():
+                run.run(tracker, signals, trials=options.trials or space.trials, deadline=deadline)
+        except (Interrupted, RepeatedFailureError) as error:
+            _drawn(run.study, tracker, options.root, status="KILLED" if isinstance(error, Interrupted) else "FAILED")
+            raise
+        study = run.study
+        del run
         release()  # of the searched model; the checkpoint that ships needs its place
-        return _concluded(study, space, described, tracker, options)
+        front, picture, report = _drawn(study, tracker, options.root)
+        shipped = ship(study, space, described, options.root) if space.materialise and front else None
+        return SearchResult(study, front, picture, report, shipped)
 
 
-def _searched(
+def _prepared(
     space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, options: SearchOptions
-) -> optuna.Study:
-    """Load, calibrate, and score trials until the budget is spent."""
+) -> Search:
+    """Load and calibrate: all that comes before the first trial."""
     assert options.study is not None
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     data = read_calibration(space.calibration)
@@ -191,8 +230,10 @@ def _searched(
     measuring = Options.of(space.calibration)
     saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
+    timed = needs_stopwatch(space.needs)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if timed else None
     objective = Objective(
-        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
+        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
     )
     identity = {"model": described.checkpoint.fingerprint, "saliency": saliency.digest(), "evals": evals_digest(evals)}
     folder = options.root / "trials" / options.study
@@ -200,28 +241,24 @@ def _searched(
     run = Search(space, objective, described.shape, storage, options.study, identity, folder)
     scoring = {"evals": str(evals.path.resolve()), "batch_size": space.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
-    run.run(tracker, trials=options.trials or space.trials, hours=options.hours or space.hours)
-    return run.study
+    tracker.log_study(study_record(space, described, evals, saliency))
+    return run
 
 
-def _concluded(
-    study: optuna.Study, space: SpaceConfig, described: Described, tracker: Tracker, options: SearchOptions
-) -> SearchResult:
-    """Draw the front, ship the selected candidate, and hand both to the tracker."""
-    folder = options.root / "trials" / study.study_name
+def _drawn(
+    study: optuna.Study, tracker: Tracker, root: Path, *, status: str = "FINISHED"
+) -> tuple[Sequence[Point], Path | None, Path | None]:
+    """The front, its picture and the report, which the tracker takes too; without a trial there are none."""
+    folder = root / "trials" / study.study_name
     front = pareto(points_of(study), objectives_of(study))
     picture, report = (folder / "front.png", folder / "report.html") if front else (None, None)
     if picture and report:
         plot_front(study, picture)
         write_report(study, report)
-    tracker.log_study(
-        {"model": described.name, "space": space.name, "seed": space.seed, **objectives_of(study)},
-        study.user_attrs["baseline"]["metrics"],
-        [path for path in (picture, report, space.path) if path is not None],
-    )
-    tracker.close()
-    shipped = ship(study, space, described, options.root) if space.materialise and front else None
-    return SearchResult(study, front, picture, report, shipped)
+        log(f"front of {len(front)}: {picture}, {report}")
+    pictures = [path for path in (picture, report) if path is not None]
+    tracker.close([point.trial for point in front], pictures, status=status)
+    return front, picture, report
 
 
 @dataclass(frozen=True)
@@ -232,7 +269,7 @@ class Shipped:
         trial, reason: which one, and why.
         verified: how its answers compare with the trial's.
         metrics: its scores as plain values.
-        against_baseline: for each metric (difference to the unpruned model, low, high), paired over the utterances.
+        against_baseline: for each metric how it fares against the unpruned model, paired over the utterances.
     """
 
     trial: int
@@ -240,7 +277,7 @@ class Shipped:
     path: Path
     verified: Verified
     metrics: Mapping[str, Mapping[str, Any]]
-    against_baseline: Mapping[str, tuple[float, float, float]]
+    against_baseline: Mapping[str, Difference]
 
 
 def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Path) -> Shipped:
@@ -262,8 +299,8 @@ def ship(study: optuna.Study, space: SpaceConfig, described: Described, root: Pa
         verified = written.record.behaviour
     baseline = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
     against_baseline = {
-        metric: paired_difference([o.counts for o in outcomes], [o.counts for o in baseline[metric]])
-        for metric, outcomes in expected.outcomes.items()
+        metric: measured.difference
+        for metric, measured in compare_outcomes(baseline, expected.outcomes).metrics.items()
     }
     return Shipped(point.trial, reason, path, verified, point.metrics, against_baseline)
 
@@ -274,10 +311,7 @@ def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT
     Raises:
         InputError: its outcomes or the evals are no longer there, or the evals have changed.
     """
-    trial = study.get_trials(deepcopy=False)[number]
-    scored = trial.user_attrs[RESULT].get("duplicate_of", number)
-    folder = root / "trials" / study.study_name
-    path, baseline = (folder / str(name) / "outcomes.jsonl" for name in (scored, "baseline"))
+    path, baseline = outcomes_path(study, number, root), outcomes_path(study, None, root)
     scoring = study.user_attrs.get(SCORING)
     missing = [needed for needed in (path, baseline) if not needed.is_file()]
     if scoring is None or missing:

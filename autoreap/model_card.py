@@ -9,6 +9,7 @@ import yaml
 
 from autoreap.plan import COMPONENTS, PruningPlan
 from autoreap.rewrite import Rewrite
+from autoreap.scores import is_exact
 from autoreap.verification import Record, behaviour_text
 
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
@@ -89,6 +90,7 @@ def _scores(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
         *(
             f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} | {score['num_samples']} |"
             for name, score in metrics.items()
+            if not is_exact(score)
         ),
     ]
 

@@ -1,31 +1,54 @@
 """candidate -> plan -> mask -> evaluate -> values."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from autoreap import footprint, latency
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evals_config import EvalsConfig, task_of
+from autoreap.evaluate import Evaluator, Watch, metric_name, read_task
+from autoreap.footprint import Footprint
+from autoreap.latency import Stopwatch
+from autoreap.outcomes import Evaluation, Outcome, language_metrics
 from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
-from autoreap.rewrite import plan_rewrite
+from autoreap.racing import Race, Rival
 from autoreap.saliency import Saliency
-from autoreap.tasks import task_named
+
+
+def measured(evals: EvalsConfig, names: Iterable[str] = ()) -> dict[str, str]:
+    """What is measured of a candidate: metric -> the direction in which it is better.
+
+    Those of one language, such as `wer/zh`, are among them if one of `names` is of that kind: rows must be read.
+    """
+    tasks = evals.splits["search"]
+    scores = {metric_name(task): task_of(task).DIRECTION for task in tasks}
+    if any("/" in name for name in names):
+        for task in tasks:
+            languages = [sample.language for sample in read_task(task, evals.path.parent)]
+            scores |= dict.fromkeys(language_metrics(metric_name(task), languages), task_of(task).DIRECTION)
+    return {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
 
 
 def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
-    tasks = evals.splits["search"]
-    known = {"size_bytes": "minimize", **{metric_name(task): task_named(task.task).DIRECTION for task in tasks}}
+    known = measured(evals, objectives)
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
             raise InputError(f"{metric} is better {known[metric].replace('z', 's')}d", where="objectives")
+
+
+def check_device(names: Collection[str], *, on_accelerator: bool) -> None:
+    """Raise `InputError` if one of the metrics `names` can't be measured; memory is of accelerators alone."""
+    if latency.PEAK_MEMORY in names and not on_accelerator:
+        problem = f"{latency.PEAK_MEMORY} is measured on an accelerator alone"
+        raise InputError(problem, where="objectives and constraints", fix="use size_bytes, or a GPU")
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,8 @@ class Objective:
     """Scores candidates on one model; holds everything that is the same for all of them.
 
     Args:
-        objectives: metric name -> direction, in the order of the study's values. `size_bytes` is always available.
+        objectives: metric name -> direction, in the order of the study's values. Sizes are always available.
+        stopwatch: times every plan; None leaves the metrics of `latency.DIRECTIONS` out.
     """
 
     def __init__(
@@ -54,6 +78,7 @@ class Objective:
         saliency: Saliency,
         evaluator: Evaluator,
         objectives: Mapping[str, str],
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._shape = shape
@@ -61,16 +86,36 @@ class Objective:
         self._saliency = saliency
         self._evaluator = evaluator
         self._objectives = objectives
+        self._stopwatch = stopwatch
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
         return make_plan(candidate, self._saliency, self._shape, self._base_model)
 
-    def score(self, plan: PruningPlan) -> Scored:
-        """Run the evaluation under `plan`. Raises `ScoringError` where a value is missing or not finite."""
-        evaluation = self._evaluator.run(plan)
-        size_bytes = plan_rewrite(self._checkpoint, plan).size_bytes
-        metrics = evaluation.metrics()
+    def exact(self, plan: PruningPlan) -> dict[str, float]:
+        """The metrics that are known of `plan` before it is scored."""
+        return {name: cost["value"] for name, cost in Footprint.of(self._checkpoint, plan).metrics().items()}
+
+    def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
+        """Run the evaluation under `plan`, in a race against `rivals`.
+
+        Raises:
+            ScoringError: a value is missing or not finite.
+            Raced: a rival beats the candidate.
+        """
+        needed = Footprint.of(self._checkpoint, plan)
+        known = {name: cost["value"] for name, cost in needed.metrics().items()}
+        race = Race(self._objectives, known, rivals)
+        race.check()
+
+        def watched(metric: str, outcome: Outcome) -> None:
+            if watch:
+                watch(metric, outcome)
+            race.watch(metric, outcome)
+
+        evaluation = self._evaluator.run(plan, watched, look=race.look, first=self._objectives)
+        evaluation = self._with_costs(evaluation, needed, plan)
+        size_bytes, metrics = needed.size_bytes(), evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
 
     @property
@@ -78,13 +123,28 @@ class Objective:
         """Bytes of the unpruned model."""
         return self._checkpoint.num_bytes
 
-    def score_baseline(self) -> Evaluation:
+    @property
+    def num_answers(self) -> int:
+        """Utterances and questions of one evaluation."""
+        return self._evaluator.num_answers
+
+    def score_baseline(self, watch: Watch | None = None) -> Evaluation:
         """The unpruned model on the same data."""
-        return self._evaluator.run(None)
+        return self._with_costs(self._evaluator.run(None, watch), Footprint.of(self._checkpoint), None)
+
+    def _with_costs(self, evaluation: Evaluation, needed: Footprint, plan: PruningPlan | None) -> Evaluation:
+        started = time.monotonic()
+        measured = costs(needed, plan, self._stopwatch)
+        return replace(evaluation, costs=measured, seconds=evaluation.seconds + time.monotonic() - started)
 
     def draft_from(self, baseline: Mapping[str, Sequence[Outcome]]) -> None:
         """Do without `score_baseline`, whose answers these are: they draft those of the candidates."""
         self._evaluator.draft_from(baseline)
+
+
+def costs(needed: Footprint, plan: PruningPlan | None, stopwatch: Stopwatch | None) -> dict[str, dict[str, Any]]:
+    """What a plan takes to store and to run, and with a `stopwatch` how fast it answers, as plain values."""
+    return needed.metrics() | (stopwatch.measure(plan, needed.size_bytes()) if stopwatch else {})
 
 
 def objective_values(

@@ -6,6 +6,7 @@ single request, whatever the batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +18,11 @@ from autoreap.families.chat_inputs import ChatInputs, Encoded
 def audio_of(family: Family, model: PreTrainedModel, encoded: Encoded) -> torch.Tensor | None:
     """The audio embeddings [num_tokens, H] of one prompt, None where it has no audio."""
     return None if encoded.mel is None else family.audio_embeddings(model, encoded.mel)
+
+
+def without_features(encoded: Encoded) -> Encoded:
+    """`encoded` with no features of the audio, once it is embedded; of them, positions need the number of frames."""
+    return encoded if encoded.mel is None else replace(encoded, mel=torch.empty(0, encoded.mel.shape[1]))
 
 
 def embedded(

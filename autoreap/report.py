@@ -7,45 +7,49 @@ from typing import Any
 
 import optuna
 
-from autoreap.front import ERROR, Point, objectives_of, pareto, points_of
-from autoreap.wording import size_text
+from autoreap.front import ERROR, Point, drawn_metric, objectives_of, pareto, points_of
+from autoreap.scores import is_exact
+from autoreap.wording import metric_text, shown, size_text
 
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
-def front_table(front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
-    """One line a point, smallest first, the unpruned model last; every score with its 95% interval."""
-    names = list(front[0].metrics) if front else list(baseline["metrics"])
+def front_table(
+    front: Sequence[Point], baseline: Mapping[str, Any], controls: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """One line a point, smallest first, then the controls and the unpruned model; every score with its 95% interval."""
+    names = shown(baseline["metrics"], front[0].values if front else ())
     parameters = sorted({name for point in front for name in point.params})
-    header = ["trial", "size", *[f"{name} [95%]" for name in names], *parameters]
+    header = ["trial", "size", *[_heading(name, baseline) for name in names], *parameters]
     rows = [
-        [str(point.trial), size_text(point.size_bytes), *[_score(point.metrics[name]) for name in names]]
+        [str(point.trial), size_text(point.size_bytes), *[metric_text(name, point.metrics[name]) for name in names]]
         + [_value(point.params.get(name)) for name in parameters]
         for point in front
     ]
-    unpruned = ["baseline", size_text(baseline["size_bytes"]), *[_score(baseline["metrics"][name]) for name in names]]
-    rows.append(unpruned + ["" for _ in parameters])
+    for label, known in {**(controls or {}), "baseline": baseline}.items():
+        scores = [metric_text(name, known["metrics"][name]) for name in names]
+        rows.append([label, size_text(known["size_bytes"]), *scores, *["" for _ in parameters]])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _score(measured: Mapping[str, Any]) -> str:
-    return f"{measured['value']:.2%} [{measured['low']:.2%}, {measured['high']:.2%}]"
+def _heading(name: str, baseline: Mapping[str, Any]) -> str:
+    return name if is_exact(baseline["metrics"][name]) else f"{name} [95%]"
 
 
 def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def plot_front(study: optuna.Study, path: Path, metric: str = "wer") -> None:
-    """Size against `metric` as a PNG: all trials, the front with its intervals, and the baseline."""
+def plot_front(study: optuna.Study, path: Path) -> None:
+    """Size against WER (see `drawn_metric`) as a PNG: all trials, the front with its intervals, and the baseline."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    points, baseline = points_of(study), study.user_attrs["baseline"]
+    points, baseline, metric = points_of(study), study.user_attrs["baseline"], drawn_metric(study)
     front = pareto(points, objectives_of(study))
     unit = 1e9 if baseline["size_bytes"] >= 1e9 else 1e6
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
@@ -85,21 +89,22 @@ def write_report(study: optuna.Study, path: Path) -> None:
     """One self-contained HTML file: the front, every trial, failures with their reasons, the command for each point."""
     points, baseline = points_of(study), study.user_attrs["baseline"]
     front = pareto(points, objectives_of(study))
+    names = shown(baseline["metrics"], objectives_of(study))
     failed = [
         (trial.number, str(trial.user_attrs.get(ERROR, "cut off")))
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))
     ]
     on_front = {point.trial for point in front}
-    rows = "".join(_html_row(study.study_name, point, point.trial in on_front) for point in points)
+    rows = "".join(_html_row(study.study_name, point, names, point.trial in on_front) for point in points)
     failures = "".join(f"<li>trial {number}: {html.escape(reason)}</li>" for number, reason in failed)
     page = _PAGE.format(
         name=html.escape(study.study_name),
         summary=f"{len(points)} trials scored, {sum(p.duplicate_of is not None for p in points)} of them repeats of an "
         f"equal plan, {len(failed)} failed; {len(front)} on the front.",
         baseline=f"{size_text(baseline['size_bytes'])}, "
-        + ", ".join(f"{name} {_score(m)}" for name, m in baseline["metrics"].items()),
-        figure=_interactive_front(points, front, baseline),
-        header="".join(f"<th>{html.escape(name)}</th>" for name in baseline["metrics"]),
+        + ", ".join(f"{name} {metric_text(name, baseline['metrics'][name])}" for name in names),
+        figure=_interactive_front(points, front, baseline, drawn_metric(study)),
+        header="".join(f"<th>{html.escape(name)}</th>" for name in names),
         rows=rows,
         failures=f"<h2>Failed trials</h2><ul>{failures}</ul>" if failed else "",
     )
@@ -107,7 +112,9 @@ def write_report(study: optuna.Study, path: Path) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _interactive_front(points: Sequence[Point], front: Sequence[Point], baseline: Mapping[str, Any]) -> str:
+def _interactive_front(
+    points: Sequence[Point], front: Sequence[Point], baseline: Mapping[str, Any], metric: str
+) -> str:
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
@@ -117,21 +124,24 @@ def _interactive_front(points: Sequence[Point], front: Sequence[Point], baseline
         ("front", [_plain(point) for point in front], _FRONT, "markers+lines"),
         ("unpruned", [unpruned], _BASELINE, "markers"),
     ]
-    for label, shown, colour, mode in series:
-        wer = [entry["metrics"]["wer"] for entry in shown]
+    for label, drawn, colour, mode in series:
+        measured = [entry["metrics"][metric] for entry in drawn]
         figure.add_scatter(
-            x=[entry["size_bytes"] / 1e6 for entry in shown],
-            y=[m["value"] for m in wer],
+            x=[entry["size_bytes"] / 1e6 for entry in drawn],
+            y=[m["value"] for m in measured],
             error_y=None
             if label == "trials"
-            else {"array": [m["high"] - m["value"] for m in wer], "arrayminus": [m["value"] - m["low"] for m in wer]},
-            text=[entry.get("label", "unpruned") for entry in shown],
+            else {
+                "array": [m["high"] - m["value"] for m in measured],
+                "arrayminus": [m["value"] - m["low"] for m in measured],
+            },
+            text=[entry.get("label", "unpruned") for entry in drawn],
             name=label,
             mode=mode,
             marker={"color": colour, "size": 9},
         )
     figure.update_layout(
-        xaxis_title="size, MB", yaxis_title="WER, log scale (95% intervals)", yaxis_type="log",
+        xaxis_title="size, MB", yaxis_title=f"{metric}, log scale (95% intervals)", yaxis_type="log",
         yaxis_tickformat=".1~%", yaxis_dtick="D2", template="simple_white", height=480,
     )  # fmt: skip
     return str(figure.to_html(full_html=False, include_plotlyjs=True))
@@ -142,8 +152,8 @@ def _plain(point: Point) -> dict[str, Any]:
     return {"size_bytes": point.size_bytes, "metrics": point.metrics, "label": f"trial {point.trial}: {values}"}
 
 
-def _html_row(study: str, point: Point, on_front: bool) -> str:
-    scores = "".join(f"<td>{_score(measured)}</td>" for measured in point.metrics.values())
+def _html_row(study: str, point: Point, names: Sequence[str], on_front: bool) -> str:
+    scores = "".join(f"<td>{metric_text(name, point.metrics[name])}</td>" for name in names)
     values = html.escape(", ".join(f"{name} {_value(value)}" for name, value in point.params.items()))
     command = html.escape(f"autoreap materialise {study} --trial {point.trial} -o OUT")
     style = ' class="front"' if on_front else ""

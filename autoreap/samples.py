@@ -6,8 +6,9 @@ A row names its media relative to the JSONL file. A row of a hub data set carrie
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Sample:
         question: the user's words beside the media; None leaves them to the task.
         audio, image: a file, or its encoded bytes.
         video: a video's frames in order, one image each; or a video file.
-        answer, choices: of a question.
+        answer, choices: of a question; `answers` are others that count as right.
         weight: how often each of its tokens counts in calibration.
         condition: what is done to the recording before it is heard.
     """
@@ -50,6 +51,7 @@ class Sample:
     image: Media | None = None
     video: tuple[Media, ...] | Media = ()
     answer: str | None = None
+    answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     language: str | None = None
     speaker: str | None = None
@@ -64,8 +66,15 @@ class Sample:
         return tuple(content for content in (self.audio, self.image, *video) if content is not None)
 
 
-def read_samples(path: Path, required: Sequence[str] = (), *, modality: str = "audio") -> list[Sample]:
+Arrange = Callable[[dict[str, Any], str], dict[str, Any]]  # a row, and the file and line it came from
+
+
+def read_samples(
+    path: Path, required: Sequence[str] = (), *, modality: str = "audio", arrange: Arrange | None = None
+) -> list[Sample]:
     """All rows of a JSONL file, of `modality` unless they name another; keys that `Sample` does not know are ignored.
+
+    `arrange` turns a row of other keys into one of `Sample`'s.
 
     Raises:
         InputError: the file is missing or empty, or a row is broken, repeats an id, lacks a `required` key or names a
@@ -73,7 +82,8 @@ def read_samples(path: Path, required: Sequence[str] = (), *, modality: str = "a
     """
     samples: list[Sample] = []
     seen: dict[str, str] = {}
-    for where, row in _rows(path):
+    for where, stored in _rows(path):
+        row = arrange(stored, where) if arrange else stored
         sample = _sample({**row, "modality": row.get("modality") or modality}, where, path.parent, required)
         if sample.id in seen:
             raise InputError(f"id {sample.id!r} was used before, at {seen[sample.id]}", where=where)
@@ -111,7 +121,8 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence
     for key in _STRINGS:
         if not isinstance(row.get(key), str | None):
             raise InputError(f"key {key!r} must be a string, got {row[key]!r}", where=where)
-    for key, form in (("choices", "a list of strings"), ("video", "a video file or a list of frames")):
+    strings = "a list of strings"
+    for key, form in (("choices", strings), ("answers", strings), ("video", "a video file or a list of frames")):
         values = row.get(key) or []
         is_file = key == "video" and isinstance(values, str)
         if not is_file and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
@@ -122,8 +133,8 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence
     if video := row.get("video"):
         files["video"] = folder / video if isinstance(video, str) else tuple(folder / frame for frame in video)
     plain = {key: row[key] for key in _STRINGS if key in row and key not in ("audio", "image")}
-    choices = tuple(row.get("choices") or ())
-    sample = Sample(id=str(row["id"]), where=where, choices=choices, **files, **plain)
+    lists: dict[str, Any] = {key: tuple(row.get(key) or ()) for key in ("choices", "answers")}
+    sample = Sample(id=str(row["id"]), where=where, **lists, **files, **plain)
     check_media_files(sample, fix="paths are relative to the JSONL file")
     return sample
 
@@ -141,7 +152,8 @@ def digest(samples: Sequence[Sample]) -> str:
     for sample in samples:
         values: tuple[Any, ...] = (sample.id, sample.modality, sample.text, sample.question, sample.answer)
         weight = () if sample.weight == 1 else (sample.weight,)
-        total.update(repr(((*values, sample.choices, *weight), contents(sample))).encode())
+        answers = (sample.answers,) if sample.answers else ()
+        total.update(repr(((*values, sample.choices, *weight, *answers), contents(sample))).encode())
     return total.hexdigest()[:16]
 
 
@@ -152,8 +164,19 @@ def contents(sample: Sample) -> list[str]:
     """
     if not sample.media:
         return [hashlib.sha256(repr((sample.question, sample.text)).encode()).hexdigest()[:16]]
-    encoded = (content if isinstance(content, bytes) else content.read_bytes() for content in sample.media)
-    return [hashlib.sha256(content).hexdigest()[:16] for content in encoded]
+    return [_media_digest(media) for media in sample.media]
+
+
+def _media_digest(media: Media) -> str:
+    if isinstance(media, bytes):
+        return hashlib.sha256(media).hexdigest()[:16]
+    status = media.stat()
+    return _file_digest(media, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1 << 17)  # a search asks for it twice: are the splits apart, and are the data those of the study
+def _file_digest(path: Path, _modified: int, _size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def load_audio(sample: Sample) -> NDArray[np.float32]:

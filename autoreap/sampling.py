@@ -1,36 +1,75 @@
-"""Which values are tried: by the sampler, and the presets before it."""
+"""Which candidates are tried: what a sampler draws from a space, and the presets before it."""
 
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import Trial
 
-from autoreap.candidate import Candidate, preset
+from autoreap.calibrate import MAX_SPAN
+from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
 from autoreap.errors import InputError
-from autoreap.plan import ModelShape, edges, pinned_layers
+from autoreap.parameters_config import Range, can_be
+from autoreap.plan import COMPONENTS, ModelShape, edges, pinned_layers
 from autoreap.progress import log
-from autoreap.space_config import Range, SpaceConfig
+from autoreap.samplers import sampler
+from autoreap.space_config import SpaceConfig
 
 
-def check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
-    """Raise `InputError` if a trial could be asked to cut more layers than may be cut: each such trial would fail."""
-    fixed = {name: spec for name, spec in space.parameters.items() if not isinstance(spec, Range | tuple)}
-    common = Candidate.from_parameters(fixed)
-    protect = {"first": common.protect_first, "last": common.protect_last}
-    pinned = pinned_layers(shape, strip_vision=common.strip_vision, **protect)
-    limits = {"layers_cut": (shape.components["thinker"], pinned)}
+def check_space(space: SpaceConfig, shape: ModelShape) -> None:
+    """Raise `InputError` if `space` can't be searched on a model of `shape`: each trial would fail, or one in many."""
+    sampler(space, 0)
+    _check_experts(space, shape)
+    _check_cuts(space, shape)
+
+
+def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
+    for name, spec in space.parameters.items():
+        component = component_of(name)
+        decoder = shape.components.get(component)
+        if decoder is None:
+            raise InputError(
+                f"this model has no {component}", where=f"{space.path}: parameters.{name}", fix="remove it"
+            )
+        low, high = decoder.top_k, decoder.num_experts
+        if name in FRACTION_OF_COUNT and not low <= _least(spec) <= _most(spec) <= high:
+            raise InputError(
+                f"the {component} has {high} experts and routes to {low}, got {_least(spec):g} to {_most(spec):g}",
+                where=f"{space.path}: parameters.{name}",
+                fix=f"stay within {low} and {high}",
+            )
+
+
+def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
+    protect = {
+        end: int(_most(space.parameters[name])) if space.parameters.get(name) is not None else None
+        for end, name in (("first", "protect_first"), ("last", "protect_last"))
+    }
+    strips = space.parameters.get("strip_vision") is True and "strip_vision" not in space.conditions
+    pinned = {"layers_cut": pinned_layers(shape, strip_vision=strips, **protect)}
     if talker := shape.components.get("talker"):
-        limits["talker.layers_cut"] = (talker, edges(talker.num_layers, **protect))
-    for name, (decoder, pinned) in limits.items():
-        free, most = decoder.num_layers - len(pinned), _most(space.parameters.get(name, 0))
+        pinned["talker.layers_cut"] = edges(talker.num_layers, **protect)
+    blocks = can_be(space.parameters.get("layer_selection", "single"), "block")
+    for name, protected in pinned.items():
+        decoder, most = shape.components[component_of(name)], _most(space.parameters.get(name, 0))
+        where, free = f"{space.path}: parameters.{name}", decoder.num_layers - len(protected)
         if most > free:
             raise InputError(
                 f"at most {free} of {decoder.num_layers} layers may be cut, got {most:g}",
-                where=f"{space.path}: parameters.{name}",
+                where=where,
                 fix="lower it, or protect fewer with protect_first and protect_last",
             )
+        if blocks and most > MAX_SPAN:
+            fix = "lower it, or take layer_selection: single"
+            raise InputError(f"a block has at most {MAX_SPAN} layers, got {most:g}", where=where, fix=fix)
+
+
+def component_of(parameter: str) -> str:
+    """The component that a parameter of a space is about."""
+    return next((name for name in COMPONENTS if parameter.startswith(f"{name}.")), COMPONENTS[0])
+
+
+def _least(spec: Any) -> float:
+    return float(spec.low if isinstance(spec, Range) else min(spec) if isinstance(spec, tuple) else spec)
 
 
 def _most(spec: Any) -> float:
@@ -38,33 +77,45 @@ def _most(spec: Any) -> float:
     return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
 
 
-def sampler(space: SpaceConfig, num_finished: int) -> BaseSampler:
-    """Seeded by the base seed and the trials so far: a resumed search must not repeat the first one's draws."""
-    seed = int(np.random.SeedSequence([space.seed, num_finished]).generate_state(1)[0])
-    samplers: dict[str, type[BaseSampler]] = {
-        "tpe": TPESampler, "random": RandomSampler, "nsgaii": NSGAIISampler, "gp": GPSampler
-    }  # fmt: skip
-    return samplers[space.sampler](seed=seed)  # type: ignore[call-arg]
-
-
 def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) -> None:
-    """Have the space's presets tried first, each once; those that lie outside the space are named and left out."""
-    num_layers = shape.components["thinker"].num_layers
-    for name in space.presets:
-        parameters = preset(name, num_layers).parameters()
-        searched = {key: spec for key, spec in space.parameters.items() if isinstance(spec, Range)}
-        outside = [key for key, spec in searched.items() if not spec.low <= parameters[key] <= spec.high]
+    """Have the space's presets tried first, each once; those that lie outside the space are named and left out.
+
+    A preset is a retention and a number of cuts. Where the space samples more, it takes a candidate's ordinary values;
+    what the space fixes stays as it is.
+    """
+    counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
+    decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
+    offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
+    searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
+    for preset_name in space.presets:
+        values = preset(preset_name, shape.components["thinker"].num_layers).parameters()
+        for name, fraction in counted.items():
+            values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
+        outside = [name for name in {*searched, *decisive} if not can_be(offered[name], values[name])]
         if outside:
-            log(f"preset {name} lies outside the space ({outside[0]} {parameters[outside[0]]:g}), not tried")
+            name = min(outside)
+            log(f"preset {preset_name} lies outside the space ({name} {values[name]}), not tried")
             continue
-        values = {key: parameters[key] for key in searched}
-        study.enqueue_trial(values, user_attrs={"preset": name}, skip_if_exists=True)
+        enqueued = {name: values[name] for name in searched}
+        study.enqueue_trial(enqueued, user_attrs={"preset": preset_name}, skip_if_exists=True)
 
 
-def suggest(trial: Trial, name: str, spec: Any) -> Any:
+def sample(trial: Trial, space: SpaceConfig, shape: ModelShape) -> Candidate:
+    """The candidate that `trial` stands for; values are drawn in the space's order, as conditions need."""
+    values: dict[str, Any] = {}
+    for name, spec in space.parameters.items():
+        if all(values.get(other) in allowed for other, allowed in space.conditions.get(name, {}).items()):
+            values[name] = _suggest(trial, name, spec)
+    for count, fraction in FRACTION_OF_COUNT.items():
+        if count in values:
+            values[fraction] = values.pop(count) / shape.components[component_of(count)].num_experts
+    return Candidate.from_parameters(values)
+
+
+def _suggest(trial: Trial, name: str, spec: Any) -> Any:
     """The value of parameter `name`: sampled where `spec` is a range or a choice, else `spec` itself."""
     if isinstance(spec, Range):
         if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
-            return trial.suggest_int(name, int(spec.low), int(spec.high), step=int(spec.step or 1))
-        return trial.suggest_float(name, spec.low, spec.high, step=spec.step)
+            return trial.suggest_int(name, int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)
+        return trial.suggest_float(name, spec.low, spec.high, step=spec.step, log=spec.log)
     return trial.suggest_categorical(name, spec) if isinstance(spec, tuple) else spec

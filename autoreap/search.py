@@ -5,26 +5,38 @@ missed is logged when the search resumes.
 """
 
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoreap.candidate import Candidate
-from autoreap.errors import AutoreapError, InputError
-from autoreap.front import ERROR, PLAN, RESULT, Point, points_of, study_names
+from autoreap.candidate import control
+from autoreap.constraints import Constraint, values_of
+from autoreap.errors import InputError
+from autoreap.failures import FailuresInARow
+from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RACED, RESULT, Point, best_so_far, broken_of
+from autoreap.known import Known
+from autoreap.mlflow_runs import TrialRecord
+from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
-from autoreap.outcomes import Evaluation, load_outcomes
+from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import ModelShape
 from autoreap.progress import log
-from autoreap.sampling import enqueue_presets, sampler, suggest
+from autoreap.racing import Raced
+from autoreap.samplers import sampler
+from autoreap.sampling import enqueue_presets, sample
+from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
-from autoreap.tracking import Tracker, TrialRecord
-from autoreap.wording import duration, size_text
+from autoreap.storage import STORAGE_ERRORS, open_storage
+from autoreap.tracking import Tracker
+from autoreap.trial_text import scores_text, trial_text
+from autoreap.wording import duration
 
-MAX_FAILURES_IN_A_ROW = 3
+MAX_DEATHS = 3  # of the process at one candidate, which must not be tried for ever
 
 
 class Search:
@@ -52,49 +64,93 @@ class Search:
         self._shape = shape
         self._folder = folder
         self.study = _create_study(space, storage, name, identity)
-        self._scored: dict[str, Point] = {}
-        for point in points_of(self.study):
-            self._scored.setdefault(point.plan_digest, point)
+        self._known = Known(self.study, folder, space.objectives)
+        self._unpruned: dict[str, float] = {}  # the baseline's metrics, once it is scored
 
-    def run(self, tracker: Tracker, *, trials: int, hours: float | None) -> None:
-        """Score trials until the study has `trials` finished ones or `hours` are over, whichever comes first."""
-        self._recover()
-        self._score_baseline()
-        enqueue_presets(self.study, self._space, self._shape)
-        self._catch_up(tracker)
-        started = time.monotonic()
-        deadline = started + hours * 3600 if hours is not None else float("inf")
-        finished = already = len(self._finished())
-        failures = 0
-        self.study.sampler = sampler(self._space, finished)
+    def run(self, tracker: Tracker, signals: Signals, *, trials: int, deadline: float) -> None:
+        """Score trials until the study has `trials` finished ones or `deadline` (`time.monotonic`) has passed.
+
+        Raises:
+            RepeatedFailureError: trials fail one after the other.
+            Interrupted: a signal came; the trial it cut off is tried first next time.
+            one of `STORAGE_ERRORS`: the storage can't be read or written.
+        """
+        self._signals = signals
+        self._night = NightLog(trials, deadline, self._objective.num_answers)
+        self._recover(died=True)
+        try:
+            self._score_baseline()
+            self._unpruned = self._baseline_values()
+            self._score_controls()
+            enqueue_presets(self.study, self._space, self._shape)
+            self._begin_session()
+            tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
+            self._catch_up(tracker)
+            self._score_trials(tracker, trials, deadline)
+        except KeyboardInterrupt:
+            self._recover(died=False)
+            self._catch_up(tracker)
+            raise
+        finally:
+            self._night.close()
+
+    def _score_trials(self, tracker: Tracker, trials: int, deadline: float) -> None:
+        failures = FailuresInARow()
+        finished = len(self._counted())
+        seconds = [self._seconds(trial) for trial in self._counted() if self._seconds(trial)]
         while finished < trials and time.monotonic() < deadline:
+            self._signals.check()
             trial = self.study.ask()
-            failures = 0 if self._attempt(trial) else failures + 1
-            self._track(tracker, self.study.get_trials(deepcopy=False)[trial.number])
+            self._night.begin(f"trial {trial.number}")
+            self._attempt(trial)
+            done = self.study.get_trials(deepcopy=False)[trial.number]
+            self._track(tracker, done)
             finished += 1
-            if failures == MAX_FAILURES_IN_A_ROW:
-                raise AutoreapError(f"{failures} trials failed in a row; the last: {self._error_of(trial.number)}")
-            elapsed = time.monotonic() - started
-            remaining = min(elapsed / (finished - already) * (trials - finished), deadline - time.monotonic())
-            log(f"{self._line(trial.number)}; {finished}/{trials} done, ETA {duration(max(remaining, 0))}")
+            seconds += [self._seconds(done)] if self._seconds(done) else []
+            found = best_so_far(self._known.points, self._space.objectives)
+            self._night.end(trial_text(done, self._space.objectives), finished, found, seconds)
+            failures.note(done.user_attrs.get(ERROR))
 
-    def _attempt(self, trial: Trial) -> bool:
+    def _begin_session(self) -> None:
+        """Record what this run of the search draws by; with the same record, the same values are drawn."""
+        number = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = sampler(self._space, number)
+        session = {"first_trial": number, "seed": self._space.seed, "sampler": self._space.sampler}
+        self.study.set_user_attr("sessions", [*self.study.user_attrs.get("sessions", []), session])
+
+    def _answered(self, _metric: str, _outcome: Outcome) -> None:
+        """Each answer is told of as it comes, and is where a signal can end a long trial."""
+        self._signals.check()
+        self._night.answer()
+
+    def _attempt(self, trial: Trial) -> None:
         """Score one trial and tell the study; a failure is recorded with its reason."""
         try:
-            candidate = self._candidate(trial)
-            plan = self._objective.plan(candidate)
+            plan = self._objective.plan(sample(trial, self._space, self._shape))
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
-            if twin := self._scored.get(digest):
+            if broken := self._judge(trial, self._objective.exact(plan), exact=True):
+                trial.set_user_attr(INFEASIBLE, broken)
+                self.study.tell(trial, state=TrialState.PRUNED)
+                return
+            if twin := self._known.scored(digest):
                 self._repeat(trial, twin)
-                return True
-            scored = self._objective.score(plan)
+                return
+            rivals = self._known.rivals() if self._may_race(trial) else ()
+            if rivals and (raced := self._known.raced(digest)):
+                self._tell_raced(trial, raced)
+                return
+            scored = self._objective.score(plan, self._answered, rivals)
+            self._judge(trial, values_of(scored.size_bytes, scored.metrics), exact=False)
+        except STORAGE_ERRORS:  # no fault of the candidate
+            raise
+        except Raced as stopped:
+            self._tell_raced(trial, stopped.verdict.as_dict() | {"plan_digest": digest})
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
-            return False
-        self._keep(trial, scored, digest)
-        return True
+        else:
+            self._keep(trial, scored, digest)
 
     def _keep(self, trial: Trial, scored: Scored, digest: str) -> None:
         folder = self._folder / str(trial.number)
@@ -109,32 +165,71 @@ class Search:
         trial.set_user_attr(RESULT, result)
         self.study.tell(trial, scored.values)
         values = dict(zip(self._space.objectives, scored.values, strict=True))
-        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest)
-        self._scored[digest] = point
+        broken = broken_of(trial.constraints)
+        self._known.note(
+            Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
+        )
 
     def _repeat(self, trial: Trial, twin: Point) -> None:
         """The same plan was scored before: tell the study what is known, at no cost."""
         result = {"metrics": twin.metrics, "size_bytes": twin.size_bytes, "plan_digest": twin.plan_digest}
+        self._judge(trial, values_of(twin.size_bytes, twin.metrics), exact=False)
         trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
         self.study.tell(trial, list(twin.values.values()))
 
-    def _candidate(self, trial: Trial) -> Candidate:
-        return Candidate.from_parameters(
-            {name: suggest(trial, name, spec) for name, spec in self._space.parameters.items()}
-        )
+    def _tell_raced(self, trial: Trial, verdict: dict[str, Any]) -> None:
+        """Without values: what was counted so far is a bound, which must not rank among scores."""
+        trial.set_user_attr(RACED, verdict)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self._known.note_raced(trial.number, verdict)
+
+    def _may_race(self, trial: Trial) -> bool:
+        """Others are compared with presets; and Optuna's GP ignores pruned trials, so it would draw the same again."""
+        gp = isinstance(self.study.sampler, GPSampler)
+        return self._space.racing and not gp and "preset" not in trial.user_attrs
+
+    def _judge(self, trial: Trial, values: Mapping[str, float], *, exact: bool) -> str:
+        """Tell the study how far `trial` is beyond the constraints known before (`exact`) or after scoring.
+
+        Returns those that it breaks, in words. A sampler learns from violations, of a pruned trial too.
+        """
+        broken: list[Constraint] = []
+        for constraint in self._space.constraints:
+            if constraint.is_exact == exact:
+                violation = constraint.violation(values, self._unpruned)
+                trial.set_constraint(constraint.text, violation)
+                broken += [constraint] if violation > 0 else []
+        return "; ".join(constraint.with_value(values) for constraint in broken)
 
     def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
 
-    def _recover(self) -> None:
-        """Trials that a kill left running are failed, and their values tried again first.
+    def _counted(self) -> list[FrozenTrial]:
+        """Finished trials, without those that were cut off: their values are tried again."""
+        return [trial for trial in self._finished() if trial.state != TrialState.FAIL or ERROR in trial.user_attrs]
 
+    def _recover(self, *, died: bool) -> None:
+        """Trials that were cut off: what was scored is kept, the values of others are tried again first.
+
+        `died`: the process did not end by itself, and what it was trying may be why.
         Safe because `exclusive` holds: nobody else can be running them.
         """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if result := trial.user_attrs.get(RESULT):  # it ended between its result and its state
+                scored = objective_values(self._space.objectives, result["size_bytes"], result["metrics"])
+                self.study.tell(trial.number, scored)
+                self._known = Known(self.study, self._folder, self._space.objectives)
+                continue
+            deaths = trial.user_attrs.get("deaths", 0) + died
             self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
-            log(f"trial {trial.number} was cut off; its values will be tried again")
+            if deaths == MAX_DEATHS:
+                log(f"trial {trial.number} was cut off, as were {deaths - 1} before it with its values: left out")
+                continue
+            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if values:  # else it was cut off before it had any
+                kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
+                self.study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "deaths": deaths})
+                log(f"trial {trial.number} was cut off; its values will be tried again")
 
     def _score_baseline(self) -> None:
         outcomes = self._folder / "baseline" / "outcomes.jsonl"
@@ -142,12 +237,38 @@ class Search:
             if outcomes.is_file():
                 self._objective.draft_from(load_outcomes(outcomes))
             return
-        evaluation: Evaluation = self._objective.score_baseline()
+        self._night.begin("baseline")
+        evaluation: Evaluation = self._objective.score_baseline(self._answered)
         metrics, size_bytes = evaluation.metrics(), self._objective.baseline_size_bytes
         objective_values(self._space.objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
         evaluation.save_outcomes(outcomes)
         self.study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": size_bytes})
-        log(f"baseline: {_summary(metrics, size_bytes)}; {duration(evaluation.seconds)}")
+        summary = scores_text(metrics, size_bytes, self._space.objectives)
+        log(f"baseline: {summary}; {duration(evaluation.seconds)}")
+
+    def _baseline_values(self) -> dict[str, float]:
+        """The baseline's metrics; one that a constraint needs is missed before any candidate is scored."""
+        baseline = self.study.user_attrs["baseline"]
+        values = values_of(baseline["size_bytes"], baseline["metrics"])
+        for constraint in self._space.constraints:
+            constraint.violation(values, values)
+        return values
+
+    def _score_controls(self) -> None:
+        """Like the baseline, controls are no trials: they lie outside the space, and no sampler may learn from them."""
+        num_layers = self._shape.components["thinker"].num_layers
+        for name in self._space.controls:
+            known = self.study.user_attrs.get(CONTROLS, {})
+            if name in known:
+                continue
+            self._night.begin(f"control {name}")
+            scored = self._objective.score(self._objective.plan(control(name, num_layers)), self._answered)
+            scored.plan.save(self._folder / name / "plan.json")
+            scored.evaluation.save_outcomes(self._folder / name / "outcomes.jsonl")
+            result = {"metrics": scored.metrics, "size_bytes": scored.size_bytes}
+            self.study.set_user_attr(CONTROLS, {**known, name: result})
+            summary = scores_text(scored.metrics, scored.size_bytes, self._space.objectives)
+            log(f"control {name}: {summary}; {duration(scored.evaluation.seconds)}")
 
     def _catch_up(self, tracker: Tracker) -> None:
         for trial in self._finished():
@@ -156,7 +277,10 @@ class Search:
     def _track(self, tracker: Tracker, trial: FrozenTrial) -> None:
         folder = self._folder / str(trial.number)
         result = trial.user_attrs.get(RESULT, {"metrics": {}})
-        tags = {key: str(trial.user_attrs[key]) for key in ("preset", "retry_of", ERROR) if key in trial.user_attrs}
+        said = ("preset", "retry_of", ERROR, INFEASIBLE)
+        tags = {key: str(trial.user_attrs[key]) for key in said if key in trial.user_attrs}
+        if raced := trial.user_attrs.get(RACED):
+            tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
         tracker.log_trial(
             TrialRecord(
                 number=trial.number,
@@ -169,39 +293,29 @@ class Search:
             )
         )
 
-    def _error_of(self, number: int) -> str:
-        return str(self.study.get_trials(deepcopy=False)[number].user_attrs.get(ERROR, "unknown"))
-
-    def _line(self, number: int) -> str:
-        trial = self.study.get_trials(deepcopy=False)[number]
-        values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
-        head = f"trial {number} ({trial.user_attrs.get('preset', 'sampled')}: {values})"
-        if trial.state != TrialState.COMPLETE:
-            return f"{head} failed: {self._error_of(number)}"
-        result = trial.user_attrs[RESULT]
-        twin = result.get("duplicate_of")
-        spent = duration(result["seconds"]) if twin is None else f"same plan as trial {twin}"
-        return f"{head}: {_summary(result['metrics'], result['size_bytes'])}; {spent}"
-
-
-def _summary(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int) -> str:
-    scores = [f"{name} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]" for name, m in metrics.items()]
-    return ", ".join([size_text(size_bytes), *scores])
+    @staticmethod
+    def _seconds(trial: FrozenTrial) -> float:
+        """What scoring it took; 0 where nothing had to be scored."""
+        return float(trial.user_attrs.get(RESULT, trial.user_attrs.get(RACED, {})).get("seconds", 0))
 
 
 def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
     """Open or create the study; what it was started with must not have changed since."""
-    if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = open_storage(storage)
     directions: list[Any] = list(space.objectives.values())
-    if name in study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage)
+    if name in optuna.get_all_study_names(opened):
+        study = optuna.load_study(study_name=name, storage=opened)
     else:
-        study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-    wanted = {"objectives": dict(space.objectives), **identity}
+        study = optuna.create_study(storage=opened, study_name=name, directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(space.objectives))  # the axes of optuna's plots and dashboard
+    constraints = [constraint.text for constraint in space.constraints]
+    wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity}
+    known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs
     for key, value in wanted.items():
-        stored = study.user_attrs.get(key)
+        stored = known.get(key)
         if stored is None:
             study.set_user_attr(key, value)
         elif stored != value:

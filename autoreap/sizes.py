@@ -1,5 +1,6 @@
-"""What a checkpoint's bytes are spent on, from headers alone."""
+"""What a checkpoint's bytes are spent on, and what they would be quantised, from headers alone."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ from autoreap.checkpoint import TensorInfo
 from autoreap.families import Family
 from autoreap.families.family import TensorRole
 from autoreap.rewrite import OutputTensor
+
+_GROUP = 128  # weights along a row that share a scale, the usual size
+_SCALE_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,31 @@ def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], family: Family
     return dict(sorted(sizes.items(), key=lambda entry: (entry[0] == "total", entry[0])))
 
 
+def is_router(role: TensorRole) -> bool:
+    """Whether it is a router."""
+    return role.rows_are_experts and ".experts." not in role.name
+
+
+def is_expert(role: TensorRole) -> bool:
+    """Whether it belongs to one routed expert, or to all of them where they are stored fused."""
+    return role.expert is not None or (role.rows_are_experts and ".experts." in role.name)
+
+
+def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: int) -> int:
+    """Bytes of a tensor in a checkpoint quantised to `bits`, as weight-only recipes for MoE models do it.
+
+    Matrices of decoder layers (attention, experts) take `bits` a weight, each row rounded up to whole bytes, and a
+    scale of two bytes for every 128 weights of a row, without zero points. All else stays as stored: routers, norms,
+    embeddings and heads, encoders, the talker's code predictor and the waveform decoder.
+    """
+    if role.layer is None or is_router(role) or len(tensor.shape) < 2:
+        return tensor.num_bytes
+    row = math.ceil(tensor.shape[-1] * bits / 8) + math.ceil(tensor.shape[-1] / _GROUP) * _SCALE_BYTES
+    return min(tensor.num_bytes, math.prod(tensor.shape[:-1]) * row)
+
+
 def _component(role: TensorRole) -> str:
-    if role.expert is not None or (role.rows_are_experts and ".experts." in role.name):
+    if is_expert(role):
         return f"{role.part} experts"
     if role.rows_are_experts:
         return f"{role.part} routers"

@@ -1,40 +1,46 @@
 """A file of search_spaces/ -> what to search, and on what. All mistakes are reported at once, each with its line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoreap import checks
 from autoreap.calibration_config import CalibrationConfig, calibration_section
-from autoreap.candidate import INTEGERS, PRESETS, Candidate
+from autoreap.candidate import CONTROLS, PRESETS
 from autoreap.checks import Problems, read_yaml
+from autoreap.constraints import Constraint, parse_constraint
 from autoreap.errors import InputError
+from autoreap.parameters_config import Conditions, Parameter, parameters_section
 
-SAMPLERS = ("tpe", "random", "nsgaii", "gp")
+# Short names of Optuna's samplers; the full name of any other works too.
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "nsgaii": "NSGAIISampler",
+    "nsgaiii": "NSGAIIISampler",
+    "gp": "GPSampler",
+    "cmaes": "CmaEsSampler",
+    "qmc": "QMCSampler",
+}
 DIRECTIONS = {"minimise": "minimize", "minimize": "minimize", "maximise": "maximize", "maximize": "maximize"}
 SELECTION_RULES = ("knee",)  # the others need a number that only their user knows
 
 
 @dataclass(frozen=True)
-class Range:
-    """A parameter to sample from `low` to `high`, in steps of `step` where given."""
-
-    low: float
-    high: float
-    step: float | None = None
-
-
-# Fixed value, range, or list of choices.
-
-
-# Fixed value, range, or list of choices.
-Parameter = float | int | str | bool | Range | tuple[Any, ...]
-
-
-@dataclass(frozen=True)
 class SpaceConfig:
-    """What to search, and on what: one file of search_spaces/."""
+    """What to search, and on what: one file of search_spaces/.
+
+    Attributes:
+        parameters: by name, in the order in which they are sampled.
+        conditions: of the parameters that are sampled only with certain values of others.
+        objectives: metric -> minimize or maximize, in the order of a trial's values.
+        constraints: what a candidate must keep to be on the front.
+        sampler: name of a class of `optuna.samplers`; `sampler_arguments` go to it.
+        presets, controls: names of candidates to score first.
+        racing: stop candidates that can no longer reach the front.
+        materialise: the rule that selects what ships at the end; None ships nothing.
+    """
 
     path: Path
     name: str
@@ -42,94 +48,67 @@ class SpaceConfig:
     evals: Path
     parameters: Mapping[str, Parameter]
     objectives: Mapping[str, str]
+    conditions: Conditions = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
     trials: int = 100
     hours: float | None = None
     seed: int = 0
-    sampler: str = "tpe"
+    sampler: str = SAMPLERS["tpe"]
+    sampler_arguments: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[str, ...] = tuple(PRESETS)
+    controls: tuple[str, ...] = ()
     materialise: str | None = None
     batch_size: int = 32
+    racing: bool = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The metrics that objectives and constraints are about."""
+        return (*self.objectives, *(name for constraint in self.constraints for name in constraint.needs))
+
+
+_SECTIONS = ("calibration", "evals", "parameters", "objectives", "constraints", "sampler")
+_CHECKS = {
+    "trials": checks.is_positive_integer,
+    "hours": checks.is_positive_number,
+    "seed": lambda value: None if type(value) is int and value >= 0 else "must be an integer of at least 0",
+    "presets": checks.all_of(tuple(PRESETS)),
+    "controls": checks.all_of(tuple(CONTROLS)),
+    "materialise": checks.one_of(SELECTION_RULES),
+    "batch_size": checks.is_positive_integer,
+    "racing": lambda value: None if type(value) is bool else "must be true or false",
+}
 
 
 def load_space(path: Path) -> SpaceConfig:
     """Read a file of search_spaces/. Paths in it are relative to it."""
     document, problems = read_yaml(path)
-    known = ["calibration", "evals", "parameters", "objectives", "trials", "hours", "seed", "sampler", "presets"]
-    problems.unknown_keys(document, [*known, "materialise", "batch_size"])
+    problems.unknown_keys(document, [*_SECTIONS, *_CHECKS])
     for key in ("calibration", "evals", "parameters"):
         if document.get(key) in (None, ""):
             problems.add((), f"key {key} is missing")
-    plain = {
-        "trials": problems.take(document, "trials", (), checks.is_positive_integer),
-        "batch_size": problems.take(document, "batch_size", (), checks.is_positive_integer),
-        "hours": problems.take(document, "hours", (), checks.is_positive_number),
-        "seed": problems.take(
-            document, "seed", (), lambda v: None if type(v) is int and v >= 0 else "must be an integer of at least 0"
-        ),
-        "sampler": problems.take(document, "sampler", (), checks.one_of(SAMPLERS)),
-        "materialise": problems.take(document, "materialise", (), checks.one_of(SELECTION_RULES)),
-    }
     calibration = calibration_section(document.get("calibration", {}), ("calibration",), path.parent, problems)
     if isinstance(document.get("calibration"), dict) and "audio" not in document["calibration"]:
         problems.add(("calibration",), "key audio is missing")
-    presets: list[str] | None = problems.take(document, "presets", (), checks.all_of(tuple(PRESETS)))
     evals = problems.take(document, "evals", (), checks.is_string)
+    parameters, conditions = parameters_section(document.get("parameters", {}), problems)
+    sampler, sampler_arguments = _sampler(document.get("sampler", "tpe"), problems)
+    plain = {key: problems.take(document, key, (), check) for key, check in _CHECKS.items()}
     space: dict[str, Any] = {
         "path": path,
         "name": path.stem,
         "calibration": calibration,
         "evals": path.parent / (evals or ""),
-        "presets": tuple(PRESETS) if presets is None else tuple(presets),
-        "parameters": _parameters(document.get("parameters", {}), problems),
+        "parameters": parameters,
+        "conditions": conditions,
         "objectives": _objectives(document.get("objectives", {"size_bytes": "minimise", "wer": "minimise"}), problems),
-        **{key: value for key, value in plain.items() if value is not None},
+        "constraints": _constraints(document.get("constraints", []), problems),
+        "sampler": sampler,
+        "sampler_arguments": sampler_arguments,
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in plain.items() if v is not None},
     }
     problems.finish()
     return SpaceConfig(**space)
-
-
-def _parameters(section: Any, problems: Problems) -> dict[str, Parameter]:
-    known = Candidate().parameters()
-    if not isinstance(section, dict) or not section:
-        problems.add(("parameters",), f"must name what to search: {', '.join(known)}")
-        return {}
-    problems.unknown_keys(section, list(known), ("parameters",))
-    parameters = {}
-    for name, value in section.items():
-        if name in known:
-            parameter, fault = _parameter(name, value, integer=name in INTEGERS)
-            parameters[name] = parameter
-            if fault:
-                problems.add(("parameters", name), fault)
-    return parameters
-
-
-def _parameter(name: str, value: Any, *, integer: bool) -> tuple[Any, str | None]:
-    """The parameter, and what is wrong with it. Single values are judged by `Candidate` itself."""
-    if isinstance(value, list):
-        faults = [_fault(name, choice) for choice in value] or ["needs at least one choice"]
-        return tuple(value), next(filter(None, faults), None)
-    if not isinstance(value, dict):
-        return value, _fault(name, value)
-    if not {"low", "high"} <= set(value) <= {"low", "high", "step"}:
-        return None, f"a range has low, high and, if need be, step, got {value!r}"
-    step = value.get("step", 1 if integer else None)
-    parameter = Range(low=value["low"], high=value["high"], step=step)
-    if fault := _fault(name, value["low"]) or _fault(name, value["high"]):
-        return parameter, fault
-    if value["low"] > value["high"]:
-        return parameter, f"low must not exceed high, got {value!r}"
-    if step is not None and ((integer and type(step) is not int) or checks.is_positive_number(step)):
-        return parameter, f"step must be {'an integer' if integer else 'a number'} above 0, got {step!r}"
-    return parameter, None
-
-
-def _fault(name: str, value: Any) -> str | None:
-    try:
-        Candidate.from_parameters({name: value})
-    except InputError as error:
-        return error.problem
-    return None
 
 
 def _objectives(section: Any, problems: Problems) -> dict[str, str]:
@@ -140,3 +119,28 @@ def _objectives(section: Any, problems: Problems) -> dict[str, str]:
         if str(direction) not in DIRECTIONS:
             problems.add(("objectives", metric), f"must be minimise or maximise, got {direction!r}")
     return {metric: DIRECTIONS.get(str(direction), "minimize") for metric, direction in section.items()}
+
+
+def _constraints(section: Any, problems: Problems) -> tuple[Constraint, ...]:
+    if not isinstance(section, list):
+        problems.add(("constraints",), "must be a list such as ['size <= 20 GB', 'wer <= baseline + 0.5 points']")
+        return ()
+    found: dict[str, Constraint] = {}
+    for number, text in enumerate(section):
+        try:
+            constraint = parse_constraint(text if isinstance(text, str) else str(text))
+        except InputError as error:
+            problems.add(("constraints", number), error.problem)
+            continue
+        found[constraint.text] = constraint
+    return tuple(found.values())
+
+
+def _sampler(section: Any, problems: Problems) -> tuple[str, dict[str, Any]]:
+    """Class name and arguments of the sampler; whether they fit each other is judged by `sampling.check_sampler`."""
+    arguments = dict(section) if isinstance(section, dict) else {"name": section}
+    name = str(arguments.pop("name", None))
+    if name not in SAMPLERS and not name.endswith("Sampler"):
+        at = ("sampler", "name") if isinstance(section, dict) and "name" in section else ("sampler",)
+        problems.add(at, f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers, got {section!r}")
+    return SAMPLERS.get(name, name), {str(key): value for key, value in arguments.items()}

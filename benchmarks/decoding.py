@@ -1,12 +1,15 @@
 """What scoring with drafts costs against stock generation, in CPU time on one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/decoding.py [--limit 200] [--part tiny|edits] [--dtype bfloat16]
+    OMP_NUM_THREADS=1 python benchmarks/decoding.py [--limit 200] [--part tiny|edits|differences] [--dtype bfloat16]
 
 First the embedded model answers the search split of evals/tiny.yaml: as it is, with half and a quarter of its experts,
 and without two of its layers, at several batch sizes. The arms take turns: stock `generate` from the features (it hears
 everything again), stock `generate` from embeddings that were computed once, and decoding with the unpruned model's
 answers, or with the references, as drafts. Then a random model writes 30 tokens for each prompt, from drafts of which a
 share is edited. Everywhere the answers are compared with stock's. About twenty minutes.
+
+The part `differences` measures no time: it is a table of the share of answers that differ from stock's at the same
+batch size, beside the share in which stock differs from itself at another.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +52,16 @@ Answers = list[list[int]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["tiny", "edits"], help="one of the two tables alone")
+    parser.add_argument("--part", choices=["tiny", "edits", "differences"], help="one table alone")
     parser.add_argument("--limit", type=int, default=200, help="utterances or questions of each task")
     parser.add_argument("--repetitions", type=int, default=3, help="rounds of all arms; the median counts")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the models")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {options.dtype}, median of {options.repetitions}\n", flush=True)
+    if options.part == "differences":
+        print_differences(Bench.of_tiny(options.limit, options.dtype))
+        return
     if options.part != "edits":
         print_tiny(Bench.of_tiny(options.limit, options.dtype), options.repetitions)
     if options.part != "tiny":
@@ -169,8 +176,8 @@ class Bench:
     def drafted(self, batch_size: int, drafts: Sequence[Sequence[int]]) -> Answers:
         decoder = DraftedDecoder(Qwen3Omni(), self.model, end_token=self.end_token, batch_size=batch_size)
         prompts = [
-            Prompt(str(number), length, bound, tuple(draft))
-            for number, (length, bound, draft) in enumerate(zip(self.lengths, self.bounds, drafts, strict=True))
+            Prompt(length, bound, tuple(draft))
+            for length, bound, draft in zip(self.lengths, self.bounds, drafts, strict=True)
         ]
         return [list(answer.tokens) for answer in decoder.decode(prompts, self.embed)]
 
@@ -239,6 +246,20 @@ def print_tiny(bench: Bench, repetitions: int) -> None:
                 different = differing(answers["cached"], answers["drafted"])
                 print(_line(f"{name} ({changed:.0%} change)", str(batch_size), seconds, f"{different:.2%}"), flush=True)
         print(_line(name, "best", best, f"stock at 8 and at 64: {differing(*stock.values()):.2%}"), flush=True)
+
+
+def print_differences(bench: Bench) -> None:
+    own = bench.stock(64, bench.embed)
+    pairs = list(combinations(BATCH_SIZES, 2))
+    columns = [*(f"drafted, {size}" for size in BATCH_SIZES), *(f"stock, {one} and {two}" for one, two in pairs)]
+    print(f"{len(own)} prompts\n\n| | {' | '.join(columns)} |\n{'|---' * (len(columns) + 1)}|", flush=True)
+    for name, plan in bench.conditions().items():
+        under: AbstractContextManager[None] = masked(bench.model, plan) if plan else nullcontext()
+        with under:
+            stock = {size: bench.stock(size, bench.embed) for size in BATCH_SIZES}
+            shares = [differing(stock[size], bench.drafted(size, own)) for size in BATCH_SIZES]
+            shares += [differing(stock[one], stock[other]) for one, other in pairs]
+            print(f"| {name} | {' | '.join(f'{share:.2%}' for share in shares)} |", flush=True)
 
 
 def _line(name: str, batch: str, seconds: Mapping[str, float], last: str) -> str:

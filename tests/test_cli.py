@@ -23,6 +23,7 @@ from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.described import describe
 from autoreap.front import PLAN, RESULT
+from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan, make_plan
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, score
@@ -31,7 +32,7 @@ from autoreap.tiny_omni import CHECKPOINT
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "search", "pareto", "report", "select", "materialise", "materialize", "calibrate", "plan", "evaluate", "prune",
-    "inspect", "verify", "saliency",
+    "inspect", "verify", "saliency", "compare",
 )  # fmt: skip
 NUM_LAYERS = 8
 Capture = pytest.CaptureFixture[str]
@@ -319,6 +320,27 @@ def test_a_tensor_of_a_layer_that_the_config_does_not_have(folder: Path, capsys:
 
 def test_verify_of_what_is_not_there(capsys: Capture, tmp_path: Path) -> None:
     assert_refused_at_once(["verify", tmp_path / "none"], capsys, "no such model directory")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none.jsonl", "none.jsonl: no such file"),
+        ("night/7", "study night: has no trial 7"),
+        ("night/1", "trial 1 was not scored"),
+        ("night/0", "outcomes.jsonl: no such outcomes"),
+        ("day/0", "no study 'day'"),
+        ("model", "model: carries no utterances"),
+        ("empty.jsonl", "empty.jsonl: holds no outcomes"),
+        ("evals.yaml", "evals.yaml:1: not of the form"),
+    ],
+)
+def test_what_can_not_be_compared(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+) -> None:
+    monkeypatch.chdir(folder)
+    write(folder / "empty.jsonl", "")
+    assert_refused_at_once(["compare", name, name, "--storage", storage(folder)], capsys, expected)
 
 
 def test_a_reader_that_leaves_is_no_crash() -> None:
@@ -618,10 +640,54 @@ def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(
     options = ["--plan", folder / "plan.json", "--outcomes", tmp_path / "outcomes.jsonl"]
     document = json_of(["evaluate", folder / "model", "--evals", folder / "evals.yaml", *options], capsys)
     (measured,) = document["metrics"].values()
-    assert set(measured) == {"value", "low", "high", "numerator", "denominator", "num_samples", "num_failed"}
+    assert set(measured) == {
+        *("value", "low", "high", "numerator", "denominator", "num_samples", "num_failed", "num_unreadable")
+    }
     rows = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
     assert sum(row["numerator"] for row in rows) == measured["numerator"]
     assert len(rows) == measured["num_samples"] == 3
+
+
+def test_evaluate_times_a_plan_beside_the_unpruned_model_where_asked(folder: Path, capsys: Capture) -> None:
+    options = ["--evals", folder / "evals.yaml", "--plan", folder / "plan.json", "--latency"]
+    metrics = json_of(["evaluate", folder / "model", *options], capsys)["metrics"]
+    assert {"wer", "size_4bit_bytes", "mask_seconds", "real_time_factor_ratio"} <= set(metrics)
+    ratio = metrics["first_token_ratio"]
+    assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert cli.main([str(option) for option in ["evaluate", folder / "model", *options]]) == 0
+    assert re.search(r"^active_parameters +[\d.]+ M$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_compare_takes_files_trials_and_checkpoints(
+    folder: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(folder / "studies.db", tmp_path / "studies.db")
+    monkeypatch.chdir(tmp_path)
+    first = tuple(Outcome(str(number), "red", "red dog", Counts(1, 2), False) for number in range(8))
+    second = tuple(replace(outcome, output="red dog", counts=Counts(0, 2)) for outcome in first)
+    for name, outcomes in (("baseline", first), ("0", second)):
+        Evaluation({"wer": outcomes}, 1.0).save_outcomes(tmp_path / "mlruns/trials/night" / name / "outcomes.jsonl")
+    shutil.copytree(tmp_path / "mlruns/trials/night/0", tmp_path / "pruned" / "verification")
+    at = ["--storage", storage(tmp_path)]
+    for b in ("night/0", "pruned", "mlruns/trials/night/0/outcomes.jsonl"):
+        document = json_of(["compare", "night/baseline", b, *at, "--html", "page.html"], capsys)
+        assert document["metrics"]["wer"]["difference"] == {
+            "value": -0.5,
+            "low": -0.5,
+            "high": -0.5,
+            "verdict": "better",
+        }
+        assert document["worst"] == []
+    assert "<title>autoreap: night/baseline and mlruns" in (tmp_path / "page.html").read_text()
+    worse = json_of(["compare", "night/0", "night/baseline", *at, "--worst", "3"], capsys)["worst"]
+    assert [(one["id"], one["growth"], one["b"]["output"]) for one in worse] == [(n, 1, "red") for n in "012"]
+    assert cli.main(["compare", "night/baseline", "night/0", *at]) == 0
+    assert re.search(r"^wer .* better$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_select_shows_every_score_with_its_interval(folder: Path, capsys: Capture) -> None:
+    assert cli.main(["select", "night", "--storage", storage(folder)]) == 0
+    assert re.match(r"trial 0, 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]: ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["materialise", "materialize"])

@@ -1,13 +1,17 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from builders import wav_bytes
 
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
+from autoreap.columns import Constant, Place
 from autoreap.conditions import Condition
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.space_config import Range, SpaceConfig, load_space
+from autoreap.evaluate import metric_name
+from autoreap.parameters_config import Range
+from autoreap.space_config import SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
 SPACE = """\
@@ -40,6 +44,17 @@ def test_every_shipped_search_space_loads_and_its_evals_too(path: Path) -> None:
     config = load_space(path)
     assert config.name == path.stem
     assert load_evals(config.evals).splits["search"]
+
+
+def test_the_example_of_the_documentation_loads_and_shows_every_key(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "search-spaces.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    for name in ("speech", "video", "mixed"):
+        (tmp_path / f"{name}.jsonl").touch()
+    config = space(tmp_path, text)
+    told = {line.partition(":")[0] for line in text.splitlines() if not line.startswith(" ")}
+    named = {"path", "name", "conditions", "sampler_arguments"}  # not keys of a file
+    assert {field.name for field in fields(SpaceConfig)} - named == told
+    assert config.conditions.keys() == {"lambda", "beta"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "evals").glob("*.yaml")), ids=lambda path: path.stem)
@@ -86,7 +101,60 @@ def test_every_form_of_a_parameter_is_read(folder: Path) -> None:
         "strip_vision": True,
     }
     assert config.objectives == {"size_bytes": "minimize", "accuracy": "maximize"}
-    assert (config.presets, config.hours, config.materialise, config.sampler) == (("medium",), 0.5, "knee", "nsgaii")
+    assert (config.presets, config.hours, config.materialise, config.sampler) == (
+        ("medium",),
+        0.5,
+        "knee",
+        "NSGAIISampler",
+    )
+
+
+def test_every_form_of_what_a_search_is_told_is_read(folder: Path) -> None:
+    text = SPACE.replace("  retention: 0.5\n", "") + (
+        "  experts: {low: 32, high: 128, step: 8}\n"
+        "  talker.experts: [64, 128]\n"
+        "  saliency: [affinity, reap]\n"
+        "  lambda: {low: 0.1, high: 10, log: true, when: {saliency: affinity}}\n"
+        "  beta: {choices: [0, 1], when: {saliency: affinity, talker.experts: [64, 128]}}\n"
+        "  seed: {value: 3, when: {experts: 32}}\n"
+        "constraints:\n"
+        "  - size <= 20 GB\n"
+        "  - wer  <= baseline + 0.5 points\n"
+        "  - size <= 20 GB\n"
+        "controls: [uniform-reap, random]\n"
+        "sampler: {name: tpe, multivariate: true}\n"
+    )
+    config = space(folder, text)
+    assert config.parameters == {
+        "experts": Range(32, 128, 8),
+        "talker.experts": (64, 128),
+        "saliency": ("affinity", "reap"),
+        "lambda": Range(0.1, 10, log=True),
+        "beta": (0, 1),
+        "seed": 3,
+    }
+    assert config.conditions == {
+        "lambda": {"saliency": ("affinity",)},
+        "beta": {"saliency": ("affinity",), "talker.experts": (64, 128)},
+        "seed": {"experts": (32,)},
+    }
+    assert [each.text for each in config.constraints] == ["size <= 20 GB", "wer <= baseline + 0.5 points"]
+    assert config.controls == ("uniform-reap", "random")
+    assert (config.sampler, config.sampler_arguments) == ("TPESampler", {"multivariate": True})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("  retention: 0.5\n  experts: 64\n", "6: parameters.experts: counts what retention gives as a fraction"),
+        ("  saliency: [reap]\n  lambda: {value: 2, when: {saliency: affinity}}\n", "saliency is never 'affinity' here"),
+        ("  seed: {low: 0, high: 3}\n  beta: {value: 2, when: {seed: [3, 4]}}\n", "seed is never 4 here"),
+        ("  saliency: reap\n  lambda: {value: 2, when: {saliency: affinity}}\n", "saliency is never 'affinity' here"),
+    ],
+)
+def test_parameters_that_contradict_one_another_are_refused(lines: str, message: str, folder: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        space(folder, SPACE.replace("  retention: 0.5\n", lines))
 
 
 def test_all_mistakes_of_a_space_are_reported_at_once_each_with_its_line(folder: Path) -> None:
@@ -113,6 +181,11 @@ sampler: guess
 presets: [heavy]
 materialise: largest
 colour: red
+controls: [uniform]
+constraints:
+  - size <= 20
+  - wer <= 5%
+  - 7
 """
     with pytest.raises(InputError) as failure:
         space(folder, text)
@@ -135,6 +208,9 @@ colour: red
         20: "presets: must be a list of some of light, medium, aggressive",
         21: "materialise: must be one of knee, got",
         22: "colour: unknown key; known: calibration",
+        23: "controls: must be a list of some of random, uniform-reap",
+        25: "constraints.0: something is missing after 'size <= 20' of 'size <= 20': expected B or kB",
+        27: "constraints.2: '7' is not understood at the start of '7': expected a metric",
     }
     lines = [int(message.split(":")[0]) for message in found]
     assert lines == list(expected)
@@ -167,6 +243,19 @@ def test_a_key_that_every_space_needs_is_missed(missing: str, blank: bool, folde
         ("objectives: {wer: [minimise]}", "must be minimise or maximise"),
         ("objectives: {}", "must map metrics"),
         ("presets: light", "must be a list of some of light"),
+        ("constraints: size <= 20 GB", "must be a list such as"),
+        ("sampler: [tpe]", "must be one of tpe, random"),
+        ("sampler: {multivariate: true}", "must be one of tpe, random"),
+        ("  saliency: {low: affinity, high: reap}", "has no order; list its choices"),
+        ("  lambda: {low: 0, high: 4, log: true}", "on a log scale low must be above 0, and there is no step"),
+        ("  lambda: {low: 1, high: 4, step: 1, log: true}", "on a log scale low must be above 0, and there is no step"),
+        ("  lambda: {low: 1, high: 4, log: 1}", "log must be true or false"),
+        ("  lambda: {choices: 3}", "a range has low, high"),
+        ("  experts: 0.5", "must be an integer above 0, got 0.5"),
+        ("  experts: {low: 0, high: 64}", "must be an integer above 0, got 0"),
+        ("  experts: {low: 8, high: 64, step: 0.5}", "step must be an integer above 0"),
+        ("  lambda: {value: 2, when: affinity}", "must map a parameter to its value"),
+        ("  lambda: {value: 2, when: {saliency: affinity}}", "lambda.when.saliency: must be a parameter listed above"),
         ("trials: true", "must be an integer above 0"),
     ],
 )
@@ -231,7 +320,7 @@ train: []
         "4: search.1: key dataset_path is missing",
         "6: search.2: must be a mapping",
         "7: search.3.limit: must be an integer above 0, got 0",
-        "8: search.4: a second asr task needs a label of its own",
+        "8: search.4: a second task with wer needs a label of its own",
         "10: search.4.columns: must map keys to column names",
         "11: search.4.doc_to_text: may use {question}, {choices} and {lettered} alone",
         "12: report: must be a list of tasks",
@@ -240,6 +329,94 @@ train: []
     assert len(found) == len(expected)
     for message, start in zip(found, expected, strict=True):
         assert message.startswith(start)
+
+
+LM_EVAL = """\
+search:
+  - task: audio_qa
+    label: mmau
+    dataset_path: org/name
+    test_split: dev
+    language: en
+    columns: {choices: [A, B], audio: speech}
+    doc_to_text: "Listen. {{question}}"
+    doc_to_target: "{{answer}}"
+    generation_kwargs: {max_gen_toks: 12, do_sample: false, temperature: 0.0}
+    metric_list: [{metric: accuracy, aggregation: mean, higher_is_better: true}]
+    metadata: {version: 1.0}
+  - task: asr
+    dataset_path: a.jsonl
+    doc_to_target: sentence
+    metric_list: [{metric: cer}]
+  - task: audio_qa
+    dataset_path: b.jsonl
+    doc_to_choice: ["yes", "{{other}}"]
+"""
+
+
+def test_a_task_in_the_form_of_lm_eval_is_read(folder: Path) -> None:
+    columns: dict[str, Place] = {"choices": ("A", "B"), "audio": "speech", "language": Constant("en")}
+    columns |= {"question": "Listen. {{question}}", "answer": "{{answer}}"}
+    listening = TaskConfig("audio_qa", "mmau", "org/name", None, "dev", columns, "{question}", 12, version="1.0")
+    assert evals(folder, LM_EVAL).splits["search"] == (
+        listening,
+        TaskConfig("asr", "", "a.jsonl", columns={"text": "sentence"}, metric="cer"),
+        TaskConfig("audio_qa", "", "b.jsonl", columns={"choices": (Constant("yes"), "{{other}}")}),
+    )
+
+
+def test_a_metric_of_metric_list_is_named_and_may_stand_beside_the_usual_one(folder: Path) -> None:
+    rows = "{task: asr, dataset_path: a.jsonl"
+    tasks = evals(folder, f"search:\n  - {rows}}}\n  - {rows}, metric_list: [{{metric: cer}}]}}\n").splits["search"]
+    assert [metric_name(task) for task in tasks] == ["wer", "cer"]
+    usual = evals(folder, f"search:\n  - {rows}, metric_list: [{{metric: wer, aggregation: wer}}]}}\n").splits["search"]
+    assert usual == tasks[:1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("generation_kwargs: {do_sample: true}", "generation_kwargs.do_sample: must be false .*scoring is greedy"),
+        ("generation_kwargs: {temperature: 0.7}", "generation_kwargs.temperature: must be 0 .*scoring is greedy"),
+        ("generation_kwargs: {until: ['.']}", "generation_kwargs.until: not supported: an answer ends where"),
+        ("generation_kwargs: {max_tokens: 3}", "generation_kwargs.max_tokens: unknown key; known: max_gen_toks"),
+        ("generation_kwargs: {max_gen_toks: 0}", "generation_kwargs.max_gen_toks: must be an integer above 0"),
+        ("generation_kwargs: 12", "generation_kwargs: must be a mapping with max_gen_toks, got 12"),
+        ("generation_kwargs: {max_gen_toks: 3}, max_new_tokens: 4", "generation_kwargs: .*is given twice"),
+        ("metric_list: [{metric: acc}]", "metric_list.0.metric: must be one of wer, cer, got 'acc'"),
+        ("metric_list: [{metric: wer}, {metric: cer}]", "metric_list: must be a list of one mapping"),
+        ("metric_list: [{aggregation: mean}]", "metric_list.0: key metric is missing"),
+        (
+            "metric_list: [{metric: wer, aggregation: mean}]",
+            "metric_list.0.aggregation: must be one of wer, got",
+        ),
+        ("metric_list: [{metric: wer, higher_is_better: true}]", "higher_is_better: must be false for wer"),
+        ("metric_list: [{metric: wer, ignore_case: true}]", "metric_list.0.ignore_case: unknown key; known: metric"),
+        ("metadata: {author: me}", "metadata.author: unknown key; known: version"),
+        ("metadata: 1.0", "metadata: must be a mapping with the key version, got 1.0"),
+        ("language: English", "language: must be the code of a language"),
+        ("language: en, columns: {language: locale}", "language: columns maps language too"),
+        ("doc_to_target: said, columns: {text: sentence}", "doc_to_target: columns maps text too"),
+        ("columns: {sentence: text}", "columns.sentence: unknown key; known: id, audio"),
+        ("columns: {text: 3}", "columns: must map keys to column names.*: 3 must be a column"),
+        ("columns: {text: '{{a'}", "columns: must map keys .* is no template"),
+        ("doc_to_text: '{{question'", "doc_to_text: is no template"),
+        ("doc_to_choice: [yes, no]", r"doc_to_choice: .*yes and no in quotes.*got \[True, False\]"),
+        ("num_fewshot: 5", "num_fewshot: this key of lm-eval is not supported: a prompt holds no examples"),
+        ("output_type: generate_until", "output_type: this key of lm-eval is not supported: answers are always"),
+        ("process_docs: x", "process_docs: this key of lm-eval is not supported: map columns instead"),
+        ("validation_split: x", "validation_split: this key of lm-eval is not supported: test_split names"),
+    ],
+)
+def test_what_a_task_can_not_do_is_refused_with_its_line_and_what_to_do(keys: str, message: str, folder: Path) -> None:
+    text = f"search:\n  - {{task: asr, dataset_path: a.jsonl}}\n  - {{task: asr, label: b, dataset_path: b, {keys}}}\n"
+    with pytest.raises(InputError, match=rf"^\S*evals\.yaml:3: search\.1\S*[.:] ?{message}"):
+        evals(folder, text)
+
+
+def test_a_file_that_is_one_task_is_told_where_a_task_goes(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"evals\.yaml: is one task; put it in the list of a split"):
+        evals(folder, "task: asr\ndataset_path: a.jsonl\n")
 
 
 @pytest.mark.parametrize("text", ["report: []\n", "search: []\n", "search:\n"])

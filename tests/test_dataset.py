@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,16 @@ import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
 
+from autoreap.behaviour import write_utterances
+from autoreap.columns import Constant
 from autoreap.dataset import read_dataset
 from autoreap.errors import InputError
-from autoreap.evals_config import TaskConfig
+from autoreap.evals_config import TaskConfig, load_evals
+from autoreap.evaluate import read_task
+from autoreap.jobs import evals_digest
 from autoreap.samples import Sample, load_audio
+from autoreap.scores import Counts
+from autoreap.tasks import asr
 
 REQUIRED = ("audio", "text")
 
@@ -59,11 +66,11 @@ def test_a_folder_of_parquet_is_read_with_audio_left_encoded(audio_column: str |
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
-    rows = [{"speech": recording(0), "sentence": "hello", "text": "not this", "options": ["cat", "dog"], "key": 4}]
+    rows = [{"speech": recording(0), "sentence": "hello", "text": "not this", "options": ["cat", "dog"], "key": 1}]
     write(tmp_path / "set", rows, "speech")
     columns = {"audio": "speech", "text": "sentence", "choices": "options", "answer": "key"}
     (sample,) = read_dataset(task(columns=columns), tmp_path, REQUIRED)
-    assert (sample.id, sample.text, sample.choices, sample.answer) == ("0", "hello", ("cat", "dog"), "4")
+    assert (sample.id, sample.text, sample.choices, sample.answer) == ("0", "hello", ("cat", "dog"), "dog")
     assert sample.audio == recording(0)["bytes"]
 
 
@@ -142,3 +149,162 @@ def test_what_cannot_be_loaded_is_refused_by_name_and_split(values: dict[str, An
     (tmp_path / "script" / "script.py").write_text("raise SystemExit('this code must not run')\n")
     with pytest.raises(InputError, match=f"^{place}: data set can't be loaded: .*check name, split and network"):
         read_dataset(task(**values), tmp_path, REQUIRED)
+
+
+QUESTION = ("question", "answer")
+
+
+def asked(number: int, **values: Any) -> dict[str, Any]:
+    return {"id": f"q{number}", "question": "Who?", "answer": "dog", **values}
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl"])
+@pytest.mark.parametrize(
+    ("stored", "columns"),
+    [
+        ({"options": ["cat", "dog"]}, {"choices": "options"}),
+        ({"options": '["cat", "dog"]'}, {"choices": "options"}),
+        ({"options": "['cat', 'dog']"}, {"choices": "options"}),
+        ({"a": "cat", "b": "dog", "c": ""}, {"choices": ("a", "b", "c")}),
+        ({"a": "cat", "b": "dog"}, {"choices": "{{[a, b]}}"}),
+        ({"options": ["cat", "dog"], "answer": 1}, {"choices": "options"}),
+        ({"answer": 1}, {"choices": (Constant("cat"), Constant("dog"))}),
+    ],
+    ids=["list", "JSON", "Python", "columns", "template", "place", "constant"],
+)
+def test_choices_are_read_in_every_form(
+    stored: dict[str, Any], columns: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "set", [asked(0, **stored)])
+    write_lines(tmp_path / "set.jsonl", [asked(0, **stored)])
+    (sample,) = read_dataset(task(dataset_path=name, columns=columns), tmp_path, QUESTION)
+    assert (sample.choices, sample.answer, sample.answers) == (("cat", "dog"), "dog", ())
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl"])
+@pytest.mark.parametrize(
+    ("stored", "columns", "message"),
+    [
+        ({"choices": "cat, dog"}, {}, "choices must be a list of at least two texts, got 'cat, dog'"),
+        ({"choices": "['cat' 'dog']"}, {}, "choices must be a list of at least two texts"),  # as NumPy prints it
+        ({"choices": ["cat"]}, {}, "choices must be a list of at least two texts"),
+        ({"choices": ["cat", "dog"], "answer": 2}, {}, "answer must be a choice's place from 0 to 1, got 2"),
+        ({}, {"question": "{{question.missing.deeper}}"}, "template .* can't be filled in"),
+        ({}, {"question": "{{question.__class__.__mro__}}"}, "template .* can't be filled in: access to"),
+        ({"tongue": "English"}, {"language": "tongue"}, "language must be a code such as en or zh-CN, got 'English'"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_with_its_place(
+    stored: dict[str, Any], columns: dict[str, Any], message: str, name: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "set", [asked(0, **stored)])
+    write_lines(tmp_path / "set.jsonl", [asked(0, **stored)])
+    place = r"set \[test\] row 0" if name == "set" else r".*set\.jsonl:1"
+    with pytest.raises(InputError, match=f"^{place}: {message}"):
+        read_dataset(task(dataset_path=name, columns=columns), tmp_path, QUESTION)
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl"])
+def test_of_a_list_of_answers_all_are_kept(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "set", [asked(0, answer=["dog", "hound"])])
+    write_lines(tmp_path / "set.jsonl", [asked(0, answer=["dog", "hound"])])
+    (sample,) = read_dataset(task(dataset_path=name), tmp_path, QUESTION)
+    assert (sample.answer, sample.answers) == ("dog", ("hound",))
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl"])
+def test_a_template_is_filled_in_from_the_columns_of_its_row(name: str, tmp_path: Path) -> None:
+    rows = [asked(number, place=place) for number, place in enumerate(("street", "field"))]
+    write(tmp_path / "set", rows)
+    write_lines(tmp_path / "set.jsonl", rows)
+    columns = {"question": "On a {{place}}: {{question}}"}
+    samples = read_dataset(task(dataset_path=name, columns=columns), tmp_path, QUESTION)
+    assert [sample.question for sample in samples] == ["On a street: Who?", "On a field: Who?"]
+
+
+def test_a_set_of_several_languages_is_scored_by_the_language_of_each_row(tmp_path: Path) -> None:
+    tongues = datasets.ClassLabel(names=["cmn_hans_cn", "de_de", "en_us"])
+    texts = ("今天天气", "Guten Tag!", "Twenty")
+    rows = [row(number, text=text, language=number) for number, text in enumerate(texts)]
+    table = datasets.Dataset.from_list(rows).cast_column("language", tongues)
+    (tmp_path / "set").mkdir()
+    table.to_parquet(str(tmp_path / "set" / "test-00000-of-00001.parquet"))
+    samples = read_dataset(task(), tmp_path, REQUIRED)
+    assert [sample.language for sample in samples] == tongues.names
+    judged = [asr.judge(sample, heard)[0] for sample, heard in zip(samples, ("今天", "guten tag", "20"), strict=True)]
+    assert judged == [Counts(2, 4), Counts(0, 2), Counts(0, 1)]
+
+
+def test_a_class_label_that_is_not_known_is_none(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list([row(0, language=-1)]).cast_column("language", datasets.ClassLabel(names=["en"]))
+    (tmp_path / "set").mkdir()
+    table.to_parquet(str(tmp_path / "set" / "test-00000-of-00001.parquet"))
+    assert [sample.language for sample in read_dataset(task(), tmp_path, REQUIRED)] == [None]
+
+
+def test_the_version_of_a_task_is_part_of_what_a_study_is_known_by(tmp_path: Path) -> None:
+    write_lines(tmp_path / "set.jsonl", [asked(0)])
+    digests = []
+    for metadata in ("", ", metadata: {version: 1}", ", metadata: {version: 2}"):
+        entry = f"{{task: audio_qa, dataset_path: set.jsonl{metadata}}}"
+        (tmp_path / "evals.yaml").write_text(f"search: [{entry}]\n")
+        digests.append(evals_digest(load_evals(tmp_path / "evals.yaml")))
+    assert len(set(digests)) == 3
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl"])
+def test_one_bad_language_names_its_row_and_is_used_for_none(name: str, tmp_path: Path) -> None:
+    rows = [{"id": f"u{number}", "text": "x", "language": tongue} for number, tongue in enumerate(("en", "??", "zh"))]
+    write(tmp_path / "set", rows)
+    write_lines(tmp_path / "set.jsonl", rows)
+    with pytest.raises(InputError, match=r"(row 1|:2): language must be a code such as en or zh-CN, got '\?\?'"):
+        read_dataset(task(dataset_path=name), tmp_path, ("text",))
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl"])
+def test_the_language_of_a_whole_set_hides_a_column_of_names(name: str, tmp_path: Path) -> None:
+    rows = [{"id": f"u{number}", "text": "x", "language": "Mandarin Chinese"} for number in range(2)]
+    write(tmp_path / "set", rows)
+    write_lines(tmp_path / "set.jsonl", rows)
+    config = task(dataset_path=name, columns={"language": Constant("zh")})
+    assert [sample.language for sample in read_dataset(config, tmp_path, ("text",))] == ["zh", "zh"]
+
+
+def test_a_key_of_jsonl_that_columns_name_and_a_row_lacks_is_missed_with_its_line(tmp_path: Path) -> None:
+    write_lines(tmp_path / "set.jsonl", [asked(0, topic="a"), asked(1)])
+    with pytest.raises(InputError, match=r"set\.jsonl:2: key 'topic' is missing; columns: takes it from there"):
+        read_dataset(task(dataset_path="set.jsonl", columns={"question": "{{topic}}"}), tmp_path, QUESTION)
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_slices_of_a_split_share_no_row(limit: int | None, tmp_path: Path) -> None:
+    write(tmp_path / "set", [row(number) for number in range(10)])
+    first, rest = (
+        [sample.id for sample in read_dataset(task(test_split=split, limit=limit), tmp_path, REQUIRED)]
+        for split in ("test[:30%]", "test[30%:]")
+    )
+    assert (first + rest) == ([f"u{number}" for number in (range(10) if limit is None else (0, 1, 3, 4))])
+
+
+def test_a_question_is_not_needed_where_the_prompt_asks_it(tmp_path: Path) -> None:
+    write(tmp_path / "set", [{"id": "a", "answer": "dog"}])
+    (sample,) = read_dataset(task(doc_to_text="Answer what is asked."), tmp_path, QUESTION)
+    assert sample.question is None
+    with pytest.raises(InputError, match="has no column 'question'"):
+        read_dataset(task(doc_to_text="Asked: {question}"), tmp_path, QUESTION)
+
+
+def test_rows_written_beside_a_checkpoint_are_read_as_they_were(tmp_path: Path) -> None:
+    kept = ("question", "answer", "answers", "choices", "language", "text")
+    qa = Sample(id="a", where="x", question="Who?", answer="dog", answers=("hound",), language="en")
+    spoken = Sample(id="b", where="x", audio=wav_bytes(), text="今天", language="zh", question="转换")
+    tasks = [(task(task="audio_qa", doc_to_text="{question}"), [qa]), (task(metric="cer"), [spoken])]
+    written = write_utterances(tmp_path / "kept", tasks, 2).splits["search"]
+    assert [config.metric for config in written] == [None, "cer"]
+    for config, before in zip(written, (qa, spoken), strict=True):
+        (after,) = read_task(config, tmp_path / "kept")
+        assert [getattr(after, key) for key in kept] == [getattr(before, key) for key in kept]

@@ -15,7 +15,6 @@ from random_models import END, save_random_model, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoreap.drafting import Answer, DraftedDecoder, Prompt
-from autoreap.errors import ScoringError
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.masking import masked
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
@@ -74,8 +73,7 @@ def drafted(
 ) -> list[Answer]:
     decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=batch_size)
     asked = [
-        Prompt(f"row {number}", len(prompt), bound, tuple(draft))
-        for number, (prompt, bound, draft) in enumerate(zip(prompts, bounds, drafts, strict=True))
+        Prompt(len(prompt), bound, tuple(draft)) for prompt, bound, draft in zip(prompts, bounds, drafts, strict=True)
     ]
     return decoder.decode(asked, embedder(model, prompts), **options)
 
@@ -296,7 +294,7 @@ def test_finished_rows_stay_where_memory_is_too_small_to_part_from_them(model: A
 def test_the_batch_size_that_memory_allowed_holds_for_what_is_decoded_next(model: Any, case: Case) -> None:
     decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=8)
     prompts = case.prompts()
-    asked = [Prompt(str(number), len(prompt), 3) for number, prompt in enumerate(prompts)]
+    asked = [Prompt(len(prompt), 3) for prompt in prompts]
     with short_of_memory(model, 2):
         decoder.decode(asked, embedder(model, prompts))
         assert decoder.batch_size <= 2
@@ -310,16 +308,61 @@ def test_memory_too_small_for_one_prompt_is_the_callers_to_know(model: Any, case
         drafted(model, case.prompts(), case.bounds(), [[]] * case.num_rows)
 
 
-def test_an_output_that_is_no_number_is_an_error_that_names_the_utterance(model: Any, case: Case) -> None:
+def not_a_number(model: Any, case: Case, number: int) -> Any:
+    """Embeds the prompts of `case`, that of `number` with a last token that is no number."""
     prompts = case.prompts()
 
-    def spoil(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+    def embed(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         inputs = dict(embedder(model, prompts)(numbers))
-        if 4 in numbers:
-            inputs["inputs_embeds"][list(numbers).index(4), -1] = float("nan")
+        if number in numbers:
+            inputs["inputs_embeds"][list(numbers).index(number), -1] = float("nan")
         return inputs
 
+    return embed
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_an_output_that_is_no_number_ends_its_own_answer_and_changes_no_other(
+    model: Any, case: Case, batch_size: int, rate: float
+) -> None:
+    prompts, bounds = case.prompts(), case.bounds()
+    expected = stock(model, prompts, bounds)
+    drafts = [edited(random.Random(0), answer, rate) for answer in expected]
+    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=batch_size)
+    asked = [Prompt(len(p), bound, tuple(d)) for p, bound, d in zip(prompts, bounds, drafts, strict=True)]
+    answers = decoder.decode(asked, not_a_number(model, case, 4))
+    assert [answer.is_number for answer in answers] == [number != 4 for number in range(case.num_rows)]
+    expected[4] = []
+    assert [list(answer.tokens) for answer in answers] == expected
+
+
+def test_what_was_written_before_the_output_is_no_number_stays(model: Any, case: Case) -> None:
+    """A poisoned embedding of the third token of an answer, which is read where the fourth is chosen."""
+    prompts, bounds = case.prompts(), [LONGEST] * case.num_rows
+    longest = stock(model, prompts, bounds)
+    number = next(i for i, answer in enumerate(longest) if len(set(answer)) == len(answer) > 4)
+    weight = model.thinker.get_input_embeddings().weight
+    before = weight[longest[number][2]].clone()
+    weight.data[longest[number][2]] = float("nan")
+    try:
+        (answer,) = drafted(model, [prompts[number]], [LONGEST], [[]])
+    finally:
+        weight.data[longest[number][2]] = before
+    assert (list(answer.tokens), answer.is_number) == (longest[number][:3], False)
+
+
+def test_log_likelihoods_are_those_that_decoding_gives_and_no_number_where_there_is_none(
+    model: Any, case: Case
+) -> None:
+    rng = random.Random(0)
+    prompts = case.prompts()
+    drafts = [[rng.randrange(100, 400) for _ in range(length)] for length in range(case.num_rows)]
+    asked = [Prompt(len(prompt), 3, tuple(draft)) for prompt, draft in zip(prompts, drafts, strict=True)]
     decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=3)
-    asked = [Prompt(f"utterance {number}", len(prompt), 5) for number, prompt in enumerate(prompts)]
-    with pytest.raises(ScoringError, match="utterance 4: the model's output is not a number"):
-        decoder.decode(asked, spoil)
+    with short_of_memory(model, 2):
+        scored = decoder.log_likelihoods(asked, not_a_number(model, case, 4))
+    answers = drafted(model, prompts, case.bounds(), drafts, likelihoods=True)
+    assert decoder.batch_size <= 2
+    for number, (value, answer) in enumerate(zip(scored, answers, strict=True)):
+        assert value == pytest.approx(answer.draft_log_likelihood, rel=1e-4) or (number == 4 and value != value)

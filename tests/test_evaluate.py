@@ -152,6 +152,7 @@ def test_outcomes_come_in_the_order_of_the_rows_with_the_judgement_of_their_task
     for sample, outcome in zip(samples, outcomes, strict=True):
         assert outcome.reference == task.reference(sample)
         assert outcome.counts == task.judge(sample, outcome.output)[0]
+        assert outcome.language == sample.language
 
 
 def test_outcomes_do_not_depend_on_the_batch_size(loaded: Loaded, folder: Path) -> None:
@@ -232,6 +233,25 @@ def test_a_plan_that_keeps_everything_gives_the_baselines_outcomes(
     keep_all = ComponentPlan.identity(loaded.described.shape.components["thinker"])
     identity = PruningPlan(loaded.described.base_model, False, keep_all)
     assert bounded.run(identity).outcomes == baseline.outcomes
+
+
+def test_penalties_in_a_checkpoints_generation_config_change_nothing_here_as_they_do_not_in_the_stock_model(
+    loaded: Loaded, folder: Path, baseline: Evaluation, tmp_path: Path
+) -> None:
+    """The stock class reads the file for the whole model; its thinker, which writes the text, never sees it."""
+    shutil.copytree(CHECKPOINT, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    penalties = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "suppress_tokens": [1, 2, 3]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | penalties))
+    penalised = load(describe(str(tmp_path / "model")))
+    assert penalised.model.generation_config.repetition_penalty == 9.0
+    outcomes = evaluator(penalised, folder, BOUNDED).run().outcomes
+    assert outcomes == baseline.outcomes
+    for sample, outcome in zip(rows_of(folder, "asr"), outcomes["wer"], strict=True):
+        inputs = penalised.inputs.collate([penalised.inputs.encode(sample, "transcribe")])
+        bounds = {"thinker_max_new_tokens": MAX_NEW_TOKENS, "thinker_eos_token_id": penalised.inputs.end_token_id}
+        sequences: Any = penalised.model.generate(**inputs, return_audio=False, thinker_do_sample=False, **bounds)
+        assert penalised.inputs.decode(sequences[0, inputs["input_ids"].shape[1] :]) == outcome.output
 
 
 def test_an_image_task_under_a_plan_without_vision_is_refused_and_the_model_sees_again_afterwards(
@@ -362,8 +382,3 @@ def test_questions_without_media_in_both_splits_are_no_recording_in_common(tmp_p
         "search: [{task: audio_qa, dataset_path: search.jsonl}]\nreport: [{task: audio_qa, dataset_path: report.jsonl}]"
     )
     check_splits_apart(load_evals(tmp_path / "evals.yaml"))
-
-
-@pytest.mark.parametrize("path", sorted(EVALS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_splits_of_every_shipped_evals_file_are_apart(path: Path) -> None:
-    check_splits_apart(load_evals(path))

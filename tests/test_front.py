@@ -12,8 +12,25 @@ from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.front import ERROR, PLAN, RESULT, Point, default_storage, open_study, pareto, plan_of, points_of, select
+from autoreap.front import (
+    ERROR,
+    INFEASIBLE,
+    PLAN,
+    RESULT,
+    Point,
+    default_storage,
+    drawn_metric,
+    empty_front,
+    nearest,
+    open_study,
+    pareto,
+    plan_of,
+    points_of,
+    select,
+)
 from autoreap.plan import PruningPlan, make_plan
+from autoreap.report import front_table, plot_front, write_report
+from autoreap.scores import exact
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1
@@ -30,7 +47,8 @@ def plan_for(trial: int) -> PruningPlan:
 def write_study(storage: str) -> None:
     study = optuna.create_study(storage=storage, study_name="night", directions=["minimize", "minimize"])
     study.set_user_attr("objectives", OBJECTIVES)
-    study.set_user_attr("baseline", {"metrics": {"wer": {"value": BASELINE_WER}}, "size_bytes": 70_000_000_000})
+    baseline = {"value": BASELINE_WER, "low": BASELINE_WER - 0.01, "high": BASELINE_WER + 0.01}
+    study.set_user_attr("baseline", {"metrics": {"wer": baseline}, "size_bytes": 70_000_000_000})
     for number, (size, wer) in enumerate(TRIALS):
         study.enqueue_trial({"retention": 1 / (number + 1)})
         trial = study.ask()
@@ -48,6 +66,28 @@ def write_study(storage: str) -> None:
     study.ask()
     other = optuna.create_study(storage=storage, study_name="empty", directions=["minimize", "minimize"])
     other.set_user_attr("objectives", OBJECTIVES)
+
+
+def write_constrained_study(storage: str, name: str, bound: float, objectives: Mapping[str, str]) -> optuna.Study:
+    """The same trials; those above `bound` (a WER) break a constraint, and one was ruled out before it was scored."""
+    directions: list[Any] = list(objectives.values())
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    study.set_user_attr("objectives", dict(objectives))
+    study.set_user_attr("baseline", {"metrics": {"wer": exact(BASELINE_WER)}, "size_bytes": 70_000_000_000})
+    for number, (size, wer) in enumerate(TRIALS):
+        trial = study.ask()
+        metrics = {"wer": {"value": wer}, "accuracy": {"value": 1 - wer, "denominator": 10}}
+        values = {"size_bytes": size * 1e9, "wer": wer, "accuracy": 1 - wer}
+        result = {"metrics": metrics, "size_bytes": size * 10**9, "plan_digest": f"plan {number}"}
+        trial.set_user_attr(RESULT, result)
+        trial.set_constraint("size <= 90 GB", size / 90 - 1)
+        trial.set_constraint("wer <= bound", wer / bound - 1)
+        study.tell(trial, [values[name] for name in objectives])
+    ruled_out = study.ask()
+    ruled_out.set_constraint("size <= 90 GB", 0.1)
+    ruled_out.set_user_attr(INFEASIBLE, "size <= 90 GB (it is 99.00 GB)")
+    study.tell(ruled_out, state=TrialState.PRUNED)
+    return study
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +161,7 @@ def test_the_front_is_what_no_point_beats(rows: list[tuple[int, int, int, bool]]
     ("rule", "bounds", "trial", "reason"),
     [
         ("knee", {}, 2, "ideal corner of size_bytes and wer"),
-        ("smallest", {"max_wer_increase": 2.5}, 2, r"at most 12\.50% \(baseline 10\.00% \+ 2\.5 points\)"),
+        ("smallest", {"max_wer_increase": 2.5}, 2, r"at most 12\.50% \(baseline 10\.00% \[.*\] \+ 2\.5 points\)"),
         ("smallest", {"max_wer_increase": 0.0}, 0, r"at most 10\.00%"),
         ("smallest", {"max_wer_increase": 90.0}, 3, r"at most 100\.00%"),
         ("best", {"max_size_bytes": 59e9}, 1, "lowest WER of at most 59.00 GB"),
@@ -134,6 +174,19 @@ def test_a_rule_picks_its_point_and_says_why(
     chosen, why = select(study, rule, **bounds)
     assert chosen.trial == trial
     assert re.search(reason, why)
+
+
+def test_the_knee_of_objectives_that_are_no_rates_is_found(tmp_path: Path) -> None:
+    objectives = {"size_4bit_bytes": "minimize", "first_token_ratio": "minimize"}
+    study = optuna.create_study(storage=default_storage(tmp_path), study_name="costs", directions=["minimize"] * 2)
+    study.set_user_attr("objectives", objectives)
+    for number, values in enumerate([(1e6, 4.0), (2e6, 1.1), (8e6, 1.0)]):
+        trial = study.ask()
+        timed = {"value": values[1], "low": values[1], "high": values[1], "num_samples": 48}
+        metrics = {"size_4bit_bytes": exact(values[0]), "first_token_ratio": timed}
+        trial.set_user_attr(RESULT, {"metrics": metrics, "size_bytes": int(values[0]), "plan_digest": str(number)})
+        study.tell(trial, values)
+    assert select(study, "knee")[0].trial == 1
 
 
 @pytest.mark.parametrize(
@@ -151,6 +204,103 @@ def test_a_rule_that_picks_nothing_is_refused_with_what_to_change(
 ) -> None:
     with pytest.raises(InputError, match=message):
         select(study, rule, **bounds)
+
+
+def test_only_points_that_keep_every_constraint_are_on_the_front(tmp_path: Path) -> None:
+    study = write_constrained_study(default_storage(tmp_path), "bound", 0.115, OBJECTIVES)
+    points = points_of(study)
+    assert [point.trial for point in points] == [0, 1, 2, 3, 4, 5]
+    assert points[2].broken == {"wer <= bound": pytest.approx(0.12 / 0.115 - 1)}
+    assert points[2].as_dict()["broken"] == points[2].broken
+    assert "broken" not in points[1].as_dict()
+    assert [point.trial for point in pareto(points, OBJECTIVES)] == [1, 0]
+    assert select(study, "smallest", max_wer_increase=90.0)[0].trial == 1
+    assert select(study, "best", max_size_bytes=50e9)[0].trial == 1
+    assert select(study, "knee")[0].trial in (0, 1)
+    with pytest.raises(InputError, match=r"trial 6 was not scored: size <= 90 GB \(it is 99.00 GB\)"):
+        plan_of(study, 6)
+
+
+def test_where_no_trial_keeps_the_constraints_the_nearest_is_named(tmp_path: Path) -> None:
+    study = write_constrained_study(default_storage(tmp_path), "bound", 0.05, OBJECTIVES)
+    assert pareto(points_of(study), OBJECTIVES) == []
+    assert [point.trial for point in nearest(points_of(study), 3)] == [0, 1, 2]
+    reason = "no trial keeps every constraint; nearest is trial 0, which breaks wer <= bound by 100% of the bound"
+    assert empty_front(study) == reason
+    for rule, bounds in (("knee", {}), ("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
+        with pytest.raises(InputError, match=f"study bound: {reason}"):
+            select(study, rule, **bounds)
+
+
+def test_where_every_candidate_was_ruled_out_before_scoring_the_last_reason_is_given(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=default_storage(tmp_path), directions=["minimize", "minimize"])
+    study.set_user_attr("objectives", OBJECTIVES)
+    trial = study.ask()
+    trial.set_user_attr(INFEASIBLE, "size <= 90 GB (it is 99.00 GB)")
+    study.tell(trial, state=TrialState.PRUNED)
+    assert empty_front(study) == "has no finished trial yet; trial 0 breaks size <= 90 GB (it is 99.00 GB)"
+
+
+def test_rules_on_size_and_wer_are_refused_where_a_study_weighs_something_else(tmp_path: Path) -> None:
+    objectives = {"size_bytes": "minimize", "accuracy": "maximize"}
+    study = write_constrained_study(default_storage(tmp_path), "accuracy", 1.0, objectives)
+    chosen, why = select(study, "knee")
+    assert chosen.trial in (2, 3, 5)
+    assert "size_bytes and accuracy" in why
+    for rule, bounds in (("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
+        with pytest.raises(InputError, match=f"--rule {rule}: weighs .* one wer, but .* size_bytes, accuracy"):
+            select(study, rule, **bounds)
+
+
+@pytest.mark.parametrize(
+    ("names", "picked"), [(("size_bytes", "wer.car"), "wer.car"), (("size_bytes", "wer.car", "wer"), "wer")]
+)
+def test_rules_take_the_wer_of_the_objectives_also_where_it_has_a_label(
+    names: tuple[str, ...], picked: str, tmp_path: Path
+) -> None:
+    study = labelled_study(default_storage(tmp_path), names)
+    expected = {"wer.car": (1, "lowest wer.car"), "wer": (0, "lowest WER")}[picked]
+    chosen, why = select(study, "best", max_size_bytes=1e12)
+    assert (chosen.trial, why) == (expected[0], f"{expected[1]} of at most 1,000.00 GB")
+    assert drawn_metric(study) == picked
+
+
+def test_rules_are_refused_where_several_labelled_wers_are_weighed(tmp_path: Path) -> None:
+    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car", "wer.quiet"))
+    with pytest.raises(InputError, match="--rule best: weighs size_bytes against one wer"):
+        select(study, "best", max_size_bytes=1e12)
+    assert select(study, "knee")[0].trial in (0, 1)
+
+
+def test_a_study_without_a_plain_wer_is_drawn_by_what_it_weighs(tmp_path: Path) -> None:
+    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car"))
+    plot_front(study, tmp_path / "front.png")
+    write_report(study, tmp_path / "report.html")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+    assert "wer.car, log scale" in (tmp_path / "report.html").read_text()
+
+
+def test_controls_are_shown_by_name_between_the_front_and_the_baseline(tmp_path: Path) -> None:
+    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car"))
+    baseline = study.user_attrs["baseline"]
+    lines = front_table(points_of(study), baseline, {"random": {**baseline, "size_bytes": 3_000_000}}).splitlines()
+    assert [line.split()[0] for line in lines] == ["trial", "0", "1", "random", "baseline"]
+    assert "3.00 MB" in lines[3]
+
+
+def labelled_study(storage: str, names: Sequence[str]) -> optuna.Study:
+    """Two trials; the first is better by the last of the names, the second by the others."""
+    study = optuna.create_study(storage=storage, study_name="labelled", directions=["minimize"] * len(names))
+    study.set_user_attr("objectives", dict.fromkeys(names, "minimize"))
+    unpruned = {name: {"value": 0.1, "low": 0.0, "high": 1.0} for name in names[1:]}
+    study.set_user_attr("baseline", {"metrics": unpruned, "size_bytes": 4})
+    for number, wers in enumerate(((0.2, 0.1), (0.1, 0.2))):
+        trial = study.ask()
+        values = dict(zip(names, (number + 2, *wers), strict=False))
+        metrics = {name: {"value": values[name], "low": 0.0, "high": 1.0} for name in names[1:]}
+        trial.set_user_attr(RESULT, {"metrics": metrics, "size_bytes": number + 2, "plan_digest": str(number)})
+        study.tell(trial, list(values.values()))
+    return study
 
 
 def test_a_study_without_a_scored_trial_has_nothing_to_select(storage: str) -> None:

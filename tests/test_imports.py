@@ -18,33 +18,57 @@ FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        "constraints",
+        *("signals", "failures", "night_log"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
         "tasks",
         "plan",
-        "evals_config",
+        *("columns", "lm_eval_keys", "evals_config"),
         "calibration_config",
+        "parameters_config",
         "space_config",
         "checkpoint",
         "dataset",
         "calibration_data",
         "saliency_summary",
         "outcomes",
+        "alignment",
+        "comparison",
+        "comparison_text",
+        "comparison_page",
+        "racing",
         "triage",
     ),
     ("families", "dimensions"),
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
-        *("masking", "drafting", "evaluate", "sizes"),
+        *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate"),
+        *("sizes", "footprint", "latency"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
-    ("objective", "front", "sampling", "search", "tracking", "report", "saliency_report", "jobs"),
+    (
+        *(
+            "objective",
+            "front",
+            "samplers",
+            "sampling",
+            "storage",
+            "known",
+            "search",
+            "trial_text",
+            "report",
+            "saliency_report",
+            "jobs",
+        ),
+        *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+    ),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
-ALLOWED = {"tracking": "mlflow"}
+ALLOWED = {"mlflow_runs": "mlflow"}
 EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,19 @@ def test_the_digest_follows_contents_and_not_places(folder: Path) -> None:
     assert len({digest(samples) for samples in ([sample], *others)}) == 7
     assert contents(sample) == contents(replace(sample, id="b", text=None))
     assert contents(sample) != contents(replace(sample, audio=folder / "media" / "b.wav"))
+
+
+def test_a_recording_that_is_written_anew_has_another_digest_though_it_was_known_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    sample = Sample(id="a", where="here", audio=path)
+    path.write_bytes(wav_bytes())
+    first = contents(sample)
+    assert contents(sample) == first
+    changed = bytearray(wav_bytes())
+    changed[-1] ^= 1  # as long as before
+    path.write_bytes(changed)
+    os.utime(path, ns=(0, 1))  # clocks of file systems tick some times a second
+    assert contents(sample) != first
 
 
 def sine(frequency: float, num_samples: int, sampling_rate: int) -> Any:

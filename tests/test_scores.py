@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autoreap.errors import ScoringError
 from autoreap.objective import objective_values
-from autoreap.scores import Counts, paired_difference, score
+from autoreap.scores import BETTER, UNDECIDED, WORSE, Counts, compare, paired_difference, score
 
 UTTERANCES = st.lists(
     st.integers(1, 30).flatmap(lambda words: st.builds(Counts, st.integers(0, words), st.just(words))),
@@ -94,6 +94,31 @@ def test_pairing_cancels_what_both_sides_share() -> None:
 def test_different_references_are_not_compared(second: list[Counts]) -> None:
     with pytest.raises(ScoringError, match="same utterances"):
         paired_difference([Counts(0, 5), Counts(0, 5)], second)
+
+
+@pytest.mark.parametrize(("direction", "fewer", "more"), [("minimize", BETTER, WORSE), ("maximize", WORSE, BETTER)])
+def test_a_verdict_knows_which_way_a_metric_is_better(direction: str, fewer: str, more: str) -> None:
+    few, many = noisy_counts(200, 0.1, seed=0), noisy_counts(200, 0.3, seed=1)
+    assert compare(few, many, direction=direction).verdict == fewer
+    assert compare(many, few, direction=direction).verdict == more
+    measured = compare(few, many, direction=direction)
+    assert (measured.value, measured.low, measured.high) == paired_difference(few, many)
+
+
+def test_sides_of_one_rate_can_not_be_told_apart() -> None:
+    first, second = noisy_counts(200, 0.2, seed=0), noisy_counts(200, 0.2, seed=1)
+    assert compare(first, second, direction="minimize").verdict == UNDECIDED
+    assert compare(first, first, direction="minimize").verdict == UNDECIDED
+
+
+@pytest.mark.parametrize(("num_different", "verdict"), [(1, UNDECIDED), (5, UNDECIDED), (6, WORSE)])
+def test_a_handful_of_utterances_decides_nothing_however_sure_the_bootstrap_is(
+    num_different: int, verdict: str
+) -> None:
+    first, second = [Counts(1, 5)] * num_different, [Counts(0, 5)] * num_different
+    measured = compare(first, second, direction="minimize")
+    assert measured.low > 0
+    assert measured.verdict == verdict
 
 
 def test_objective_values_come_in_the_order_of_the_objectives() -> None:

@@ -1,7 +1,13 @@
 """Against a real MLflow, in SQLite: what is logged, that it is logged once, and that a failure never ends a search."""
 
+import contextlib
 import itertools
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +15,14 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import DatasetInput, Metric, Run, ViewType
+from mlflow.entities.model_registry import ModelVersion
 
-from autoreap.scores import Counts, score
-from autoreap.tracking import STUDY_TAG, TRIAL_TAG, Tracker, TrialRecord
+from autoreap.errors import AutoreapError
+from autoreap.mlflow_registry import register
+from autoreap.mlflow_runs import FRONT_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyRecord, TrialRecord
+from autoreap.scores import Counts, exact, score
+from autoreap.tracking import Tracker
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +82,16 @@ class Logged:
     def artifacts(self, run: Run) -> set[str]:
         return {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
 
+    def history(self, run: Run, metric: str) -> list[Metric]:
+        return list(self._client.get_metric_history(run.info.run_id, metric))
+
+    def data_sets(self, run: Run) -> list[DatasetInput]:
+        assert run.inputs is not None
+        return list(run.inputs.dataset_inputs)
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        return list(self._client.search_model_versions(f"name = '{name}'"))
+
     def start_child(self, number: int) -> str:
         """A child as a kill leaves it between its creation and its end."""
         tags = {TRIAL_TAG: f"{self._study}/{number}", "mlflow.parentRunId": self.parents[0].info.run_id}
@@ -95,12 +115,35 @@ def test_a_trial_is_a_child_run_of_its_study_with_values_intervals_parameters_ta
     assert (folder / "artifacts" / child.info.run_id).is_dir()
 
 
+def test_what_is_counted_is_logged_alone_and_what_is_timed_with_its_interval(
+    folder: Path, study: str, record: TrialRecord
+) -> None:
+    timed = {"value": 0.8, "low": 0.75, "high": 0.85, "num_samples": 48, "quartiles": [0.7, 0.9]}
+    costs = {"active_parameters": exact(1000), "first_token_ratio": timed}
+    Tracker(folder, study).log_trial(replace(record, values={}, metrics=costs))
+    (child,) = Logged(folder, study).children
+    expected = {"active_parameters": 1000.0, "first_token_ratio": 0.8}
+    assert child.data.metrics == expected | {"first_token_ratio.low": 0.75, "first_token_ratio.high": 0.85}
+
+
 def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: Path, study: str, record: TrialRecord) -> None:
-    failed = replace(record, state="FAIL", values={}, metrics={}, artifacts=(), tags={"autoreap.error": "no score"})
+    failed = replace(
+        record, state="FAIL", values={}, metrics={}, artifacts=(), tags={"autoreap.error": "no score" * 9999}
+    )
     Tracker(folder, study).log_trial(failed)
     (child,) = Logged(folder, study).children
     assert (child.info.status, child.data.metrics) == ("FAILED", {})
-    assert child.data.tags["autoreap.error"] == "no score"
+    assert child.data.tags["autoreap.error"].startswith("no score")
+
+
+def test_a_raced_trial_is_a_killed_run_without_values(folder: Path, study: str, record: TrialRecord) -> None:
+    raced = replace(
+        record, state="PRUNED", values={}, metrics={}, artifacts=(), tags={"autoreap.raced": "trial 2 is better"}
+    )
+    Tracker(folder, study).log_trial(raced)
+    (child,) = Logged(folder, study).children
+    assert (child.info.status, child.data.metrics) == ("KILLED", {})
+    assert child.data.tags["autoreap.raced"] == "trial 2 is better"
 
 
 def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRecord) -> None:
@@ -111,7 +154,7 @@ def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRe
     assert [child.info.run_id for child in Logged(folder, study).children] == [first.info.run_id]
 
 
-@pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
+@pytest.mark.parametrize("state", ["COMPLETE", "FAIL", "PRUNED"])
 def test_a_resumed_study_goes_on_in_the_same_runs(folder: Path, study: str, record: TrialRecord, state: str) -> None:
     record = replace(record, state=state)
     Tracker(folder, study).log_trial(record)
@@ -141,79 +184,185 @@ def test_a_trial_that_was_half_logged_when_killed_is_logged_anew(folder: Path, s
     assert child.info.status == "FINISHED"
 
 
-def test_the_study_itself_is_logged_with_its_baseline_and_pictures(folder: Path, study: str, tmp_path: Path) -> None:
+def test_the_study_is_logged_with_its_model_data_baseline_front_and_pictures(
+    folder: Path, study: str, record: TrialRecord, tmp_path: Path
+) -> None:
     picture = tmp_path / "front.png"
     picture.write_bytes(b"png")
+    data = [DataSet("wer", "asr.jsonl", "0123456789abcdef", "search")]
     tracker = Tracker(folder, study)
-    tracker.log_study({"model": "tiny", "seed": 0}, {"wer": WER}, [picture])
-    tracker.close()
+    tracker.log_study(StudyRecord({"model": "tiny", "seed": 0}, {"autoreap.model_fingerprint": "abc"}, data))
+    tracker.log_baseline({"wer": WER})
+    for number in (3, 4):
+        tracker.log_trial(replace(record, number=number))
+    tracker.close([3], [picture])
     logged = Logged(folder, study)
     (parent,) = logged.parents
     assert parent.data.params == {"model": "tiny", "seed": "0"}
+    assert parent.data.tags["autoreap.model_fingerprint"] == "abc"
     assert parent.data.metrics["baseline.wer"] == WER["value"]
     assert {"baseline.wer.low", "baseline.wer.high"} <= set(parent.data.metrics)
     assert logged.artifacts(parent) == {"front.png"}
     assert parent.info.status == "FINISHED"
+    (used,) = logged.data_sets(parent)
+    assert (used.dataset.name, used.dataset.digest, used.tags[0].value) == ("wer", "0123456789abcdef", "search")
+    assert {run.data.tags[TRIAL_TAG]: run.data.tags.get(FRONT_TAG) for run in logged.children} == {
+        f"{study}/3": "true",
+        f"{study}/4": None,
+    }
 
 
-def test_what_a_resumed_search_adds_to_its_study_is_logged_though_a_setting_has_changed(
-    folder: Path, study: str, tmp_path: Path
+def test_a_search_that_resumes_adds_to_its_study_and_logs_nothing_of_it_twice(
+    folder: Path, study: str, record: TrialRecord, tmp_path: Path
 ) -> None:
-    pictures = [tmp_path / name for name in ("first.png", "second.png")]
-    for picture, seed in zip(pictures, (0, 1), strict=True):
+    data = [DataSet("wer", "asr.jsonl", "0123456789abcdef", "search")]
+    for number, front in ((0, [0]), (1, [1])):
+        picture = tmp_path / f"{number}.png"
         picture.write_bytes(b"png")
         tracker = Tracker(folder, study)
-        tracker.log_study({"seed": seed}, {"wer": WER}, [picture])
-        tracker.close()
+        tracker.log_study(StudyRecord({"seed": number}, data=data))  # a setting has changed
+        tracker.log_baseline({"wer": WER})
+        tracker.log_trial(replace(record, number=number))
+        assert Logged(folder, study).parents[0].info.status == "RUNNING"
+        tracker.close(front, [picture], status="KILLED")
     logged = Logged(folder, study)
-    assert logged.artifacts(logged.parents[0]) == {"first.png", "second.png"}
+    (parent,) = logged.parents
+    assert logged.artifacts(parent) == {"0.png", "1.png"}
+    assert parent.info.status == "KILLED"
+    assert len(logged.data_sets(parent)) == 1
+    assert len(logged.history(parent, "baseline.wer")) == 1
+    fronts = {run.data.tags[TRIAL_TAG]: run.data.tags[FRONT_TAG] for run in logged.children}
+    assert fronts == {f"{study}/0": "false", f"{study}/1": "true"}
 
 
 def use(tracker: Tracker, record: TrialRecord) -> None:
     """All that a search does with its tracker."""
-    tracker.log_trial(record)
-    tracker.log_study({"model": "tiny"}, {"wer": WER}, record.artifacts)
-    tracker.close()
+    tracker.log_study(StudyRecord({"model": "tiny"}))
+    tracker.log_baseline({"wer": WER})
+    for number in range(20):
+        tracker.log_trial(replace(record, number=number))
+    tracker.close([3], record.artifacts)
 
 
-@pytest.mark.parametrize("uri", [NOWHERE, "unheard-of://server"])
-def test_a_server_that_is_not_there_is_a_warning_alone(
-    tmp_path: Path, record: TrialRecord, uri: str, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("uri", [NOWHERE, "unheard-of://server", "mute"])
+def test_a_server_that_is_not_there_costs_a_warning_and_not_every_trial_its_timeout(
+    tmp_path: Path,
+    record: TrialRecord,
+    uri: str,
+    mute: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    use(Tracker(tmp_path / "mlruns", "study", tracking_uri=uri), record)
-    assert capsys.readouterr().err.count("warning: MLflow is not available, this search is not tracked") == 1
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    started = time.monotonic()
+    use(Tracker(tmp_path / "mlruns", "study", tracking_uri=mute if uri == "mute" else uri), record)
+    assert time.monotonic() - started < 15
+    warnings = capsys.readouterr().err
+    assert warnings.count("warning: MLflow is not available, tried again in 30 s; the search goes on") == 1
+    assert "logged when the search is resumed by the same command" in warnings
 
 
 @pytest.fixture
 def broken(folder: Path) -> Iterator[Any]:
-    """Breaks the database behind MLflow's back when called; mends it afterwards."""
+    """Breaks the database behind MLflow's back when called, mends it when called again, or at the end."""
+    names = ["runs", "lost"]
 
-    def rename(old: str, new: str) -> None:
+    def rename() -> None:
         with sqlite3.connect(folder / "mlflow.db") as connection:
-            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+            connection.execute(f"ALTER TABLE {names[0]} RENAME TO {names[1]}")
+        names.reverse()
 
-    yield lambda: rename("runs", "lost")
-    rename("lost", "runs")
+    yield rename
+    if names[0] == "lost":
+        rename()
 
 
-def test_a_database_that_breaks_during_the_search_is_a_warning_alone(
+def test_what_a_database_did_not_take_is_logged_as_soon_as_it_is_back(
     folder: Path, study: str, record: TrialRecord, broken: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker(folder, study)
+    tracker = Tracker(folder, study, pause_seconds=0.2)
     broken()
-    use(tracker, record)
-    warnings = capsys.readouterr().err
-    assert "warning: trial 3 could not be logged to MLflow" in warnings
-    assert "warning: the study could not be logged to MLflow" in warnings
-    assert "warning: the study could not be marked as finished in MLflow" in warnings
+    tracker.log_trial(replace(record, number=0))
+    tracker.log_trial(replace(record, number=1))  # within the pause: no second warning
+    assert capsys.readouterr().err.count("warning: trial 0 could not be logged to MLflow") == 1
+    broken()
+    time.sleep(0.2)
+    tracker.log_trial(replace(record, number=2))
+    assert "MLflow is back, what waited is logged (3)" in capsys.readouterr().err
+    numbers = sorted(child.data.tags[TRIAL_TAG] for child in Logged(folder, study).children)
+    assert numbers == [f"{study}/{number}" for number in range(3)]
 
 
-def test_a_trial_that_could_not_be_logged_is_logged_when_the_search_resumes(
+def test_a_trial_that_can_not_be_logged_does_not_keep_the_others_out(
     folder: Path, study: str, record: TrialRecord
 ) -> None:
-    missing = replace(record, artifacts=[folder / "no such file"])
-    tracker = Tracker(folder, study)
+    missing = replace(record, number=0, artifacts=[folder / "no such file"])
+    tracker = Tracker(folder, study, pause_seconds=0.0)
     tracker.log_trial(missing)
-    assert [child.info.status for child in Logged(folder, study).children] != ["FINISHED"]
+    for number in (1, 2):
+        tracker.log_trial(replace(record, number=number))
+    done = [child.data.tags[TRIAL_TAG] for child in Logged(folder, study).children if child.info.status == "FINISHED"]
+    assert sorted(done) == [f"{study}/1", f"{study}/2"]
+    Tracker(folder, study).log_trial(replace(record, number=0))
+    assert [child.info.status for child in Logged(folder, study).children] == ["FINISHED"] * 3
+
+
+def test_a_chosen_checkpoint_is_registered_once(folder: Path, study: str, record: TrialRecord, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    with pytest.raises(AutoreapError, match="no run of trial"):
+        register(checkpoint, "small", f"{study}/3", folder=folder)
     Tracker(folder, study).log_trial(record)
-    assert [child.info.status for child in Logged(folder, study).children] == ["FINISHED"]
+    versions = [register(checkpoint, "small", f"{study}/3", folder=folder) for _ in range(2)]
+    assert versions == ["1", "1"]
+    (version,) = Logged(folder, study).versions("small")
+    assert (version.source, version.tags) == (checkpoint.as_uri(), {TRIAL_TAG: f"{study}/3"})
+    assert version.run_id == Logged(folder, study).children[0].info.run_id
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A real `mlflow server` on this machine: its address and its database's folder."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", f"{folder}/artifacts", "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+            break
+        time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}", folder
+    process.terminate()
+    process.wait()
+
+
+def test_a_server_named_by_the_environment_takes_runs_files_and_the_chosen_checkpoint(
+    server: tuple[str, Path], record: TrialRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, folder = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for _ in range(2):  # the second as a resumed search does
+        use(Tracker(tmp_path / "unused", "study"), record)
+    logged = Logged(folder, "study")
+    assert len(logged.parents) == 1
+    assert sorted(child.data.tags[TRIAL_TAG] for child in logged.children) == sorted(f"study/{n}" for n in range(20))
+    client = MlflowClient(uri)
+    assert {e.path for e in client.list_artifacts(logged.children[0].info.run_id)} == {"plan.json", "outcomes.jsonl"}
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    assert [register(checkpoint, "small", "study/3", folder=tmp_path) for _ in range(2)] == ["1", "1"]
+    run_id = client.get_model_version("small", "1").run_id
+    downloaded = Path(client.download_artifacts(str(run_id), "checkpoint"))
+    assert (downloaded / "config.json").read_text() == "{}"

@@ -224,7 +224,7 @@ def test_recorded_answers_to_other_utterances_are_found(written: Path, damage: s
 def test_recorded_answers_that_were_damaged_are_bad_input(written: Path) -> None:
     path = written / "verification" / "outcomes.jsonl"
     path.write_text(path.read_text()[:-9] + "\n")
-    with pytest.raises(InputError, match=r"outcomes\.jsonl: not of the form"):
+    with pytest.raises(InputError, match=r"outcomes\.jsonl:\d+: not of the form"):
         check_carried(written, load_record(written))
 
 

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from autoreap.commands import (
     calibrate,
+    compare,
     evaluate,
     inspect,
     materialise,
@@ -39,6 +40,9 @@ class Command(Protocol):
         ...
 
 
-_MODULES = (search, pareto, report, select, materialise, verify, calibrate, saliency, plan, evaluate, prune, inspect)
+_MODULES = (
+    *(search, pareto, report, select, compare, materialise, verify),
+    *(calibrate, saliency, plan, evaluate, prune, inspect),
+)
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}

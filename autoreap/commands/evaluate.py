@@ -16,6 +16,7 @@ def add_options(add: Add) -> None:
     add("--split", choices=("search", "report"), default="search", help="default: search")
     add("--batch-size", type=positive, default=32, help="utterances decoded together (default: 32)")
     add_loading_options(add)
+    add("--latency", action="store_true", help="time answers, too, in turns with the unpruned model")
     add("--outcomes", type=Path, metavar="FILE", help="write one JSON line an utterance")
 
 
@@ -23,11 +24,13 @@ def run(options: Arguments) -> Result:
     """Score, with intervals."""
     from autoreap import jobs
     from autoreap.described import describe
+    from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
 
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
-    evaluation = jobs.evaluated(
+    evaluated = jobs.evaluated_with_costs if options.latency else jobs.evaluated
+    evaluation = evaluated(
         described,
         options.evals,
         plan,
@@ -39,9 +42,4 @@ def run(options: Arguments) -> Result:
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
     metrics = evaluation.metrics()
-    lines = [
-        f"{name:<20} {m['value']:.2%} [{m['low']:.2%}, {m['high']:.2%}]  {m['numerator']}/{m['denominator']}, "
-        f"{m['num_samples']} samples, {m['num_failed']} failed"
-        for name, m in metrics.items()
-    ]
-    return {"metrics": metrics}, "\n".join(lines)
+    return {"metrics": metrics}, scores_text(evaluation)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoreap.commands.options import Add, Arguments, Result
+from autoreap.commands.options import Add, Arguments, Result, add_tracking_option
 from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
 
@@ -22,6 +22,8 @@ def add_options(add: Add) -> None:
     add("--model", help="where the base model is now (default: where the study had it)")
     add("--evals", type=Path, help="compare answers to these (default: those that the trial was scored on)")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--register", metavar="NAME", help="make the trial's checkpoint a version of this model in MLflow's registry")
+    add_tracking_option(add)
     add_output_options(add)
 
 
@@ -29,6 +31,8 @@ def run(options: Arguments) -> Result:
     """Write it, or say what it would be."""
     if (options.plan is None) == (options.trial is None):
         raise InputError("needs STUDY with --trial, or MODEL with --plan", where="materialise")
+    if options.register and (options.trial is None or options.dry_run):
+        raise InputError("needs STUDY with --trial, and no --dry-run", where="--register")
     return _of_plan(options) if options.plan is not None else _of_trial(options)
 
 
@@ -51,14 +55,15 @@ def _of_plan(options: Arguments) -> Result:
 def _of_trial(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.described import describe
-    from autoreap.front import open_study, plan_of, points_of
+    from autoreap.front import DEFAULT_ROOT, open_study, plan_of, points_of
     from autoreap.progress import log
 
     study = open_study(options.source, options.storage)
     plan = plan_of(study, options.trial)
     described = describe(options.model or plan.base_model.name)
     point = next(point for point in points_of(study) if point.trial == options.trial)
-    facts = {"metrics": point.metrics, "trial": f"{study.study_name}/{options.trial}"}
+    trial = f"{study.study_name}/{options.trial}"
+    facts = {"metrics": point.metrics, "trial": trial}
     expected: Expected | str = ""
     if options.evals and compares(options):
         expected = jobs.answers_of_mask(described, plan, options.evals)
@@ -68,4 +73,12 @@ def _of_trial(options: Arguments) -> Result:
         except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
             log(str(error))
             expected = "what the trial answered is no longer there as it was"  # in the record: no paths of this machine
-    return write(described, plan, options, facts=facts, expected=expected)
+    document, text = write(described, plan, options, facts=facts, expected=expected)
+    if not options.register:
+        return document, text
+    from autoreap.mlflow_registry import register
+
+    uri = options.tracking_uri
+    version = register(options.output, options.register, trial, folder=DEFAULT_ROOT, tracking_uri=uri)
+    registered = {"registered": {"name": options.register, "version": version}}
+    return {**document, **registered}, f"{text}\nregistered as {options.register}, version {version}"

@@ -29,6 +29,11 @@ def add_study_options(add: Add) -> None:
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
+def add_tracking_option(add: Add) -> None:
+    """Where MLflow is."""
+    add("--tracking-uri", metavar="URI", help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")
+
+
 def add_calibration_options(add: Add) -> None:
     """What to measure, on what."""
     several = {"metavar": "SET[=WEIGHT]", "type": weighted_set, "action": "append", "default": []}

@@ -16,19 +16,24 @@ def add_options(add: Add) -> None:
 
 
 def run(options: Arguments) -> Result:
-    """The front as a table, and as points with intervals."""
-    from autoreap.front import objectives_of, open_study, pareto, points_of
+    """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
+    from autoreap.front import CONTROLS, empty_front, nearest, objectives_of, open_study, pareto, points_of
     from autoreap.report import front_table, plot_front
 
     study = open_study(options.study, options.storage)
     front = pareto(points_of(study), objectives_of(study))
-    if not front:
-        raise InputError("has no finished trial yet", where=f"study {options.study}", fix="search longer")
+    closest = [] if front else nearest(points_of(study))
+    if not front and not closest:
+        raise InputError(empty_front(study), where=f"study {options.study}", fix="search longer")
     if options.png:
         plot_front(study, options.png)
+    baseline, controls = study.user_attrs["baseline"], study.user_attrs.get(CONTROLS, {})
     document = {
         "study": study.study_name,
         "points": [point.as_dict() for point in front],
-        "baseline": study.user_attrs["baseline"],
+        "baseline": baseline,
+        **({"controls": controls} if controls else {}),
+        **({"nearest": [point.as_dict() for point in closest]} if closest else {}),
     }
-    return document, front_table(front, study.user_attrs["baseline"])
+    table = front_table(front or closest, baseline, controls)
+    return document, table if front else f"{empty_front(study)}\n\n{table}"

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, hours, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
+from autoreap.wording import points_text
 
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
@@ -19,13 +20,14 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add_tracking_option(add)
     add_loading_options(add)
 
 
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
-    from autoreap.front import plan_of
+    from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
     from autoreap.verification import behaviour_text
 
@@ -38,12 +40,14 @@ def run(options: Arguments) -> Result:
             hours=options.hours,
             storage=options.storage,
             seed=options.seed,
+            tracking_uri=options.tracking_uri,
             device=options.device,
             dtype=options.dtype,
         ),
     )
     study, shipped = result.study, result.shipped
-    lines = [front_table(result.front, study.user_attrs["baseline"]), ""]
+    lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
+    lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     if shipped:
         kept = plan_of(study, shipped.trial).summary()["thinker"]
@@ -53,9 +57,9 @@ def run(options: Arguments) -> Result:
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
-        for metric, (difference, low, high) in shipped.against_baseline.items():
-            points = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
-            lines.append(f"         {metric} {points} against the unpruned model, paired")
+        for metric, found in shipped.against_baseline.items():
+            points = points_text(found.value, found.low, found.high)
+            lines.append(f"         {metric} {points} against the unpruned model, paired: {found.verdict}")
     document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
     if shipped:
         document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}

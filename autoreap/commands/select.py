@@ -4,7 +4,7 @@ import re
 
 from autoreap.commands.options import Add, Arguments, Result, add_study_options
 from autoreap.errors import InputError
-from autoreap.wording import size_text
+from autoreap.wording import rate_text, size_text
 
 SUMMARY = "pick one trial by a rule"
 EXAMPLE = "autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5"
@@ -26,7 +26,8 @@ def run(options: Arguments) -> Result:
     max_size = _bytes(options.max_size) if options.max_size else None
     point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
     document = {**point.as_dict(), "rule": options.rule, "reason": reason}
-    return document, f"trial {point.trial}, {size_text(point.size_bytes)}: {reason}"
+    scores = [f"{name} {rate_text(m['value'], m['low'], m['high'])}" for name, m in point.metrics.items()]
+    return document, f"trial {point.trial}, {', '.join([size_text(point.size_bytes), *scores])}: {reason}"
 
 
 def _bytes(text: str) -> float:

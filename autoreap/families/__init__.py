@@ -6,10 +6,11 @@ from typing import Any
 from autoreap.errors import InputError
 from autoreap.families.family import Family
 from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.families.qwen3_omni_thinker import Qwen3OmniThinker
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (Qwen3Omni(),)
+FAMILIES: tuple[Family, ...] = (Qwen3Omni(), Qwen3OmniThinker())
 
 
 def family_of(config: Mapping[str, Any], where: object = "config.json") -> Family:

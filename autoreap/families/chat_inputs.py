@@ -188,6 +188,11 @@ class ChatInputs:
         """The token that ends an answer."""
         return int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens there are."""
+        return len(self.tokenizer)
+
     def num_text_tokens(self, text: str) -> int:
         """How many tokens `text` is."""
         return len(self.text_tokens(text))

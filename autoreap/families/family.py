@@ -79,6 +79,7 @@ class Family(ABC):
     """One model family of transformers. `config` is always the raw contents of config.json."""
 
     model_type: str
+    frames_per_second: int  # of audio features
 
     @abstractmethod
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
@@ -94,6 +95,18 @@ class Family(ABC):
             return self.role(tensor.name)
         except InputError as error:
             raise InputError(error.problem, where=tensor.shard, fix="is this checkpoint of another version?") from None
+
+    @abstractmethod
+    def num_audio_tokens(self, num_frames: int) -> int:
+        """How many tokens of the thinker so many frames of audio features become."""
+
+    @abstractmethod
+    def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
+        """How many numbers the thinker's cache holds for a token, in all layers."""
+
+    @abstractmethod
+    def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
+        """About how many numbers are in memory at once, beside weights and cache, to hear a clip and read it."""
 
     @abstractmethod
     def load(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _DECODER_TENSOR = re.compile(r"(?P<part>thinker|talker)\.model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _EXPERT_TENSOR = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight)")
 _ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-_STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
+STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
 _STUB_HEADS, _STUB_HEAD_DIM = 8, 8
 _PART_OF_PREFIX = {
     "thinker.audio_tower.": "audio",
@@ -44,6 +44,7 @@ class Qwen3Omni(Family):
     """Qwen3OmniMoeForConditionalGeneration, with or without its talker."""
 
     model_type = "qwen3_omni_moe"
+    frames_per_second = 100
 
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         """See `Family.shape`."""
@@ -75,6 +76,36 @@ class Qwen3Omni(Family):
                 return TensorRole(part, tensor_name)
         raise InputError(f"unknown tensor {tensor_name!r}; a Qwen3-Omni has none of that name", where="checkpoint")
 
+    def num_audio_tokens(self, num_frames: int) -> int:
+        """See `Family.num_audio_tokens`. Thirteen tokens a second."""
+        from transformers.models.qwen3_omni_moe import processing_qwen3_omni_moe as processing
+
+        return int(processing._get_feat_extract_output_lengths(num_frames))
+
+    def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
+        """See `Family.cache_values_per_token`. A key and a value for each head of each layer."""
+        text = _text_config(config, "thinker")
+        heads = _integer(text, "num_key_value_heads")
+        return 2 * heads * _integer(text, "head_dim") * _integer(text, "num_hidden_layers")
+
+    def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
+        """See `Family.working_values`.
+
+        The tower holds its features three times, and its first convolution before and after the activation, over chunks
+        of `2 * n_window` frames of which `conv_chunksize` run at once, beside what came of the chunks before. The
+        decoder holds the tokens with their residuals, the router's logits and probabilities, and of each token's top-k
+        experts what goes in and comes out four times (hidden size), and three times what is between.
+        """
+        audio, text = config["thinker_config"]["audio_config"], _text_config(config, "thinker")
+        channels, mel_bins, window = audio["downsample_hidden_size"], audio["num_mel_bins"], audio["n_window"]
+        chunks = -(-num_frames // (2 * window))
+        at_once = min(chunks, audio["conv_chunksize"])
+        done = (chunks - at_once) * self.num_audio_tokens(2 * window) * channels * -(-mel_bins // 8)
+        tower = 3 * num_frames * mel_bins + 2 * at_once * channels * -(-mel_bins // 2) * window + done
+        hidden, top_k = text["hidden_size"], text["num_experts_per_tok"]
+        routed = top_k * (4 * hidden + 3 * text["moe_intermediate_size"])
+        return int(max(tower, num_tokens * (2 * hidden + 2 * text["num_experts"] + routed)))
+
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
     ) -> PreTrainedModel:
@@ -85,11 +116,11 @@ class Qwen3Omni(Family):
         config.enable_audio_output = config.enable_audio_output and speech
         if not layers:
             config.thinker_config.text_config.num_hidden_layers = 0
-        with nullcontext() if layers else _unreported():
+        with nullcontext() if layers else unreported():
             model = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
                 path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
             )
-        if getattr(config.thinker_config.vision_config, _STRIPPED, False):
+        if getattr(config.thinker_config.vision_config, STRIPPED, False):
             self.close_eyes(model)  # a stub would turn an image into nonsense
         return cast("PreTrainedModel", model.eval())
 
@@ -136,7 +167,7 @@ class Qwen3Omni(Family):
                 image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
                 frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path, default_size)),
                 placeholders=Placeholders(audio="<|audio_pad|>", image="<|image_pad|>", video="<|video_pad|>"),
-                num_audio_tokens=lambda num_frames: int(processing._get_feat_extract_output_lengths(num_frames)),
+                num_audio_tokens=self.num_audio_tokens,
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -281,7 +312,7 @@ class Qwen3Omni(Family):
             num_heads = min(_STUB_HEADS, _integer(vision, "num_heads"))
             width = num_heads * _STUB_HEAD_DIM
             vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
-            vision |= {"deepstack_visual_indexes": [], _STRIPPED: True}
+            vision |= {"deepstack_visual_indexes": [], STRIPPED: True}
             patch, out = vision["patch_size"], vision["out_hidden_size"]
             merged = width * vision["spatial_merge_size"] ** 2
             rows = {
@@ -363,7 +394,7 @@ def _refuse_silence(end_token: int, num_before: int, what: str) -> Callable[...,
 
 
 @contextmanager
-def _unreported() -> Iterator[None]:
+def unreported() -> Iterator[None]:
     """Without the report of tensors that the checkpoint has and the model has not."""
     from transformers.utils import logging
 

@@ -1,5 +1,7 @@
 """Speech recognition, scored by word error rate; by character where the language is written without spaces."""
 
+from collections.abc import Sequence
+
 import jiwer
 
 from autoreap.samples import Sample
@@ -8,8 +10,10 @@ from autoreap.tasks.normalise import units
 
 NAME = "asr"
 METRIC = "wer"
+AGGREGATION = "wer"
 DIRECTION = "minimize"
 REQUIRED: tuple[str, ...] = ("audio", "text")
+TARGET = "text"
 QUESTION = "Transcribe the audio into text."
 
 
@@ -25,7 +29,11 @@ def question(sample: Sample, template: str) -> str:
 
 def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
     """(substitutions + deletions + insertions, reference words), both normalised; any text can be scored."""
-    expected, heard = (" ".join(units(text, sample.language)) for text in (reference(sample), output))
-    words = jiwer.process_words(expected, heard)
+    return edits(units(reference(sample), sample.language), units(output, sample.language)), False
+
+
+def edits(expected: Sequence[str], heard: Sequence[str]) -> Counts:
+    """(substitutions + deletions + insertions, length of `expected`); no unit may hold a space."""
+    words = jiwer.process_words(" ".join(expected), " ".join(heard))
     errors = words.substitutions + words.deletions + words.insertions
-    return Counts(errors, words.hits + words.substitutions + words.deletions), False
+    return Counts(errors, words.hits + words.substitutions + words.deletions)

@@ -24,8 +24,43 @@ def test_another_choice_is_wrong_and_has_not_failed(output: str) -> None:
     assert audio_qa.judge(sample(), output) == WRONG
 
 
-@pytest.mark.parametrize("output", ["", " ", "D", "whale", "Dog or cat", "The answer is B", "I hear a dog", "7", "BB"])
+@pytest.mark.parametrize("output", ["", " ", "D", "whale", "Dog or cat", "I hear a dog", "7", "BB"])
 def test_what_names_no_choice_is_wrong_and_has_failed(output: str) -> None:
+    assert audio_qa.judge(sample(), output) == FAILED
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        *("The answer is (B).", "The answer is B", "the correct answer is: B", "Answer: B.", "the answer is b"),
+        *("I think the answer is B because it barks.", "The correct option is B) Dog", "Option B", "My choice is B"),
+        *("The answer is dog.", "Answer: Dog", "**B**", "**B. Dog**", '"B"', "[B]", "B!"),
+    ],
+)
+def test_an_answer_may_be_announced_quoted_or_set_in_bold(output: str) -> None:
+    assert audio_qa.judge(sample(), output) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "output", ["答案是B", "答案：B", "正确答案为（B）。", "选B", "我选 B。", "选项B", "B。", "B、狗", "Ｂ：狗"]
+)
+def test_an_answer_may_be_announced_in_chinese(output: str) -> None:
+    assert audio_qa.judge(sample("狗", choices=("猫", "狗", "狗叫"), language="zh"), output) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        *("The answer is A or B", "B or C", "A. Cat or B. Dog", "答案是A和B", "选A或B"),
+        "The answer is A. Wait, the answer is B.",
+    ],
+)
+def test_two_letters_name_nothing(output: str) -> None:
+    assert audio_qa.judge(sample(), output) == FAILED
+
+
+@pytest.mark.parametrize("output", ["The answer is not B", "The answer is A dog", "选手B", "可选择B"])
+def test_a_letter_that_is_not_announced_as_the_answer_names_nothing(output: str) -> None:
     assert audio_qa.judge(sample(), output) == FAILED
 
 
@@ -66,3 +101,40 @@ def test_the_template_places_question_and_choices() -> None:
 
 def test_an_open_question_is_asked_as_it_stands() -> None:
     assert audio_qa.question(sample(choices=()), audio_qa.QUESTION) == "Who?"
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        *[(output, RIGHT) for output in ("yes", "Yes.", "Yes, it is.", "Yes, there is no cat.", "The answer is yes.")],
+        *[(output, WRONG) for output in ("no", "No.", "Nope", "No, it is not.", "No, there is no dog")],
+        *[(output, FAILED) for output in ("yes and no", "yes or no", "Yes. No.", "maybe", "I hear a dog", "")],
+    ],
+)
+@pytest.mark.parametrize("choices", [(), ("yes", "no"), ("No", "Yes")])
+def test_yes_or_no_is_read_from_how_the_output_begins(
+    output: str, expected: tuple[Counts, bool], choices: tuple[str, ...]
+) -> None:
+    assert audio_qa.judge(sample("Yes", choices=choices), output) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("是的，有狗。", RIGHT), ("对", RIGHT), ("不是", WRONG), ("不是的，没有", WRONG), ("也许", FAILED)],
+)
+def test_yes_or_no_is_read_in_chinese(output: str, expected: tuple[Counts, bool]) -> None:
+    assert audio_qa.judge(sample("是", choices=(), language="zh"), output) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("Hound.", RIGHT), ("the answer is: a dog", RIGHT), ("cat", WRONG), ("a dog or a hound", WRONG), (" ", FAILED)],
+)
+def test_of_several_answers_any_is_right(output: str, expected: tuple[Counts, bool]) -> None:
+    several = Sample(id="a", where="rows:1", question="Who?", answer="a dog", answers=("hound",))
+    assert audio_qa.judge(several, output) == expected
+
+
+def test_a_question_that_is_heard_is_not_asked_in_words() -> None:
+    heard = Sample(id="a", where="rows:1", audio=b"sound", answer="B", choices=("A", "B"))
+    assert audio_qa.question(heard, "Answer with a letter.") == "Answer with a letter."

@@ -1,7 +1,6 @@
 """The main job, whole: real audio, the embedded model, a study on disk, a checkpoint that stock transformers loads."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,65 +15,12 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap.cli import main
 from autoreap.errors import InputError
-from autoreap.front import PLAN, RESULT
+from autoreap.front import PLAN, RACED, RESULT
 from autoreap.lock import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.tracking import Tracker
 
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
-
-EVALS = """\
-search:
-  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
-  - {task: audio_qa, dataset_path: qa_search.jsonl}
-report:
-  - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}
-"""
-SPACE = """\
-calibration: {audio: audio.jsonl, mixed: mixed.jsonl, gates: raw}
-evals: evals.yaml
-parameters:
-  retention: {low: 0.25, high: 1.0, step: 0.0625}
-  lambda: {low: 0.0, high: 4.0}
-  layers_cut: {low: 0, high: 2}
-  strip_vision: true
-trials: 6
-presets: [light, medium]
-materialise: knee
-batch_size: 16
-"""
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it: a space, its evals and calibration with a few rows each; MLflow's schema is built."""
-    folder = tmp_path_factory.mktemp("project")
-    sources = {
-        "evals/tiny": (("asr_search", 24), ("qa_search", 12), ("asr_report", 4)),
-        "calibration/tiny": (("audio", 8), ("mixed", 8)),
-    }
-    for source, files in sources.items():
-        for name, limit in files:
-            rows = (ROOT / source / f"{name}.jsonl").read_text().splitlines()[:limit]
-            for row in map(json.loads, rows):
-                for media in (row[key] for key in ("audio", "image") if key in row):
-                    (folder / media).parent.mkdir(exist_ok=True)
-                    shutil.copy(ROOT / source / media, folder / media)
-            (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    (folder / "evals.yaml").write_text(EVALS)
-    (folder / "space.yaml").write_text(SPACE)
-    Tracker(folder / "mlruns", "another study")
-    return folder
-
-
-@pytest.fixture
-def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh copy of the template, and the current folder."""
-    shutil.copytree(template, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
 
 
 def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
@@ -91,10 +37,11 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
 
     study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
     assert len(study.trials) == 6
-    assert all(trial.state.name == "COMPLETE" and PLAN in trial.user_attrs for trial in study.trials)
+    assert all(trial.state.name in ("COMPLETE", "PRUNED") and PLAN in trial.user_attrs for trial in study.trials)
     runs = _runs(project)
     assert sorted(run.data.tags["autoreap.trial"] for run in runs) == [f"night/{n}" for n in range(6)]
-    assert {"wer", "wer.low", "wer.high", "accuracy", "size_bytes"} <= set(runs[0].data.metrics)
+    (preset,) = [run for run in runs if run.data.tags["autoreap.trial"] == "night/0"]
+    assert {"wer", "wer.low", "wer.high", "accuracy", "size_bytes"} <= set(preset.data.metrics)
     assert (project / "mlruns/trials/night/front.png").stat().st_size > 10_000
     (saliency,) = (project / "mlruns/saliency").glob("*.safetensors")
     assert load_saliency(saliency).provenance["gates"] == "raw"
@@ -104,7 +51,9 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
         assert json.loads(capsys.readouterr().out)
     assert "night" in (project / "r.html").read_text()
     number = str(document["shipped"]["trial"])
-    assert main(["materialise", "night", "--trial", number, "-o", "again"]) == 0
+    assert main(["materialise", "night", "--trial", number, "-o", "again", "--register", "small"]) == 0
+    (version,) = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db").search_model_versions("name = 'small'")
+    assert (version.source, version.tags) == ((project / "again").as_uri(), {"autoreap.trial": f"night/{number}"})
     assert load_plan(project / "again/plan.json") == load_plan(path / "plan.json")
     weights = "model.safetensors"
     assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
@@ -155,7 +104,7 @@ def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
     assert not [trial for trial in study.trials if trial.state.name == "RUNNING"]
     tags = [run.data.tags["autoreap.trial"] for run in _runs(project)]
     assert len(tags) == len(set(tags))
-    done = [trial.number for trial in study.trials if trial.state.name in ("COMPLETE", "FAIL")]
+    done = [trial.number for trial in study.trials if trial.state.name in ("COMPLETE", "FAIL", "PRUNED")]
     assert sorted(tags) == sorted(f"night/{number}" for number in done)
 
 
@@ -170,14 +119,15 @@ def test_a_second_search_of_the_same_study_is_refused(project: Path) -> None:
 
 
 def _results() -> list[dict[str, Any]]:
-    """What is stored of every completed trial, in order."""
+    """What is stored of every trial that was scored or raced, in order."""
     if not Path("mlruns/studies.db").exists():
         return []
     try:
         study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
     except KeyError:
         return []
-    return [trial.user_attrs[RESULT] for trial in study.trials if trial.state.name == "COMPLETE"]
+    ended = [trial.user_attrs for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    return [attributes[RESULT if RESULT in attributes else RACED] for attributes in ended]
 
 
 def _runs(project: Path) -> list[Any]:

@@ -1,0 +1,243 @@
+"""What a user demands of a candidate, in words: `wer <= baseline + 0.5 points`, `size at 4 bit <= 8 GB`.
+
+A constraint is METRIC <= BOUND or METRIC >= BOUND. A metric is one that a trial measures; `size`, `size at 8 bit` and
+`size at 4 bit` are words for three of them. A bound is an amount with its unit, a share (`40% of baseline`), or the
+unpruned model's value, changed by an amount or multiplied (`baseline - 1 point`, `baseline * 1.1`).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoreap.errors import InputError, ScoringError
+from autoreap.wording import size_text
+
+# Metrics that follow from a plan alone: a candidate that breaks such a bound is never run.
+EXACT = ("size_bytes", "size_8bit_bytes", "size_4bit_bytes", "active_parameters", "kv_bytes_per_minute")
+FORMS = {
+    "rate": "wer <= 5%, wer <= baseline + 0.5 points, wer.noisy <= baseline * 1.1, accuracy >= baseline - 1 point",
+    "bytes": "size <= 20 GB, size <= 40% of baseline, size at 4 bit <= 8 GB, kv_bytes_per_minute <= 50 MB",
+    "seconds": "first_token_seconds <= 300 ms, first_token_seconds <= 0.5 s",
+    "ratio": "real_time_factor_ratio <= 0.8, first_token_ratio <= 80%",
+    "parameters": "active_parameters <= 2 billion",
+}
+_UNITS = {
+    "rate": {"": 1.0, "%": 0.01, "point": 0.01, "points": 0.01},
+    "bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
+    "seconds": {"s": 1.0, "seconds": 1.0, "ms": 1e-3},
+    "ratio": {"": 1.0, "%": 0.01},
+    "parameters": {"": 1.0, "million": 1e6, "billion": 1e9},
+}
+_NEVER_ABOVE_ONE = ("wer", "cer", "accuracy")  # as a bound; `wer <= 5` is meant to be 5%
+_LEAST_SCALE = 0.01  # a bound of `wer <= 0%` can't be what a violation is measured by
+_WORD = re.compile(r"<=|>=|\d+(?:\.\d+)?|[^\W\d][\w./]*(?:-[^\W\d]\w*)*|\S")
+_NAME = re.compile(r"[^\W\d]")
+_NUMBER = re.compile(r"\d")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """`metric` is at most (or at least) `factor` times the baseline's value plus `offset`.
+
+    Attributes:
+        text: what the user wrote; the constraint's name in a study.
+        is_upper: at most, else at least.
+    """
+
+    text: str
+    metric: str
+    is_upper: bool
+    factor: float
+    offset: float
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The metrics that must be known to judge it."""
+        return (self.metric,)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it can be judged before anything is scored."""
+        return self.metric in EXACT
+
+    def violation(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float:
+        """How far `values` are beyond the bound, as a share of it; 0 or less where they keep it.
+
+        As a share, so that a sampler can add up violations of sizes and of error rates; a bound under 0.01 counts as
+        0.01.
+
+        Raises:
+            ScoringError: a value is missing or not finite; it must never count as kept.
+        """
+        value, bound = _value(self.metric, values), self.offset
+        if self.factor:
+            bound += self.factor * _value(self.metric, baseline)
+        excess = value - bound if self.is_upper else bound - value
+        return excess / max(abs(bound), _LEAST_SCALE)
+
+    def with_value(self, values: Mapping[str, float]) -> str:
+        """The constraint beside what it is about, for people: `size <= 20 GB (it is 30.10 GB)`."""
+        return f"{self.text} (it is {_text(self.metric, values[self.metric])})"
+
+
+def values_of(size_bytes: float, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What constraints are judged by: the value of each metric, and the size."""
+    return {"size_bytes": size_bytes, **{name: measured["value"] for name, measured in metrics.items()}}
+
+
+def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str, str], where: object) -> None:
+    """Raise `InputError` unless each constraint is on a known metric (`wer/zh` on `wer`) and bounds its bad side.
+
+    Args:
+        directions: metric -> minimize or maximize.
+    """
+    for constraint in constraints:
+        direction = directions.get(constraint.metric.partition("/")[0])
+        if direction is None:
+            known = ", ".join(directions)
+            raise InputError(f"unknown metric in {constraint.text!r}", where=where, fix=f"known: {known}")
+        if constraint.is_upper != (direction == "minimize"):
+            better, sense = ("lower", "<=") if direction == "minimize" else ("higher", ">=")
+            problem = f"{constraint.metric} is better {better}, so {constraint.text!r} asks for a bad one"
+            raise InputError(problem, where=where, fix=f"use {sense}")
+
+
+def parse_constraint(text: str) -> Constraint:
+    """The constraint that `text` states; `InputError` names the word that is not understood, and what may be said."""
+    words = _Words(text)
+    metric = _metric(words)
+    words.kind = _kind(metric)
+    sense = words.take("<=", ">=")
+    if words.may_take("baseline"):
+        factor, offset = _changed_baseline(words)
+    else:
+        factor, offset = _absolute(words, metric)
+    words.end()
+    return Constraint(" ".join(text.split()), metric, sense == "<=", factor, offset)
+
+
+class _Words:
+    """The words of a constraint, taken one by one."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._words: list[str] = _WORD.findall(text)
+        self._at = 0
+        self.kind = "rate"  # of metric, for the examples in a message
+
+    @property
+    def next(self) -> str:
+        """The next word; empty at the end."""
+        return self._words[self._at] if self._at < len(self._words) else ""
+
+    def may_take(self, *allowed: str) -> str:
+        """The next word if it is one of `allowed`, else an empty one."""
+        return self.take(*allowed) if self.next in allowed else ""
+
+    def take(self, *allowed: str) -> str:
+        """The next word, which must be one of `allowed`."""
+        if self.next not in allowed:
+            raise self.misunderstood(" or ".join(allowed))
+        self._at += 1
+        return self._words[self._at - 1]
+
+    def number(self) -> float:
+        """The next word, which must be a number."""
+        if not _NUMBER.match(self.next):
+            raise self.misunderstood("a number")
+        return float(self.take(self.next))
+
+    def end(self) -> None:
+        """Nothing may follow."""
+        if self.next:
+            raise self.misunderstood("nothing more")
+
+    def misunderstood(self, expected: str) -> InputError:
+        """The error that points at the next word."""
+        what = f"{self.next!r} is not understood" if self.next else "something is missing"
+        before = " ".join(self._words[: self._at])
+        place = f"after {before!r}" if before else "at the start"
+        return InputError(
+            f"{what} {place} of {self._text!r}: expected {expected}; for example: {FORMS[self.kind]}",
+            where="constraints",
+        )
+
+
+def _metric(words: _Words) -> str:
+    if not _NAME.match(words.next) or words.next == "baseline":
+        raise words.misunderstood("a metric")
+    name = words.take(words.next)
+    if name != "size":
+        return name
+    if not words.may_take("at"):
+        return "size_bytes"
+    bits = words.take("4", "8")
+    words.take("bit", "bits")
+    return f"size_{bits}bit_bytes"
+
+
+def _kind(metric: str) -> str:
+    """Which units a metric has. Names carry them; what carries none is a rate."""
+    if "bytes" in metric:
+        return "bytes"
+    if metric.endswith("_seconds"):
+        return "seconds"
+    if metric == "active_parameters":
+        return "parameters"
+    return "ratio" if metric.endswith("_ratio") or metric == "real_time_factor" else "rate"
+
+
+def _changed_baseline(words: _Words) -> tuple[float, float]:
+    """Factor and offset of what follows `baseline`."""
+    if words.may_take("*"):
+        return words.number(), 0.0
+    sign = words.may_take("+", "-")
+    if not sign:
+        return 1.0, 0.0
+    # 0.5% more could be a share of the baseline or half a point
+    offset = _amount(words, words.number(), {unit for unit in _UNITS[words.kind] if unit not in ("", "%")} or {""})
+    return 1.0, offset if sign == "+" else -offset
+
+
+def _absolute(words: _Words, metric: str) -> tuple[float, float]:
+    """Factor and offset of an amount, or of a share of the baseline."""
+    number = words.number()
+    if words.next == "%":
+        words.take("%")
+        if words.may_take("of"):
+            words.take("baseline")
+            return number / 100, 0.0
+        if "%" not in _UNITS[words.kind]:
+            raise words.misunderstood("of baseline")
+        return 0.0, number / 100
+    if metric.partition("/")[0].partition(".")[0] in _NEVER_ABOVE_ONE and number > 1 and not words.next:
+        raise words.misunderstood("%")
+    return 0.0, _amount(words, number, set(_UNITS[words.kind]))
+
+
+def _amount(words: _Words, number: float, allowed: set[str]) -> float:
+    """`number` in the unit that follows it, which is one of `allowed`."""
+    units = _UNITS[words.kind]
+    spelt = {unit.lower(): unit for unit in units if unit in allowed}
+    unit = spelt.get(words.next.lower())
+    if unit is None:
+        raise words.misunderstood(" or ".join(each for each in units if each in allowed and each) or "nothing more")
+    if words.next:
+        words.take(words.next)
+    return number * units[unit]
+
+
+def _value(metric: str, values: Mapping[str, float]) -> float:
+    value = values.get(metric)
+    if value is None or not math.isfinite(value):
+        raise ScoringError(f"metric {metric} {'was not measured' if value is None else f'is {value}'}")
+    return value
+
+
+def _text(metric: str, value: float) -> str:
+    kind = _kind(metric)
+    if kind == "bytes":
+        return size_text(value)
+    return f"{value:.2%}" if kind == "rate" else f"{value:.4g}"

@@ -1,0 +1,48 @@
+"""What a study is known by in MLflow: the space, the model, and every set of data that it was measured on."""
+
+from autoreap.described import Described
+from autoreap.evals_config import EvalsConfig
+from autoreap.evaluate import metric_name, read_task
+from autoreap.mlflow_runs import DataSet, StudyRecord
+from autoreap.saliency import Saliency
+from autoreap.samples import digest
+from autoreap.space_config import SpaceConfig
+
+
+def study_record(space: SpaceConfig, described: Described, evals: EvalsConfig, saliency: Saliency) -> StudyRecord:
+    """All that is known before the first trial."""
+    parameters = {
+        "model": described.name, "space": space.name, "seed": space.seed, "sampler": space.sampler, **space.objectives
+    }  # fmt: skip
+    tags = {
+        "autoreap.model": described.name,
+        "autoreap.model_fingerprint": described.checkpoint.fingerprint,
+        "autoreap.saliency": saliency.digest(),
+    }
+    data = [*_calibration_sets(space, saliency), *_search_sets(evals)]
+    return StudyRecord(parameters, tags, data, [space.path, evals.path])
+
+
+def _calibration_sets(space: SpaceConfig, saliency: Saliency) -> list[DataSet]:
+    """One a modality: sets of one modality are measured together."""
+    return [
+        DataSet(
+            name=f"calibration.{modality}",
+            source=", ".join(chosen.dataset_path for chosen in sets),
+            digest=saliency.provenance[f"data.{modality}"],
+            context="calibration",
+        )
+        for modality, sets in space.calibration.sets.items()
+    ]
+
+
+def _search_sets(evals: EvalsConfig) -> list[DataSet]:
+    return [
+        DataSet(
+            name=metric_name(task),
+            source=f"{task.dataset_path}:{task.dataset_name or ''}:{task.test_split}",
+            digest=digest(read_task(task, evals.path.parent)),
+            context="search",
+        )
+        for task in evals.splits["search"]
+    ]

@@ -1,0 +1,185 @@
+"""What a search outlives: kills at any moment, signals, a locked database, a full disk."""
+
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from nights import start_search
+from optuna.trial import FrozenTrial, TrialState
+
+from autoreap.front import RESULT
+
+pytestmark = pytest.mark.slow
+
+EVALS = "search:\n  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe, limit: 8}\n"
+NUM_KILLS = 50
+
+
+@pytest.fixture
+def small(project: Path) -> Path:
+    """The project with eight utterances: a trial is scored in a fraction of a second."""
+    (project / "evals.yaml").write_text(EVALS)
+    return project
+
+
+def test_fifty_kills_at_random_moments_lose_repeat_and_leave_nothing(small: Path) -> None:
+    random.seed(0)
+    first = start_search(small, "--trials", "2")
+    for pause in (2.0, 4.0):  # the first start is longer: it calibrates and scores the baseline
+        first.join(pause)
+        first.kill()
+        first.join()
+        first = start_search(small, "--trials", "2")
+    first.join()
+    assert first.exitcode == 0
+    started = time.monotonic()
+    start_search(small, "--trials", "5").join()
+    before, life, killed = finished(small), time.monotonic() - started, 0
+    while killed < NUM_KILLS:
+        process = start_search(small, "--trials", str(len(before) + 3))
+        process.join(random.uniform(0, life))
+        killed += process.is_alive()
+        life *= 1.03 if process.is_alive() else 0.9  # so that moments are spread over all of it on any machine
+        process.kill()
+        process.join()
+        after = finished(small)
+        assert before.items() <= after.items()  # nothing that was finished is lost or changed
+        before = after
+    last = start_search(small, "--trials", str(len(before) + 1))
+    last.join()
+    assert last.exitcode == 0, (small / "night.log").read_text()[-2000:]
+    assert_whole(small)
+    scored = [trial for trial in trials(small) if RESULT in trial.user_attrs]
+    digests = [t.user_attrs[RESULT]["plan_digest"] for t in scored if "duplicate_of" not in t.user_attrs[RESULT]]
+    assert len(digests) == len(set(digests)) > 10  # no plan was scored again
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_search_tidily_with_its_front_drawn(small: Path, number: int, code: int) -> None:
+    command = [sys.executable, "-m", "autoreap.cli", "search", "space.yaml", "--study", "night", "--trials", "9999"]
+    with (small / "night.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=small, stdout=log, stderr=log)
+        wait_for(small, r"trial 3 \(.*")
+        process.send_signal(number)
+        assert process.wait(60) == code
+    text = (small / "night.log").read_text()
+    assert "the search ends tidily" in text
+    assert text.endswith("autoreap: interrupted\n")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)  # no control characters but line ends
+    assert (small / "mlruns/trials/night/report.html").stat().st_size > 10_000
+    assert_whole(small)
+    assert parent(small).info.status == "KILLED"
+    resumed = start_search(small, "--trials", str(len(finished(small)) + 1))
+    resumed.join()
+    assert resumed.exitcode == 0
+    assert parent(small).info.status == "FINISHED"
+
+
+def test_a_second_signal_ends_it_at_once(small: Path) -> None:
+    process = start_search(small, "--trials", "9999")
+    wait_for(small, r"trial 1 \(.*")
+    for _ in range(2):
+        process.terminate()
+    process.join(10)
+    assert process.exitcode in (-signal.SIGTERM, 143)
+
+
+def test_one_seed_gives_one_result_in_any_folder(small: Path, tmp_path: Path) -> None:
+    twin = shutil.copytree(small, tmp_path / "twin")
+    processes = [start_search(folder, "--trials", "12", "--seed", "7") for folder in (small, twin)]
+    for process in processes:
+        process.join()
+    first, second = ([(trial.params, trial.values) for trial in trials(folder)] for folder in (small, twin))
+    assert len(first) == 12
+    assert first == second
+    (session,) = study(small).user_attrs["sessions"]
+    assert session == {"first_trial": 2, "seed": 7, "sampler": "tpe"}  # two presets were waiting
+
+
+def test_a_database_that_another_process_locks_for_a_while_is_waited_for(small: Path) -> None:
+    process = start_search(small, "--trials", "12")
+    wait_for(small, r"trial 2 \(.*")
+    with sqlite3.connect(small / "mlruns/studies.db", timeout=30, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        before = (small / "night.log").read_text()
+        time.sleep(8)  # SQLite itself gives up after five seconds
+        assert (small / "night.log").read_text().count("done,") <= before.count("done,") + 1
+        other.execute("COMMIT")
+    process.join()
+    assert process.exitcode == 0
+    assert len(finished(small)) == 12
+    assert {trial.state for trial in trials(small)} == {TrialState.COMPLETE}
+    assert_whole(small)
+
+
+def test_a_full_disk_stops_it_with_one_clear_line_and_nothing_is_lost(small: Path) -> None:
+    start_search(small, "--trials", "2").join()
+    size = (small / "mlruns/studies.db").stat().st_size
+    full = start_search(small, "--trials", "9999", largest_file=size + 8192)
+    full.join()
+    assert full.exitcode == 1
+    text = (small / "night.log").read_text()
+    assert "Traceback" not in text
+    assert re.search(r"autoreap: the study can't be read or written: .*the same command goes on\n$", text)
+    before = finished(small)
+    assert len(before) >= 2
+    resumed = start_search(small, "--trials", str(len(before) + 1))
+    resumed.join()
+    assert resumed.exitcode == 0
+    assert before.items() <= finished(small).items()
+    assert_whole(small)
+
+
+def study(project: Path) -> optuna.Study:
+    return optuna.load_study(study_name="night", storage=f"sqlite:///{project}/mlruns/studies.db")
+
+
+def trials(project: Path) -> list[FrozenTrial]:
+    """Those that are over or under way; what waits is not."""
+    return [trial for trial in study(project).trials if trial.state != TrialState.WAITING]
+
+
+def finished(project: Path) -> dict[int, Any]:
+    """Number -> result of every trial that was scored."""
+    return {t.number: t.user_attrs[RESULT] for t in trials(project) if t.state == TrialState.COMPLETE}
+
+
+def runs(project: Path, query: str) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("autoreap")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], query, max_results=10_000))
+
+
+def parent(project: Path) -> Run:
+    (run,) = runs(project, "tags.`autoreap.study` = 'night'")
+    return run
+
+
+def assert_whole(project: Path) -> None:
+    """Every trial that is over is in both stores once, and none is left running in either."""
+    over = trials(project)
+    assert TrialState.RUNNING not in {trial.state for trial in over}
+    children = runs(project, "tags.`autoreap.trial` LIKE 'night/%'")
+    logged = sorted((run.data.tags["autoreap.trial"], run.data.tags["autoreap.state"]) for run in children)
+    assert logged == sorted((f"night/{trial.number}", trial.state.name) for trial in over)
+    assert all(run.info.status in ("FINISHED", "FAILED") for run in children)
+
+
+def wait_for(project: Path, pattern: str, seconds: float = 120) -> None:
+    """Until the log holds it."""
+    deadline = time.monotonic() + seconds
+    while not re.search(pattern, (project / "night.log").read_text() if (project / "night.log").exists() else ""):
+        assert time.monotonic() < deadline, (project / "night.log").read_text()
+        time.sleep(0.05)

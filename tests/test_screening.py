@@ -1,0 +1,175 @@
+"""The likelihood of references: that of the stock model, on rows that are the same for every candidate."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import random_component
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoreap.described import Loaded, describe, load
+from autoreap.errors import ScoringError
+from autoreap.evals_config import load_evals
+from autoreap.evaluate import Evaluator
+from autoreap.masking import masked
+from autoreap.plan import PruningPlan
+from autoreap.samples import Sample
+from autoreap.screening import screened, spread
+from autoreap.tiny_omni import CHECKPOINT
+
+DATA = Path(__file__).parent.parent / "evals" / "tiny"
+NUM_ROWS = 8
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=200), share=st.floats(0.001, 1))
+def test_a_share_of_the_rows_is_taken_each_once_and_from_short_to_long(lengths: list[int], share: float) -> None:
+    chosen = spread(lengths, share)
+    assert len(set(chosen)) == len(chosen) == max(1, round(share * len(lengths)))
+    assert [lengths[number] for number in chosen] == sorted(lengths[number] for number in chosen)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_the_rows_taken_are_as_long_as_the_others(share: float) -> None:
+    lengths = [(number * 7919) % 1000 for number in range(1000)]
+    chosen = [lengths[number] for number in spread(lengths, share)]
+    assert sum(chosen) / len(chosen) == pytest.approx(sum(lengths) / len(lengths), rel=0.01)
+    assert min(chosen) < 1 / share
+    assert max(chosen) >= 1000 - 1 / share
+
+
+def test_all_rows_are_taken_where_the_share_is_one() -> None:
+    assert sorted(spread([3, 1, 2], 1.0)) == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """The embedded model as it is now, in float32."""
+    copy = tmp_path_factory.mktemp("embedded") / "model"
+    shutil.copytree(CHECKPOINT, copy)
+    return load(describe(str(copy)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evals")
+    for task in ("asr", "qa"):
+        listed = [json.loads(line) for line in (DATA / f"{task}_search.jsonl").read_text().splitlines()]
+        rows = [row for row in listed if "audio" in row][:NUM_ROWS]
+        lines = [json.dumps({**row, "audio": str((DATA / row["audio"]).resolve())}) + "\n" for row in rows]
+        (folder / f"{task}.jsonl").write_text("".join(lines))
+    text = "search: [{task: asr, dataset_path: asr.jsonl}, {task: audio_qa, dataset_path: qa.jsonl}]\n"
+    (folder / "evals.yaml").write_text(text)
+    return folder
+
+
+def evaluator(loaded: Loaded, folder: Path, **options: Any) -> Evaluator:
+    return Evaluator(loaded.model, loaded.inputs, load_evals(folder / "evals.yaml"), **options)
+
+
+@pytest.fixture(scope="module")
+def plan(loaded: Loaded) -> PruningPlan:
+    shape = loaded.described.shape.components["thinker"]
+    layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
+    thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
+    return PruningPlan(loaded.described.base_model, False, thinker)
+
+
+@torch.inference_mode()
+def stock_nats(loaded: Loaded, folder: Path, task: str, numbers: list[int]) -> tuple[float, int]:
+    """From the logits of the stock model, which hears the features itself; one row at a time."""
+    rows = [json.loads(line) for line in (folder / f"{task}.jsonl").read_text().splitlines()]
+    nats, num_tokens = 0.0, 0
+    for row in (rows[number] for number in numbers):
+        sample = Sample(id=row["id"], where="here", audio=Path(row["audio"]))
+        question = row.get("question", "Transcribe the audio into text.")
+        encoded = loaded.inputs.encode(sample, question, row["text"] if task == "asr" else row["answer"])
+        thinker: Any = loaded.model.thinker
+        logits = thinker(**loaded.inputs.collate([encoded])).logits[0].log_softmax(dim=-1)
+        answer = range(encoded.num_prompt_tokens, len(encoded.input_ids))
+        nats -= sum(float(logits[place - 1, encoded.input_ids[place]]) for place in answer)
+        num_tokens += len(answer)
+    return nats, num_tokens
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_score_is_what_the_stock_models_logits_say(
+    loaded: Loaded, folder: Path, plan: PruningPlan, is_masked: bool, batch_size: int
+) -> None:
+    scores = evaluator(loaded, folder, batch_size=batch_size).screen(plan if is_masked else None, 1.0)
+    assert list(scores) == ["wer", "accuracy"]
+    for task, metric in (("asr", "wer"), ("qa", "accuracy")):
+        if is_masked:
+            with masked(loaded.model, plan):
+                nats, num_tokens = stock_nats(loaded, folder, task, list(range(NUM_ROWS)))
+        else:
+            nats, num_tokens = stock_nats(loaded, folder, task, list(range(NUM_ROWS)))
+        score = scores[metric]
+        assert (score.denominator, score.num_samples, score.num_failed) == (num_tokens, NUM_ROWS, 0)
+        assert score.numerator == pytest.approx(nats, rel=1e-4)
+        assert score.value == pytest.approx(nats / num_tokens, rel=1e-4)
+        assert score.low <= score.value <= score.high
+
+
+def test_a_share_is_of_each_task_and_the_same_rows_whoever_answered_before(
+    loaded: Loaded, folder: Path, plan: PruningPlan
+) -> None:
+    screening = evaluator(loaded, folder)
+    before = screening.screen(plan, 0.25)
+    assert {metric: score.num_samples for metric, score in before.items()} == {"wer": 2, "accuracy": 2}
+    screening.run()  # from here on the baseline's answers are drafts
+    assert screening.screen(plan, 0.25) == before
+    assert list(screening.screen(plan, 0.25, metrics=["wer"])) == ["wer"]
+
+
+@pytest.mark.parametrize("drafted_from", ["references", "own answers"])
+def test_a_run_measures_the_likelihood_that_screening_all_rows_does(
+    loaded: Loaded, folder: Path, plan: PruningPlan, drafted_from: str
+) -> None:
+    scored = evaluator(loaded, folder, batch_size=3)
+    if drafted_from == "own answers":
+        scored.run()
+    evaluation = scored.run(plan, likelihoods=True)
+    assert evaluation.outcomes == scored.run(plan).outcomes
+    assert list(evaluation.scores()) == ["wer", "accuracy", "nll.wer", "nll.accuracy"]
+    for metric, score in scored.screen(plan, 1.0).items():
+        whole = evaluation.scores()[f"nll.{metric}"]
+        assert (whole.denominator, whole.num_samples) == (score.denominator, NUM_ROWS)
+        assert whole.value == pytest.approx(score.value, rel=1e-4)
+
+
+def test_a_run_takes_no_pass_more_for_likelihoods_where_references_are_the_drafts(
+    loaded: Loaded, folder: Path, plan: PruningPlan
+) -> None:
+    scored = evaluator(loaded, folder)
+    passes: list[int] = []
+    handle = loaded.model.thinker.base_model.register_forward_pre_hook(lambda *_: passes.append(len(passes)))
+    try:
+        scored.run(plan, likelihoods=True)
+    finally:
+        handle.remove()
+    assert len(passes) == 2  # the first passes of two tasks; what goes on does so in the decoder
+
+
+def test_screening_leaves_the_answers_as_they_were(loaded: Loaded, folder: Path, plan: PruningPlan) -> None:
+    screening, fresh = evaluator(loaded, folder), evaluator(loaded, folder)
+    screening.screen(plan, 0.5)
+    assert screening.run(plan).outcomes == fresh.run(plan).outcomes
+
+
+def test_what_is_no_number_counts_as_a_guess_and_never_ranks_well() -> None:
+    references = {"wer": [[1, 2, 3], [4]]}
+    score = screened({("wer", 0): math.nan, ("wer", 1): -0.5}, references, 100)["wer"]
+    assert score.numerator == pytest.approx(4 * math.log(100) + 0.5)
+    assert (score.denominator, score.num_failed) == (6, 1)
+
+
+def test_a_metric_of_which_nothing_is_a_number_is_an_error() -> None:
+    references = {"wer": [[1, 2, 3], [4]]}
+    with pytest.raises(ScoringError, match="wer: the model's output is not a number for any of 2 rows"):
+        screened({("wer", 0): math.nan, ("wer", 1): -math.inf}, references, 100)
