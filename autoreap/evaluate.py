@@ -97,6 +97,11 @@ class Evaluator:
         """Utterances and questions of one run."""
         return sum(len(items) for _, _, items in self._tasks)
 
+    @property
+    def metrics(self) -> list[str]:
+        """What the tasks yield, in their order."""
+        return [metric for metric, _, _ in self._tasks]
+
     @torch.inference_mode()
     def run(
         self,

@@ -96,6 +96,11 @@ class Objective:
         """The metrics that are known of `plan` before it is scored."""
         return {name: cost["value"] for name, cost in Footprint.of(self._checkpoint, plan).metrics().items()}
 
+    def screen(self, plan: PruningPlan) -> dict[str, float]:
+        """By objective that is scored, how unlikely its references are under `plan` (`Evaluator.screen`)."""
+        scored = [metric for metric in self._evaluator.metrics if metric in self._objectives]
+        return {metric: score.value for metric, score in self._evaluator.screen(plan, metrics=scored).items()}
+
     def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
         """Run the evaluation under `plan`, in a race against `rivals`.
 

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 from autoreap.described import Described
 from autoreap.evals_config import EvalsConfig
 from autoreap.evaluate import metric_name, read_task
-from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT
+from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT, SCREENED
 from autoreap.mlflow_runs import DataSet, StudyRecord, TrialRecord
 from autoreap.retries import RETRY_OF
 from autoreap.saliency import Saliency
@@ -63,6 +63,8 @@ def trial_record(trial: FrozenTrial, objectives: Sequence[str], folder: Path) ->
     tags = {key: str(trial.user_attrs[key]) for key in said if key in trial.user_attrs}
     if raced := trial.user_attrs.get(RACED):
         tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
+    if reason := trial.user_attrs.get(SCREENED, {}).get("reason"):
+        tags |= {SCREENED: reason}
     return TrialRecord(
         number=trial.number,
         parameters=trial.params,

@@ -55,6 +55,9 @@ class Faulty(Objective):
     def exact(self, plan: PruningPlan) -> dict[str, float]:
         return {"size_bytes": 1000.0}
 
+    def screen(self, plan: PruningPlan) -> dict[str, float]:
+        return {}  # nothing is known of it before it is scored
+
     def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
         self._run += 1
         for outcome in EVALUATION.outcomes["wer"]:
