@@ -26,7 +26,12 @@ _LOOK_SECONDS = 0.5
 
 
 class Locks(Protocol):
-    """Named locks of one study."""
+    """Named locks of one study. `are_lasting` unless something but the end of its process can take a lock away."""
+
+    @property
+    def are_lasting(self) -> bool:
+        """See above."""
+        ...
 
     def hold(self, name: str, *, shared: bool = False, wait: bool = True) -> AbstractContextManager[bool]:
         """Hold `name`, alone or with all who share it; whether it is held (always, unless `wait` is False)."""
@@ -35,6 +40,8 @@ class Locks(Protocol):
 
 class FileLocks:
     """Locks among the processes of one machine: the files `<study>.<name>` of one folder."""
+
+    are_lasting = True
 
     def __init__(self, folder: Path, study: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +70,8 @@ class PostgresLocks:
 
     https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
     """
+
+    are_lasting = False  # a server that starts again has forgotten them
 
     def __init__(self, url: str, study: str) -> None:
         settings = {"connect_args": engine_settings(url).get("connect_args", {}), "poolclass": NullPool}
@@ -104,9 +113,9 @@ class Group:
 
     @contextmanager
     def joined(self, when_alone: Callable[[], None]) -> Iterator[None]:
-        """Be one of the group. `when_alone` runs before, if nobody else is: what is left over then has no owner."""
+        """Be one of the group. `when_alone` runs before, if surely nobody else is: what is left over has no owner."""
         with self._locks.hold(_PRESENCE, wait=False) as alone:
-            if alone:
+            if alone and self._locks.are_lasting:
                 when_alone()
         with self._locks.hold(_PRESENCE, shared=True):
             yield

@@ -14,6 +14,7 @@ from autoreap.engines.worker import Worker
 from autoreap.errors import AutoreapError, InputError
 from autoreap.group import FileLocks, Group, Seat, seat_of
 from autoreap.lock import exclusive
+from autoreap.progress import log
 from autoreap.search_options import SearchOptions
 from autoreap.storage import is_shared
 
@@ -88,6 +89,10 @@ def seated(options: SearchOptions) -> Iterator[Seat]:
     if options.engine != "local" and not shared:
         where = f"--engine {options.engine}"
         raise InputError("needs a storage that all nodes reach", where=where, fix="--storage postgresql://...")
+    if shared and not (options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        log(
+            "warning: without --tracking-uri, MLflow is a file in mlruns: workers of several machines must not share it"
+        )
     company = shared or options.is_worker
     seat = seat_of(options.storage, options.study, options.root / "locks", options.pulse if company else None)
     if company:

@@ -87,13 +87,14 @@ def _come_and_go(group: Any, number: int, here: Any, results: Any) -> None:
         time.sleep(0.3)
 
 
-def test_one_is_the_first_and_one_is_the_last(group: Any) -> None:
+def test_one_is_the_first_and_one_is_the_last(group: Any, storage: str) -> None:
     here, results = FORK.Barrier(3), FORK.Queue()
     workers = [FORK.Process(target=_come_and_go, args=(group, number, here, results)) for number in range(3)]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=30) for _ in workers]
-    assert any(first for first, _ in found)  # two that come at once may both find nobody, before either has a trial
+    # Two that come at once may both find nobody, before either has a trial. A server may have forgotten who is there.
+    assert any(first for first, _ in found) == storage.startswith("sqlite")
     assert [last for _, last in found].count(True) == 1
     for worker in workers:
         worker.join()
