@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from autoreap.plan import PruningPlan
 from autoreap.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
 from autoreap.search_options import SearchOptions
 from autoreap.storage import Pulse, open_storage, patiently, shown
-from autoreap.workers import code_digest, gpu_shares, run_workers
+from autoreap.workers import code_digest, gpu_shares, run_workers, seated
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 FORK = multiprocessing.get_context("fork")
@@ -325,3 +326,18 @@ def test_of_two_that_wait_for_a_plan_one_scores_it_if_the_first_failed(tmp_path:
     study.tell(0, state=TrialState.FAIL)
     assert waits(crews[1]) == (1, False)
     assert waits(crews[2]) == (3, True)  # its own still waits, for the second worker now
+
+
+def test_a_cluster_needs_a_storage_that_all_nodes_reach(tmp_path: Path) -> None:
+    options = SearchOptions(study="s", storage="sqlite:///s.db", engine="ray", root=tmp_path)
+    with pytest.raises(InputError, match="--engine ray: needs a storage that all nodes reach"), seated(options):
+        pass
+
+
+def test_workers_that_outlived_the_process_that_started_them_are_not_joined(tmp_path: Path) -> None:
+    options = SearchOptions(study="s", storage=f"sqlite:///{tmp_path}/s.db", root=tmp_path)
+    with seated(replace(options, is_worker=True)) as left, left.group.joined(lambda: None):
+        with pytest.raises(InputError, match="workers of an earlier search of it still run"), seated(options):
+            pass
+    with seated(options) as seat:
+        assert seat.pulse is None
