@@ -59,7 +59,7 @@ class SpaceConfig:
     presets: tuple[str, ...] = tuple(PRESETS)
     controls: tuple[str, ...] = ()
     materialise: str | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     racing: bool = True
     screening: bool = True
 

@@ -336,8 +336,8 @@ def test_a_cluster_needs_a_storage_that_all_nodes_reach(tmp_path: Path) -> None:
 
 def test_workers_that_outlived_the_process_that_started_them_are_not_joined(tmp_path: Path) -> None:
     options = SearchOptions(study="s", storage=f"sqlite:///{tmp_path}/s.db", root=tmp_path)
-    with seated(replace(options, is_worker=True)) as left, left.group.joined(lambda: None):
-        with pytest.raises(InputError, match="workers of an earlier search of it still run"), seated(options):
-            pass
+    refused = pytest.raises(InputError, match="workers of an earlier search of it still run")
+    with seated(replace(options, is_worker=True)) as left, left.group.joined(lambda: None), refused, seated(options):
+        pass
     with seated(options) as seat:
         assert seat.pulse is None
