@@ -13,6 +13,7 @@ from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.scores import exact
+from autoreap.storage import cannot_open, shown
 from autoreap.wording import metric_text, rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
@@ -63,7 +64,7 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
     known = study_names(url)
     if name not in known:
-        raise InputError(f"no study {name!r}", where=url, fix=f"known: {', '.join(known) or 'none'}")
+        raise InputError(f"no study {name!r}", where=shown(url), fix=f"known: {', '.join(known) or 'none'}")
     return optuna.load_study(study_name=name, storage=url)
 
 
@@ -72,8 +73,7 @@ def study_names(storage: str) -> list[str]:
     try:
         return list(optuna.get_all_study_names(storage))
     except Exception as error:  # whatever the database's driver raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"can't be opened: {reason}", where=f"--storage {storage}") from None
+        raise cannot_open(storage, error) from None
 
 
 def objectives_of(study: optuna.Study) -> dict[str, str]:

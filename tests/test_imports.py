@@ -63,6 +63,7 @@ LAYERS = (
             "jobs",
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+        *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),
 )

@@ -1,5 +1,6 @@
 """autoreap search: start or resume a study."""
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
 from autoreap.wording import points_text
 
+ENGINES = ("local", "ray")
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
 
@@ -20,6 +22,10 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add("--workers", type=positive, default=1, metavar="N", help="processes that search together, a GPU each")
+    add("--engine", choices=ENGINES, default="local", help="where they run: on this machine, or on a Ray cluster")
+    add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
+    add("--as-worker", help=argparse.SUPPRESS)  # the options of a search that has started this one, as JSON
     add_tracking_option(add)
     add_loading_options(add)
 
@@ -29,11 +35,13 @@ def run(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
+    from autoreap.search_options import SearchOptions
     from autoreap.verification import behaviour_text
 
-    result = jobs.search(
-        options.space,
-        jobs.SearchOptions(
+    chosen = (
+        SearchOptions.from_json(options.as_worker)
+        if options.as_worker
+        else SearchOptions(
             model=options.model,
             study=options.study,
             trials=options.trials,
@@ -43,12 +51,17 @@ def run(options: Arguments) -> Result:
             tracking_uri=options.tracking_uri,
             device=options.device,
             dtype=options.dtype,
-        ),
+            workers=options.workers,
+            engine=options.engine,
+            allow_other_code=options.allow_other_code,
+        )
     )
+    result = jobs.search(options.space, chosen)
     study, shipped = result.study, result.shipped
     lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
     lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
+    lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
     if shipped:
         kept = plan_of(study, shipped.trial).summary()["thinker"]
         lines += [
