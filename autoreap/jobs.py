@@ -20,6 +20,9 @@ from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.comparison import compare_outcomes
+from autoreap.confirmation import Confirmation, is_confirmed
+from autoreap.confirmed import CONFIRMED
+from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
@@ -56,7 +59,7 @@ from autoreap.scores import Difference
 from autoreap.search import Search
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
-from autoreap.storage import stored
+from autoreap.storage import STORAGE_ERRORS, stored
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
@@ -167,6 +170,7 @@ class SearchOptions:
     tracking_uri: str | None = None
     device: str | None = None
     dtype: str = "auto"
+    confirm: bool = True
 
 
 @dataclass(frozen=True)
@@ -203,15 +207,18 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     held = exclusive(lock, "another search of this study is running", fix="wait, or use --study")
     with held, Signals() as signals, stored():
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri)
-        run = _prepared(space, evals, described, tracker, replace(options, study=name))
+        run, loaded = _prepared(space, evals, described, tracker, replace(options, study=name))
+        study = run.study
         try:
             with signals.deferred():
                 run.run(tracker, signals, trials=options.trials or space.trials, deadline=deadline)
+            del run  # and with it what it embedded of the search split
+            if options.confirm and space.confirm:
+                confirm_front(study, space, loaded, options.root, signals)
         except (Interrupted, RepeatedFailureError) as error:
-            _drawn(run.study, tracker, options.root, status="KILLED" if isinstance(error, Interrupted) else "FAILED")
+            _drawn(study, tracker, options.root, status="KILLED" if isinstance(error, Interrupted) else "FAILED")
             raise
-        study = run.study
-        del run
+        del loaded
         release()  # of the searched model; the checkpoint that ships needs its place
         front, picture, report = _drawn(study, tracker, options.root)
         shipped = ship(study, space, described, options.root) if space.materialise and front else None
@@ -220,7 +227,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
 
 def _prepared(
     space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, options: SearchOptions
-) -> Search:
+) -> tuple[Search, Loaded]:
     """Load and calibrate: all that comes before the first trial."""
     assert options.study is not None
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
@@ -242,7 +249,40 @@ def _prepared(
     scoring = {"evals": str(evals.path.resolve()), "batch_size": space.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
     tracker.log_study(study_record(space, described, evals, saliency))
-    return run
+    return run, loaded
+
+
+def confirm_front(study: optuna.Study, space: SpaceConfig, loaded: Loaded, root: Path, signals: Signals) -> None:
+    """Score the front and the baseline on the report split, unless that was done before. One process does it, once.
+
+    A failure leaves the study as it was: what the search has found does not depend on it.
+
+    Raises:
+        Interrupted: a signal came; the next call goes on from there.
+        one of `STORAGE_ERRORS`: the study can't be read or written.
+    """
+    evals = load_evals(space.evals)
+    front = pareto(points_of(study), objectives_of(study))
+    if not front or not evals.splits[REPORT_SPLIT]:
+        log("nothing is confirmed: " + ("the evals have no report split" if front else "the front is empty"))
+        return
+    digest = evals_digest(evals, REPORT_SPLIT)
+    if is_confirmed(study, front, digest):
+        return
+    release()  # of what was embedded of another split
+    try:
+        evaluator = Evaluator(loaded.model, loaded.inputs, evals, split=REPORT_SPLIT, batch_size=space.batch_size)
+        log(
+            f"baseline and front ({len(front)}) are scored on the report split, {evaluator.num_answers} answers each; "
+            "--hours does not end this, --no-confirm leaves it out"
+        )
+        confirmation = Confirmation(study, evaluator, digest, root / "trials" / study.study_name, signals)
+        with signals.deferred():
+            confirmation.run(front)
+    except STORAGE_ERRORS:
+        raise
+    except Exception as error:  # the night's work is whole without it; the reason is shown
+        log(f"warning: the front is not confirmed, the same command tries again: {type(error).__name__}: {error}")
 
 
 def _drawn(
@@ -256,6 +296,8 @@ def _drawn(
         plot_front(study, picture)
         write_report(study, report)
         log(f"front of {len(front)}: {picture}, {report}")
+    if confirmed := study.user_attrs.get(CONFIRMED):
+        tracker.log_confirmed(confirmed)
     pictures = [path for path in (picture, report) if path is not None]
     tracker.close([point.trial for point in front], pictures, status=status)
     return front, picture, report
@@ -353,10 +395,10 @@ def _holds(path: Path, plan: PruningPlan) -> bool:
     return (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest()
 
 
-def evals_digest(evals: EvalsConfig) -> str:
-    """Sixteen hex digits of the search split: its rows, media and prompts."""
+def evals_digest(evals: EvalsConfig, split: str = "search") -> str:
+    """Sixteen hex digits of a split: its rows, media and prompts."""
     total = hashlib.sha256()
-    for config in evals.splits["search"]:
+    for config in evals.splits[split]:
         total.update(repr(replace(config, dataset_path="", condition=None)).encode())
         total.update(config.condition.identity().encode() if config.condition else b"")
         total.update(digest(read_task(config, evals.path.parent)).encode())

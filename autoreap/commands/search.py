@@ -20,6 +20,7 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add("--no-confirm", action="store_true", help="do not score the front on the report split at the end")
     add_tracking_option(add)
     add_loading_options(add)
 
@@ -27,6 +28,7 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
+    from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
     from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
     from autoreap.verification import behaviour_text
@@ -43,10 +45,12 @@ def run(options: Arguments) -> Result:
             tracking_uri=options.tracking_uri,
             device=options.device,
             dtype=options.dtype,
+            confirm=not options.no_confirm,
         ),
     )
     study, shipped = result.study, result.shipped
-    lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
+    baseline, confirmed = study.user_attrs["baseline"], study.user_attrs.get(CONFIRMED)
+    lines = [front_table(result.front, baseline, study.user_attrs.get(CONTROLS), confirmed), ""]
     lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     if shipped:
@@ -58,9 +62,11 @@ def run(options: Arguments) -> Result:
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
         for metric, found in shipped.against_baseline.items():
-            points = points_text(found.value, found.low, found.high)
-            lines.append(f"         {metric} {points} against the unpruned model, paired: {found.verdict}")
-    document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
+            difference = points_text(found.value, found.low, found.high)
+            lines.append(f"         {metric} {difference} against the unpruned model, paired: {found.verdict}")
+        lines += [f"         {line}" for line in confirmed_lines(confirmed, shipped.trial)]
+    points = with_confirmed([point.as_dict() for point in result.front], confirmed)
+    document: dict[str, Any] = {"study": study.study_name, "points": points}
     if shipped:
         document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}
     return document, "\n".join(lines)
