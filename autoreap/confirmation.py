@@ -4,7 +4,8 @@ Can be ended at any answer, and killed at any time: a member whose answers are o
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import optuna
 from autoreap.comparison import Outcomes, compare_outcomes
 from autoreap.confirmed import CONFIRMED, SPLIT, scored, ties
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluator
+from autoreap.evals_config import EvalsConfig
+from autoreap.evaluate import Evaluator, metric_name, read_task
 from autoreap.front import Point, objectives_of, plan_of
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import PruningPlan
@@ -29,6 +31,22 @@ def is_confirmed(study: optuna.Study, front: Sequence[Point], digest: str) -> bo
     """Whether this very front was confirmed before on the report split of `digest`."""
     known = study.user_attrs.get(CONFIRMED, {"evals": None, "trials": {}})
     return bool(known["evals"] == digest and set(known["trials"]) == {str(point.trial) for point in front})
+
+
+def answerable(evals: EvalsConfig, plans: Iterable[PruningPlan]) -> EvalsConfig:
+    """`evals`, of its report split those tasks alone that all `plans` can do: without vision none that shows anything.
+
+    A report split may ask for more than was searched on; what is left out is named.
+    """
+    tasks = evals.splits[SPLIT]
+    if not any(plan.strip_vision for plan in plans):
+        return evals
+    rows = {metric_name(task): read_task(task, evals.path.parent) for task in tasks}
+    seen = [name for name, listed in rows.items() if any(sample.image or sample.video for sample in listed)]
+    if seen:
+        log(f"not confirmed, as the front has members without vision: {', '.join(seen)}")
+    kept = tuple(task for task in tasks if metric_name(task) not in seen)
+    return replace(evals, splits={**evals.splits, SPLIT: kept})
 
 
 class Confirmation:

@@ -20,7 +20,7 @@ from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.comparison import compare_outcomes
-from autoreap.confirmation import Confirmation, is_confirmed
+from autoreap.confirmation import Confirmation, answerable, is_confirmed
 from autoreap.confirmed import CONFIRMED
 from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.constraints import check_measured
@@ -271,6 +271,7 @@ def confirm_front(study: optuna.Study, space: SpaceConfig, loaded: Loaded, root:
         return
     release()  # of what was embedded of another split
     try:
+        evals = answerable(evals, [plan_of(study, point.trial) for point in front])
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, split=REPORT_SPLIT, batch_size=space.batch_size)
         log(
             f"baseline and front ({len(front)}) are scored on the report split, {evaluator.num_answers} answers each; "

@@ -1,18 +1,24 @@
 """Ties on the report split, and how tables and rules tell of them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import optuna
 import pytest
 from builders import BASE_MODEL, SHAPE, saliency_of
 
 from autoreap.candidate import Candidate
+from autoreap.confirmation import answerable
 from autoreap.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed_lines, legend, smaller_tied, ties
+from autoreap.evals_config import load_evals
 from autoreap.front import PLAN, RESULT, pareto, points_of, select
 from autoreap.outcomes import Outcome
 from autoreap.plan import make_plan
 from autoreap.report import front_table
 from autoreap.scores import Counts
 
+EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"
 NUM_UTTERANCES, NUM_WORDS = 200, 10
 SIZES = {3: 20_000_000_000, 5: 30_000_000_000, 8: 60_000_000_000}
 
@@ -138,3 +144,14 @@ def test_the_table_has_the_report_split_beside_the_search_split(study: optuna.St
     assert table[2].endswith("10.00% [8.00%, 12.00%] ~1")
     assert table[3].endswith("10.00% [8.00%, 12.00%]")
     assert table[4].startswith("~N: ")
+
+
+def test_without_vision_a_front_is_confirmed_on_what_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    evals = load_evals(EVALS)
+    seeing = make_plan(Candidate(retention=0.5, saliency="random"), saliency_of(SHAPE), SHAPE, BASE_MODEL)
+    seeing = replace(seeing, strip_vision=False)
+    assert answerable(evals, [seeing]) == evals
+    left = answerable(evals, [seeing, replace(seeing, strip_vision=True)])
+    assert [task.label for task in left.splits["report"]] == ["", "voices", "noisy", ""]
+    assert left.splits["search"] == evals.splits["search"]
+    assert "accuracy.caption, accuracy.mixed" in capsys.readouterr().err
