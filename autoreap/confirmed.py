@@ -63,7 +63,7 @@ def tied_text(confirmed: Mapping[str, Any] | None, number: int, sizes: Mapping[i
     if not tied:
         return ""
     named = " and ".join(f"trial {other} ({size_text(sizes[other])})" for other in tied)
-    return f"; on the report split it can't be told apart from the smaller {named}"
+    return f"; on the report split the objectives can't tell it from the smaller {named}"
 
 
 def with_confirmed(points: Sequence[dict[str, Any]], confirmed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -99,7 +99,9 @@ def legend(confirmed: Mapping[str, Any] | None, sizes: Mapping[int, int]) -> lis
     """What the marks of `columns` mean, and what could not be confirmed, each a line."""
     lines = []
     if any(smaller_tied(confirmed, number, sizes) for number in sizes):
-        lines.append("~N: can't be told apart from the smaller trial N on the report split (paired, 95%)")
+        lines.append(
+            "~N: its objectives can't be told apart from the smaller trial N's on the report split (paired, 95%)"
+        )
     missing = (confirmed or {}).get("missing", [])
     if missing:
         lines.append(f"not in the report split: {', '.join(missing)}")

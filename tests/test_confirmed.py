@@ -130,7 +130,7 @@ def test_a_rule_names_the_smaller_member_that_does_as_well(study: optuna.Study) 
     study.set_user_attr(CONFIRMED, confirmed_with({0: [1], 1: [0]}))
     point, reason = select(study, "best", max_size_bytes=1e12)
     assert point.trial == 0
-    assert reason == f"{plain}; on the report split it can't be told apart from the smaller trial 1 (30.00 GB)"
+    assert reason == f"{plain}; on the report split the objectives can't tell it from the smaller trial 1 (30.00 GB)"
     assert "report split" not in select(study, "smallest", max_wer_increase=5)[1]
 
 
