@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoreap.confirmed import CONFIRMED, tied_text
 from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
@@ -178,7 +179,7 @@ def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
 def select(
     study: optuna.Study, rule: str, *, max_wer_increase: float | None = None, max_size_bytes: float | None = None
 ) -> tuple[Point, str]:
-    """The front's point that `rule` picks, and why in words.
+    """The front's point that `rule` picks, and why in words, with any smaller ones that do as well.
 
     Args:
         rule: `knee` (nearest to the ideal corner, on log scales, each scaled to the front's range), `smallest` (the
@@ -190,6 +191,20 @@ def select(
     if not front:
         fix = "search longer, or relax a constraint in a study of its own"
         raise InputError(empty_front(study), where=f"study {study.study_name}", fix=fix)
+    point, reason = _picked(study, front, rule, max_wer_increase=max_wer_increase, max_size_bytes=max_size_bytes)
+    sizes = {member.trial: member.size_bytes for member in front}
+    return point, reason + tied_text(study.user_attrs.get(CONFIRMED), point.trial, sizes)
+
+
+def _picked(
+    study: optuna.Study,
+    front: Sequence[Point],
+    rule: str,
+    *,
+    max_wer_increase: float | None,
+    max_size_bytes: float | None,
+) -> tuple[Point, str]:
+    objectives = objectives_of(study)
     if rule == "knee":
         point = min(front, key=lambda candidate: _distance_to_ideal(candidate, front, objectives))
         return point, f"nearest to the ideal corner of {' and '.join(objectives)} on log scales"

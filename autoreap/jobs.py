@@ -20,6 +20,9 @@ from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.comparison import compare_outcomes
+from autoreap.confirmation import Confirmation, answerable, is_confirmed
+from autoreap.confirmed import CONFIRMED
+from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
@@ -59,7 +62,7 @@ from autoreap.search import Search, check_same_scores
 from autoreap.search_options import SearchOptions as SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
-from autoreap.storage import stored
+from autoreap.storage import STORAGE_ERRORS, stored
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
@@ -209,7 +212,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     with seated(options) as seat, Signals() as signals, stored():
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri, alone=partial(seat.group.only, "runs"))
         run = None if options.is_led else _prepared(space, evals, described, tracker, seat, options)
-        conclude = partial(_concluded, seat, space, described, options)
+        conclude = partial(_concluded, seat, space, described, options, signals)
         try:
             with signals.deferred():
                 if run:
@@ -257,11 +260,48 @@ def _prepared(
     return run
 
 
+def confirm_front(
+    study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions, signals: Signals
+) -> None:
+    """Score the front and the baseline on the report split, unless that was done before. One process does it, once.
+
+    A failure leaves the study as it was: what the search has found does not depend on it.
+
+    Raises:
+        Interrupted: a signal came; the next call goes on from there.
+        one of `STORAGE_ERRORS`: the study can't be read or written.
+    """
+    evals = load_evals(space.evals)
+    front = pareto(points_of(study), objectives_of(study))
+    if not front or not evals.splits[REPORT_SPLIT]:
+        log("nothing is confirmed: " + ("the evals have no report split" if front else "the front is empty"))
+        return
+    digest = evals_digest(evals, REPORT_SPLIT)
+    if is_confirmed(study, front, digest):
+        return
+    try:
+        loaded = load(described, device=options.device, dtype=options.dtype)
+        evals = answerable(evals, [plan_of(study, point.trial) for point in front])
+        evaluator = Evaluator(loaded.model, loaded.inputs, evals, split=REPORT_SPLIT, batch_size=space.batch_size)
+        log(
+            f"baseline and front ({len(front)}) are scored on the report split, {evaluator.num_answers} answers each; "
+            "--hours does not end this, --no-confirm leaves it out"
+        )
+        confirmation = Confirmation(study, evaluator, digest, options.root / "trials" / study.study_name, signals)
+        with signals.deferred():
+            confirmation.run(front)
+    except STORAGE_ERRORS:
+        raise
+    except Exception as error:  # the night's work is whole without it; the reason is shown
+        log(f"warning: the front is not confirmed, the same command tries again: {type(error).__name__}: {error}")
+
+
 def _concluded(
     seat: Seat,
     space: SpaceConfig,
     described: Described,
     options: SearchOptions,
+    signals: Signals,
     tracker: Tracker,
     *,
     status: str = "FINISHED",
@@ -277,7 +317,16 @@ def _concluded(
             tracker = Tracker(options.root, seat.study, tracking_uri=options.tracking_uri)
             for trial in finished:
                 tracker.log_trial(trial_record(trial, list(space.objectives), options.root / "trials" / seat.study))
+        interrupted = None
+        if status == "FINISHED" and options.confirm and space.confirm:
+            try:
+                confirm_front(study, space, described, options, signals)
+            except Interrupted as error:
+                status, interrupted = "KILLED", error
+            release()  # of its model; the checkpoint that ships needs its place
         front, picture, report = _drawn(study, tracker, options.root, status=status)
+        if interrupted:
+            raise interrupted
         shipped = None
         if space.materialise and front and status == "FINISHED":
             if company:
@@ -315,6 +364,8 @@ def _drawn(
         plot_front(study, picture)
         write_report(study, report)
         log(f"front of {len(front)}: {picture}, {report}")
+    if confirmed := study.user_attrs.get(CONFIRMED):
+        tracker.log_confirmed(confirmed)
     pictures = [path for path in (picture, report) if path is not None]
     tracker.close([point.trial for point in front], pictures, status=status)
     return front, picture, report
@@ -412,10 +463,10 @@ def _holds(path: Path, plan: PruningPlan) -> bool:
     return (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest()
 
 
-def evals_digest(evals: EvalsConfig) -> str:
-    """Sixteen hex digits of the search split: its rows, media and prompts."""
+def evals_digest(evals: EvalsConfig, split: str = "search") -> str:
+    """Sixteen hex digits of a split: its rows, media and prompts."""
     total = hashlib.sha256()
-    for config in evals.splits["search"]:
+    for config in evals.splits[split]:
         total.update(repr(replace(config, dataset_path="", condition=None)).encode())
         total.update(config.condition.identity().encode() if config.condition else b"")
         total.update(digest(read_task(config, evals.path.parent)).encode())

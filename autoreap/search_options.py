@@ -16,6 +16,7 @@ class SearchOptions:
         root: the folder of all studies.
         workers, engine: how many processes search, and what starts them.
         allow_other_code: go on with a study that another version of this package has begun.
+        confirm: score the front on the report split at the end.
         is_worker: another process has started this one, and does what comes after the last trial.
         pulse: how the workers know of one another's lives.
     """
@@ -33,6 +34,7 @@ class SearchOptions:
     workers: int = 1
     engine: str = "local"
     allow_other_code: bool = False
+    confirm: bool = True
     is_worker: bool = False
     pulse: Pulse = field(default_factory=Pulse)
 

@@ -59,6 +59,11 @@ class Tracker:
         """A finished trial, unless it is there already."""
         self._log(f"trial {record.number}", lambda runs: runs.log_trial(record))
 
+    def log_confirmed(self, confirmed: Mapping[str, Any]) -> None:
+        """What the front scored on the report split: the study's attribute `confirmed`."""
+        trials = {int(number): known["metrics"] for number, known in confirmed["trials"].items()}
+        self._log("the report split", lambda runs: runs.log_confirmed(confirmed["baseline"]["metrics"], trials))
+
     def close(self, front: Collection[int], artifacts: Sequence[Path], *, status: str = "FINISHED") -> None:
         """The end of the search: its front, pictures and reports, and a last try for all that waits."""
 

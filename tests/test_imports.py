@@ -51,7 +51,9 @@ LAYERS = (
     (
         *(
             "objective",
+            "confirmed",
             "front",
+            "confirmation",
             "samplers",
             "sampling",
             "storage",

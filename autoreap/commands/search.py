@@ -25,6 +25,7 @@ def add_options(add: Add) -> None:
     add("--workers", type=positive, default=1, metavar="N", help="processes that search together, a GPU each")
     add("--engine", choices=ENGINES, default="local", help="where they run: on this machine, or on a Ray cluster")
     add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
+    add("--no-confirm", action="store_true", help="do not score the front on the report split at the end")
     add("--as-worker", help=argparse.SUPPRESS)  # the options of a search that has started this one, as JSON
     add_tracking_option(add)
     add_loading_options(add)
@@ -33,6 +34,7 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
+    from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
     from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
     from autoreap.search_options import SearchOptions
@@ -54,11 +56,13 @@ def run(options: Arguments) -> Result:
             workers=options.workers,
             engine=options.engine,
             allow_other_code=options.allow_other_code,
+            confirm=not options.no_confirm,
         )
     )
     result = jobs.search(options.space, chosen)
     study, shipped = result.study, result.shipped
-    lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
+    baseline, confirmed = study.user_attrs["baseline"], study.user_attrs.get(CONFIRMED)
+    lines = [front_table(result.front, baseline, study.user_attrs.get(CONTROLS), confirmed), ""]
     lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
@@ -71,9 +75,11 @@ def run(options: Arguments) -> Result:
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
         for metric, found in shipped.against_baseline.items():
-            points = points_text(found.value, found.low, found.high)
-            lines.append(f"         {metric} {points} against the unpruned model, paired: {found.verdict}")
-    document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
+            difference = points_text(found.value, found.low, found.high)
+            lines.append(f"         {metric} {difference} against the unpruned model, paired: {found.verdict}")
+        lines += [f"         {line}" for line in confirmed_lines(confirmed, shipped.trial)]
+    points = with_confirmed([point.as_dict() for point in result.front], confirmed)
+    document: dict[str, Any] = {"study": study.study_name, "points": points}
     if shipped:
         document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}
     return document, "\n".join(lines)
