@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoreap.comparison import Comparison, compare_outcomes
 from autoreap.comparison_text import comparison_text
+from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
 from autoreap.errors import InputError
 from autoreap.front import (
     DEFAULT_ROOT,
@@ -60,8 +61,8 @@ class TrialDetails:
         """Plain values, for JSON."""
         compared = {"against_baseline": self.comparison.as_dict(NUM_WORST)} if self.comparison else {}
         plan = {"plan": self.trial.user_attrs[PLAN]} if PLAN in self.trial.user_attrs else {}
-        known = {"study": self.study.study_name, **listed(self.trial), "reason": self.reason}
-        return {**known, **plan, **compared}
+        (known,) = with_confirmed([listed(self.trial)], self.study.user_attrs.get(CONFIRMED))
+        return {"study": self.study.study_name, **known, "reason": self.reason, **plan, **compared}
 
 
 def details_of(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT) -> TrialDetails:
@@ -150,6 +151,7 @@ def _scores(details: TrialDetails) -> list[str]:
     for name in shown(result["metrics"], objectives_of(details.study)):
         unpruned = metric_text(name, baseline["metrics"][name])
         lines.append(f"{name:<8} {metric_text(name, result['metrics'][name])}, unpruned {unpruned}")
+    lines += confirmed_lines(details.study.user_attrs.get(CONFIRMED), details.trial.number)
     return [*lines, f"took     {duration(result.get('seconds', 0))}"]
 
 

@@ -40,6 +40,7 @@ LAYERS = (
         "comparison_text",
         "comparison_page",
         "racing",
+        "triage",
     ),
     ("families", "dimensions"),
     (
@@ -51,7 +52,9 @@ LAYERS = (
     (
         *(
             "objective",
+            "confirmed",
             "front",
+            "confirmation",
             "samplers",
             "sampling",
             "storage",
@@ -64,6 +67,7 @@ LAYERS = (
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
         *("front_csv", "trial_details"),
+        *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),
 )

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.cli import main
+from autoreap.confirmed import CONFIRMED
 from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import make_plan
@@ -110,6 +111,19 @@ def test_every_trial_says_its_state_and_why(number: int, state: str, reason: str
     text = capsys.readouterr().out
     assert text.startswith(f"trial {number} of night: {state}; {reason}\n")
     assert ("materialise" in text) == (state == "scored")
+
+
+def test_what_the_report_split_says_stands_beside_the_scores(study: optuna.Study, capsys: Capture) -> None:
+    metrics = evaluation([1] * NUM_UTTERANCES).metrics()
+    known = {
+        "metrics": metrics,
+        "against_baseline": {"wer": {"value": 0.25, "low": 0.2, "high": 0.3, "verdict": "worse"}},
+    }
+    study.set_user_attr(CONFIRMED, {"trials": {"0": known}, "baseline": {"metrics": metrics}})
+    assert main(["show", "night", "--trial", "0"]) == 0
+    assert "on the report split, +25.00 points [+20.00, +30.00] against" in capsys.readouterr().out
+    assert json_of(["show", "night", "--trial", "0"], capsys)["confirmed"] == known
+    assert "confirmed" not in json_of(["show", "night", "--trial", "1"], capsys)
 
 
 @pytest.mark.usefixtures("study")

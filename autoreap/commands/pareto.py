@@ -26,6 +26,7 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
+    from autoreap.confirmed import CONFIRMED, with_confirmed
     from autoreap.front import (
         CONTROLS,
         drawn_metric,
@@ -50,14 +51,15 @@ def run(options: Arguments) -> Result:
         plot_front(study, options.png)
     if options.csv:
         write_front_csv(options.csv, front or closest, baseline, controls)
+    confirmed = study.user_attrs.get(CONFIRMED)
     document = {
         "study": study.study_name,
-        "points": [point.as_dict() for point in front],
-        "baseline": baseline,
+        "points": with_confirmed([point.as_dict() for point in front], confirmed),
+        "baseline": baseline | ({"confirmed": confirmed["baseline"]} if confirmed else {}),
         **({"controls": controls} if controls else {}),
         **({"nearest": [point.as_dict() for point in closest]} if closest else {}),
     }
-    table = front_table(front or closest, baseline, controls)
+    table = front_table(front or closest, baseline, controls, confirmed)
     drawn = f"{table}\n\n{_picture(points, front, baseline, drawn_metric(study))}"
     return document, drawn if front else f"{empty_front(study)}\n\n{drawn}"
 
