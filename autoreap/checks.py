@@ -89,6 +89,11 @@ def is_template(value: Any) -> str | None:
     return None if fits else "may use {question}, {choices} and {lettered} alone"
 
 
+def is_bool(value: Any) -> str | None:
+    """The value is true or false."""
+    return None if isinstance(value, bool) else "must be true or false"
+
+
 def is_positive_integer(value: Any) -> str | None:
     """The value is an integer above 0."""
     return None if type(value) is int and value > 0 else "must be an integer above 0"

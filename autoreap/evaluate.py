@@ -31,7 +31,9 @@ from autoreap.screening import DEFAULT_SHARE, Row, screened, spread, surprises
 from autoreap.tasks import Task
 from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
-DEFAULT_BATCH_SIZE = 32
+# Where memory runs out it is halved, and the largest batch comes first. A CPU is as fast with few rows as with many.
+_BATCH_SIZE = {"cpu": 32}
+_BATCH_SIZE_OF_ACCELERATORS = 256
 # So many rows are decoded in chunks, each of a tenth of them or of some batches; see `random_chunks`.
 CHUNKED_FROM = 1000
 _NUM_CHUNKS, _BATCHES_IN_CHUNK = 10, 4
@@ -50,7 +52,7 @@ class Evaluator:
         inputs: its inputs.
         evals: the tasks.
         split: `search` or `report`.
-        batch_size: utterances decoded together; less from where memory runs out.
+        batch_size: utterances decoded together; less from where memory runs out. None: by the device.
         memory_bytes: how much of what media are embedded as is held in memory; the rest is on disk.
 
     Raises:
@@ -64,15 +66,15 @@ class Evaluator:
         evals: EvalsConfig,
         *,
         split: str = "search",
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
         self._model = model
         self._inputs = inputs
-        self._batch_size = batch_size
         family = family_of_model(model)
+        self.batch_size = batch_size or _BATCH_SIZE.get(family.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
         self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
-        self._decoder = DraftedDecoder(family, model, end_token=inputs.end_token_id, batch_size=batch_size)
+        self._decoder = DraftedDecoder(family, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
         tasks = evals.splits[split]
         if not tasks:
             raise InputError(f"split {split!r} has no tasks", where=evals.path)
@@ -96,6 +98,11 @@ class Evaluator:
     def num_answers(self) -> int:
         """Utterances and questions of one run."""
         return sum(len(items) for _, _, items in self._tasks)
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the tasks yield, in their order."""
+        return [metric for metric, _, _ in self._tasks]
 
     @torch.inference_mode()
     def run(
@@ -219,7 +226,7 @@ class Evaluator:
             if watch:
                 watch(metric, outcomes[number])
 
-        for chunk in random_chunks(len(items), self._batch_size):
+        for chunk in random_chunks(len(items), self.batch_size):
             self._decoder.decode(
                 [items[number].prompt(drafts[number]) for number in chunk],
                 partial(self._embedded, [items[number] for number in chunk]),

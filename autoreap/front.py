@@ -17,6 +17,7 @@ from autoreap.wording import metric_text, rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
 RACED = "autoreap.raced"  # user attribute of a trial that was stopped: `racing.Verdict`, and the plan's digest
+SCREENED = "autoreap.screened"  # user attribute: the surprises of a screen; with a reason, where it ended the trial
 PLAN = "autoreap.plan"
 ERROR = "autoreap.error"
 INFEASIBLE = "autoreap.infeasible"  # of a trial that was not scored: the constraints it breaks, in words
@@ -270,7 +271,8 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
     for trial in study.get_trials(deepcopy=False):
         if trial.number == number:
             if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                raced = trial.user_attrs.get(RACED, {}).get("reason", trial.state.name.lower())
+                screened = trial.user_attrs.get(SCREENED, {}).get("reason", trial.state.name.lower())
+                raced = trial.user_attrs.get(RACED, {}).get("reason", screened)
                 reason = trial.user_attrs.get(ERROR, trial.user_attrs.get(INFEASIBLE, raced))
                 raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")

@@ -24,7 +24,7 @@ from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import DEFAULT_BATCH_SIZE, Evaluator, check_splits_apart, read_task
+from autoreap.evaluate import Evaluator, check_splits_apart, read_task
 from autoreap.failures import RepeatedFailureError
 from autoreap.footprint import Footprint
 from autoreap.front import (
@@ -122,18 +122,30 @@ def _measured_before(path: Path, known: Mapping[str, str]) -> Saliency | None:
     return saliency
 
 
-def evaluated(described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any) -> Evaluation:
-    """Score the model, under `plan` if there is one; `options` are those of `evaluator_of`."""
-    return evaluator_of(described, evals, **options)[1].run(plan)
-
-
-def evaluated_with_costs(
-    described: Described, evals: Path, plan: PruningPlan | None = None, **options: Any
+def evaluated(
+    described: Described,
+    evals: Path,
+    plan: PruningPlan | None = None,
+    *,
+    latency: bool = False,
+    likelihoods: bool = False,
+    **options: Any,
 ) -> Evaluation:
-    """As `evaluated`, and what the plan takes to run: it is timed in turns with the unpruned model."""
+    """Score the model, under `plan` if there is one.
+
+    Args:
+        described: the model.
+        evals: an evals file.
+        plan: what is masked.
+        latency: time answers, too, in turns with the unpruned model.
+        likelihoods: measure those of the references, too.
+        options: of `evaluator_of`.
+    """
     loaded, evaluator = evaluator_of(described, evals, **options)
-    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES))
-    evaluation = evaluator.run(plan)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if latency else None
+    evaluation = evaluator.run(plan, likelihoods=likelihoods)
+    if stopwatch is None:
+        return evaluation
     return replace(evaluation, costs=costs(Footprint.of(described.checkpoint, plan), plan, stopwatch))
 
 
@@ -142,7 +154,7 @@ def evaluator_of(
     evals: Path,
     *,
     split: str = "search",
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = None,
     device: str | None = None,
     dtype: str = "auto",
 ) -> tuple[Loaded, Evaluator]:
@@ -240,7 +252,7 @@ def _prepared(
     folder = options.root / "trials" / options.study
     storage = options.storage or default_storage(options.root)
     run = Search(space, objective, described.shape, storage, options.study, identity, folder)
-    scoring = {"evals": str(evals.path.resolve()), "batch_size": space.batch_size, "where": place(loaded)}
+    scoring = {"evals": str(evals.path.resolve()), "batch_size": evaluator.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
     tracker.log_study(study_record(space, described, evals, saliency))
     return run
@@ -329,8 +341,8 @@ def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Exp
     """What the masked model answers on the search split of `evals`."""
     config = load_evals(evals)
     loaded = load(described)
-    evaluation = Evaluator(loaded.model, loaded.inputs, config, batch_size=DEFAULT_BATCH_SIZE).run(plan)
-    return Expected(config, evaluation.outcomes, DEFAULT_BATCH_SIZE, place(loaded))
+    evaluator = Evaluator(loaded.model, loaded.inputs, config)
+    return Expected(config, evaluator.run(plan).outcomes, evaluator.batch_size, place(loaded))
 
 
 def answers_to_calibration(

@@ -1,4 +1,4 @@
-"""What is known of the plans that were tried before: none is scored twice, and those of the front race the next one."""
+"""What is known of the plans tried before: none is scored twice, and the next one is held against the front."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,10 +9,11 @@ import optuna
 from optuna.trial import TrialState
 
 from autoreap.errors import InputError
-from autoreap.front import RACED, Point, pareto, points_of
+from autoreap.front import RACED, SCREENED, Point, pareto, points_of
 from autoreap.outcomes import load_outcomes
 from autoreap.progress import log
 from autoreap.racing import Numerators, Rival
+from autoreap.triage import Screened, Triage, triage
 
 
 class Known:
@@ -28,34 +29,49 @@ class Known:
         self._folder = folder
         self._objectives = objectives
         self._points: dict[str, Point] = {}
-        self._raced: dict[str, dict[str, Any]] = {}
+        self._stopped: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._screened: list[Screened] = []
         self._numerators: dict[int, Numerators] = {}
+        trials = study.get_trials(deepcopy=False)
         for point in points_of(study):
-            self.note(point)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
-            if RACED in trial.user_attrs:
-                self.note_raced(trial.number, trial.user_attrs[RACED])
+            self.note(point, trials[point.trial].user_attrs.get(SCREENED, {}).get("surprise", {}))
+        for trial in (trial for trial in trials if trial.state == TrialState.PRUNED):
+            for attribute in (RACED, SCREENED):
+                if "reason" in (verdict := trial.user_attrs.get(attribute, {})):
+                    self.note_stopped(trial.number, attribute, verdict)
 
     @property
     def points(self) -> list[Point]:
         """The first trial that was scored of each plan."""
         return list(self._points.values())
 
-    def note(self, point: Point) -> None:
-        """A trial was scored."""
+    def note(self, point: Point, surprise: Mapping[str, float]) -> None:
+        """A trial was scored; `surprise` is what its screen said, by metric."""
         self._points.setdefault(point.plan_digest, point)
+        if surprise and point.duplicate_of is None:
+            self._screened.append(Screened(point.trial, surprise, self._costs(point.values)))
 
-    def note_raced(self, number: int, verdict: Mapping[str, Any]) -> None:
-        """A trial was stopped in a race."""
-        self._raced.setdefault(verdict["plan_digest"], {**verdict, "duplicate_of": number, "seconds": 0.0})
+    def note_stopped(self, number: int, attribute: str, verdict: Mapping[str, Any]) -> None:
+        """A trial was stopped, in a race or by its screen; `verdict` is the user attribute that says why."""
+        repeated = {**verdict, "duplicate_of": number, "seconds": 0.0}
+        self._stopped.setdefault(verdict["plan_digest"], (attribute, repeated))
 
     def scored(self, digest: str) -> Point | None:
         """The trial that scored the plan."""
         return self._points.get(digest)
 
-    def raced(self, digest: str) -> dict[str, Any] | None:
-        """What a repetition is told of a plan that was stopped."""
-        return self._raced.get(digest)
+    def stopped(self, digest: str) -> tuple[str, dict[str, Any]] | None:
+        """What a repetition is told of a plan that was stopped: the attribute, and the verdict."""
+        return self._stopped.get(digest)
+
+    def triage(self, exact: Mapping[str, float], surprise: Mapping[str, float]) -> Triage | None:
+        """Why a candidate with these metrics known beforehand, and with this screen, is not to be scored in full."""
+        front = {point.trial for point in pareto(self.points, self._objectives)}
+        costs = self._costs({name: value for name, value in exact.items() if name in self._objectives})
+        return triage(costs, surprise, self._screened, front)
+
+    def _costs(self, values: Mapping[str, float]) -> dict[str, float]:
+        return {name: value if self._objectives[name] == "minimize" else -value for name, value in values.items()}
 
     def rivals(self) -> list[Rival]:
         """The front as it is."""

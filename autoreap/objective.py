@@ -9,6 +9,7 @@ from typing import Any
 from autoreap import footprint, latency
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
+from autoreap.constraints import values_of
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, task_of
 from autoreap.evaluate import Evaluator, Watch, metric_name, read_task
@@ -37,6 +38,7 @@ def measured(evals: EvalsConfig, names: Iterable[str] = ()) -> dict[str, str]:
 def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     known = measured(evals, objectives)
+    known |= {f"nll.{metric_name(task)}": "minimize" for task in evals.splits["search"]}
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
@@ -87,6 +89,7 @@ class Objective:
         self._evaluator = evaluator
         self._objectives = objectives
         self._stopwatch = stopwatch
+        self._likelihoods = any(name.startswith("nll.") for name in objectives)
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
@@ -94,7 +97,12 @@ class Objective:
 
     def exact(self, plan: PruningPlan) -> dict[str, float]:
         """The metrics that are known of `plan` before it is scored."""
-        return {name: cost["value"] for name, cost in Footprint.of(self._checkpoint, plan).metrics().items()}
+        return _exact(Footprint.of(self._checkpoint, plan))
+
+    def screen(self, plan: PruningPlan) -> dict[str, float]:
+        """By objective that is scored, how unlikely its references are under `plan` (`Evaluator.screen`)."""
+        scored = [metric for metric in self._evaluator.metrics if metric in self._objectives]
+        return {metric: score.value for metric, score in self._evaluator.screen(plan, metrics=scored).items()}
 
     def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
         """Run the evaluation under `plan`, in a race against `rivals`.
@@ -104,8 +112,7 @@ class Objective:
             Raced: a rival beats the candidate.
         """
         needed = Footprint.of(self._checkpoint, plan)
-        known = {name: cost["value"] for name, cost in needed.metrics().items()}
-        race = Race(self._objectives, known, rivals)
+        race = Race(self._objectives, _exact(needed), rivals)
         race.check()
 
         def watched(metric: str, outcome: Outcome) -> None:
@@ -113,7 +120,9 @@ class Objective:
                 watch(metric, outcome)
             race.watch(metric, outcome)
 
-        evaluation = self._evaluator.run(plan, watched, look=race.look, first=self._objectives)
+        evaluation = self._evaluator.run(
+            plan, watched, look=race.look, first=self._objectives, likelihoods=self._likelihoods
+        )
         evaluation = self._with_costs(evaluation, needed, plan)
         size_bytes, metrics = needed.size_bytes(), evaluation.metrics()
         return Scored(plan, objective_values(self._objectives, size_bytes, metrics), size_bytes, metrics, evaluation)
@@ -130,7 +139,9 @@ class Objective:
 
     def score_baseline(self, watch: Watch | None = None) -> Evaluation:
         """The unpruned model on the same data."""
-        return self._with_costs(self._evaluator.run(None, watch), Footprint.of(self._checkpoint), None)
+        return self._with_costs(
+            self._evaluator.run(None, watch, likelihoods=self._likelihoods), Footprint.of(self._checkpoint), None
+        )
 
     def _with_costs(self, evaluation: Evaluation, needed: Footprint, plan: PruningPlan | None) -> Evaluation:
         started = time.monotonic()
@@ -140,6 +151,10 @@ class Objective:
     def draft_from(self, baseline: Mapping[str, Sequence[Outcome]]) -> None:
         """Do without `score_baseline`, whose answers these are: they draft those of the candidates."""
         self._evaluator.draft_from(baseline)
+
+
+def _exact(needed: Footprint) -> dict[str, float]:
+    return values_of(needed.size_bytes(), needed.metrics())
 
 
 def costs(needed: Footprint, plan: PruningPlan | None, stopwatch: Stopwatch | None) -> dict[str, dict[str, Any]]:

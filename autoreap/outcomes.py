@@ -84,9 +84,9 @@ def scores_text(evaluation: Evaluation) -> str:
     rows = [["", "rate [95% interval]", "counts", "utterances", "failed"]]
     outcomes = with_languages(evaluation.outcomes)
     for metric, measured in evaluation.scores().items():
-        reasons = Counter(outcome.reason or "failed" for outcome in outcomes[metric] if outcome.failed)
+        reasons = Counter(outcome.reason or "failed" for outcome in outcomes.get(metric, ()) if outcome.failed)
         failed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-        counts = f"{measured.numerator:,}/{measured.denominator:,}"
+        counts = f"{measured.numerator:,.0f}/{measured.denominator:,}"
         rate = metric_text(metric, measured.as_dict())
         rows.append([metric, rate, counts, f"{measured.num_samples:,}", failed or "none"])
     rows += [[metric, metric_text(metric, measured), "", "", ""] for metric, measured in evaluation.costs.items()]

@@ -18,13 +18,13 @@ from autoreap.candidate import control
 from autoreap.constraints import Constraint, values_of
 from autoreap.errors import InputError
 from autoreap.failures import FailuresInARow
-from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RACED, RESULT, Point, best_so_far, broken_of
+from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED, Point, best_so_far, broken_of
 from autoreap.known import Known
 from autoreap.mlflow_runs import TrialRecord
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
-from autoreap.plan import ModelShape
+from autoreap.plan import ModelShape, PruningPlan
 from autoreap.progress import log
 from autoreap.racing import Raced
 from autoreap.samplers import sampler
@@ -129,28 +129,48 @@ class Search:
             plan = self._objective.plan(sample(trial, self._space, self._shape))
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
-            if broken := self._judge(trial, self._objective.exact(plan), exact=True):
-                trial.set_user_attr(INFEASIBLE, broken)
-                self.study.tell(trial, state=TrialState.PRUNED)
+            exact = self._objective.exact(plan)
+            if self._is_settled(trial, digest, exact) or self._is_screened_out(trial, plan, digest, exact):
                 return
-            if twin := self._known.scored(digest):
-                self._repeat(trial, twin)
-                return
-            rivals = self._known.rivals() if self._may_race(trial) else ()
-            if rivals and (raced := self._known.raced(digest)):
-                self._tell_raced(trial, raced)
-                return
+            rivals = self._known.rivals() if self._space.racing and self._may_stop(trial) else ()
             scored = self._objective.score(plan, self._answered, rivals)
             self._judge(trial, values_of(scored.size_bytes, scored.metrics), exact=False)
         except STORAGE_ERRORS:  # no fault of the candidate
             raise
         except Raced as stopped:
-            self._tell_raced(trial, stopped.verdict.as_dict() | {"plan_digest": digest})
+            self._stop(trial, RACED, stopped.verdict.as_dict() | {"plan_digest": digest})
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self._keep(trial, scored, digest)
+
+    def _is_settled(self, trial: Trial, digest: str, exact: Mapping[str, float]) -> bool:
+        """Whether the study could be told what becomes of `trial` without running the model."""
+        if broken := self._judge(trial, exact, exact=True):
+            trial.set_user_attr(INFEASIBLE, broken)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif twin := self._known.scored(digest):
+            self._repeat(trial, twin)
+        elif self._may_stop(trial) and (stopped := self._known.stopped(digest)):
+            self._stop(trial, *stopped)
+        else:
+            return False
+        return True
+
+    def _is_screened_out(self, trial: Trial, plan: PruningPlan, digest: str, exact: Mapping[str, float]) -> bool:
+        """Screen the candidate; whether that was the end of it."""
+        if not self._space.screening or self._draws_again:
+            return False
+        started = time.monotonic()
+        surprise = self._objective.screen(plan)
+        screen = {"surprise": surprise, "seconds": time.monotonic() - started}
+        verdict = self._known.triage(exact, surprise) if self._may_stop(trial) else None
+        if verdict is None:
+            trial.set_user_attr(SCREENED, screen)
+            return False
+        self._stop(trial, SCREENED, {**screen, "reason": verdict.reason, "plan_digest": digest})
+        return True
 
     def _keep(self, trial: Trial, scored: Scored, digest: str) -> None:
         folder = self._folder / str(trial.number)
@@ -166,9 +186,8 @@ class Search:
         self.study.tell(trial, scored.values)
         values = dict(zip(self._space.objectives, scored.values, strict=True))
         broken = broken_of(trial.constraints)
-        self._known.note(
-            Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
-        )
+        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
+        self._known.note(point, trial.user_attrs.get(SCREENED, {}).get("surprise", {}))
 
     def _repeat(self, trial: Trial, twin: Point) -> None:
         """The same plan was scored before: tell the study what is known, at no cost."""
@@ -177,16 +196,20 @@ class Search:
         trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
         self.study.tell(trial, list(twin.values.values()))
 
-    def _tell_raced(self, trial: Trial, verdict: dict[str, Any]) -> None:
-        """Without values: what was counted so far is a bound, which must not rank among scores."""
-        trial.set_user_attr(RACED, verdict)
+    def _stop(self, trial: Trial, attribute: str, verdict: dict[str, Any]) -> None:
+        """Without values: what was counted so far is a bound, or a guess, which must not rank among scores."""
+        trial.set_user_attr(attribute, verdict)
         self.study.tell(trial, state=TrialState.PRUNED)
-        self._known.note_raced(trial.number, verdict)
+        self._known.note_stopped(trial.number, attribute, verdict)
 
-    def _may_race(self, trial: Trial) -> bool:
-        """Others are compared with presets; and Optuna's GP ignores pruned trials, so it would draw the same again."""
-        gp = isinstance(self.study.sampler, GPSampler)
-        return self._space.racing and not gp and "preset" not in trial.user_attrs
+    def _may_stop(self, trial: Trial) -> bool:
+        """Others are compared with presets, so these are scored whatever they come to."""
+        return not self._draws_again and "preset" not in trial.user_attrs
+
+    @property
+    def _draws_again(self) -> bool:
+        """Optuna's GP ignores pruned trials, so it would draw the same values again."""
+        return isinstance(self.study.sampler, GPSampler)
 
     def _judge(self, trial: Trial, values: Mapping[str, float], *, exact: bool) -> str:
         """Tell the study how far `trial` is beyond the constraints known before (`exact`) or after scoring.
@@ -281,6 +304,8 @@ class Search:
         tags = {key: str(trial.user_attrs[key]) for key in said if key in trial.user_attrs}
         if raced := trial.user_attrs.get(RACED):
             tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
+        if reason := trial.user_attrs.get(SCREENED, {}).get("reason"):
+            tags |= {SCREENED: reason}
         tracker.log_trial(
             TrialRecord(
                 number=trial.number,

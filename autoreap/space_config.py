@@ -39,6 +39,7 @@ class SpaceConfig:
         sampler: name of a class of `optuna.samplers`; `sampler_arguments` go to it.
         presets, controls: names of candidates to score first.
         racing: stop candidates that can no longer reach the front.
+        screening: score in full only those that a screen does not tell from better ones.
         materialise: the rule that selects what ships at the end; None ships nothing.
     """
 
@@ -58,8 +59,9 @@ class SpaceConfig:
     presets: tuple[str, ...] = tuple(PRESETS)
     controls: tuple[str, ...] = ()
     materialise: str | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     racing: bool = True
+    screening: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -76,7 +78,8 @@ _CHECKS = {
     "controls": checks.all_of(tuple(CONTROLS)),
     "materialise": checks.one_of(SELECTION_RULES),
     "batch_size": checks.is_positive_integer,
-    "racing": lambda value: None if type(value) is bool else "must be true or false",
+    "racing": checks.is_bool,
+    "screening": checks.is_bool,
 }
 
 

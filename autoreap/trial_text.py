@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT
+from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT, SCREENED
 from autoreap.wording import duration, metric_text, shown, size_text
 
 
@@ -20,6 +20,8 @@ def _end(trial: FrozenTrial, objectives: Iterable[str]) -> str:
         return f" raced: {_stopped(raced)}"
     if INFEASIBLE in trial.user_attrs:
         return f" not scored: {trial.user_attrs[INFEASIBLE]}"
+    if trial.state == TrialState.PRUNED:
+        return f" screened out: {_stopped(trial.user_attrs[SCREENED])}"
     if trial.state != TrialState.COMPLETE:
         return f" failed: {trial.user_attrs.get(ERROR, 'unknown')}"
     result = trial.user_attrs[RESULT]
@@ -31,8 +33,8 @@ def _end(trial: FrozenTrial, objectives: Iterable[str]) -> str:
 def _stopped(raced: Mapping[str, Any]) -> str:
     if raced.get("duplicate_of") is not None:
         return f"same plan as trial {raced['duplicate_of']}"
-    scored = f"{raced['num_scored']} of {raced['num_utterances']} utterances"
-    return f"{raced['reason']}; {scored}, {duration(raced['seconds'])}"
+    scored = f"{raced['num_scored']} of {raced['num_utterances']} utterances, " if "num_scored" in raced else ""
+    return f"{raced['reason']}; {scored}{duration(raced['seconds'])}"
 
 
 def scores_text(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int, objectives: Iterable[str]) -> str:

@@ -648,6 +648,15 @@ def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(
     assert len(rows) == measured["num_samples"] == 3
 
 
+def test_evaluate_measures_likelihoods_where_asked(folder: Path, capsys: Capture) -> None:
+    options = ["--evals", folder / "evals.yaml", "--likelihood"]
+    metrics = json_of(["evaluate", folder / "model", *options], capsys)["metrics"]
+    likelihood = metrics["nll.wer"]
+    assert 0 < likelihood["low"] <= likelihood["value"] <= likelihood["high"]
+    assert cli.main([str(option) for option in ["evaluate", folder / "model", *options]]) == 0
+    assert re.search(r"^nll\.wer .* nats \[", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_evaluate_times_a_plan_beside_the_unpruned_model_where_asked(folder: Path, capsys: Capture) -> None:
     options = ["--evals", folder / "evals.yaml", "--plan", folder / "plan.json", "--latency"]
     metrics = json_of(["evaluate", folder / "model", *options], capsys)["metrics"]

@@ -39,6 +39,7 @@ LAYERS = (
         "comparison_text",
         "comparison_page",
         "racing",
+        "triage",
     ),
     ("families", "dimensions"),
     (

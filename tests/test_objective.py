@@ -21,6 +21,10 @@ def test_what_is_counted_and_what_is_timed_are_objectives() -> None:
     check_objectives(dict.fromkeys(names, "minimize"), EVALS)
 
 
+def test_the_likelihood_of_references_is_an_objective() -> None:
+    check_objectives({"size_bytes": "minimize", "nll.wer": "minimize"}, EVALS)
+
+
 def test_memory_in_use_is_no_objective_where_it_is_not_measured() -> None:
     with pytest.raises(InputError, match="peak_memory_bytes is measured on an accelerator alone"):
         check_device(["wer", "peak_memory_bytes"], on_accelerator=False)

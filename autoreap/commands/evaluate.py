@@ -14,9 +14,14 @@ def add_options(add: Add) -> None:
     add("--plan", type=Path, help="score the model under this plan")
     add("--evals", type=Path, required=True, help="a file of evals/")
     add("--split", choices=("search", "report"), default="search", help="default: search")
-    add("--batch-size", type=positive, default=32, help="utterances decoded together (default: 32)")
+    add(
+        "--batch-size",
+        type=positive,
+        help="decoded together (default: 32; on an accelerator 256, halved until they fit)",
+    )
     add_loading_options(add)
     add("--latency", action="store_true", help="time answers, too, in turns with the unpruned model")
+    add("--likelihood", action="store_true", help="measure how likely the references are, too, in nats a token")
     add("--outcomes", type=Path, metavar="FILE", help="write one JSON line an utterance")
 
 
@@ -29,12 +34,13 @@ def run(options: Arguments) -> Result:
 
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
-    evaluated = jobs.evaluated_with_costs if options.latency else jobs.evaluated
-    evaluation = evaluated(
+    evaluation = jobs.evaluated(
         described,
         options.evals,
         plan,
         split=options.split,
+        latency=options.latency,
+        likelihoods=options.likelihood,
         batch_size=options.batch_size,
         device=options.device,
         dtype=options.dtype,
