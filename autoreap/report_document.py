@@ -21,6 +21,7 @@ from autoreap.front import (
     PLAN,
     RACED,
     RESULT,
+    SCREENED,
     Point,
     broken_of,
     drawn_metric,
@@ -125,11 +126,12 @@ def _trials(study: optuna.Study, front: Sequence[Point], confirmed: Mapping[str,
 def _became(trial: FrozenTrial) -> dict[str, Any]:
     """What became of a trial, and why where that is not plain."""
     known = trial.user_attrs
-    if raced := known.get(RACED):
-        twin = raced.get("duplicate_of")
-        return {"state": "raced", "reason": raced["reason"], **({} if twin is None else {"twin": twin})}
     if INFEASIBLE in known:
         return {"state": "infeasible", "reason": known[INFEASIBLE]}
+    if trial.state == TrialState.PRUNED:
+        state, stopped = ("raced", known[RACED]) if RACED in known else ("screened", known[SCREENED])
+        twin = stopped.get("duplicate_of")
+        return {"state": state, "reason": stopped["reason"], **({} if twin is None else {"twin": twin})}
     if trial.state == TrialState.COMPLETE:
         twin = known[RESULT].get("duplicate_of")
         return {"state": "scored"} if twin is None else {"state": "repeat", "twin": twin}

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import optuna
 from optuna._hypervolume import compute_hypervolume
 from optuna.trial import FrozenTrial, TrialState
 
-from autoreap.front import ERROR, INFEASIBLE, RACED, Point, broken_of, log_costs, objectives_of
+from autoreap.front import ERROR, INFEASIBLE, RACED, SCREENED, Point, broken_of, log_costs, objectives_of
 from autoreap.progress import log
 
 MIN_TRIALS_FOR_IMPORTANCE = 20  # of different plans; below, what a parameter does is mostly chance
@@ -23,6 +24,7 @@ def night_of(study: optuna.Study, points: Sequence[Point]) -> dict[str, Any]:
         "seconds": round(sum(seconds_of(trial) or 0 for trial in trials), 1),
         "failures": _failures(trials),
         "raced": _raced(trials),
+        "screened": _screened(trials),
         "sessions": [session["first_trial"] for session in study.user_attrs.get("sessions", [])],
         "constraints": _constraints(study, trials),
         "hypervolume": hypervolumes(points, objectives_of(study)),
@@ -62,6 +64,14 @@ def _raced(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         "scored": sum(verdict["num_scored"] for verdict in run),
         "answers": sum(verdict["num_utterances"] for verdict in run),
     }
+
+
+def _screened(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """How many trials a screen ended, and what the screens of all trials took."""
+    screens = [trial.user_attrs[SCREENED] for trial in trials if SCREENED in trial.user_attrs]
+    run = [screen for screen in screens if screen.get("duplicate_of") is None]
+    num = sum("reason" in screen for screen in run)
+    return {"num": num, "seconds": round(sum(screen["seconds"] for screen in run), 1)}
 
 
 def _constraints(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
@@ -111,11 +121,13 @@ def importances(study: optuna.Study, points: Sequence[Point]) -> dict[str, dict[
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that low values count as good, which costs are
-                shares = optuna.importance.get_param_importances(
-                    study, target=lambda trial, place=place: costs[trial.number][place]
-                )
+                shares = optuna.importance.get_param_importances(study, target=partial(_cost, costs, place))
         except (ValueError, RuntimeError) as error:  # such as no parameter that all trials share
             log(f"warning: the importance of parameters for {name} is not known: {error}")
             continue
         found[name] = {parameter: round(share, 4) for parameter, share in shares.items()}
     return found
+
+
+def _cost(costs: Mapping[int, Sequence[float]], place: int, trial: FrozenTrial) -> float:
+    return costs[trial.number][place]

@@ -91,5 +91,5 @@ function params(one) {
 }
 
 const count = (state) => data.trials.filter((trial) => trial.state === state).length;
-const STATES = ["scored", "repeat", "raced", "infeasible", "failed", "cut off", "running"];
+const STATES = ["scored", "repeat", "raced", "screened", "infeasible", "failed", "cut off", "running"];
 const counted = (states) => states.filter(count).map((state) => `${word("state." + state)} ${count(state)}`).join(", ");

@@ -2,12 +2,14 @@ function drawNight(host, choose) {
   const { night } = data;
   const list = made("ul", "", "plain");
   const { num, scored, answers, seconds } = night.raced;
+  const { screened } = night;
   const raced = { num, scored: digits(scored, 0), answers: digits(answers, 0), seconds: duration(seconds) };
   const sessions = { number: night.sessions.length, trials: night.sessions.join(", ") };
   const cutOff = count("cut off");
   list.append(
     made("li", night.sessions.length > 1 ? word("night.sessions", sessions) : word("night.session")),
     made("li", num ? word("night.raced", raced) : word("night.not-raced")),
+    ...(screened.num ? [made("li", word("night.screened", { ...screened, seconds: duration(screened.seconds) }))] : []),
     made("li", word("night.repeats", { number: count("repeat") })),
     ...(cutOff ? [made("li", word("night.cut-off", { number: cutOff }))] : []));
   host.replaceChildren(

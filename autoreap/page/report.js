@@ -88,7 +88,7 @@ function showAxes() {
     button.addEventListener("click", () => change({ split }));
     return button;
   }));
-  const hidden = counted(["raced", "infeasible", "failed", "cut off", "running"]);
+  const hidden = counted(["raced", "screened", "infeasible", "failed", "cut off", "running"]);
   at("notes").textContent = [word("front.hint"), hidden && word("front.not-drawn", { hidden })].filter(Boolean).join(" ");
 }
 
