@@ -1,4 +1,4 @@
-"""Small studies as a search leaves them, trial by trial: every kind of end, with answers on disk where they are asked for."""
+"""Small studies as a search leaves them: every kind of end, with answers on disk where they are asked for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,10 @@ def new_study(objectives: Mapping[str, str] | None = None, name: str = "night") 
     """A study with a baseline of 10% and no trial."""
     objectives = objectives or {"size_bytes": "minimize", "wer": "minimize"}
     directions: list[Any] = list(objectives.values())
-    study = optuna.create_study(study_name=name, directions=directions)
+    study = optuna.create_study(study_name=name, directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
     study.set_user_attr("objectives", dict(objectives))
     metrics = {metric: rate(0.1) for metric in objectives if metric != "size_bytes"}
+    metrics["size_4bit_bytes"] = exact(BASELINE_BYTES // 3)
     study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": BASELINE_BYTES})
     return study
 
@@ -41,9 +42,7 @@ def plan_of(seed: int, shape: ModelShape = SHAPE, base: BaseModel = GONE) -> Pru
     return make_plan(candidate, saliency_of(shape, fingerprint=base.fingerprint), shape, base)
 
 
-def add_trial(
-    study: optuna.Study, values: Sequence[float], *, plan: PruningPlan | None = None, **result: Any
-) -> int:
+def add_trial(study: optuna.Study, values: Sequence[float], *, plan: PruningPlan | None = None, **result: Any) -> int:
     """A scored trial; `values` are those of the objectives, sizes in GB."""
     trial = study.ask()
     retention = trial.suggest_float("retention", 0, 1)

@@ -46,7 +46,7 @@ function drawChart(host, choose) {
     .filter(({ x, y }) => x && y);
   if (!shown.length) return host.replaceChildren(made("p", word("front.no-scores"), "note"));
   const width = Math.max(host.clientWidth, 280);
-  const height = Math.min(480, Math.max(300, 0.62 * width));
+  const height = Math.min(560, Math.max(300, 0.68 * width));
   const fitted = view.fit ? shown.filter(({ one }) => ["front", "baseline"].includes(one.kind)) : shown;
   const log = data.log.includes(view.y) && fitted.some(({ y }) => y[0] > 0);
   const [xs, ys] = [axisRange(fitted.map(({ x }) => [x[0]]), false), axisRange(fitted.map(({ y }) => y), log)];

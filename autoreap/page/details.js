@@ -107,7 +107,8 @@ function against(detail) {
 
 function sizes(one) {
   const unpruned = data.baseline.scores.search;
-  const known = ["size_bytes", "size_8bit_bytes", "size_4bit_bytes"].filter((name) => one.scores.search[name]);
+  const known = ["size_bytes", "size_8bit_bytes", "size_4bit_bytes"]
+    .filter((name) => one.scores.search[name] && unpruned[name]);
   return section(word("details.sizes"), rows(known.map((name) => {
     const [value] = one.scores.search[name];
     const share = one.kind === "baseline" ? "" : `${Math.round((100 * value) / unpruned[name][0])}%`;

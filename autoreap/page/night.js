@@ -14,8 +14,8 @@ function drawNight(host, choose) {
     ...(cutOff ? [made("li", word("night.cut-off", { number: cutOff }))] : []));
   host.replaceChildren(
     panel("night.timeline", timeline(choose), list),
-    panel("night.hypervolume", growth(night.hypervolume), made("p", word("night.hypervolume.note"), "note")),
-    panel("night.importance", importance(), made("p", word("night.importance.note"), "note")),
+    panel("night.hypervolume", growth(night.hypervolume)),
+    panel("night.importance", importance()),
     panel("night.constraints", told(night.constraints.map((one) => word("night.broken", one)), "night.no-constraints")),
     panel("night.failures", failures(choose)));
 }
@@ -93,7 +93,9 @@ function growth(steps) {
   chart.append(svg("path", { d: path.join("") + `H${at(last)}` }));
   chart.append(svg("text", { x: 40, y: height + 10 }, word("trial", { trial: 0 })),
     svg("text", { x: width - 10, y: height + 10, "text-anchor": "end" }, last));
-  return chart;
+  const both = made("div", "");
+  both.append(chart, made("p", word("night.hypervolume.note"), "note"));
+  return both;
 }
 
 function importance() {
@@ -111,5 +113,6 @@ function importance() {
     }
     all.append(bars);
   }
+  all.append(made("p", word("night.importance.note"), "note"));
   return all;
 }
