@@ -71,8 +71,12 @@ def test_the_head_says_what_was_found_with_intervals(page: Path) -> None:
     )
     baseline = metric_text("wer", rate(0.1))
     assert said[0] == f"Unpruned, test/model takes {size_text(70e9)} and has a WER of {baseline}."
-    assert said[2].startswith(f"The smallest within +0.5 points is trial 1: {size_text(40e9)}, 57%, at ")
+    assert said[2].startswith(
+        f"The smallest that was within +0.5 points on the search split is trial 1: {size_text(40e9)}, 57%, at "
+    )
     assert metric_text("wer", rate(0.104)) in said[2]
+    assert "paired with the unpruned model +" in said[2], "it has answers"
+    assert "paired" not in said[1], "the knee has none"
 
 
 @needs_browser

@@ -50,7 +50,9 @@ function showHead() {
   const facts = (trial) => {
     const one = byKey.get(String(trial));
     const [own] = one.scores.search.size_bytes;
-    return { trial: link(trial, choose), size: size(own), share: `${Math.round((100 * own) / bytes)}%`, score: score(one), points };
+    const share = `${Math.round((100 * own) / bytes)}%`;
+    const difference = made("span", paired(trial));
+    return { trial: link(trial, choose), size: size(own), share, score: score(one), difference, points: made("span", points) };
   };
   const metric = made("span", metricName(data.drawn));
   const model = made("span", data.model ?? "");
@@ -60,12 +62,19 @@ function showHead() {
   ];
   if (smallest && knee !== null)
     sentences.push(smallest.trial === null ? sentence("head.no-smallest", { points: made("span", points) }, "lead")
-      : sentence("head.smallest", { ...facts(smallest.trial), points: made("span", points) }, "lead"));
+      : sentence("head.smallest", facts(smallest.trial), "lead"));
   const trials = word("head.trials", { trials: data.trials.length, seconds: duration(data.night.seconds) });
   const split = word("head.split", { split: word("split." + view.split) });
   const notes = [`${trials}: ${counted(STATES)}.`, split, word("interval"),
     word(SPLITS.length > 1 ? "split.note" : "split.only-search")];
   at("head").replaceChildren(...sentences, made("p", notes.join(" "), "note"));
+}
+
+// How a trial fares against the unpruned model on the split that is shown; empty where that is not known.
+function paired(trial) {
+  const found = data.details[trial]?.splits[view.split]?.differences[data.drawn];
+  return found ? word("head.difference", {
+    difference: differenceText(data.drawn, found), verdict: word("details." + found.verdict) }) : "";
 }
 
 function options(select, names, chosen, text) {
