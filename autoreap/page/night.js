@@ -10,7 +10,7 @@ function drawNight(host, choose) {
     made("li", night.sessions.length > 1 ? word("night.sessions", sessions) : word("night.session")),
     made("li", num ? word("night.raced", raced) : word("night.not-raced")),
     ...(screened.num ? [made("li", word("night.screened", { ...screened, seconds: duration(screened.seconds) }))] : []),
-    made("li", word("night.repeats", { number: count("repeat") })),
+    made("li", word("night.repeats", { number: data.trials.filter((trial) => trial.twin !== undefined).length })),
     ...(cutOff ? [made("li", word("night.cut-off", { number: cutOff }))] : []));
   host.replaceChildren(
     panel("night.timeline", timeline(choose), list),
