@@ -104,6 +104,16 @@ class Evaluator:
         """What the tasks yield, in their order."""
         return [metric for metric, _, _ in self._tasks]
 
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        """By metric, the rows that a run answers, in the order of its outcomes."""
+        return {metric: [item.sample.id for item in items] for metric, _, items in self._tasks}
+
+    @property
+    def num_unreadable(self) -> Mapping[str, int]:
+        """By metric, the rows whose media can't be read."""
+        return self._unreadable
+
     @torch.inference_mode()
     def run(
         self,

@@ -9,10 +9,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoreap.confirmed import CONFIRMED, tied_text
 from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.scores import exact
+from autoreap.storage import cannot_open, shown
 from autoreap.wording import metric_text, rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
@@ -63,7 +65,7 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
     known = study_names(url)
     if name not in known:
-        raise InputError(f"no study {name!r}", where=url, fix=f"known: {', '.join(known) or 'none'}")
+        raise InputError(f"no study {name!r}", where=shown(url), fix=f"known: {', '.join(known) or 'none'}")
     return optuna.load_study(study_name=name, storage=url)
 
 
@@ -72,8 +74,7 @@ def study_names(storage: str) -> list[str]:
     try:
         return list(optuna.get_all_study_names(storage))
     except Exception as error:  # whatever the database's driver raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"can't be opened: {reason}", where=f"--storage {storage}") from None
+        raise cannot_open(storage, error) from None
 
 
 def objectives_of(study: optuna.Study) -> dict[str, str]:
@@ -178,7 +179,7 @@ def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
 def select(
     study: optuna.Study, rule: str, *, max_wer_increase: float | None = None, max_size_bytes: float | None = None
 ) -> tuple[Point, str]:
-    """The front's point that `rule` picks, and why in words.
+    """The front's point that `rule` picks, and why in words, with any smaller ones that do as well.
 
     Args:
         rule: `knee` (nearest to the ideal corner, on log scales, each scaled to the front's range), `smallest` (the
@@ -190,6 +191,20 @@ def select(
     if not front:
         fix = "search longer, or relax a constraint in a study of its own"
         raise InputError(empty_front(study), where=f"study {study.study_name}", fix=fix)
+    point, reason = _picked(study, front, rule, max_wer_increase=max_wer_increase, max_size_bytes=max_size_bytes)
+    sizes = {member.trial: member.size_bytes for member in front}
+    return point, reason + tied_text(study.user_attrs.get(CONFIRMED), point.trial, sizes)
+
+
+def _picked(
+    study: optuna.Study,
+    front: Sequence[Point],
+    rule: str,
+    *,
+    max_wer_increase: float | None,
+    max_size_bytes: float | None,
+) -> tuple[Point, str]:
+    objectives = objectives_of(study)
     if rule == "knee":
         point = min(front, key=lambda candidate: _distance_to_ideal(candidate, front, objectives))
         return point, f"nearest to the ideal corner of {' and '.join(objectives)} on log scales"

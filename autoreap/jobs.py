@@ -20,6 +20,9 @@ from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.comparison import compare_outcomes
+from autoreap.confirmation import Confirmation, answerable, is_confirmed
+from autoreap.confirmed import CONFIRMED
+from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
@@ -33,20 +36,22 @@ from autoreap.front import (
     Point,
     default_storage,
     objectives_of,
+    open_study,
     outcomes_path,
     pareto,
     plan_of,
     points_of,
     select,
+    study_names,
 )
+from autoreap.group import Seat
 from autoreap.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
-from autoreap.lock import exclusive
 from autoreap.materialise import materialise
 from autoreap.objective import Objective, check_device, check_objectives, costs, measured
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
-from autoreap.recorded import study_record
+from autoreap.recorded import study_record, trial_record
 from autoreap.report import plot_front
 from autoreap.report_page import write_report
 from autoreap.resume import resumable
@@ -54,13 +59,15 @@ from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
 from autoreap.sampling import check_space
 from autoreap.scores import Difference
-from autoreap.search import Search
+from autoreap.search import Search, check_same_scores
+from autoreap.search_options import SearchOptions as SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
-from autoreap.storage import stored
+from autoreap.storage import STORAGE_ERRORS, stored
 from autoreap.streaming import calibrate_by_layer, spool_beside
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
+from autoreap.workers import code_digest, measuring_alone, run_workers, seated
 
 
 def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dict[str, list[Sample]]:
@@ -166,31 +173,23 @@ def evaluator_of(
     return loaded, Evaluator(loaded.model, loaded.inputs, config, split=split, batch_size=batch_size)
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What the command line may say beside the space; None leaves it to the space."""
-
-    model: str = "tiny"
-    study: str | None = None
-    trials: int | None = None
-    hours: float | None = None
-    storage: str | None = None
-    seed: int | None = None
-    root: Path = DEFAULT_ROOT
-    tracking_uri: str | None = None
-    device: str | None = None
-    dtype: str = "auto"
+_CONCLUDED = "concluded"  # of a study: how many trials had finished when its front was drawn and shipped
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search leaves behind: the study, its pictures, and the checkpoint if the space asked for one."""
+    """What a search leaves behind: the study, its pictures, and the checkpoint if the space asked for one.
+
+    Attributes:
+        is_last: without it another worker makes pictures and checkpoint, or has made them.
+    """
 
     study: optuna.Study
     front: Sequence[Point]
     picture: Path | None
     report: Path | None
     shipped: "Shipped | None"
+    is_last: bool = True
 
 
 def search(space_path: Path, options: SearchOptions) -> SearchResult:
@@ -210,52 +209,149 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
-    options.root.mkdir(parents=True, exist_ok=True)
-    lock = options.root / f"{name}.lock"
-    lock.touch()
-    held = exclusive(lock, "another search of this study is running", fix="wait, or use --study")
-    with held, Signals() as signals, stored():
-        tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri)
-        run = _prepared(space, evals, described, tracker, replace(options, study=name))
+    options = replace(options, study=name, storage=options.storage or default_storage(options.root))
+    with seated(options) as seat, Signals() as signals, stored():
+        tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri, alone=partial(seat.group.only, "runs"))
+        run = None if options.is_led else _prepared(space, evals, described, tracker, seat, options)
+        conclude = partial(_concluded, seat, space, described, options, signals)
         try:
             with signals.deferred():
-                run.run(tracker, signals, trials=options.trials or space.trials, deadline=deadline)
+                if run:
+                    run.run(tracker, signals, trials=options.trials or space.trials, deadline=deadline)
+                else:
+                    run_workers(space_path, options, signals.check)
         except (Interrupted, RepeatedFailureError) as error:
-            _drawn(run.study, tracker, options.root, status="KILLED" if isinstance(error, Interrupted) else "FAILED")
+            if run or seat.study in study_names(seat.storage):
+                conclude(tracker, status="KILLED" if isinstance(error, Interrupted) else "FAILED")
             raise
-        study = run.study
         del run
         release()  # of the searched model; the checkpoint that ships needs its place
-        front, picture, report = _drawn(study, tracker, options.root)
-        shipped = ship(study, space, described, options.root) if space.materialise and front else None
-        return SearchResult(study, front, picture, report, shipped)
+        return conclude(tracker)
 
 
 def _prepared(
-    space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, options: SearchOptions
+    space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, seat: Seat, options: SearchOptions
 ) -> Search:
     """Load and calibrate: all that comes before the first trial."""
-    assert options.study is not None
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     data = read_calibration(space.calibration)
     loaded = load(described, speech=searches_talker, device=options.device, dtype=options.dtype)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
     measuring = Options.of(space.calibration)
-    saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
+    with measuring_alone(options.root):
+        saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
     timed = needs_stopwatch(space.needs)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if timed else None
     objective = Objective(
         described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
     )
-    identity = {"model": described.checkpoint.fingerprint, "saliency": saliency.digest(), "evals": evals_digest(evals)}
-    folder = options.root / "trials" / options.study
-    storage = options.storage or default_storage(options.root)
-    run = Search(space, objective, described.shape, storage, options.study, identity, folder)
+    identity = {
+        "model": described.checkpoint.fingerprint,
+        "saliency": saliency.digest(),
+        "evals": evals_digest(evals),
+        "code": code_digest(),
+    }
+    folder = options.root / "trials" / seat.study
+    may_change = ("code",) if options.allow_other_code else ()
+    run = Search(space, objective, described.shape, seat, identity, folder, may_change)
     scoring = {"evals": str(evals.path.resolve()), "batch_size": evaluator.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
     tracker.log_study(study_record(space, described, evals, saliency))
     return run
+
+
+def confirm_front(
+    study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions, signals: Signals
+) -> None:
+    """Score the front and the baseline on the report split, unless that was done before. One process does it, once.
+
+    A failure leaves the study as it was: what the search has found does not depend on it.
+
+    Raises:
+        Interrupted: a signal came; the next call goes on from there.
+        one of `STORAGE_ERRORS`: the study can't be read or written.
+    """
+    evals = load_evals(space.evals)
+    front = pareto(points_of(study), objectives_of(study))
+    if not front or not evals.splits[REPORT_SPLIT]:
+        log("nothing is confirmed: " + ("the evals have no report split" if front else "the front is empty"))
+        return
+    digest = evals_digest(evals, REPORT_SPLIT)
+    if is_confirmed(study, front, digest):
+        return
+    try:
+        loaded = load(described, device=options.device, dtype=options.dtype)
+        evals = answerable(evals, [plan_of(study, point.trial) for point in front])
+        evaluator = Evaluator(loaded.model, loaded.inputs, evals, split=REPORT_SPLIT, batch_size=space.batch_size)
+        log(
+            f"baseline and front ({len(front)}) are scored on the report split, {evaluator.num_answers} answers each; "
+            "--hours does not end this, --no-confirm leaves it out"
+        )
+        confirmation = Confirmation(study, evaluator, digest, options.root / "trials" / study.study_name, signals)
+        with signals.deferred():
+            confirmation.run(front)
+    except STORAGE_ERRORS:
+        raise
+    except Exception as error:  # the night's work is whole without it; the reason is shown
+        log(f"warning: the front is not confirmed, the same command tries again: {type(error).__name__}: {error}")
+
+
+def _concluded(
+    seat: Seat,
+    space: SpaceConfig,
+    described: Described,
+    options: SearchOptions,
+    signals: Signals,
+    tracker: Tracker,
+    *,
+    status: str = "FINISHED",
+) -> SearchResult:
+    """What comes after the last trial. Of several workers the last one does it, for all, and once."""
+    study = open_study(seat.study, seat.storage)
+    company = seat.pulse is not None
+    with seat.group.last() as last:
+        finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        if options.is_worker or not last or (company and study.user_attrs.get(_CONCLUDED) == len(finished)):
+            return SearchResult(study, pareto(points_of(study), objectives_of(study)), None, None, None, is_last=False)
+        if company or options.is_led:  # what others have logged, a tracker learns when it is made
+            tracker = Tracker(options.root, seat.study, tracking_uri=options.tracking_uri)
+            for trial in finished:
+                tracker.log_trial(trial_record(trial, list(space.objectives), options.root / "trials" / seat.study))
+        interrupted = None
+        if status == "FINISHED" and options.confirm and space.confirm:
+            try:
+                confirm_front(study, space, described, options, signals)
+            except Interrupted as error:
+                status, interrupted = "KILLED", error
+            release()  # of its model; the checkpoint that ships needs its place
+        front, picture, report = _drawn(study, tracker, options.root, status=status)
+        if interrupted:
+            raise interrupted
+        shipped = None
+        if space.materialise and front and status == "FINISHED":
+            if company:
+                _bring_answers(study, space, described, options)
+            shipped = ship(study, space, described, options.root)
+        if status == "FINISHED":
+            study.set_user_attr(_CONCLUDED, len(finished))
+        return SearchResult(study, front, picture, report, shipped)
+
+
+def _bring_answers(study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions) -> None:
+    """Have the answers of the trial that ships on this machine; if they are on another one, it is scored again."""
+    point, _ = select(study, space.materialise or "knee")
+    path = outcomes_path(study, point.trial, options.root)
+    if path.is_file():
+        return
+    log(f"the answers of trial {point.trial} are on another machine: it is scored again here")
+    loaded = load(described, device=options.device, dtype=options.dtype)
+    evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(space.evals), batch_size=space.batch_size)
+    evaluator.draft_from(load_outcomes(outcomes_path(study, None, options.root)))
+    evaluation = evaluator.run(plan_of(study, point.trial))
+    check_same_scores(evaluation.metrics(), point.metrics, f"trial {point.trial}")
+    evaluation.save_outcomes(path)
+    release()
 
 
 def _drawn(
@@ -269,6 +365,8 @@ def _drawn(
         plot_front(study, picture)
         write_report(study, report, root)
         log(f"front of {len(front)}: {picture}, {report}")
+    if confirmed := study.user_attrs.get(CONFIRMED):
+        tracker.log_confirmed(confirmed)
     pictures = [path for path in (picture, report) if path is not None]
     tracker.close([point.trial for point in front], pictures, status=status)
     return front, picture, report
@@ -366,10 +464,10 @@ def _holds(path: Path, plan: PruningPlan) -> bool:
     return (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest()
 
 
-def evals_digest(evals: EvalsConfig) -> str:
-    """Sixteen hex digits of the search split: its rows, media and prompts."""
+def evals_digest(evals: EvalsConfig, split: str = "search") -> str:
+    """Sixteen hex digits of a split: its rows, media and prompts."""
     total = hashlib.sha256()
-    for config in evals.splits["search"]:
+    for config in evals.splits[split]:
         total.update(repr(replace(config, dataset_path="", condition=None)).encode())
         total.update(config.condition.identity().encode() if config.condition else b"")
         total.update(digest(read_task(config, evals.path.parent)).encode())

@@ -28,13 +28,19 @@ class Known:
     def __init__(self, study: optuna.Study, folder: Path, objectives: Mapping[str, str]) -> None:
         self._folder = folder
         self._objectives = objectives
+        self._noted: set[int] = set()
         self._points: dict[str, Point] = {}
         self._stopped: dict[str, tuple[str, dict[str, Any]]] = {}
         self._screened: list[Screened] = []
         self._numerators: dict[int, Numerators] = {}
+        self.look(study)
+
+    def look(self, study: optuna.Study) -> None:
+        """What has come since, from other workers too."""
         trials = study.get_trials(deepcopy=False)
         for point in points_of(study):
-            self.note(point, trials[point.trial].user_attrs.get(SCREENED, {}).get("surprise", {}))
+            if point.trial not in self._noted:
+                self.note(point, trials[point.trial].user_attrs.get(SCREENED, {}).get("surprise", {}))
         for trial in (trial for trial in trials if trial.state == TrialState.PRUNED):
             for attribute in (RACED, SCREENED):
                 if "reason" in (verdict := trial.user_attrs.get(attribute, {})):
@@ -47,6 +53,7 @@ class Known:
 
     def note(self, point: Point, surprise: Mapping[str, float]) -> None:
         """A trial was scored; `surprise` is what its screen said, by metric."""
+        self._noted.add(point.trial)
         self._points.setdefault(point.plan_digest, point)
         if surprise and point.duplicate_of is None:
             self._screened.append(Screened(point.trial, surprise, self._costs(point.values)))

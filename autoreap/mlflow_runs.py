@@ -154,6 +154,23 @@ class StudyRuns:
         self._client.set_terminated(run_id, status=_STATUS.get(record.state, "FAILED"))
         self._logged.add(tag)
 
+    def log_confirmed(
+        self, baseline: Mapping[str, Mapping[str, Any]], trials: Mapping[int, Mapping[str, Mapping[str, Any]]]
+    ) -> None:
+        """Metrics of the report split: `report.wer` on the run of a trial, `baseline.report.wer` on the parent."""
+        self._log_new(self._client.get_run(self._parent), "baseline.report", baseline)
+        children = self._finished_children()
+        for number, metrics in trials.items():
+            if run := children.get(f"{self._study}/{number}"):
+                self._log_new(run, "report", metrics)
+
+    def _log_new(self, run: Any, prefix: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        """What the run does not say already: the report split may have changed since."""
+        named = {f"{prefix}.{name}": value for name, value in _flat(metrics).items()}
+        logged = run.data.metrics
+        if new := {name: value for name, value in named.items() if logged.get(name) != value}:
+            self._log_metrics(run.info.run_id, new)
+
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 

@@ -1,9 +1,16 @@
-"""What a study is known by in MLflow: the space, the model, and every set of data that it was measured on."""
+"""What a study is known by in MLflow: the space, the model, all data that it was measured on, and its trials."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
 
 from autoreap.described import Described
 from autoreap.evals_config import EvalsConfig
 from autoreap.evaluate import metric_name, read_task
-from autoreap.mlflow_runs import DataSet, StudyRecord
+from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT, SCREENED
+from autoreap.mlflow_runs import DataSet, StudyRecord, TrialRecord
+from autoreap.retries import RETRY_OF
 from autoreap.saliency import Saliency
 from autoreap.samples import digest
 from autoreap.space_config import SpaceConfig
@@ -46,3 +53,24 @@ def _search_sets(evals: EvalsConfig) -> list[DataSet]:
         )
         for task in evals.splits["search"]
     ]
+
+
+def trial_record(trial: FrozenTrial, objectives: Sequence[str], folder: Path) -> TrialRecord:
+    """A finished trial. `folder` holds the files of each trial that was scored on this machine."""
+    files = folder / str(trial.number)
+    result = trial.user_attrs.get(RESULT, {"metrics": {}})
+    said = ("preset", RETRY_OF, ERROR, INFEASIBLE)
+    tags = {key: str(trial.user_attrs[key]) for key in said if key in trial.user_attrs}
+    if raced := trial.user_attrs.get(RACED):
+        tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
+    if reason := trial.user_attrs.get(SCREENED, {}).get("reason"):
+        tags |= {SCREENED: reason}
+    return TrialRecord(
+        number=trial.number,
+        parameters=trial.params,
+        values=dict(zip(objectives, trial.values or (), strict=False)),
+        metrics=result["metrics"],
+        state=trial.state.name,
+        artifacts=sorted(files.iterdir()) if files.is_dir() else (),
+        tags=tags,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 
+from autoreap.confirmed import columns, legend
 from autoreap.front import Point, drawn_metric, objectives_of, pareto, points_of
 from autoreap.scores import is_exact
 from autoreap.wording import metric_text, shown, size_text
@@ -14,23 +15,33 @@ _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
 def front_table(
-    front: Sequence[Point], baseline: Mapping[str, Any], controls: Mapping[str, Mapping[str, Any]] | None = None
+    front: Sequence[Point],
+    baseline: Mapping[str, Any],
+    controls: Mapping[str, Mapping[str, Any]] | None = None,
+    confirmed: Mapping[str, Any] | None = None,
 ) -> str:
-    """One line a point, smallest first, then the controls and the unpruned model; every score with its 95% interval."""
+    """One line a point, smallest first, then the controls and the unpruned model; every score with its 95% interval.
+
+    What the report split says of them stands beside it: the study's attribute `confirmed`.
+    """
     names = shown(baseline["metrics"], front[0].values if front else ())
     parameters = sorted({name for point in front for name in point.params})
-    header = ["trial", "size", *[_heading(name, baseline) for name in names], *parameters]
+    sizes = {point.trial: point.size_bytes for point in front}
+    other = columns(confirmed, front[0].values if front else (), sizes)
+    header = ["trial", "size", *[_heading(name, baseline) for name in names], *other, *parameters]
     rows = [
         [str(point.trial), size_text(point.size_bytes), *[metric_text(name, point.metrics[name]) for name in names]]
+        + [column.get(str(point.trial), "") for column in other.values()]
         + [_value(point.params.get(name)) for name in parameters]
         for point in front
     ]
     for label, known in {**(controls or {}), "baseline": baseline}.items():
         scores = [metric_text(name, known["metrics"][name]) for name in names]
+        scores += [column.get(label, "") for column in other.values()]
         rows.append([label, size_text(known["size_bytes"]), *scores, *["" for _ in parameters]])
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join([line.rstrip() for line in lines] + legend(confirmed, sizes))
 
 
 def _heading(name: str, baseline: Mapping[str, Any]) -> str:

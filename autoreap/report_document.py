@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoreap.confirmed import CONFIRMED
 from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.front import (
@@ -36,7 +37,6 @@ from autoreap.scores import is_exact
 from autoreap.tasks import task_of_metric
 from autoreap.wording import shown, unit_of
 
-CONFIRMED = "confirmed"  # of a study: what its front scored on the report split, and which members are tied
 MAX_WER_INCREASE = 0.5  # points; of the sentence about the smallest
 Metrics = Mapping[str, Mapping[str, Any]]
 

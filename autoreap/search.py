@@ -6,27 +6,34 @@ missed is logged when the search resumes.
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import GPSampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autoreap import latency
 from autoreap.candidate import control
 from autoreap.constraints import Constraint, values_of
+from autoreap.crew import Crew
 from autoreap.errors import InputError
-from autoreap.failures import FailuresInARow
+from autoreap.failures import FailuresInARow, RepeatedFailureError
 from autoreap.front import CONTROLS, ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED, Point, best_so_far, broken_of
+from autoreap.group import Seat
 from autoreap.known import Known
-from autoreap.mlflow_runs import TrialRecord
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, Scored, objective_values
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import ModelShape, PruningPlan
 from autoreap.progress import log
 from autoreap.racing import Raced
+from autoreap.recorded import trial_record
+from autoreap.retries import is_cut_off, retry_cut_off
 from autoreap.samplers import sampler
 from autoreap.sampling import enqueue_presets, sample
 from autoreap.signals import Signals
@@ -36,7 +43,11 @@ from autoreap.tracking import Tracker
 from autoreap.trial_text import scores_text, trial_text
 from autoreap.wording import duration
 
-MAX_DEATHS = 3  # of the process at one candidate, which must not be tried for ever
+_SIGNAL_SECONDS = 0.2
+_MENDED = {
+    "code": "go on with --allow-other-code if both score alike, or go back to that version",
+    "saliency": "undo the change, start another study with --study, or take mlruns/saliency from the first worker",
+}
 
 
 class Search:
@@ -45,7 +56,9 @@ class Search:
     Args:
         objective: scores candidates.
         shape: of the model; presets scale with its depth.
-        identity: what a resumed study must share (model fingerprint, data digests, tasks); a mismatch is refused.
+        seat: the storage and the study, and who else searches it.
+        identity: what a resumed study must share (model fingerprint, data digests, code); a mismatch is refused, but of
+            what `may_change`.
         folder: where each trial's plan and outcomes go, as `<number>/plan.json` and `<number>/outcomes.jsonl`.
     """
 
@@ -54,16 +67,20 @@ class Search:
         space: SpaceConfig,
         objective: Objective,
         shape: ModelShape,
-        storage: str,
-        name: str,
+        seat: Seat,
         identity: Mapping[str, Any],
         folder: Path,
+        may_change: Collection[str] = (),
     ) -> None:
         self._space = space
         self._objective = objective
         self._shape = shape
         self._folder = folder
-        self.study = _create_study(space, storage, name, identity)
+        with seat.group.turn():
+            storage = open_storage(seat.storage, seat.pulse)
+            self.study = _create_study(space, storage, seat.study)
+            _check_identity(self.study, space, identity, may_change)
+        self._crew = Crew(self.study, storage, seat)
         self._known = Known(self.study, folder, space.objectives)
         self._unpruned: dict[str, float] = {}  # the baseline's metrics, once it is scored
 
@@ -77,65 +94,120 @@ class Search:
         """
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
-        self._recover(died=True)
-        try:
-            self._score_baseline()
-            self._unpruned = self._baseline_values()
-            self._score_controls()
-            enqueue_presets(self.study, self._space, self._shape)
-            self._begin_session()
-            tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
-            self._catch_up(tracker)
-            self._score_trials(tracker, trials, deadline)
-        except KeyboardInterrupt:
-            self._recover(died=False)
-            self._catch_up(tracker)
-            raise
-        finally:
-            self._night.close()
+        with self._crew.joined(self._recover):
+            try:
+                with self._crew.only("baseline", self._wait):
+                    self._score_baseline()
+                self._draft_from_baseline()
+                self._unpruned = self._baseline_values()
+                with self._crew.only("controls", self._wait):
+                    self._score_controls()
+                with self._crew.turn():
+                    enqueue_presets(self.study, self._space, self._shape)
+                    self._begin_session()
+                tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
+                if not self._crew.has_company:  # in company each logs its own trials, and the last one what is missing
+                    self._catch_up(tracker)
+                self._score_trials(tracker, trials, deadline)
+            except (KeyboardInterrupt, RepeatedFailureError):
+                self._leave(tracker)
+                raise
+            finally:
+                self._night.close()
+            self._leave(tracker)
 
     def _score_trials(self, tracker: Tracker, trials: int, deadline: float) -> None:
         failures = FailuresInARow()
-        finished = len(self._counted())
-        seconds = [self._seconds(trial) for trial in self._counted() if self._seconds(trial)]
-        while finished < trials and time.monotonic() < deadline:
-            self._signals.check()
-            trial = self.study.ask()
+        with ExitStack() as standing:
+            while time.monotonic() < deadline:
+                self._signals.check()
+                number = self._score_next(trials)
+                if number is not None:
+                    done = self._trial(number)
+                    if done.state.is_finished():
+                        self._told(tracker, done)
+                        failures.note(done.user_attrs.get(ERROR))
+                elif self._crew.ends(standing, self._wait):
+                    return
+
+    def _score_next(self, trials: int) -> int | None:
+        """Take the next trial and score it; its number, None if there is none to take."""
+        with ExitStack() as turn:
+            turn.enter_context(self._crew.turn())
+            trial = self._crew.take(trials, self._seed)
+            if trial is None:
+                return None
+            if self._crew.has_company:
+                self._known.look(self.study)
             self._night.begin(f"trial {trial.number}")
-            self._attempt(trial)
-            done = self.study.get_trials(deepcopy=False)[trial.number]
-            self._track(tracker, done)
-            finished += 1
-            seconds += [self._seconds(done)] if self._seconds(done) else []
-            found = best_so_far(self._known.points, self._space.objectives)
-            self._night.end(trial_text(done, self._space.objectives), finished, found, seconds)
-            failures.note(done.user_attrs.get(ERROR))
+            try:
+                self._attempt(trial, turn.close)
+            except UpdateFinishedTrialError:
+                log(f"trial {trial.number} was taken for dead and is tried again elsewhere")
+                self._crew.done(trial.number)
+        return trial.number
+
+    def _told(self, tracker: Tracker, trial: FrozenTrial) -> None:
+        """Tell of a finished trial: MLflow, and who reads the log."""
+        self._crew.done(trial.number)
+        self._track(tracker, trial)
+        counted = self._counted()
+        seconds = [self._seconds(trial) for trial in counted if self._seconds(trial)]
+        found = best_so_far(self._known.points, self._space.objectives)
+        self._night.end(trial_text(trial, self._space.objectives), len(counted), found, seconds)
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep; a signal ends it."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._signals.check()
+            time.sleep(min(left, _SIGNAL_SECONDS))
+
+    def _leave(self, tracker: Tracker) -> None:
+        """What this worker had begun is tried again, by itself or others."""
+        begun = self._crew.begun
+        if begun:
+            with self._crew.turn():
+                self._recover(begun)
+            for number in begun:
+                self._track(tracker, self._trial(number))
+
+    def _seed(self, number: int) -> None:
+        """The sampler draws anew after `number` trials."""
+        self.study.sampler = sampler(self._space, number)
 
     def _begin_session(self) -> None:
         """Record what this run of the search draws by; with the same record, the same values are drawn."""
         number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = sampler(self._space, number)
+        self._seed(number)
+        known = self.study.user_attrs
         session = {"first_trial": number, "seed": self._space.seed, "sampler": self._space.sampler}
-        self.study.set_user_attr("sessions", [*self.study.user_attrs.get("sessions", []), session])
+        self.study.set_user_attr("sessions", [*known.get("sessions", []), session | {"code": known.get("code")}])
 
     def _answered(self, _metric: str, _outcome: Outcome) -> None:
         """Each answer is told of as it comes, and is where a signal can end a long trial."""
         self._signals.check()
         self._night.answer()
 
-    def _attempt(self, trial: Trial) -> None:
-        """Score one trial and tell the study; a failure is recorded with its reason."""
+    def _attempt(self, trial: Trial, claimed: Callable[[], None]) -> None:
+        """Score one trial and tell the study; a failure is recorded with its reason.
+
+        `claimed` is called as soon as no other worker can take the same plan.
+        """
         try:
             plan = self._objective.plan(sample(trial, self._space, self._shape))
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
             exact = self._objective.exact(plan)
-            if self._is_settled(trial, digest, exact) or self._is_screened_out(trial, plan, digest, exact):
+            if self._crew.defers(trial, digest) or self._is_settled(trial, digest, exact):
+                return
+            claimed()
+            if self._is_screened_out(trial, plan, digest, exact):
                 return
             rivals = self._known.rivals() if self._space.racing and self._may_stop(trial) else ()
             scored = self._objective.score(plan, self._answered, rivals)
             self._judge(trial, values_of(scored.size_bytes, scored.metrics), exact=False)
-        except STORAGE_ERRORS:  # no fault of the candidate
+        except (*STORAGE_ERRORS, UpdateFinishedTrialError):  # no fault of the candidate
             raise
         except Raced as stopped:
             self._stop(trial, RACED, stopped.verdict.as_dict() | {"plan_digest": digest})
@@ -225,41 +297,52 @@ class Search:
         return "; ".join(constraint.with_value(values) for constraint in broken)
 
     def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
+        return self._trials(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
 
     def _counted(self) -> list[FrozenTrial]:
         """Finished trials, without those that were cut off: their values are tried again."""
-        return [trial for trial in self._finished() if trial.state != TrialState.FAIL or ERROR in trial.user_attrs]
+        return [trial for trial in self._finished() if not is_cut_off(trial)]
 
-    def _recover(self, *, died: bool) -> None:
+    def _recover(self, own: Collection[int] | None = None) -> None:
         """Trials that were cut off: what was scored is kept, the values of others are tried again first.
 
-        `died`: the process did not end by itself, and what it was trying may be why.
-        Safe because `exclusive` holds: nobody else can be running them.
+        Safe because nobody else runs them: there is no other, or they are `own`, and then the process ends by itself
+        and no death of it.
         """
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._trials(TrialState.RUNNING):
+            if own is not None and trial.number not in own:
+                continue
             if result := trial.user_attrs.get(RESULT):  # it ended between its result and its state
                 scored = objective_values(self._space.objectives, result["size_bytes"], result["metrics"])
                 self.study.tell(trial.number, scored)
-                self._known = Known(self.study, self._folder, self._space.objectives)
-                continue
-            deaths = trial.user_attrs.get("deaths", 0) + died
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            if deaths == MAX_DEATHS:
-                log(f"trial {trial.number} was cut off, as were {deaths - 1} before it with its values: left out")
-                continue
-            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if values:  # else it was cut off before it had any
-                kept = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-                self.study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "deaths": deaths})
-                log(f"trial {trial.number} was cut off; its values will be tried again")
+            else:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        retry_cut_off(self.study, spared=own or ())
+        self._known.look(self.study)
+
+    def _draft_from_baseline(self) -> None:
+        """Answers of the unpruned model that another run or worker has left here draft those of the candidates.
+
+        A worker of another machine may find none: it answers itself, and must come to the same scores.
+        """
+        outcomes = self._folder / "baseline" / "outcomes.jsonl"
+        if outcomes.is_file():
+            self._objective.draft_from(load_outcomes(outcomes))
+        elif self._crew.has_company:
+            evaluation = self._objective.score_baseline(self._answered)
+            check_same_scores(evaluation.metrics(), self.study.user_attrs["baseline"]["metrics"], "baseline")
+            evaluation.save_outcomes(outcomes)
 
     def _score_baseline(self) -> None:
-        outcomes = self._folder / "baseline" / "outcomes.jsonl"
         if "baseline" in self.study.user_attrs:
-            if outcomes.is_file():
-                self._objective.draft_from(load_outcomes(outcomes))
             return
+        outcomes = self._folder / "baseline" / "outcomes.jsonl"
         self._night.begin("baseline")
         evaluation: Evaluation = self._objective.score_baseline(self._answered)
         metrics, size_bytes = evaluation.metrics(), self._objective.baseline_size_bytes
@@ -298,25 +381,7 @@ class Search:
             self._track(tracker, trial)
 
     def _track(self, tracker: Tracker, trial: FrozenTrial) -> None:
-        folder = self._folder / str(trial.number)
-        result = trial.user_attrs.get(RESULT, {"metrics": {}})
-        said = ("preset", "retry_of", ERROR, INFEASIBLE)
-        tags = {key: str(trial.user_attrs[key]) for key in said if key in trial.user_attrs}
-        if raced := trial.user_attrs.get(RACED):
-            tags |= {RACED: raced["reason"], "autoreap.scored": f"{raced['num_scored']}/{raced['num_utterances']}"}
-        if reason := trial.user_attrs.get(SCREENED, {}).get("reason"):
-            tags |= {SCREENED: reason}
-        tracker.log_trial(
-            TrialRecord(
-                number=trial.number,
-                parameters=trial.params,
-                values=dict(zip(self._space.objectives, trial.values or (), strict=False)),
-                metrics=result["metrics"],
-                state=trial.state.name,
-                artifacts=sorted(folder.iterdir()) if folder.is_dir() else (),
-                tags=tags,
-            )
-        )
+        tracker.log_trial(trial_record(trial, list(self._space.objectives), self._folder))
 
     @staticmethod
     def _seconds(trial: FrozenTrial) -> float:
@@ -324,10 +389,25 @@ class Search:
         return float(trial.user_attrs.get(RESULT, trial.user_attrs.get(RACED, {})).get("seconds", 0))
 
 
-def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping[str, Any]) -> optuna.Study:
-    """Open or create the study; what it was started with must not have changed since."""
+def check_same_scores(
+    metrics: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]], what: str
+) -> None:
+    """Raise `InputError` if a score of `what` lies outside the interval that another machine measured on it."""
+    for name in metrics.keys() & known.keys() - latency.DIRECTIONS.keys():
+        measured = known[name]
+        if not measured["low"] <= metrics[name]["value"] <= measured["high"]:
+            raise InputError(
+                f"{name} is {metrics[name]['value']:.2%} on this machine, on another it was {measured['value']:.2%} "
+                f"[{measured['low']:.2%}, {measured['high']:.2%}]",
+                where=what,
+                fix="the same versions, type and kind of device on every machine",
+            )
+
+
+def _create_study(space: SpaceConfig, opened: RDBStorage, name: str) -> optuna.Study:
+    """Open or create the study."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened = open_storage(storage)
+    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed")  # see heartbeat.py
     directions: list[Any] = list(space.objectives.values())
     if name in optuna.get_all_study_names(opened):
         study = optuna.load_study(study_name=name, storage=opened)
@@ -336,17 +416,24 @@ def _create_study(space: SpaceConfig, storage: str, name: str, identity: Mapping
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(space.objectives))  # the axes of optuna's plots and dashboard
+    return study
+
+
+def _check_identity(
+    study: optuna.Study, space: SpaceConfig, identity: Mapping[str, Any], may_change: Collection[str]
+) -> None:
+    """Raise `InputError` if what the study was started with has changed since."""
     constraints = [constraint.text for constraint in space.constraints]
     wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity}
     known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs
     for key, value in wanted.items():
-        stored = known.get(key)
-        if stored is None:
+        if key in known and known[key] != value:
+            if key not in may_change:
+                raise InputError(
+                    f"was started with {key} {known[key]}, now it is {value}",
+                    where=f"study {study.study_name}",
+                    fix=_MENDED.get(key, "undo the change, or start another study with --study"),
+                )
+            log(f"study {study.study_name} goes on with {key} {value}, it was {known[key]}")
+        if known.get(key) != value:
             study.set_user_attr(key, value)
-        elif stored != value:
-            raise InputError(
-                f"was started with {key} {stored}, now it is {value}",
-                where=f"study {name}",
-                fix="undo the change, or start another study with --study",
-            )
-    return study

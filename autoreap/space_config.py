@@ -39,6 +39,7 @@ class SpaceConfig:
         sampler: name of a class of `optuna.samplers`; `sampler_arguments` go to it.
         presets, controls: names of candidates to score first.
         racing: stop candidates that can no longer reach the front.
+        confirm: score the front on the report split when the search ends.
         screening: score in full only those that a screen does not tell from better ones.
         materialise: the rule that selects what ships at the end; None ships nothing.
     """
@@ -61,6 +62,7 @@ class SpaceConfig:
     materialise: str | None = None
     batch_size: int | None = None
     racing: bool = True
+    confirm: bool = True
     screening: bool = True
 
     @property
@@ -79,6 +81,7 @@ _CHECKS = {
     "materialise": checks.one_of(SELECTION_RULES),
     "batch_size": checks.is_positive_integer,
     "racing": checks.is_bool,
+    "confirm": checks.is_bool,
     "screening": checks.is_bool,
 }
 

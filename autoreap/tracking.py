@@ -7,6 +7,7 @@ the end is logged when the search resumes.
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Tracker:
         folder: runs are in its `mlflow.db`, artifacts in `artifacts/`, unless a tracking URI says otherwise: the
             argument, or else the variable MLFLOW_TRACKING_URI.
         pause_seconds: after a first failure; each further one doubles it.
+        alone: held while what all workers of a study share is looked for, and made if it is not there.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class Tracker:
         *,
         tracking_uri: str | None = None,
         pause_seconds: float = FIRST_PAUSE_SECONDS,
+        alone: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        self._alone = alone
         self._place = (folder, study, tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
         self._runs: StudyRuns | None = None
         self._waiting: dict[str, _Entry] = {}
@@ -54,6 +58,11 @@ class Tracker:
     def log_trial(self, record: TrialRecord) -> None:
         """A finished trial, unless it is there already."""
         self._log(f"trial {record.number}", lambda runs: runs.log_trial(record))
+
+    def log_confirmed(self, confirmed: Mapping[str, Any]) -> None:
+        """What the front scored on the report split: the study's attribute `confirmed`."""
+        trials = {int(number): known["metrics"] for number, known in confirmed["trials"].items()}
+        self._log("the report split", lambda runs: runs.log_confirmed(confirmed["baseline"]["metrics"], trials))
 
     def close(self, front: Collection[int], artifacts: Sequence[Path], *, status: str = "FINISHED") -> None:
         """The end of the search: its front, pictures and reports, and a last try for all that waits."""
@@ -78,7 +87,9 @@ class Tracker:
         num_logged = failures = 0
         for what, entry in list(self._waiting.items()) or [("", _connect_only)]:
             try:
-                self._runs = self._runs or StudyRuns(*self._place)
+                if self._runs is None:
+                    with self._alone():
+                        self._runs = StudyRuns(*self._place)
                 entry(self._runs)
             except Exception as error:  # MLflow raises what its many back ends raise
                 failures += 1

@@ -203,7 +203,7 @@ def space_in(folder: Path, *, racing: bool) -> Path:
 
 def searched(folder: Path, repeat: optuna.Study | None = None) -> optuna.Study:
     """40 trials that are all scored; or the same ones again, raced."""
-    options = jobs.SearchOptions(study="raced" if repeat else "plain", root=folder / "mlruns")
+    options = jobs.SearchOptions(study="raced" if repeat else "plain", root=folder / "mlruns", confirm=False)
     if repeat:
         storage = f"sqlite:///{folder / 'mlruns' / 'studies.db'}"
         study = optuna.create_study(study_name="raced", storage=storage, directions=repeat.directions)

@@ -27,6 +27,7 @@ from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator, Watch
 from autoreap.front import PLAN, RACED, SCREENED, points_of
+from autoreap.group import seat_of
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
@@ -135,9 +136,8 @@ def ours(objective: Replayed, space: SpaceConfig, lost: list[int] | None = None)
     """The search itself. `lost` takes how many trials were screened out, and how many of these the front misses."""
     spent: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        search = Search(
-            replace(space, trials=10**6), objective, objective._shape, f"sqlite:///{folder}/s.db", "s", {}, Path(folder)
-        )
+        seat = seat_of(f"sqlite:///{folder}/s.db", "s", Path(folder) / "locks", None)
+        search = Search(replace(space, trials=10**6), objective, objective._shape, seat, {}, Path(folder))
         tell = search.study.tell
 
         def told(trial: optuna.Trial | int, *args: object, **kwargs: object) -> object:

@@ -51,7 +51,9 @@ LAYERS = (
     (
         *(
             "objective",
+            "confirmed",
             "front",
+            "confirmation",
             "samplers",
             "sampling",
             "storage",
@@ -64,6 +66,7 @@ LAYERS = (
             "jobs",
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+        *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),
 )

@@ -338,7 +338,7 @@ sampler: {sampler}
 
 def search(folder: Path, study: str, *, racing: bool, trials: int = 12, sampler: str = "tpe") -> optuna.Study:
     (folder / "space.yaml").write_text(SPACE.format(racing=str(racing).lower(), sampler=sampler))
-    options = jobs.SearchOptions(study=study, trials=trials, root=folder / "mlruns")
+    options = jobs.SearchOptions(study=study, trials=trials, root=folder / "mlruns", confirm=False)
     return jobs.search(folder / "space.yaml", options).study
 
 

@@ -12,12 +12,13 @@ import soundfile
 from builders import wav_bytes
 from studies import BASELINE_BYTES, add_ends, add_trial, new_study, plan_of, rate, save_answers
 
+from autoreap.confirmed import CONFIRMED
 from autoreap.described import describe
 from autoreap.footprint import Footprint
 from autoreap.front import SCORING, points_of
 from autoreap.plan import BaseModel
 from autoreap.report_details import MAX_DETAILED
-from autoreap.report_document import CONFIRMED, report_document
+from autoreap.report_document import report_document
 from autoreap.report_night import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
 
 REFERENCE = "the big red dog"

@@ -12,7 +12,7 @@ from browser import ask, needs_browser
 from studies import add_ends, add_trial, new_study, rate, save_answers
 
 from autoreap.comparison_page import asset
-from autoreap.report_document import CONFIRMED
+from autoreap.confirmed import CONFIRMED
 from autoreap.report_page import LANGUAGES, write_report
 from autoreap.wording import metric_text, size_text
 
@@ -183,7 +183,9 @@ def test_no_gap_and_no_key_is_left_on_the_page(page: Path, language: str) -> Non
 
 
 @needs_browser
-@pytest.mark.parametrize(("chosen", "title"), [("baseline", "unpruned"), ("random", "control random"), ("7", "trial 7")])
+@pytest.mark.parametrize(
+    ("chosen", "title"), [("baseline", "unpruned"), ("random", "control random"), ("7", "trial 7")]
+)
 def test_what_is_no_scored_trial_can_be_chosen_too(page: Path, chosen: str, title: str) -> None:
     steps = "return [details.querySelector('h3').textContent, details.innerText]"
     found, text = ask(page, steps, address=f"trial={chosen}&split=search")
@@ -197,6 +199,18 @@ def test_a_phone_needs_no_sideways_scrolling(page: Path) -> None:
     steps = "return [document.documentElement.scrollWidth, innerWidth]"
     content, width = ask(page, steps, address="trial=1", width=500)
     assert content <= width <= 500
+
+
+@needs_browser
+def test_the_head_mixes_no_splits_where_the_front_has_grown_since_it_was_confirmed(tmp_path: Path) -> None:
+    study = a_night()
+    metrics = {"wer": rate(0.15)}
+    study.set_user_attr(CONFIRMED, {"split": "report", "baseline": {"metrics": metrics}, "trials": {}})
+    write_report(study, tmp_path / "report.html", tmp_path)
+    text = ask(tmp_path / "report.html", "return document.getElementById('head').textContent")
+    assert metric_text("wer", rate(0.1)) in text
+    assert metric_text("wer", rate(0.15)) not in text
+    assert "Scores are of the search split." in text
 
 
 def three_objectives() -> optuna.Study:

@@ -21,6 +21,7 @@ from autoreap.errors import ScoringError
 from autoreap.evaluate import Watch
 from autoreap.failures import RepeatedFailureError
 from autoreap.front import ERROR, RESULT
+from autoreap.group import seat_of
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.parameters_config import Range
@@ -53,6 +54,9 @@ class Faulty(Objective):
 
     def exact(self, plan: PruningPlan) -> dict[str, float]:
         return {"size_bytes": 1000.0}
+
+    def screen(self, plan: PruningPlan) -> dict[str, float]:
+        return {}  # nothing is known of it before it is scored
 
     def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
         self._run += 1
@@ -90,8 +94,8 @@ class Night:
         space = SpaceConfig(
             Path("s.yaml"), "s", CalibrationConfig({}), Path("e.yaml"), parameters, objectives, presets=()
         )
-        url = f"sqlite:///{self._folder}/studies.db"
-        search = Search(space, Faulty(fault), SHAPE, url, "night", {}, self._folder / "trials")
+        seat = seat_of(f"sqlite:///{self._folder}/studies.db", "night", self._folder / "locks", None)
+        search = Search(space, Faulty(fault), SHAPE, seat, {}, self._folder / "trials")
         tracker = Tracker(self._folder, "night", tracking_uri="unheard-of://server")
         with Signals() as signals, signals.deferred():
             search.run(tracker, signals, trials=trials, deadline=time.monotonic() + 60)

@@ -251,6 +251,23 @@ def mute() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+def test_the_report_split_is_logged_once_on_baseline_and_trials_and_anew_where_it_changed(
+    folder: Path, study: str, record: TrialRecord
+) -> None:
+    tracker = Tracker(folder, study)
+    tracker.log_trial(record)
+    other = score([Counts(2, 5), Counts(1, 5)]).as_dict()
+    for measured in (WER, WER, other):
+        trials = {"3": {"metrics": {"wer": measured}}, "9": {"metrics": {"wer": WER}}}  # 9 was never logged
+        tracker.log_confirmed({"baseline": {"metrics": {"wer": WER}}, "trials": trials})
+    logged = Logged(folder, study)
+    (child,), (parent,) = logged.children, logged.parents
+    assert [entry.value for entry in logged.history(child, "report.wer")] == [WER["value"], other["value"]]
+    assert {"report.wer.low", "report.wer.high"} <= set(child.data.metrics)
+    assert child.data.metrics["wer"] == WER["value"]
+    assert [entry.value for entry in logged.history(parent, "baseline.report.wer")] == [WER["value"]]
+
+
 @pytest.mark.parametrize("uri", [NOWHERE, "unheard-of://server", "mute"])
 def test_a_server_that_is_not_there_costs_a_warning_and_not_every_trial_its_timeout(
     tmp_path: Path,

@@ -17,6 +17,7 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
+    from autoreap.confirmed import CONFIRMED, with_confirmed
     from autoreap.front import CONTROLS, empty_front, nearest, objectives_of, open_study, pareto, points_of
     from autoreap.report import front_table, plot_front
 
@@ -28,12 +29,13 @@ def run(options: Arguments) -> Result:
     if options.png:
         plot_front(study, options.png)
     baseline, controls = study.user_attrs["baseline"], study.user_attrs.get(CONTROLS, {})
+    confirmed = study.user_attrs.get(CONFIRMED)
     document = {
         "study": study.study_name,
-        "points": [point.as_dict() for point in front],
-        "baseline": baseline,
+        "points": with_confirmed([point.as_dict() for point in front], confirmed),
+        "baseline": baseline | ({"confirmed": confirmed["baseline"]} if confirmed else {}),
         **({"controls": controls} if controls else {}),
         **({"nearest": [point.as_dict() for point in closest]} if closest else {}),
     }
-    table = front_table(front or closest, baseline, controls)
+    table = front_table(front or closest, baseline, controls, confirmed)
     return document, table if front else f"{empty_front(study)}\n\n{table}"

@@ -1,5 +1,6 @@
 """autoreap search: start or resume a study."""
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
 from autoreap.wording import points_text
 
+ENGINES = ("local", "ray")
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
 
@@ -20,6 +22,11 @@ def add_options(add: Add) -> None:
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add("--workers", type=positive, default=1, metavar="N", help="processes that search together, a GPU each")
+    add("--engine", choices=ENGINES, default="local", help="where they run: on this machine, or on a Ray cluster")
+    add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
+    add("--no-confirm", action="store_true", help="do not score the front on the report split at the end")
+    add("--as-worker", help=argparse.SUPPRESS)  # the options of a search that has started this one, as JSON
     add_tracking_option(add)
     add_loading_options(add)
 
@@ -27,13 +34,16 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
+    from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
     from autoreap.front import CONTROLS, empty_front, plan_of
     from autoreap.report import front_table
+    from autoreap.search_options import SearchOptions
     from autoreap.verification import behaviour_text
 
-    result = jobs.search(
-        options.space,
-        jobs.SearchOptions(
+    chosen = (
+        SearchOptions.from_json(options.as_worker)
+        if options.as_worker
+        else SearchOptions(
             model=options.model,
             study=options.study,
             trials=options.trials,
@@ -43,12 +53,19 @@ def run(options: Arguments) -> Result:
             tracking_uri=options.tracking_uri,
             device=options.device,
             dtype=options.dtype,
-        ),
+            workers=options.workers,
+            engine=options.engine,
+            allow_other_code=options.allow_other_code,
+            confirm=not options.no_confirm,
+        )
     )
+    result = jobs.search(options.space, chosen)
     study, shipped = result.study, result.shipped
-    lines = [front_table(result.front, study.user_attrs["baseline"], study.user_attrs.get(CONTROLS)), ""]
+    baseline, confirmed = study.user_attrs["baseline"], study.user_attrs.get(CONFIRMED)
+    lines = [front_table(result.front, baseline, study.user_attrs.get(CONTROLS), confirmed), ""]
     lines += [] if result.front else [empty_front(study)]
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
+    lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
     if shipped:
         kept = plan_of(study, shipped.trial).summary()["thinker"]
         lines += [
@@ -58,9 +75,11 @@ def run(options: Arguments) -> Result:
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
         for metric, found in shipped.against_baseline.items():
-            points = points_text(found.value, found.low, found.high)
-            lines.append(f"         {metric} {points} against the unpruned model, paired: {found.verdict}")
-    document: dict[str, Any] = {"study": study.study_name, "points": [point.as_dict() for point in result.front]}
+            difference = points_text(found.value, found.low, found.high)
+            lines.append(f"         {metric} {difference} against the unpruned model, paired: {found.verdict}")
+        lines += [f"         {line}" for line in confirmed_lines(confirmed, shipped.trial)]
+    points = with_confirmed([point.as_dict() for point in result.front], confirmed)
+    document: dict[str, Any] = {"study": study.study_name, "points": points}
     if shipped:
         document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}
     return document, "\n".join(lines)

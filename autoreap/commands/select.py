@@ -20,12 +20,14 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
+    from autoreap.confirmed import CONFIRMED, with_confirmed
     from autoreap.front import open_study, select
 
     study = open_study(options.study, options.storage)
     max_size = _bytes(options.max_size) if options.max_size else None
     point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
-    document = {**point.as_dict(), "rule": options.rule, "reason": reason}
+    (document,) = with_confirmed([point.as_dict()], study.user_attrs.get(CONFIRMED))
+    document |= {"rule": options.rule, "reason": reason}
     scores = [f"{name} {rate_text(m['value'], m['low'], m['high'])}" for name, m in point.metrics.items()]
     return document, f"trial {point.trial}, {', '.join([size_text(point.size_bytes), *scores])}: {reason}"
 

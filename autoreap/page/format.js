@@ -2,7 +2,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const WORDS = JSON.parse(document.getElementById("words").textContent);
 const SPLITS = Object.keys(data.y);
 // What is shown, and in which language; the page's address holds it.
-const view = { lang: "en", theme: "", split: SPLITS.at(-1), x: data.x[0], y: data.drawn, fit: "", trial: "" };
+const view = { lang: "en", theme: "", split: SPLITS.findLast((split) => data.y[split].includes(data.drawn)), x: data.x[0], y: data.drawn, fit: "", trial: "" };
 
 const candidates = [
   ...data.trials.map((trial) => ({ ...trial, key: String(trial.trial), kind: kindOf(trial) })),

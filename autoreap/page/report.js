@@ -8,7 +8,7 @@ function readAddress() {
   const said = new URLSearchParams(location.hash.slice(1));
   for (const key of Object.keys(view)) if (said.has(key)) view[key] = said.get(key);
   if (!WORDS[view.lang]) view.lang = "en";
-  if (!SPLITS.includes(view.split)) view.split = SPLITS.at(-1);
+  if (!SPLITS.includes(view.split)) view.split = SPLITS[0];
   if (!data.x.includes(view.x)) view.x = data.x[0];
   if (!data.y[view.split].includes(view.y)) view.y = data.y[view.split].includes(data.drawn) ? data.drawn : data.y[view.split][0];
   if (!byKey.has(view.trial)) view.trial = "";
@@ -45,13 +45,16 @@ function show() {
 function showHead() {
   const { knee, smallest, points } = data.head;
   const unpruned = data.baseline;
-  const score = (one) => scoreText(data.drawn, one.scores[one.scores[view.split] ? view.split : "search"][data.drawn]);
+  const named = [unpruned, byKey.get(String(knee)), byKey.get(String(smallest?.trial))].filter(Boolean);
+  const known = named.every((one) => one.scores[view.split]?.[data.drawn]);  // the front may have grown since
+  const split = known ? view.split : "search";
+  const score = (one) => scoreText(data.drawn, one.scores[split][data.drawn]);
   const [bytes] = unpruned.scores.search.size_bytes;
   const facts = (trial) => {
     const one = byKey.get(String(trial));
     const [own] = one.scores.search.size_bytes;
     const share = `${Math.round((100 * own) / bytes)}%`;
-    const difference = made("span", paired(trial));
+    const difference = made("span", paired(trial, split));
     return { trial: link(trial, choose), size: size(own), share, score: score(one), difference, points: made("span", points) };
   };
   const metric = made("span", metricName(data.drawn));
@@ -64,15 +67,15 @@ function showHead() {
     sentences.push(smallest.trial === null ? sentence("head.no-smallest", { points: made("span", points) }, "lead")
       : sentence("head.smallest", facts(smallest.trial), "lead"));
   const trials = word("head.trials", { trials: data.trials.length, seconds: duration(data.night.seconds) });
-  const split = word("head.split", { split: word("split." + view.split) });
-  const notes = [`${trials}: ${counted(STATES)}.`, split, word("interval"),
+  const which = word("head.split", { split: word("split." + split) });
+  const notes = [`${trials}: ${counted(STATES)}.`, which, word("interval"),
     word(SPLITS.length > 1 ? "split.note" : "split.only-search")];
   at("head").replaceChildren(...sentences, made("p", notes.join(" "), "note"));
 }
 
-// How a trial fares against the unpruned model on the split that is shown; empty where that is not known.
-function paired(trial) {
-  const found = data.details[trial]?.splits[view.split]?.differences[data.drawn];
+// How a trial fares against the unpruned model; empty where that is not known.
+function paired(trial, split) {
+  const found = data.details[trial]?.splits[split]?.differences[data.drawn];
   return found ? word("head.difference", {
     difference: differenceText(data.drawn, found), verdict: word("details." + found.verdict) }) : "";
 }
