@@ -23,15 +23,15 @@ def write_comparison_page(comparison: Comparison, names: tuple[str, str], path: 
     """Write it. `names` are what A and B are called."""
     pairs = [pair for listed in comparison.pairs.values() for pair in listed]
     worst_first = sorted(pairs, key=lambda pair: (-pair.growth, not pair.second.failed))
-    page = Template((_FOLDER / "comparison.html").read_text(encoding="utf-8")).substitute(
+    page = Template(asset("comparison.html")).substitute(
         first=html.escape(names[0]),
         second=html.escape(names[1]),
         rows="".join(_figures(metric, measured) for metric, measured in comparison.metrics.items()),
         left_out="".join(f"<p>{html.escape(line)}</p>" for line in left_out_lines(comparison)),
         options="".join(f"<option>{html.escape(metric)}</option>" for metric in comparison.pairs),
-        style=(_FOLDER / "comparison.css").read_text(encoding="utf-8"),
-        data=_embedded([_utterance(pair) for pair in worst_first]),
-        script=(_FOLDER / "comparison.js").read_text(encoding="utf-8"),
+        style=asset("style.css") + asset("comparison.css"),
+        data=embedded([utterance(pair) for pair in worst_first]),
+        script=asset("utterance.js") + asset("comparison.js"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -47,13 +47,18 @@ def _figures(metric: str, measured: Measured) -> str:
     return f"<tr{told}><th>{html.escape(metric)}</th>{row}</tr>"
 
 
-def _embedded(data: Any) -> str:
+def asset(name: str) -> str:
+    """A file of `page/`, which pages share."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def embedded(data: Any) -> str:
     """JSON that can't end the script element it stands in."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _utterance(pair: Pair) -> dict[str, Any]:
-    """As comparison.js reads it: each side as runs of [kind, reference, output]."""
+def utterance(pair: Pair) -> dict[str, Any]:
+    """As the scripts of `page/` read it: each side as runs of [kind, reference, output]."""
     found = pair.columns()
     return {
         "id": visible(pair.first.id),

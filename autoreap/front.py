@@ -259,15 +259,15 @@ def drawn_metric(study: optuna.Study) -> str:
 
 
 def _distance_to_ideal(point: Point, front: Sequence[Point], objectives: Mapping[str, str]) -> float:
-    columns = list(zip(*(_log_costs(other, objectives) for other in front), strict=True))
+    columns = list(zip(*(log_costs(other, objectives) for other in front), strict=True))
     scaled = [
         (cost - min(column)) / (max(column) - min(column)) if max(column) > min(column) else 0.0
-        for cost, column in zip(_log_costs(point, objectives), columns, strict=True)
+        for cost, column in zip(log_costs(point, objectives), columns, strict=True)
     ]
     return math.hypot(*scaled)
 
 
-def _log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
+def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
     """Logarithms of the objectives, of 1 - value where more is better; an error of zero counts as half of one.
 
     Sizes, times and error rates are compared by ratio. On a linear scale one candidate that babbles, at a WER of 200%,

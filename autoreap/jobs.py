@@ -52,7 +52,8 @@ from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
 from autoreap.recorded import study_record, trial_record
-from autoreap.report import plot_front, write_report
+from autoreap.report import plot_front
+from autoreap.report_page import write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
@@ -362,7 +363,7 @@ def _drawn(
     picture, report = (folder / "front.png", folder / "report.html") if front else (None, None)
     if picture and report:
         plot_front(study, picture)
-        write_report(study, report)
+        write_report(study, report, root)
         log(f"front of {len(front)}: {picture}, {report}")
     if confirmed := study.user_attrs.get(CONFIRMED):
         tracker.log_confirmed(confirmed)

@@ -1,6 +1,5 @@
-"""The front as a table, a picture, and a page."""
+"""The front as a table and a picture."""
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import optuna
 
 from autoreap.confirmed import columns, legend
-from autoreap.front import ERROR, Point, drawn_metric, objectives_of, pareto, points_of
+from autoreap.front import Point, drawn_metric, objectives_of, pareto, points_of
 from autoreap.scores import is_exact
 from autoreap.wording import metric_text, shown, size_text
 
@@ -94,102 +93,3 @@ def plot_front(study: optuna.Study, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     pyplot.close(figure)
-
-
-def write_report(study: optuna.Study, path: Path) -> None:
-    """One self-contained HTML file: the front, every trial, failures with their reasons, the command for each point."""
-    points, baseline = points_of(study), study.user_attrs["baseline"]
-    front = pareto(points, objectives_of(study))
-    names = shown(baseline["metrics"], objectives_of(study))
-    failed = [
-        (trial.number, str(trial.user_attrs.get(ERROR, "cut off")))
-        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))
-    ]
-    on_front = {point.trial for point in front}
-    rows = "".join(_html_row(study.study_name, point, names, point.trial in on_front) for point in points)
-    failures = "".join(f"<li>trial {number}: {html.escape(reason)}</li>" for number, reason in failed)
-    page = _PAGE.format(
-        name=html.escape(study.study_name),
-        summary=f"{len(points)} trials scored, {sum(p.duplicate_of is not None for p in points)} of them repeats of an "
-        f"equal plan, {len(failed)} failed; {len(front)} on the front.",
-        baseline=f"{size_text(baseline['size_bytes'])}, "
-        + ", ".join(f"{name} {metric_text(name, baseline['metrics'][name])}" for name in names),
-        figure=_interactive_front(points, front, baseline, drawn_metric(study)),
-        header="".join(f"<th>{html.escape(name)}</th>" for name in names),
-        rows=rows,
-        failures=f"<h2>Failed trials</h2><ul>{failures}</ul>" if failed else "",
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-
-
-def _interactive_front(
-    points: Sequence[Point], front: Sequence[Point], baseline: Mapping[str, Any], metric: str
-) -> str:
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    unpruned = {"size_bytes": baseline["size_bytes"], "metrics": baseline["metrics"]}
-    series = [
-        ("trials", [_plain(point) for point in points], _LIGHT, "markers"),
-        ("front", [_plain(point) for point in front], _FRONT, "markers+lines"),
-        ("unpruned", [unpruned], _BASELINE, "markers"),
-    ]
-    for label, drawn, colour, mode in series:
-        measured = [entry["metrics"][metric] for entry in drawn]
-        figure.add_scatter(
-            x=[entry["size_bytes"] / 1e6 for entry in drawn],
-            y=[m["value"] for m in measured],
-            error_y=None
-            if label == "trials"
-            else {
-                "array": [m["high"] - m["value"] for m in measured],
-                "arrayminus": [m["value"] - m["low"] for m in measured],
-            },
-            text=[entry.get("label", "unpruned") for entry in drawn],
-            name=label,
-            mode=mode,
-            marker={"color": colour, "size": 9},
-        )
-    figure.update_layout(
-        xaxis_title="size, MB", yaxis_title=f"{metric}, log scale (95% intervals)", yaxis_type="log",
-        yaxis_tickformat=".1~%", yaxis_dtick="D2", template="simple_white", height=480,
-    )  # fmt: skip
-    return str(figure.to_html(full_html=False, include_plotlyjs=True))
-
-
-def _plain(point: Point) -> dict[str, Any]:
-    values = ", ".join(f"{name} {_value(value)}" for name, value in point.params.items())
-    return {"size_bytes": point.size_bytes, "metrics": point.metrics, "label": f"trial {point.trial}: {values}"}
-
-
-def _html_row(study: str, point: Point, names: Sequence[str], on_front: bool) -> str:
-    scores = "".join(f"<td>{metric_text(name, point.metrics[name])}</td>" for name in names)
-    values = html.escape(", ".join(f"{name} {_value(value)}" for name, value in point.params.items()))
-    command = html.escape(f"autoreap materialise {study} --trial {point.trial} -o OUT")
-    style = ' class="front"' if on_front else ""
-    return (
-        f"<tr{style}><td>{point.trial}</td><td>{size_text(point.size_bytes)}</td>{scores}"
-        f"<td>{values}</td><td><code>{command}</code></td></tr>"
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>autoreap: {name}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933; }}
-table {{ border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e4e7eb; }}
-tr.front {{ background: #e6f4f9; font-weight: 600; }}
-.scroll {{ overflow-x: auto; }}
-</style></head><body>
-<h1>{name}</h1>
-<p>{summary} Unpruned: {baseline}. Intervals are 95% bootstrap intervals over utterances.</p>
-{figure}
-<h2>Trials</h2>
-<div class="scroll"><table><thead><tr><th>trial</th><th>size</th>{header}<th>parameters</th>
-<th>to write it</th></tr></thead><tbody>{rows}</tbody></table></div>
-{failures}
-</body></html>
-"""

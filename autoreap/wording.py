@@ -33,18 +33,31 @@ def shown(metrics: Mapping[str, Mapping[str, Any]], objectives: Iterable[str]) -
     return [name for name, measured in metrics.items() if name in wanted or not is_exact(measured)]
 
 
-def _in_unit(name: str, value: float) -> str:
-    """By the ending of the metric's name; one that says no unit is a rate."""
+def unit_of(name: str) -> str:
+    """What a metric is measured in, by the ending of its name; one that says no unit is a rate."""
     metric = name.partition(".")[0]
     if metric == "nll":
+        return "nats"
+    endings = {
+        "bytes": ("_bytes", "_bytes_per_minute"),
+        "parameters": ("_parameters",),
+        "seconds": ("_seconds",),
+        "ratio": ("_ratio", "_factor"),
+    }
+    return next((unit for unit, known in endings.items() if metric.endswith(known)), "rate")
+
+
+def _in_unit(name: str, value: float) -> str:
+    unit = unit_of(name)
+    if unit == "nats":
         return f"{value:.3f} nats"
-    if metric.endswith(("_bytes", "_bytes_per_minute")):
+    if unit == "bytes":
         return size_text(value)
-    if metric.endswith("_parameters"):
+    if unit == "parameters":
         return f"{value / 1e9:,.2f} B" if value >= 1e9 else f"{value / 1e6:,.2f} M"
-    if metric.endswith("_seconds"):
+    if unit == "seconds":
         return f"{value * 1000:,.1f} ms" if value < 1 else f"{value:,.2f} s"
-    return f"{value:.3f}" if metric.endswith(("_ratio", "_factor")) else f"{value:.2%}"
+    return f"{value:.3f}" if unit == "ratio" else f"{value:.2%}"
 
 
 def rate_text(value: float, low: float, high: float) -> str:

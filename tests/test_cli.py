@@ -816,7 +816,7 @@ def test_each_rule_selects_a_trial_and_says_why(folder: Path, capsys: Capture, o
 def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
     assert json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys) == {"report": str(page)}
-    assert "trial 1: ScoringError: none" in page.read_text()
+    assert '{"reason":"ScoringError: none","trials":[1]}' in page.read_text()
 
 
 def test_presets_and_values_go_to_the_component_that_is_named(

@@ -62,6 +62,7 @@ LAYERS = (
             "search",
             "trial_text",
             "report",
+            *("report_document", "report_details", "report_memory", "report_night", "report_recordings", "report_page"),
             "saliency_report",
             "jobs",
         ),

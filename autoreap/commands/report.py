@@ -18,7 +18,7 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Write the page."""
     from autoreap.front import open_study, points_of
-    from autoreap.report import write_report
+    from autoreap.report_page import write_report
 
     study = open_study(options.study, options.storage)
     if not points_of(study):

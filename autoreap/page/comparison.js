@@ -1,43 +1,13 @@
-"use strict";
 const STEP = 200;
 const utterances = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters");
 const list = document.getElementById("list");
 const more = document.getElementById("more");
-const TAGS = { "-": ["del", "gone"], "+": ["ins", ""] };
 let found = [];
 
 for (const one of utterances) {
   const said = one.sides.flatMap((side) => side.runs.map((run) => run[2]));
   one.searched = [one.id, one.reference, one.language, ...said].join(" ").toLowerCase();
-}
-
-// Every text of an utterance passes here, and only as text.
-function made(tag, text, className) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  if (className) element.className = className;
-  return element;
-}
-
-function marked([kind, reference, output]) {
-  if (kind === "=") return document.createTextNode(output);
-  if (kind === "~") {
-    const both = made("span", "", "sub");
-    both.append(made("del", reference), " ", made("b", output));
-    return both;
-  }
-  return made(TAGS[kind][0], output, TAGS[kind][1]);
-}
-
-function row(name, runs) {
-  const line = made("div", "", "side");
-  const text = made("div", "");
-  text.dir = "auto";
-  for (const run of runs) text.append(marked(run), " ");
-  if (!runs.length) text.append(made("i", "nothing"));
-  line.append(made("span", name), text);
-  return line;
 }
 
 function card(one) {

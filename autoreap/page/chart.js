@@ -1,0 +1,174 @@
+const MARGIN = { left: 60, right: 18, top: 14, bottom: 46 };
+
+function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+// A scale from values to pixels, with the values to label.
+function scale(low, high, start, end, log) {
+  const [from, to] = log ? [Math.log(low), Math.log(high)] : [low, high];
+  const pixel = (value) => start + (((log ? Math.log(value) : value) - from) / (to - from || 1)) * (end - start);
+  return { pixel, ticks: log ? logTicks(low, high) : linearTicks(low, high, Math.abs(end - start) / 80) };
+}
+
+function linearTicks(low, high, number) {
+  const rough = (high - low) / Math.max(number, 2);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
+  const ticks = [];
+  for (let tick = Math.ceil(low / step); tick * step <= high; tick++) ticks.push(tick * step);
+  return ticks;
+}
+
+function logTicks(low, high) {
+  const ticks = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+    ticks.push(...[1, 2, 5].map((factor) => factor * 10 ** power).filter((tick) => tick >= low && tick <= high));
+  return ticks.length > 1 ? ticks : linearTicks(low, high, 5);
+}
+
+// A label of an axis: no more digits than it needs.
+function tickText(name, value, largest) {
+  const plain = (number) => String(Number(number.toPrecision(4)));
+  const unit = data.units[name];
+  if (unit === "bytes") return plain(value / (largest >= 1e9 ? 1e9 : 1e6)) + (largest >= 1e9 ? " GB" : " MB");
+  if (unit === "parameters") return plain(value / (largest >= 1e9 ? 1e9 : 1e6)) + (largest >= 1e9 ? " B" : " M");
+  if (unit === "seconds") return plain(value) + " s";
+  return unit ? unit === "rate" ? plain(100 * value) + "%" : plain(value) : plain(100 * value) + "%";
+}
+
+// Size (or another cost) against a score, with intervals.
+function drawChart(host, choose) {
+  const shown = candidates.map((one) => ({ one, x: measured(one, view.x), y: measured(one, view.y) }))
+    .filter(({ x, y }) => x && y);
+  if (!shown.length) return host.replaceChildren(made("p", word("front.no-scores"), "note"));
+  const width = Math.max(host.clientWidth, 280);
+  const height = Math.min(560, Math.max(300, 0.68 * width));
+  const fitted = view.fit ? shown.filter(({ one }) => ["front", "baseline"].includes(one.kind)) : shown;
+  const log = data.log.includes(view.y) && fitted.some(({ y }) => y[0] > 0);
+  const [xs, ys] = [axisRange(fitted.map(({ x }) => [x[0]]), false), axisRange(fitted.map(({ y }) => y), log)];
+  const x = scale(...xs, MARGIN.left, width - MARGIN.right, false);
+  const y = scale(...ys, height - MARGIN.bottom, MARGIN.top, log);
+  const inside = ({ x: [at], y: [up] }) => !view.fit || (at >= xs[0] && at <= xs[1] && up <= ys[1] && up >= ys[0]);
+  const clamp = (value) => Math.min(Math.max(value, ys[0]), ys[1]);
+  const placed = shown.filter(inside).map((found) => ({
+    ...found, at: x.pixel(found.x[0]), up: y.pixel(clamp(found.y[0])), ends: found.y.slice(1).map((v) => y.pixel(clamp(v))),
+  }));
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group" });
+  chart.setAttribute("aria-label", `${metricName(view.x)}, ${metricName(view.y)}`);
+  chart.append(grid(x, y, width, height, [xs, ys, log]), ties(placed), staircase(placed));
+  const order = ["broken", "trial", "preset", "control", "baseline", "front"];
+  placed.sort((a, b) => order.indexOf(a.one.kind) - order.indexOf(b.one.kind));
+  chart.append(...placed.map((found) => point(found, choose)), labels(placed));
+  host.replaceChildren(chart);
+  drawLegend(new Set(placed.map(({ one }) => one.kind)), placed.some(({ one }) => one.tied?.length));
+}
+
+// With room on both sides; on a log scale a zero lies on the floor.
+function axisRange(values, log) {
+  const flat = values.flat().filter((value) => !log || value > 0);
+  const [low, high] = [Math.min(...flat), Math.max(...flat)];
+  if (log) return [low / 1.25, high * 1.25];
+  const room = 0.06 * (high - low) || 0.05 * Math.abs(high) || 1;
+  return [low - room, high + room];
+}
+
+function grid(x, y, width, height, [xs, ys, log]) {
+  const group = svg("g", { class: "grid" });
+  for (const tick of y.ticks) {
+    const up = y.pixel(tick);
+    group.append(svg("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: up, y2: up }));
+    group.append(svg("text", { x: MARGIN.left - 8, y: up + 4, "text-anchor": "end" }, tickText(view.y, tick, ys[1])));
+  }
+  const floor = height - MARGIN.bottom;
+  for (const tick of x.ticks) {
+    const at = x.pixel(tick);
+    group.append(svg("line", { x1: at, x2: at, y1: floor, y2: floor + 5 }));
+    group.append(svg("text", { x: at, y: floor + 20, "text-anchor": "middle" }, tickText(view.x, tick, xs[1])));
+  }
+  const title = metricName(view.y) + (log ? ` (${word("front.log")})` : "");
+  group.append(svg("text", { x: MARGIN.left, y: 10, class: "axis" }, title));
+  group.append(svg("text", { x: width - MARGIN.right, y: height - 6, class: "axis", "text-anchor": "end" },
+    metricName(view.x)));
+  return group;
+}
+
+// A band between front members that the report split can't tell apart.
+function ties(placed) {
+  const group = svg("g", { class: "tie" });
+  const found = new Map(placed.map((one) => [one.one.key, one]));
+  for (const { one, at, up } of placed)
+    for (const other of (one.tied ?? []).map((trial) => found.get(String(trial))))
+      if (other && other.one.trial > one.trial)
+        group.append(svg("line", { x1: at, y1: up, x2: other.at, y2: other.up }));
+  return group;
+}
+
+// Where two objectives are the axes, on the split that was searched, nothing lies below the front.
+function staircase(placed) {
+  const objectives = Object.keys(data.objectives);
+  if (objectives.length !== 2 || view.split !== "search" || ![view.x, view.y].every((one) => objectives.includes(one)))
+    return svg("g");
+  const front = placed.filter(({ one }) => one.kind === "front").sort((a, b) => a.at - b.at);
+  const steps = front.map(({ at, up }, place) => (place ? `H${at}V${up}` : `M${at} ${up}`));
+  return svg("path", { d: steps.join(""), class: "stairs" });
+}
+
+function point({ one, x, y, at, up, ends }, choose) {
+  const words = [called(one), scoreText(view.x, x), `${metricName(view.y)} ${scoreText(view.y, y)}`];
+  const chosen = one.key === view.trial ? " chosen" : "";
+  const group = svg("g", { class: `point ${one.kind}${chosen}`, "data-key": one.key, role: "button" });
+  group.setAttribute("aria-label", words.join(", "));
+  if (!["trial", "broken"].includes(one.kind)) group.setAttribute("tabindex", "0");
+  if (ends.length && !["trial", "broken"].includes(one.kind))
+    group.append(svg("line", { x1: at, x2: at, y1: ends[0], y2: ends[1], class: "whisker" }));
+  if (chosen) group.append(svg("circle", { cx: at, cy: up, r: 11, class: "ring" }));
+  group.append(svg("circle", { cx: at, cy: up, r: 13, class: "target" }));
+  group.append(mark(one.kind, at, up), svg("title", {}, words.join("\n")));
+  group.addEventListener("click", () => choose(one.key));
+  group.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    choose(one.key);
+  });
+  return group;
+}
+
+// The numbers of the front; where two would overlap, that of the chosen point, or the first.
+function labels(placed) {
+  const group = svg("g", { class: "labels" });
+  const wanted = placed.filter(({ one }) => one.trial !== undefined && (one.front || one.key === view.trial));
+  wanted.sort((a, b) => (b.one.key === view.trial) - (a.one.key === view.trial));
+  const taken = [];
+  for (const { one, at, up } of wanted) {
+    if (taken.some(([x, y]) => Math.abs(x - at) < 22 && Math.abs(y - up) < 14)) continue;
+    taken.push([at, up]);
+    group.append(svg("text", { x: at + 9, y: up - 7 }, one.trial));
+  }
+  return group;
+}
+
+function mark(kind, at, up) {
+  if (kind === "baseline") return svg("path", { d: `M${at} ${up - 7}l7 7l-7 7l-7 -7z`, class: "mark" });
+  if (kind === "control") return svg("path", { d: `M${at} ${up - 7}l7 12h-14z`, class: "mark" });
+  if (kind === "preset") return svg("rect", { x: at - 5, y: up - 5, width: 10, height: 10, class: "mark" });
+  return svg("circle", { cx: at, cy: up, r: kind === "front" ? 5.5 : 4, class: "mark" });
+}
+
+function drawLegend(kinds, tied) {
+  const shown = ["front", "trial", "preset", "broken", "control", "baseline"].filter((kind) => kinds.has(kind));
+  const entries = shown.map((kind) => {
+    const swatch = svg("svg", { width: 18, height: 18, class: `point ${kind}` }, mark(kind, 9, 9));
+    return [swatch, word("legend." + kind)];
+  });
+  const band = svg("svg", { width: 22, height: 18, class: "tie" }, svg("line", { x1: 4, x2: 18, y1: 9, y2: 9 }));
+  if (tied) entries.push([band, word("legend.tied")]);
+  document.getElementById("legend").replaceChildren(...entries.map(([swatch, text]) => {
+    const entry = made("span", "");
+    entry.append(swatch, text);
+    return entry;
+  }));
+}

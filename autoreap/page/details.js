@@ -1,0 +1,208 @@
+function section(title, ...children) {
+  const found = made("section", "");
+  found.append(made("h4", title), ...children.filter(Boolean));
+  return found;
+}
+
+function rows(entries) {
+  const table = made("table", "");
+  for (const cells of entries) {
+    const line = made("tr", "");
+    cells.forEach((cell, place) => line.append(made(place ? "td" : "th", cell)));
+    table.append(line);
+  }
+  const scroll = made("div", "", "scroll");
+  scroll.append(table);
+  return scroll;
+}
+
+// Everything about one candidate.
+function drawDetails(host, one, choose) {
+  if (!one) return host.replaceChildren(made("p", word("details.none"), "note"));
+  const detail = data.details[one.twin ?? one.trial];
+  const close = made("button", "×", "close");
+  close.type = "button";
+  close.setAttribute("aria-label", word("close"));
+  close.addEventListener("click", () => choose(""));
+  const head = made("h3", called(one));
+  head.append(close);
+  const isTrial = one.trial !== undefined;
+  host.replaceChildren(...[
+    head,
+    isTrial && made("p", [word("state." + one.state), one.preset && word("legend.preset") + " " + one.preset, params(one)]
+      .filter(Boolean).join(" · "), "note"),
+    one.twin !== undefined && sentence("details.twin", { trial: link(one.twin, choose) }, "note"),
+    one.reason && section(word("details.reason"), made("p", one.reason)),
+    one.broken && made("p", word("details.broken", { constraints: one.broken.join("; ") }), "bad"),
+    one.tied?.length && sentence("details.tied", { trials: links(one.tied, choose) }, "tiednote"),
+    one.scores && command(one, isTrial),
+    one.scores && values(one),
+    detail && against(detail),
+    one.scores && sizes(one),
+    fits(detail?.memory ?? (one.kind === "baseline" ? data.memory.baseline : null)),
+    detail && keeps(detail.plan),
+    detail && worst(detail),
+    isTrial && one.scores && !(detail && Object.keys(detail.splits).length) && section(word("details.worst"),
+      made("p", word("details.no-details"), "note"),
+      copied(`autoreap compare ${data.study}/baseline ${data.study}/${one.twin ?? one.trial}`)),
+  ].filter(Boolean));
+}
+
+function link(trial, choose) {
+  const button = made("button", word("trial", { trial }), "link");
+  button.type = "button";
+  button.addEventListener("click", () => choose(String(trial)));
+  return button;
+}
+
+function links(trials, choose) {
+  const all = made("span", "");
+  trials.forEach((trial, place) => all.append(place ? ", " : "", link(trial, choose)));
+  return all;
+}
+
+function command(one, isTrial) {
+  if (!isTrial) return null;
+  return section(word("details.write"), copied(`autoreap materialise ${data.study} --trial ${one.trial} -o OUT`));
+}
+
+function copied(text) {
+  const box = made("div", "", "command");
+  const button = made("button", word("details.copy"));
+  button.type = "button";
+  const code = made("code", text);
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = word("details.copied");
+    } catch {
+      getSelection().selectAllChildren(code);  // a page opened from a file may not write to the clipboard
+    }
+  });
+  box.append(code, button);
+  return box;
+}
+
+function values(one) {
+  const found = data.y[view.split].filter((name) => measured(one, name))
+    .map((name) => [metricName(name), scoreText(name, measured(one, name))]);
+  return section(`${word("details.values")} (${word("split." + view.split)})`,
+    found.length ? rows(found) : made("p", word("front.no-scores"), "note"));
+}
+
+function against(detail) {
+  const split = detail.splits[view.split];
+  if (!split) return null;
+  const lines = Object.entries(split.differences).map(([name, found]) => {
+    const line = made("li", "");
+    const verdict = made("b", word("details." + found.verdict), found.verdict === "worse" ? "bad" : "");
+    line.append(`${metricName(name)} ${differenceText(name, found)}: `, verdict);
+    line.append(made("small", ` (${word("details.pairs", found)})`));
+    return line;
+  });
+  const list = made("ul", "", "plain");
+  list.append(...lines);
+  return section(`${word("details.against")} (${word("split." + view.split)})`, list);
+}
+
+function sizes(one) {
+  const unpruned = data.baseline.scores.search;
+  const known = ["size_bytes", "size_8bit_bytes", "size_4bit_bytes"]
+    .filter((name) => one.scores.search[name] && unpruned[name]);
+  return section(word("details.sizes"), rows(known.map((name) => {
+    const [value] = one.scores.search[name];
+    const share = one.kind === "baseline" ? "" : `${Math.round((100 * value) / unpruned[name][0])}%`;
+    return [word("details.size." + name), size(value), share];
+  })));
+}
+
+function fits(memory) {
+  if (!memory) return null;
+  if (!memory.length) return section(word("details.fits"), made("p", word("details.fits.unknown"), "note"));
+  const table = made("table", "", "fits");
+  const head = made("tr", "");
+  head.append(made("th", "GB"), ...data.memory.gigabytes.map((gigabytes) => made("th", gigabytes)));
+  table.append(head);
+  for (const one of memory) {
+    const total = one.weights + one.cache + one.working;
+    const line = made("tr", "");
+    const clip = word("details.clip", { duration: duration(one.clip_seconds) });
+    line.append(made("th", `${word("details.bits", one)}, ${clip}`));
+    line.title = word("details.needs",
+      { total: size(total), weights: size(one.weights), cache: size(one.cache), working: size(one.working) });
+    for (const gigabytes of data.memory.gigabytes)
+      line.append(total <= gigabytes * 1e9 ? made("td", "✓", "yes") : made("td", "–", "no"));
+    table.append(line, needs(line.title));
+  }
+  const scroll = made("div", "", "scroll");
+  scroll.append(table);
+  return section(word("details.fits"), scroll, made("p", word("details.fits.note"), "note"));
+}
+
+function needs(text) {
+  const line = made("tr", "", "needs");
+  const cell = made("td", text);
+  cell.colSpan = 1 + data.memory.gigabytes.length;
+  line.append(cell);
+  return line;
+}
+
+function keeps(plan) {
+  const found = Object.entries(plan.maps).flatMap(([component, layers]) => {
+    const kept = layers.filter(Boolean);
+    const experts = kept[0].replaceAll("0", "").length;
+    const text = { component, kept: kept.length, all: layers.length, experts, num: kept[0].length };
+    return [made("p", word("details.layers", text)), heatMap(layers, kept[0].length, word("details.layers", text))];
+  });
+  const dropped = [plan.strip_vision && "details.vision", plan.drop_speech && "details.speech"].filter(Boolean);
+  return section(word("details.keeps"), ...found, made("p", word("details.map"), "note"),
+    ...dropped.map((key) => made("p", word(key))));
+}
+
+// One row a layer, one cell an expert. Paths, not a thousand elements: 48 layers have 6,144 experts.
+function heatMap(layers, num, label) {
+  const cell = num > 64 ? 4 : 12;
+  const gap = cell > 4 ? 2 : 1;
+  const box = (row, column) => `M${column * cell} ${row * cell}h${cell - gap}v${cell - gap}h${gap - cell}z`;
+  const paths = { "1": "", "0": "" };
+  const cut = [];
+  layers.forEach((layer, row) => {
+    if (!layer) cut.push(`M0 ${row * cell + (cell - gap) / 2}h${num * cell - gap}`);
+    [...layer].forEach((kept, column) => { paths[kept] += box(row, column); });
+  });
+  const [width, height] = [num * cell, layers.length * cell];
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "map", role: "img", "aria-label": label,
+    style: `max-width:${width * 2}px` },
+    svg("path", { d: paths["0"], class: "cut" }), svg("path", { d: paths["1"], class: "kept" }),
+    svg("path", { d: cut.join(""), class: "gonelayer" }));
+}
+
+function worst(detail) {
+  const split = detail.splits[view.split];
+  if (!split) return null;
+  const cards = split.worst.map(card);
+  return section(`${word("details.worst")} (${word("split." + view.split)})`,
+    ...(cards.length ? cards : [made("p", word("details.worst.none"), "note")]));
+}
+
+function card(one) {
+  const article = made("article", "");
+  const header = made("header", "");
+  const [before, after] = one.sides.map((side) => side.count);
+  const counted = word(data.log.includes(one.metric) ? "details.errors" : "details.right",
+    { before, after, units: one.units });
+  header.append(made("b", one.id), made("span", `${metricName(one.metric)} ${one.language}`), made("span", counted));
+  if (one.sides[1].failed) header.append(made("span", one.sides[1].failed, "badge"));
+  article.append(header, row(word("details.reference"), [["=", "", one.reference]]));
+  one.sides.forEach((side, place) =>
+    article.append(row(word(place ? "details.is" : "details.was"), side.runs, word("details.nothing"))));
+  const recording = data.recordings[one.recording];
+  if (recording) {
+    const player = made("audio", "");
+    player.controls = true;
+    player.preload = "none";
+    player.src = "data:audio/mpeg;base64," + recording;
+    article.append(player);
+  }
+  return article;
+}

@@ -1,0 +1,130 @@
+"""What the morning report shows of one candidate: what it keeps, what it needs, and what it hears worse."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autoreap.comparison import Comparison, Pair, compare_outcomes
+from autoreap.comparison_page import utterance
+from autoreap.described import Described
+from autoreap.errors import InputError
+from autoreap.front import PLAN, Point, plan_of
+from autoreap.outcomes import load_outcomes
+from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
+from autoreap.progress import log
+from autoreap.report_memory import GIGABYTES, memory_of, opened_model
+from autoreap.report_recordings import Wanted, recordings
+
+MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a second
+NUM_WORST = 3  # utterances of each metric
+MAX_AUDIO_BYTES = 1_500_000  # as text in the page
+_FILES = {"search": "outcomes.jsonl", "report": "report.jsonl"}  # split -> the answers to it, in a trial's folder
+_MAX_RUN = 240  # characters of a run of words; an output may be a book
+
+
+def details_of(study: optuna.Study, points: Sequence[Point], front: Sequence[Point], root: Path) -> dict[str, Any]:
+    """`details` by trial, of the front, the presets and the first others; and what they share, beside it."""
+    folder, described = root / "trials" / study.study_name, opened_model(study)
+    num_experts = _num_experts(study, described)
+    wanted: list[Wanted] = []
+    details = {}
+    for number in _detailed(study, points, front):
+        compared = _compared(folder, number)
+        wanted += [_wanted(split, pair) for split, comparison in compared.items() for pair in _worst(comparison)]
+        plan = plan_of(study, number)
+        details[str(number)] = {
+            "plan": _plan(plan, num_experts),
+            "memory": memory_of(described, plan),
+            "splits": {split: _split(split, comparison) for split, comparison in compared.items()},
+        }
+    return {
+        "details": details,
+        "memory": {"gigabytes": GIGABYTES, "baseline": memory_of(described, None)},
+        "recordings": recordings(study, wanted, MAX_AUDIO_BYTES),
+    }
+
+
+def _detailed(study: optuna.Study, points: Sequence[Point], front: Sequence[Point]) -> list[int]:
+    trials = study.get_trials(deepcopy=False)
+    distinct = [
+        point.trial for point in points if point.duplicate_of is None and PLAN in trials[point.trial].user_attrs
+    ]
+    first = [point.trial for point in front]
+    first += [number for number in distinct if "preset" in trials[number].user_attrs]
+    return [number for number in dict.fromkeys([*first, *distinct]) if number in distinct][:MAX_DETAILED]
+
+
+def _compared(folder: Path, trial: int) -> dict[str, Comparison]:
+    """Split -> the trial against the baseline, where the answers of both are still there."""
+    found = {}
+    for split, name in _FILES.items():
+        paths = (folder / "baseline" / name, folder / str(trial) / name)
+        if all(path.is_file() for path in paths):
+            try:
+                found[split] = compare_outcomes(*map(load_outcomes, paths))
+            except InputError as error:
+                log(f"warning: trial {trial} is not compared on the {split} split: {error}")
+    return found
+
+
+def _wanted(split: str, pair: Pair) -> Wanted:
+    return Wanted(split, pair.metric, pair.first.id, pair.first.reference)
+
+
+def _split(split: str, comparison: Comparison) -> dict[str, Any]:
+    return {
+        "differences": {
+            metric: {**found.difference.as_dict(), "better": found.num_better, "worse": found.num_worse}
+            for metric, found in comparison.metrics.items()
+        },
+        "worst": [_clipped(utterance(pair)) | {"recording": _wanted(split, pair).key} for pair in _worst(comparison)],
+    }
+
+
+def _worst(comparison: Comparison) -> Iterator[Pair]:
+    for metric in comparison.pairs:
+        yield from comparison.worst(metric)[:NUM_WORST]
+
+
+def _clipped(shown: dict[str, Any]) -> dict[str, Any]:
+    """An utterance whose runs are of bounded length; what is left out is marked."""
+    sides = [
+        {**side, "runs": [[kind, _short(reference), _short(output)] for kind, reference, output in side["runs"]]}
+        for side in shown["sides"]
+    ]
+    return {**shown, "reference": _short(shown["reference"]), "sides": sides}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_RUN else f"{text[:_MAX_RUN]} […]"
+
+
+def _num_experts(study: optuna.Study, described: Described | None) -> dict[str, int]:
+    """Experts a layer of each decoder; where the model is gone, as many as any plan of the study proves."""
+    if described is not None:
+        return {name: shape.num_experts for name, shape in described.shape.components.items()}
+    plans = [trial.user_attrs[PLAN] for trial in study.get_trials(deepcopy=False) if PLAN in trial.user_attrs]
+    return {
+        name: 1
+        + max(
+            (expert for plan in plans if plan.get(name) for row in plan[name]["experts"] for expert in row), default=0
+        )
+        for name in COMPONENTS
+    }
+
+
+def _plan(plan: PruningPlan, num_experts: Mapping[str, int]) -> dict[str, Any]:
+    edits = ((name, plan.component(name)) for name in COMPONENTS)
+    maps = {name: _map(edit, num_experts[name]) for name, edit in edits if edit is not None}
+    return {"maps": maps, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
+
+
+def _map(edit: ComponentPlan, num_experts: int) -> list[str]:
+    """One string a layer of the original model: 1 is a kept expert, 0 a cut one; empty where the layer is cut."""
+    layers = set(edit.layers)
+    return [
+        "".join("01"[expert in set(kept)] for expert in range(num_experts)) if layer in layers else ""
+        for layer, kept in enumerate(edit.experts)
+    ]

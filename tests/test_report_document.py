@@ -1,0 +1,207 @@
+"""What the morning report tells of a study is what the study holds, and what can't be known is left out."""
+
+import base64
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from builders import wav_bytes
+from studies import BASELINE_BYTES, add_ends, add_trial, new_study, plan_of, rate, save_answers
+
+from autoreap.confirmed import CONFIRMED
+from autoreap.described import describe
+from autoreap.footprint import Footprint
+from autoreap.front import SCORING, points_of
+from autoreap.plan import BaseModel
+from autoreap.report_details import MAX_DETAILED
+from autoreap.report_document import report_document
+from autoreap.report_night import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
+
+REFERENCE = "the big red dog"
+
+
+def test_every_trial_is_there_with_what_became_of_it_and_why(tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    add_trial(study, (30, 0.12), plan=plan_of(0), duplicate_of=0)
+    ends = add_ends(study)
+    trials = report_document(study, tmp_path)["trials"]
+    assert [trial["state"] for trial in trials] == ["scored", "repeat", *ends]
+    assert trials[1]["twin"] == 0
+    assert trials[ends["raced"]]["reason"] == "trial 0 is better"
+    assert trials[ends["infeasible"]]["broken"] == ["size <= 20 GB"]
+    assert trials[ends["failed"]]["reason"] == "ScoringError: <b>nothing</b> was scored"
+    assert trials[ends["cut off"]]["seconds"] is None, "nobody saw when it ended"
+    assert trials[0]["scores"]["search"] == {
+        "size_bytes": [30 * 10**9], "wer": [0.12, 0.11, 0.13], "size_4bit_bytes": [10**10]
+    }  # fmt: skip
+
+
+def test_what_the_night_lost_to_what_is_counted(tmp_path: Path) -> None:
+    study = new_study()
+    study.set_user_attr("constraints", ["size <= 20 GB"])
+    add_trial(study, (30, 0.12))
+    add_ends(study)
+    night = report_document(study, tmp_path)["night"]
+    assert night["raced"] == {"num": 1, "seconds": 7.5, "scored": 40, "answers": 100}
+    assert night["screened"] == {"num": 1, "seconds": 1.5}
+    assert night["constraints"] == [{"text": "size <= 20 GB", "unscored": 1, "scored": 0}]
+    assert night["failures"] == [{"reason": "ScoringError: <b>nothing</b> was scored", "trials": [4]}]
+
+
+def test_the_head_names_the_knee_and_the_smallest_that_is_good_enough(tmp_path: Path) -> None:
+    study = new_study()
+    for values in ((60, 0.10), (40, 0.104), (10, 0.9)):
+        add_trial(study, values)
+    assert report_document(study, tmp_path)["head"]["smallest"] == {"trial": 1}
+    worse = new_study()
+    add_trial(worse, (10, 0.9))
+    assert report_document(worse, tmp_path)["head"] == {"knee": 0, "smallest": {"trial": None}, "points": 0.5}
+    other = new_study({"size_bytes": "minimize", "accuracy": "maximize"})
+    add_trial(other, (10, 0.9))
+    assert report_document(other, tmp_path)["head"]["smallest"] is None
+
+
+def test_scores_of_the_report_split_stand_beside_those_that_were_searched(tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    add_trial(study, (60, 0.11))
+    metrics = {"wer": rate(0.14), "wer.noisy": rate(0.3)}
+    trials = {"0": {"metrics": metrics, "tied_with": [1]}, "1": {"metrics": metrics, "tied_with": [0]}}
+    study.set_user_attr(CONFIRMED, {"split": "report", "baseline": {"metrics": metrics}, "trials": trials})
+    document = report_document(study, tmp_path)
+    assert document["y"] == {"search": ["wer"], "report": ["wer", "wer.noisy"]}
+    assert document["trials"][0]["scores"]["report"]["wer.noisy"] == [0.3, 0.29, 0.31]
+    assert document["trials"][0]["tied"] == [1]
+    assert document["baseline"]["scores"]["search"]["size_bytes"] == [BASELINE_BYTES]
+
+
+def test_the_hypervolume_grows_to_its_final_value_with_each_new_member_of_the_front() -> None:
+    study = new_study()
+    for values in ((10, 0.4), (40, 0.1), (40, 0.4), (20, 0.2), (30, 0.3)):
+        add_trial(study, values)
+    steps = hypervolumes(points_of(study), study.user_attrs["objectives"])
+    # On logarithms scaled to 0 to 1 the first two lie in corners and span nothing, the third is dominated.
+    assert steps == [[0, 0.0], [1, 0.0], [3, 1.0]]
+    assert hypervolumes(points_of(study)[:1], study.user_attrs["objectives"]) == []
+
+
+def test_a_point_beside_the_front_adds_the_area_that_it_alone_dominates() -> None:
+    study = new_study()
+    for values in ((10, 0.8), (80, 0.1), (40, 0.2), (20, 0.4)):
+        add_trial(study, values)
+    steps = hypervolumes(points_of(study), study.user_attrs["objectives"])
+    # In units of log 2 the corner is (3, 3): (2, 1) dominates 1 * 2 of it, and with (1, 2) it is 3.
+    assert steps == [[0, 0.0], [1, 0.0], [2, pytest.approx(2 / 3, abs=1e-4)], [3, 1.0]]
+
+
+def test_importance_is_told_of_large_studies_alone(tmp_path: Path) -> None:
+    study = new_study()
+    for number in range(MIN_TRIALS_FOR_IMPORTANCE - 1):
+        add_trial(study, (10 + number, 0.5 - number / 100))
+    assert report_document(study, tmp_path)["night"]["importance"] == {}
+    add_trial(study, (5, 0.6))
+    shares = report_document(study, tmp_path)["night"]["importance"]
+    assert {name: sorted(of) for name, of in shares.items()} == {
+        "size_bytes": ["beta", "retention"],
+        "wer": ["beta", "retention"],
+    }
+
+
+def answered(tmp_path: Path, num_trials: int = 1) -> Path:
+    """The answers of a baseline that hears all, and of trials that hear more wrong in later utterances."""
+    folder = tmp_path / "trials" / "night"
+    wrong = ["the big red dog", "the big red cat", "a big red cat", "a pig bed cat"]
+    save_answers(folder / "baseline", {f"u{n}": REFERENCE for n in range(4)}, REFERENCE)
+    for number in range(num_trials):
+        save_answers(folder / str(number), {f"u{n}": output for n, output in enumerate(wrong)}, REFERENCE)
+    return folder
+
+
+def test_the_worst_utterances_come_first_beside_what_the_unpruned_model_heard(tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    answered(tmp_path)
+    split = report_document(study, tmp_path)["details"]["0"]["splits"]["search"]
+    assert [one["id"] for one in split["worst"]] == ["u3", "u2", "u1"]
+    assert [side["count"] for side in split["worst"][0]["sides"]] == [0, 4]
+    assert split["differences"]["wer"]["value"] == 7 / 16
+    assert split["differences"]["wer"]["worse"] == 3
+
+
+def test_the_map_has_a_row_a_layer_and_a_mark_an_expert(tmp_path: Path) -> None:
+    study = new_study()
+    plan = plan_of(0)
+    add_trial(study, (30, 0.12), plan=plan)
+    rows = report_document(study, tmp_path)["details"]["0"]["plan"]["maps"]["thinker"]
+    kept = {layer: tuple(e for e, mark in enumerate(row) if mark == "1") for layer, row in enumerate(rows) if row}
+    assert kept == {layer: plan.thinker.experts[layer] for layer in plan.thinker.layers}
+    assert rows.count("") == 1
+
+
+def test_the_memory_needed_is_that_of_the_model_while_it_is_where_it_was(tmp_path: Path) -> None:
+    described = describe("tiny")
+    plan = plan_of(0, described.shape, described.base_model)
+    study = new_study()
+    add_trial(study, (30, 0.12), plan=plan)
+    memory = report_document(study, tmp_path)["details"]["0"]["memory"]
+    needed = Footprint.of(described.checkpoint, plan).memory_needed(2400, 4)
+    assert memory[-1] == {
+        "clip_seconds": 2400, "bits": 4, "weights": needed.weights_bytes, "cache": needed.kv_cache_bytes,
+        "working": needed.working_bytes,
+    }  # fmt: skip
+    changed = new_study(name="changed")
+    add_trial(changed, (30, 0.12), plan=replace(plan, base_model=BaseModel("tiny", "0" * 16)))
+    assert report_document(changed, tmp_path)["details"]["0"]["memory"] == []
+
+
+def evals_with(tmp_path: Path, text: str) -> Path:
+    rows = [{"id": f"u{n}", "audio": f"{n}.wav", "text": text} for n in range(4)]
+    for number in range(4):
+        (tmp_path / f"{number}.wav").write_bytes(wav_bytes(16_000 + number))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "evals.yaml").write_text("search: [{task: asr, dataset_path: rows.jsonl}]\n")
+    return tmp_path / "evals.yaml"
+
+
+def test_the_recordings_of_the_worst_utterances_can_be_heard(tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    answered(tmp_path)
+    study.set_user_attr(SCORING, {"evals": str(evals_with(tmp_path, REFERENCE))})
+    document = report_document(study, tmp_path)
+    found = document["recordings"]
+    assert [one["recording"] for one in document["details"]["0"]["splits"]["search"]["worst"]] == list(found)
+    waveform, sampling_rate = soundfile.read(io.BytesIO(base64.b64decode(found["search/wer/u3"])))
+    assert sampling_rate == 16_000
+    assert len(waveform) / sampling_rate == pytest.approx(1, abs=0.15)
+    assert np.abs(waveform).max() > 0.4
+
+
+@pytest.mark.parametrize("gone", ["evals", "recording", "same text"])
+def test_a_recording_that_is_gone_or_another_one_now_is_left_out(gone: str, tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    answered(tmp_path)
+    path = evals_with(tmp_path, "another text" if gone == "same text" else REFERENCE)
+    study.set_user_attr(SCORING, {"evals": str(path)})
+    if gone == "evals":
+        path.unlink()
+    if gone == "recording":
+        (tmp_path / "3.wav").write_bytes(b"no audio")
+    found = report_document(study, tmp_path)["recordings"]
+    assert "search/wer/u3" not in found
+    assert len(found) == (2 if gone == "recording" else 0)
+
+
+def test_of_a_long_night_the_front_is_told_in_detail_and_some_others(tmp_path: Path) -> None:
+    study = new_study()
+    for number in range(MAX_DETAILED + 5):
+        add_trial(study, (60 - number / 10, 0.2))
+    details = report_document(study, tmp_path)["details"]
+    assert len(details) == MAX_DETAILED
+    assert next(iter(details)) == str(MAX_DETAILED + 4)

@@ -1,0 +1,286 @@
+"""The morning report opened in a browser: its figures are the study's, it can be asked, and no transcript breaks it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from browser import ask, needs_browser
+from studies import add_ends, add_trial, new_study, rate, save_answers
+
+from autoreap.comparison_page import asset
+from autoreap.confirmed import CONFIRMED
+from autoreap.report_page import LANGUAGES, write_report
+from autoreap.wording import metric_text, size_text
+
+EVIL = "</script><script>window.hacked=1</script><img/src=x/onerror=hacked=1>"
+MAX_BYTES = 6_000_000
+
+
+def a_night() -> optuna.Study:
+    study = new_study()
+    for values in ((60, 0.10), (40, 0.104), (20, 0.2), (30, 0.5)):
+        add_trial(study, values)
+    add_ends(study)
+    study.set_user_attr("controls", {"random": {"metrics": {"wer": rate(0.9)}, "size_bytes": 40 * 10**9}})
+    return study
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a study with answers, one of them hostile, and with scores on the report split."""
+    root = tmp_path_factory.mktemp("mlruns")
+    study = a_night()
+    reference = f"hear {EVIL.replace(' ', '_')}"
+    for name, output in (("baseline", reference), ("1", f"{EVIL} {EVIL}")):
+        for file in ("outcomes.jsonl", "report.jsonl"):
+            save_answers(root / "trials" / "night" / name, {f"u<b>{EVIL}": output}, reference, file)
+    metrics = {"wer": rate(0.15)}
+    trials = {str(n): {"metrics": metrics, "tied_with": [1 - n] if n < 2 else []} for n in range(3)}
+    study.set_user_attr(CONFIRMED, {"split": "report", "baseline": {"metrics": {"wer": rate(0.14)}}, "trials": trials})
+    path = root / "report.html"
+    write_report(study, path, root)
+    return path
+
+
+def test_both_languages_have_the_same_words_with_the_same_gaps() -> None:
+    words = [json.loads(asset(f"words.{language}.json")) for language in LANGUAGES]
+    gaps = [{key: sorted(re.findall(r"\{[^}]+\}", text)) for key, text in one.items()} for one in words]
+    assert gaps[0] == gaps[1]
+
+
+def test_every_word_that_the_scripts_ask_for_is_known() -> None:
+    scripts = "".join(asset(name) for name in ("format.js", "chart.js", "details.js", "night.js", "report.js"))
+    asked = set(re.findall(r'(?:word|sentence|panel)\("([a-z][\w.-]*[\w])"', scripts + asset("report.html")))
+    asked |= set(re.findall(r'data-word(?:-\w+)?="([^"]+)"', asset("report.html")))
+    assert len(asked) > 40
+    assert asked <= set(json.loads(asset("words.en.json")))
+
+
+def test_the_page_loads_nothing(page: Path) -> None:
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|@import|url\(|\bfetch\(|\bimport\(""", page.read_text())
+
+
+@needs_browser
+def test_the_head_says_what_was_found_with_intervals(page: Path) -> None:
+    steps = "return [...document.querySelectorAll('.lead')].map((one) => one.textContent)"
+    said = ask(page, steps, address="split=search")
+    baseline = metric_text("wer", rate(0.1))
+    assert said[0] == f"Unpruned, test/model takes {size_text(70e9)} and has a WER of {baseline}."
+    assert said[2].startswith("The smallest that was within +0.5 points on the search split is trial 1: ")
+    assert f": {size_text(40e9)}, 57%, at {metric_text('wer', rate(0.104))}" in said[2]
+    assert "paired with the unpruned model +" in said[2], "it has answers"
+
+
+@needs_browser
+def test_a_click_on_a_point_shows_that_candidate(page: Path) -> None:
+    steps = """
+      const click = () => new MouseEvent('click', { bubbles: true });
+      document.querySelector('.point[data-key="2"]').dispatchEvent(click());
+      return [location.hash, details.querySelector('h3').textContent, details.querySelector('code').textContent,
+        details.textContent.includes('%s'), document.querySelector('tr.chosen').dataset.key];
+    """
+    address, title, command, has_score, row = ask(page, steps % metric_text("wer", rate(0.2)), address="split=search")
+    assert "trial=2" in address
+    assert title.startswith("trial 2")
+    assert command == "autoreap materialise night --trial 2 -o OUT"
+    assert (has_score, row) == (True, "2")
+
+
+@needs_browser
+def test_a_row_is_chosen_by_the_keyboard(page: Path) -> None:
+    steps = """
+      const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+      document.querySelector('tr[data-key="0"]').focus();
+      press('ArrowDown'); press('Enter');
+      return [details.querySelector('h3').textContent, document.activeElement.dataset.key];
+    """
+    title, focused = ask(page, steps)
+    assert (title.startswith("trial 1"), focused) == (True, "1")
+
+
+@needs_browser
+def test_no_transcript_becomes_markup(page: Path) -> None:
+    steps = """return [window.hacked ?? null, details.querySelectorAll('img, script').length,
+      details.querySelector('article').textContent]"""
+    hacked, elements, shown = ask(page, steps, address="trial=1&split=search")
+    assert hacked is None
+    assert elements == 0
+    assert EVIL in shown
+
+
+@needs_browser
+def test_the_table_is_filtered_and_sorted(page: Path) -> None:
+    steps = """
+      const keys = () => [...document.querySelectorAll('#trials tbody tr')].map((row) => row.dataset.key);
+      const set = (name, value) => { const field = document.getElementById('filters')[name]; field.value = value;
+        field.dispatchEvent(new Event('input', { bubbles: true })); };
+      const found = {};
+      found.all = keys();
+      set('state', 'front'); found.front = keys();
+      set('state', ''); set('text', 'nothing'); found.reason = keys();
+      set('text', ''); document.querySelectorAll('#trials thead button')[2].click(); found.size = keys();
+      document.querySelectorAll('#trials thead button')[2].click(); found.largest = keys();
+      return found;
+    """
+    found = ask(page, steps, address="split=search")
+    assert found["all"] == [str(number) for number in range(9)]
+    assert found["front"] == ["0", "1", "2"]
+    assert found["reason"] == ["7"]
+    assert found["size"][:4] == ["2", "3", "1", "0"]
+    assert found["largest"][:4] == ["0", "1", "3", "2"], "what has no size stays last"
+
+
+@needs_browser
+def test_the_split_and_the_axes_can_be_changed(page: Path) -> None:
+    steps = """
+      const label = () => document.querySelector('.point[data-key="1"]').getAttribute('aria-label');
+      const before = label();
+      const [search] = document.querySelectorAll('#splits button');
+      search.click();
+      const field = document.getElementById('axes').x; field.value = 'size_4bit_bytes';
+      field.dispatchEvent(new Event('change', { bubbles: true }));
+      return [before, label(), document.querySelectorAll('.tie line').length];
+    """
+    size = size_text(40e9)
+    report, search, bands = ask(page, steps)
+    assert report == f"trial 1, {size}, WER {metric_text('wer', rate(0.15))}"
+    assert search == f"trial 1, {size_text(40e9 / 3)}, WER {metric_text('wer', rate(0.104))}"
+    assert bands == 2, "one between the tied points, one in the legend"
+
+
+@needs_browser
+def test_what_was_not_scored_is_counted_and_not_drawn(page: Path) -> None:
+    steps = """return [[...document.querySelectorAll('#chart .point')].map((one) => one.dataset.key).sort(),
+      document.getElementById('notes').textContent]"""
+    drawn, notes = ask(page, steps, address="split=search")
+    assert drawn == ["0", "1", "2", "3", "baseline", "random"]
+    assert "Not drawn: raced 1, screened out 1, infeasible 1, failed 1, cut off 1." in notes
+
+
+@needs_browser
+def test_the_language_and_the_theme_are_switched(page: Path) -> None:
+    steps = """
+      const look = () => [document.documentElement.lang, document.querySelector('h2').textContent,
+        getComputedStyle(document.body).backgroundColor];
+      const before = look();
+      document.getElementById('language').click(); document.getElementById('theme').click();
+      return [before, look()];
+    """
+    before, after = ask(page, steps)
+    assert before == ["en", "The front", "rgb(255, 255, 255)"]
+    assert after == ["zh", "帕累托前沿", "rgb(20, 24, 29)"]
+
+
+@needs_browser
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_gap_and_no_key_is_left_on_the_page(page: Path, language: str) -> None:
+    shown = ask(page, "return document.querySelector('main').innerText", address=f"trial=1&lang={language}")
+    assert not re.findall(r"\{\w+\}|undefined|NaN|null|\b(?:details|night|head|front|column|state)\.[a-z]+", shown)
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("chosen", "title"), [("baseline", "unpruned"), ("random", "control random"), ("7", "trial 7")]
+)
+def test_what_is_no_scored_trial_can_be_chosen_too(page: Path, chosen: str, title: str) -> None:
+    steps = "return [details.querySelector('h3').textContent, details.innerText]"
+    found, text = ask(page, steps, address=f"trial={chosen}&split=search")
+    assert found.startswith(title)
+    assert "materialise" not in text
+    assert ("ScoringError: <b>nothing</b> was scored" in text) == (chosen == "7")
+
+
+@needs_browser
+def test_a_phone_needs_no_sideways_scrolling(page: Path) -> None:
+    steps = "return [document.documentElement.scrollWidth, innerWidth]"
+    content, width = ask(page, steps, address="trial=1", width=500)
+    assert content <= width <= 500
+
+
+@needs_browser
+def test_the_head_mixes_no_splits_where_the_front_has_grown_since_it_was_confirmed(tmp_path: Path) -> None:
+    study = a_night()
+    metrics = {"wer": rate(0.15)}
+    study.set_user_attr(CONFIRMED, {"split": "report", "baseline": {"metrics": metrics}, "trials": {}})
+    write_report(study, tmp_path / "report.html", tmp_path)
+    text = ask(tmp_path / "report.html", "return document.getElementById('head').textContent")
+    assert metric_text("wer", rate(0.1)) in text
+    assert metric_text("wer", rate(0.15)) not in text
+    assert "Scores are of the search split." in text
+
+
+def three_objectives() -> optuna.Study:
+    study = new_study({"size_bytes": "minimize", "wer": "minimize", "accuracy": "maximize"})
+    for values in ((60, 0.1, 0.9), (40, 0.2, 0.8), (20, 0.15, 0.5)):
+        add_trial(study, values)
+    return study
+
+
+def without_wer() -> optuna.Study:
+    study = new_study({"size_bytes": "minimize", "accuracy": "maximize"})
+    for values in ((60, 0.9), (40, 0.8)):
+        add_trial(study, values)
+    return study
+
+
+def one_trial() -> optuna.Study:
+    study = new_study()
+    add_trial(study, (60, 0.0))
+    return study
+
+
+def no_front() -> optuna.Study:
+    study = new_study()
+    trial = add_trial(study, (60, 0.5))
+    assert trial == 0
+    study.set_user_attr("constraints", ["wer <= 5%"])
+    return broken_copy(study)
+
+
+def broken_copy(study: optuna.Study) -> optuna.Study:
+    """The same, every trial of it beyond a constraint."""
+    other = new_study()
+    for old in study.get_trials():
+        other.add_trial(optuna.trial.create_trial(
+            params=old.params, distributions=old.distributions, values=old.values, user_attrs=old.user_attrs,
+            system_attrs={"constraints": [9.0]},
+        ))  # fmt: skip
+    return other
+
+
+def long_night() -> optuna.Study:
+    study = new_study()
+    for number in range(500):
+        add_trial(study, (10 + number / 10, 0.1 + (number * 7919 % 500) / 1000))
+    return study
+
+
+def nothing_scored() -> optuna.Study:
+    study = new_study()
+    add_ends(study)
+    return study
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    "made",
+    [three_objectives, without_wer, one_trial, no_front, long_night, nothing_scored],
+    ids=lambda made: made.__name__,
+)
+def test_a_study_of_any_shape_gives_a_good_page(made: Callable[[], optuna.Study], tmp_path: Path) -> None:
+    study = made()
+    write_report(study, tmp_path / "report.html", tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < MAX_BYTES
+    steps = """return [document.querySelectorAll('#trials tbody tr').length, document.querySelectorAll('.panel').length,
+      document.querySelectorAll('#chart .point').length, document.querySelector('main').innerText]"""
+    found: list[Any] = ask(tmp_path / "report.html", steps, address="trial=0")
+    num_rows, num_panels, num_points, text = found
+    scored = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
+    assert (num_rows, num_panels, num_points) == (len(study.get_trials(deepcopy=False)), 5, scored + 1)
+    assert not re.findall(r"undefined|NaN", text)
+    if made in (no_front, nothing_scored):
+        assert "so there is no front" in text
