@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from nights import start_search
 from optuna.trial import FrozenTrial, TrialState
 
+from autoreap import __version__
 from autoreap.front import RACED, RESULT, SCREENED
 
 pytestmark = pytest.mark.slow
@@ -104,7 +105,9 @@ def test_one_seed_gives_one_result_in_any_folder(small: Path, tmp_path: Path) ->
     assert len(first) == 12
     assert first == second
     (session,) = study(small).user_attrs["sessions"]
-    assert session == {"first_trial": 2, "seed": 7, "sampler": "tpe"}  # two presets were waiting
+    code = session.pop("code")
+    assert code.startswith(__version__)
+    assert session == {"first_trial": 2, "seed": 7, "sampler": "TPESampler"}  # two presets were waiting
 
 
 def test_a_database_that_another_process_locks_for_a_while_is_waited_for(small: Path) -> None:
