@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from autoreap import __version__
 from autoreap.commands import ALIASES, COMMANDS
-from autoreap.errors import AutoreapError, InputError
+from autoreap.commands.options import Result
+from autoreap.errors import AutoreapError, InputError, UnhealthyError
 from autoreap.signals import Interrupted
 
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -16,13 +17,10 @@ _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirec
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a failure in the work, 2 bad input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     _quiet_libraries()
     try:
-        document, text = options.run(options)
-        shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if options.json else text
-        if shown:
-            print(shown, flush=True)
+        _run(options)
     except BrokenPipeError:  # the reader has left; the interpreter must not flush again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return AutoreapError.exit_code
@@ -38,6 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    try:
+        _show(options.run(options), as_json=options.json)
+    except UnhealthyError as error:  # what was found is shown all the same
+        _show(error.result, as_json=options.json)
+        raise
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    document, text = result
+    shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if as_json else text
+    if shown:
+        print(shown, flush=True)
+
+
 def _quiet_libraries() -> None:
     """Loading bars and advice of libraries would drown the few lines that matter."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -45,7 +58,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(
         prog="autoreap", description="Find the smallest Qwen3-Omni that still hears well.", allow_abbrev=False
     )

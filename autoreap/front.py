@@ -154,9 +154,8 @@ def empty_front(study: optuna.Study) -> str:
     """Why the front of `study` is empty, in words."""
     closest = nearest(points_of(study), 1)
     if closest:
-        return (
-            f"no trial keeps every constraint; nearest is trial {closest[0].trial}, which breaks {_broken(closest[0])}"
-        )
+        broken = broken_text(closest[0])
+        return f"no trial keeps every constraint; nearest is trial {closest[0].trial}, which breaks {broken}"
     reasons = [
         f"; trial {trial.number} breaks {trial.user_attrs[INFEASIBLE]}"
         for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
@@ -165,7 +164,8 @@ def empty_front(study: optuna.Study) -> str:
     return f"has no finished trial yet{reasons[-1] if reasons else ''}"
 
 
-def _broken(point: Point) -> str:
+def broken_text(point: Point) -> str:
+    """The constraints that `point` breaks, and by how much."""
     return " and ".join(f"{text} by {violation:.0%} of the bound" for text, violation in point.broken.items())
 
 

@@ -32,7 +32,7 @@ from autoreap.tiny_omni import CHECKPOINT
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "search", "pareto", "report", "select", "materialise", "materialize", "calibrate", "plan", "evaluate", "prune",
-    "inspect", "verify", "saliency", "compare",
+    "inspect", "verify", "saliency", "compare", "show", "init", "doctor", "completion",
 )  # fmt: skip
 NUM_LAYERS = 8
 Capture = pytest.CaptureFixture[str]

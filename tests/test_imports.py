@@ -20,6 +20,7 @@ LAYERS = (
         *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
         "constraints",
         *("signals", "failures", "night_log"),
+        *("terminal_plot", "shell_completion", "starter", "machine"),
         *("samples", "conditions", "video_files", "measuring"),
     ),
     (
@@ -45,7 +46,7 @@ LAYERS = (
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
         *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate"),
-        *("sizes", "footprint", "latency"),
+        *("sizes", "footprint", "latency", "needs", "doctor"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
     (
@@ -66,6 +67,7 @@ LAYERS = (
             "jobs",
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "recorded"),
+        *("front_csv", "trial_details"),
         *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),

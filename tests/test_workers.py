@@ -21,7 +21,7 @@ from postgres import Postgres, postgres_server
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from autoreap.cli import _parser
+from autoreap.cli import command_parser
 from autoreap.crew import Crew
 from autoreap.errors import InputError
 from autoreap.front import ERROR, PLAN
@@ -281,7 +281,7 @@ def test_the_files_to_copy_for_kubernetes_name_kinds_and_real_options(path: Path
             (worker,) = document["spec"]["template"]["spec"]["containers"]
             words: list[str] = worker["command"] + worker["args"]
             assert words[0] == "autoreap"
-            assert _parser().parse_args(words[1:]).storage == "postgresql://autoreap@autoreap-db/autoreap"
+            assert command_parser().parse_args(words[1:]).storage == "postgresql://autoreap@autoreap-db/autoreap"
 
 
 def test_a_plan_that_another_worker_scores_now_waits_until_it_is_known(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from typing import Protocol, cast
 from autoreap.commands import (
     calibrate,
     compare,
+    completion,
+    doctor,
     evaluate,
+    init,
     inspect,
     materialise,
     pareto,
@@ -20,6 +23,7 @@ from autoreap.commands import (
     saliency,
     search,
     select,
+    show,
     verify,
 )
 from autoreap.commands.options import Add, Arguments, Result
@@ -41,8 +45,9 @@ class Command(Protocol):
 
 
 _MODULES = (
-    *(search, pareto, report, select, compare, materialise, verify),
+    *(search, pareto, show, report, select, compare, materialise, verify),
     *(calibrate, saliency, plan, evaluate, prune, inspect),
+    *(init, doctor, completion),
 )
 COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
 ALIASES = {"materialise": ("materialize",)}

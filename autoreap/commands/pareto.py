@@ -1,34 +1,56 @@
 """autoreap pareto: the front of a study."""
 
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autoreap.commands.options import Add, Arguments, Result, add_study_options
 from autoreap.errors import InputError
 
-SUMMARY = "print the front of a study"
+if TYPE_CHECKING:
+    from autoreap.front import Point
+
+SUMMARY = "print the front of a study, and draw it"
 EXAMPLE = "autoreap pareto tiny-tiny --png front.png"
+
+_WIDTH = 100  # where there is no terminal
 
 
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
-    add("--png", type=Path, help="draw it, too")
+    add("--png", type=Path, metavar="FILE", help="draw it in a file, too")
+    add("--csv", type=Path, metavar="FILE", help="write the table with all metrics and intervals, too")
 
 
 def run(options: Arguments) -> Result:
     """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import CONTROLS, empty_front, nearest, objectives_of, open_study, pareto, points_of
+    from autoreap.front import (
+        CONTROLS,
+        drawn_metric,
+        empty_front,
+        nearest,
+        objectives_of,
+        open_study,
+        pareto,
+        points_of,
+    )
+    from autoreap.front_csv import write_front_csv
     from autoreap.report import front_table, plot_front
 
     study = open_study(options.study, options.storage)
-    front = pareto(points_of(study), objectives_of(study))
-    closest = [] if front else nearest(points_of(study))
+    points = points_of(study)
+    front = pareto(points, objectives_of(study))
+    closest = [] if front else nearest(points)
     if not front and not closest:
         raise InputError(empty_front(study), where=f"study {options.study}", fix="search longer")
+    baseline, controls = study.user_attrs["baseline"], study.user_attrs.get(CONTROLS, {})
     if options.png:
         plot_front(study, options.png)
-    baseline, controls = study.user_attrs["baseline"], study.user_attrs.get(CONTROLS, {})
+    if options.csv:
+        write_front_csv(options.csv, front or closest, baseline, controls)
     confirmed = study.user_attrs.get(CONFIRMED)
     document = {
         "study": study.study_name,
@@ -38,4 +60,22 @@ def run(options: Arguments) -> Result:
         **({"nearest": [point.as_dict() for point in closest]} if closest else {}),
     }
     table = front_table(front or closest, baseline, controls, confirmed)
-    return document, table if front else f"{empty_front(study)}\n\n{table}"
+    drawn = f"{table}\n\n{_picture(points, front, baseline, drawn_metric(study))}"
+    return document, drawn if front else f"{empty_front(study)}\n\n{drawn}"
+
+
+def _picture(points: "Sequence[Point]", front: "Sequence[Point]", baseline: Mapping[str, Any], metric: str) -> str:
+    """All points in characters, as wide as the terminal."""
+    from autoreap.scores import exact
+    from autoreap.terminal_plot import Scene, plot
+    from autoreap.wording import metric_text
+
+    scene = Scene(
+        points=[(point.size_bytes, point.metrics[metric]["value"]) for point in points],
+        front={point.trial: (point.size_bytes, point.metrics[metric]["value"]) for point in front},
+        baseline=(baseline["size_bytes"], baseline["metrics"][metric]["value"]),
+        label=lambda value: metric_text(metric, exact(value)),
+    )
+    width = shutil.get_terminal_size((_WIDTH, 0)).columns
+    legend = f"{metric} against size; O the front, + other trials, B unpruned"
+    return f"{legend}\n{plot(scene, width=width)}"

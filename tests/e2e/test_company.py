@@ -51,7 +51,8 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(project: Path
 
     study = _check(project, postgres)
     counted = [trial for trial in study if not is_cut_off(trial)]
-    assert [trial.state for trial in counted] == [TrialState.COMPLETE] * TRIALS
+    assert len(counted) == TRIALS
+    assert {trial.state for trial in counted} <= {TrialState.COMPLETE, TrialState.PRUNED}
     late = _start(project, postgres, WORKERS + KILLS)
     late.join(240)
     assert late.exitcode == 0
@@ -72,7 +73,7 @@ def _check(project: Path, storage: str) -> list[FrozenTrial]:
     """What must hold of any study that has come to its end; its trials."""
     study = optuna.load_study(study_name="night", storage=storage)
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
-    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     results = [trial.user_attrs[RESULT] for trial in study.trials if trial.state == TrialState.COMPLETE]
     scored = Counter(result["plan_digest"] for result in results if "duplicate_of" not in result)
     assert set(scored.values()) == {1}, "a plan was scored twice"

@@ -1,0 +1,66 @@
+"""autoreap doctor: what works on this machine, and what is broken."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoreap.commands.options import Add, Arguments, Result
+from autoreap.errors import InputError, UnhealthyError
+
+if TYPE_CHECKING:
+    from autoreap.needs import Need
+
+SUMMARY = "say what works on this machine, and what is broken"
+EXAMPLE = "autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct"
+
+
+def add_options(add: Add) -> None:
+    """What the command takes."""
+    add("model", metavar="MODEL", nargs="?", help="a directory, tiny, or a hub name (default: the published 30B)")
+
+
+def run(options: Arguments) -> Result:
+    """Look, judge, and say what a model needs; nothing is changed or fetched."""
+    import autoreap
+    from autoreap.doctor import BROKEN, abilities, as_dict, as_text, examine
+    from autoreap.machine import look, requirements
+    from autoreap.needs import PUBLISHED_NEED
+
+    place = None if options.model is None else _place(options.model)
+    machine = look(Path("mlruns"))
+    findings = examine(machine, requirements(), Path(autoreap.__file__).parent.parent / "constraints.txt")
+    broken = [finding for finding in findings if finding.state == BROKEN]
+    # A broken library can't open a checkpoint; the published model's need is known without.
+    need = PUBLISHED_NEED if place is None or broken else _need(options.model, place)
+    able = abilities(machine, need, findings)
+    result = as_dict(findings, able, need), as_text(findings, able, need)
+    if broken:
+        problems = "; ".join(f"{finding.subject}: {finding.text} ({finding.fix})" for finding in broken)
+        raise UnhealthyError(problems, result)
+    return result
+
+
+def _place(model: str) -> str | None:
+    """Where a model lies on this machine, None for the published one that is not here; no other is fetched."""
+    if model == "tiny" or Path(model).exists() or model.count("/") != 1:
+        return model
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from autoreap.needs import PUBLISHED
+
+    try:
+        return str(snapshot_download(model, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):
+        if model == PUBLISHED:
+            return None
+        fix = "give its directory, or no MODEL for the published 30B"
+        raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix) from None
+
+
+def _need(model: str, place: str) -> "Need":
+    from dataclasses import replace
+
+    from autoreap.described import describe
+    from autoreap.needs import need_of
+
+    return replace(need_of(describe(place)), model=model)

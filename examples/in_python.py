@@ -1,0 +1,20 @@
+"""The steps of a search by hand: measure, decide, score the masked model, write it. From the root of a clone."""
+
+from pathlib import Path
+
+from autoreap.candidate import Candidate
+from autoreap.described import describe
+from autoreap.jobs import calibrated, evaluator_of, read_calibration
+from autoreap.materialise import materialise
+from autoreap.plan import make_plan
+
+described = describe("tiny")  # or a directory, or a name of the hub
+loaded, evaluator = evaluator_of(described, Path("evals/tiny.yaml"), batch_size=64)
+saliency = calibrated(loaded, read_calibration({"audio": Path("calibration/tiny/audio.jsonl")}))
+for retention in (0.75, 0.5):
+    candidate = Candidate(retention=retention, layers_cut=1, strip_vision=True)
+    plan = make_plan(candidate, saliency, described.shape, described.base_model)
+    wer = evaluator.run(plan).scores()["wer"]  # as a mask in memory; the model is as before afterwards
+    print(f"{retention:.0%} of the experts: WER {wer.value:.2%} [{wer.low:.2%}, {wer.high:.2%}]")
+written = materialise(described.checkpoint.path, plan, Path("pruned"))  # the last plan, as an ordinary checkpoint
+print(f"pruned: {written.rewrite.size_bytes:,} bytes")

@@ -1,0 +1,24 @@
+"""The examples, run as a reader would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_steps_in_python_score_candidates_and_write_one(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "in_python.py"
+    assert len([line for line in script.read_text().splitlines() if line]) <= 20
+    for folder in ("evals", "calibration"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = subprocess.check_output([sys.executable, str(script)], cwd=tmp_path, env=environment, text=True)
+    assert said.count("of the experts: WER") == 2
+    _, info = Qwen3OmniMoeForConditionalGeneration.from_pretrained(tmp_path / "pruned", output_loading_info=True)
+    assert not any(info.values()), info
