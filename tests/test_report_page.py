@@ -183,6 +183,15 @@ def test_no_gap_and_no_key_is_left_on_the_page(page: Path, language: str) -> Non
 
 
 @needs_browser
+def test_a_trial_that_the_report_split_did_not_see_is_told_of_by_the_search_split(page: Path) -> None:
+    steps = "return [details.textContent, document.getElementById('notes').textContent]"
+    text, notes = ask(page, steps, address="trial=3&split=report")
+    assert "Values (search split)" in text
+    assert metric_text("wer", rate(0.5)) in text
+    assert "1 scored trials are not drawn" in notes
+
+
+@needs_browser
 @pytest.mark.parametrize(
     ("chosen", "title"), [("baseline", "unpruned"), ("random", "control random"), ("7", "trial 7")]
 )

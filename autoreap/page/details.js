@@ -37,11 +37,11 @@ function drawDetails(host, one, choose) {
     one.tied?.length && sentence("details.tied", { trials: links(one.tied, choose) }, "tiednote"),
     one.scores && command(one, isTrial),
     one.scores && values(one),
-    detail && against(detail),
+    detail && against(detail, splitOf(one)),
     one.scores && sizes(one),
     fits(detail?.memory ?? (one.kind === "baseline" ? data.memory.baseline : null)),
     detail && keeps(detail.plan),
-    detail && worst(detail),
+    detail && worst(detail, splitOf(one)),
     isTrial && one.scores && !(detail && Object.keys(detail.splits).length) && section(word("details.worst"),
       made("p", word("details.no-details"), "note"),
       copied(`autoreap compare ${data.study}/baseline ${data.study}/${one.twin ?? one.trial}`)),
@@ -84,16 +84,16 @@ function copied(text) {
 }
 
 function values(one) {
-  const found = data.y[view.split].filter((name) => measured(one, name))
-    .map((name) => [metricName(name), scoreText(name, measured(one, name))]);
-  return section(`${word("details.values")} (${word("split." + view.split)})`,
+  const split = splitOf(one);
+  const found = data.y[split].filter((name) => measured(one, name, split))
+    .map((name) => [metricName(name), scoreText(name, measured(one, name, split))]);
+  return section(`${word("details.values")} (${word("split." + split)})`,
     found.length ? rows(found) : made("p", word("front.no-scores"), "note"));
 }
 
-function against(detail) {
-  const split = detail.splits[view.split];
-  if (!split) return null;
-  const lines = Object.entries(split.differences).map(([name, found]) => {
+function against(detail, split) {
+  if (!detail.splits[split]) return null;
+  const lines = Object.entries(detail.splits[split].differences).map(([name, found]) => {
     const line = made("li", "");
     const verdict = made("b", word("details." + found.verdict), found.verdict === "worse" ? "bad" : "");
     line.append(`${metricName(name)} ${differenceText(name, found)}: `, verdict);
@@ -102,7 +102,7 @@ function against(detail) {
   });
   const list = made("ul", "", "plain");
   list.append(...lines);
-  return section(`${word("details.against")} (${word("split." + view.split)})`, list);
+  return section(`${word("details.against")} (${word("split." + split)})`, list);
 }
 
 function sizes(one) {
@@ -177,11 +177,10 @@ function heatMap(layers, num, label) {
     svg("path", { d: cut.join(""), class: "gonelayer" }));
 }
 
-function worst(detail) {
-  const split = detail.splits[view.split];
-  if (!split) return null;
-  const cards = split.worst.map(card);
-  return section(`${word("details.worst")} (${word("split." + view.split)})`,
+function worst(detail, split) {
+  if (!detail.splits[split]) return null;
+  const cards = detail.splits[split].worst.map(card);
+  return section(`${word("details.worst")} (${word("split." + split)})`,
     ...(cards.length ? cards : [made("p", word("details.worst.none"), "note")]));
 }
 

@@ -80,10 +80,13 @@ function duration(seconds) {
 }
 
 // [value, low, high] on the split that is shown; what follows from the plan alone is the same on both.
-function measured(one, name) {
+function measured(one, name, split = view.split) {
   const exact = data.x.includes(name) ? one.scores?.search?.[name] : undefined;
-  return one.scores?.[view.split]?.[name] ?? exact;
+  return one.scores?.[split]?.[name] ?? exact;
 }
+
+// The split that is shown, or the one that `one` was scored on: the report split is of the front alone.
+const splitOf = (one) => (one.scores?.[view.split] ? view.split : "search");
 
 function params(one) {
   const shown = (value) => (typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value));

@@ -101,7 +101,9 @@ function showAxes() {
     return button;
   }));
   const hidden = counted(["raced", "screened", "infeasible", "failed", "cut off", "running"]);
-  at("notes").textContent = [word("front.hint"), hidden && word("front.not-drawn", { hidden })].filter(Boolean).join(" ");
+  const number = data.trials.filter((trial) => trial.scores && !measured(trial, view.y)).length;
+  at("notes").textContent = [word("front.hint"), hidden && word("front.not-drawn", { hidden }),
+    number && word("front.elsewhere", { number })].filter(Boolean).join(" ");
 }
 
 function showStates() {
