@@ -103,7 +103,7 @@ class Qwen25Omni(Qwen3Omni):
         config.enable_audio_output = config.enable_audio_output and speech
         if not layers:
             config.thinker_config.text_config.num_hidden_layers = 0
-        read: Any = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+        read: Any = PreTrainedModel.from_pretrained.__func__
         with unreported() if not (layers and config.enable_audio_output) else nullcontext():
             model = read(
                 Stock,
