@@ -192,8 +192,9 @@ class _Subject:
         """A meter of the decoder as it is in memory; `state` is what was measured before."""
         layers = self.decoder(component).layers
         routers = (self.family.router(layer) for layer in layers)
-        router = next(router for router in routers if router is not None)
-        shape = ComponentShape(len(layers), router.num_experts, router.top_k)
+        router = next((router for router in routers if router is not None), None)
+        num_experts, top_k = (router.num_experts, router.top_k) if router is not None else (0, 0)  # a dense decoder
+        shape = ComponentShape(len(layers), num_experts, top_k)
         return Meter(self.family, shape, self.family.device(self.model), spans=spans, gates=options.gates, state=state)
 
 

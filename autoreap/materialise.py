@@ -16,6 +16,7 @@ from typing import Any
 
 from autoreap.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.errors import InputError, VerificationError
+from autoreap.families import family_of
 from autoreap.lock import exclusive
 from autoreap.model_card import model_card, public_name
 from autoreap.plan import PruningPlan
@@ -178,7 +179,7 @@ def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ..
 def _check_space(partial: Path, checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
     present = {path.name for path in partial.iterdir()}
     needed = sum(shard.num_bytes for shard in shards if shard.name not in present)
-    needed += sum(path.stat().st_size for path in _sidecars(checkpoint.path)) + _SPARE_BYTES
+    needed += sum(path.stat().st_size for path in _sidecars(checkpoint)) + _SPARE_BYTES
     free = shutil.disk_usage(partial).free
     if free < needed:
         raise InputError(
@@ -213,21 +214,22 @@ def _checked(path: Path, checksums: Mapping[str, str], journal: _Journal | None)
 
 def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan: PruningPlan) -> None:
     """Tokenizer, processor and generation files as they were; config and plan of the new model."""
-    for path in _sidecars(checkpoint.path):
+    for path in _sidecars(checkpoint):
         shutil.copyfile(path, folder / path.name)
     (folder / "config.json").write_text(json.dumps(rewrite.config, indent=2) + "\n")
     base = replace(plan.base_model, name=public_name(plan.base_model.name))
     replace(plan, base_model=base).save(folder / "plan.json")
 
 
-def _sidecars(source: Path) -> list[Path]:
+def _sidecars(checkpoint: Checkpoint) -> list[Path]:
     """What travels with the weights: files beside them but card, index, hidden ones and weights in other formats."""
+    companions = family_of(checkpoint.config).companions
     return [
         path
-        for path in sorted(source.iterdir())
+        for path in sorted(checkpoint.path.iterdir())
         if path.is_file()
         and not path.name.startswith(".")
-        and path.suffix not in _WEIGHT_SUFFIXES
+        and (path.suffix not in _WEIGHT_SUFFIXES or path.name in companions)
         and not path.name.endswith(".index.json")
         and path.name != "README.md"
     ]

@@ -26,7 +26,7 @@ class ComponentShape:
 
     Attributes:
         num_layers: decoder layers.
-        num_experts: experts in each layer.
+        num_experts: experts in each layer; 0 in a dense decoder, whose layers alone can be cut.
         top_k: experts a token is routed to; fewer can't be kept.
     """
 
@@ -64,7 +64,7 @@ class ComponentPlan:
 
     @property
     def num_retained_experts(self) -> int:
-        """K, the number of experts in each retained layer."""
+        """K, the number of experts in each retained layer; 0 in a dense decoder."""
         return len(self.experts[self.layers[0]])
 
     @classmethod
@@ -191,6 +191,12 @@ def _component_plan(
     """The edit of one decoder; `pinned` layers are never cut."""
     edit = ComponentPlan.identity(shape)
     if candidate.retention < 1:
+        if shape.num_experts == 0:
+            raise InputError(
+                f"the {name} is dense, it has no experts to choose from",
+                where="retention" if name == "thinker" else f"{name}.retention",
+                fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
+            )
         if candidate.saliency == "random":  # needs no measurement
             scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
         else:
@@ -350,7 +356,7 @@ def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> 
                 f"keeps {len(kept)} experts, layer {edit.layers[0]} keeps {num_kept}; all must keep equally many",
                 where=f"{where}.experts[{layer}]",
             )
-    if num_kept < 1:
+    if num_kept < 1 and shape.num_experts:
         raise InputError("keeps no expert", where=f"{where}.experts", fix="keep at least one expert in each layer")
 
 

@@ -31,6 +31,13 @@ def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
                 f"this model has no {component}", where=f"{space.path}: parameters.{name}", fix="remove it"
             )
         low, high = decoder.top_k, decoder.num_experts
+        is_fraction = name in FRACTION_OF_COUNT.values()
+        if high == 0 and (name in FRACTION_OF_COUNT or (is_fraction and _least(spec) < 1)):
+            raise InputError(
+                f"the {component} is dense, it has no experts to choose from",
+                where=f"{space.path}: parameters.{name}",
+                fix="remove it, and search layers_cut alone",
+            )
         if name in FRACTION_OF_COUNT and not low <= _least(spec) <= _most(spec) <= high:
             raise InputError(
                 f"the {component} has {high} experts and routes to {low}, got {_least(spec):g} to {_most(spec):g}",

@@ -32,15 +32,20 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
 def _shortened(decoder: Decoder, family: Family, retained: tuple[int, ...]) -> Iterator[None]:
     from torch import nn
 
-    original, depth = decoder.layers, decoder.config.num_hidden_layers
+    original, config = decoder.layers, decoder.config
+    depth, types = config.num_hidden_layers, getattr(config, "layer_types", None)
     try:
         decoder.layers = nn.ModuleList([original[layer] for layer in retained])
-        decoder.config.num_hidden_layers = len(retained)
+        config.num_hidden_layers = len(retained)
+        if types is not None:  # the attention of each layer, from which the masks and the cache are made
+            config.layer_types = [types[layer] for layer in retained]
         for number, layer in enumerate(decoder.layers):
             family.number_layer(layer, number)
         yield
     finally:
-        decoder.layers, decoder.config.num_hidden_layers = original, depth
+        decoder.layers, config.num_hidden_layers = original, depth
+        if types is not None:
+            config.layer_types = types
         for number, layer in enumerate(original):
             family.number_layer(layer, number)
 

@@ -10,14 +10,16 @@ Features are extracted per utterance, never per batch: what an utterance looks l
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from autoreap.checkpoint import read_json
 from autoreap.errors import InputError
 from autoreap.measuring import DEFAULT_TOKENS, TOKENS
 from autoreap.samples import SAMPLING_RATE, Sample, load_audio, load_frames
@@ -56,6 +58,38 @@ class Encoded:
     is_video: bool = False
     seconds_apart: float = 1 / FRAMES_PER_SECOND
     where: str | None = None
+
+
+def read_chat_inputs(
+    path: Path,
+    placeholders: Placeholders,
+    num_audio_tokens: Callable[[int], int],
+    default_frame_size: dict[str, int],
+) -> "ChatInputs":
+    """Those of the checkpoint at `path`; frames of video are of `default_frame_size` unless it says otherwise.
+
+    Raises:
+        InputError: its tokenizer, chat template or preprocessor can't be read.
+    """
+    stored = path / "video_preprocessor_config.json"
+    frame_size = read_json(stored)["size"] if stored.exists() else default_frame_size
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        if tokenizer.chat_template is None:
+            raise ValueError("there is no chat template")
+        return ChatInputs(
+            tokenizer=tokenizer,
+            feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
+            image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
+            frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=frame_size),
+            placeholders=placeholders,
+            num_audio_tokens=num_audio_tokens,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"its tokenizer or preprocessor can't be read: {reason}", where=path, fix="fetch the checkpoint again"
+        ) from None
 
 
 class ChatInputs:

@@ -80,6 +80,7 @@ class Family(ABC):
 
     model_type: str
     frames_per_second: int  # of audio features
+    companions: tuple[str, ...] = ()  # files that look like weights in another format, yet the stock class needs them
 
     @abstractmethod
     def shape(self, config: Mapping[str, Any]) -> ModelShape:

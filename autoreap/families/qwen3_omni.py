@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autoreap.checkpoint import read_json
 from autoreap.errors import InputError, SilenceError
 from autoreap.families.family import Config, Decoder, Family, Router, TensorRole
 from autoreap.plan import ComponentShape, ModelShape
@@ -150,30 +149,16 @@ class Qwen3Omni(Family):
 
     def inputs(self, path: Path) -> ChatInputs:
         """See `Family.inputs`."""
-        from transformers import AutoTokenizer, WhisperFeatureExtractor
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
         from transformers.models.qwen3_omni_moe import processing_qwen3_omni_moe as processing
 
-        from autoreap.families.chat_inputs import ChatInputs, Placeholders
+        from autoreap.families.chat_inputs import Placeholders, read_chat_inputs
 
-        default_size = processing.Qwen3OmniMoeProcessor.videos_kwargs["size"]
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            if tokenizer.chat_template is None:
-                raise ValueError("there is no chat template")
-            return ChatInputs(
-                tokenizer=tokenizer,
-                feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
-                image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
-                frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=_video_size(path, default_size)),
-                placeholders=Placeholders(audio="<|audio_pad|>", image="<|image_pad|>", video="<|video_pad|>"),
-                num_audio_tokens=self.num_audio_tokens,
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"its tokenizer or preprocessor can't be read: {reason}", where=path, fix="fetch the checkpoint again"
-            ) from None
+        return read_chat_inputs(
+            path,
+            Placeholders(audio="<|audio_pad|>", image="<|image_pad|>", video="<|video_pad|>"),
+            self.num_audio_tokens,
+            processing.Qwen3OmniMoeProcessor.videos_kwargs["size"],
+        )
 
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
         """See `Family.thinker`."""
@@ -409,12 +394,6 @@ def unreported() -> Iterator[None]:
 def _name_on_disk(name: str) -> str:
     name = re.sub(r"^thinker\.model\.(audio_tower|visual)\.", r"thinker.\1.", name)
     return name.replace("thinker.model.language_model.", "thinker.model.", 1)
-
-
-def _video_size(path: Path, default: dict[str, int]) -> dict[str, int]:
-    """Least and most pixels of a frame: the checkpoint's own, or `default`."""
-    stored = path / "video_preprocessor_config.json"
-    return cast(dict[str, int], read_json(stored)["size"]) if stored.exists() else default
 
 
 def _text_config(config: Mapping[str, Any], component: str) -> dict[str, Any]:

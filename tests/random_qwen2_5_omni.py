@@ -1,0 +1,62 @@
+"""Random Qwen2.5-Omnis of the real classes, a few units wide."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 32}
+
+
+def small_config() -> dict[str, Any]:
+    """The stock defaults with every width cut down."""
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}
+    tokens = {"audio_token_index": 475, "image_token_index": 455, "video_token_index": 456}
+    marks = {"audio_start_token_id": 469, "audio_end_token_id": 470}
+    return {
+        "thinker_config": {
+            "text_config": ATTENTION | {"num_hidden_layers": 6, "vocab_size": 512, "rope_parameters": rope},
+            "audio_config": {
+                "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+                "output_dim": 32,
+            },
+            "vision_config": {
+                "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 4, "out_hidden_size": 32,
+                "fullatt_block_indexes": [1],
+            },
+            "user_token_id": 72, "vision_start_token_id": 452, "vision_end_token_id": 453,
+            **tokens, **marks,
+        },
+        "talker_config": ATTENTION | tokens | marks | {
+            "num_hidden_layers": 4, "vocab_size": 96, "embedding_size": 32, "head_dim": 8, "rope_parameters": rope,
+            "tts_text_start_token_id": 480, "tts_text_end_token_id": 481, "tts_text_pad_token_id": 482,
+            "tts_codec_start_token_id": 91, "tts_codec_end_token_id": 92, "tts_codec_pad_token_id": 93,
+            "tts_codec_mask_token_id": 94, "vision_start_token_id": 452, "vision_end_token_id": 453,
+        },
+        "token2wav_config": {
+            "dit_config": {
+                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16, "emb_dim": 16,
+                "num_embeds": 97, "mel_dim": 8, "enc_emb_dim": 16, "enc_dim": 8, "enc_attention_channels": 8,
+                "enc_channels": [8, 8, 8, 8, 24], "enc_se_channels": 8,
+            },
+            "bigvgan_config": {
+                "mel_dim": 8, "upsample_initial_channel": 16, "upsample_rates": [5, 3],
+                "upsample_kernel_sizes": [11, 7],
+            },
+        },
+    }  # fmt: skip
+
+
+def save_random_model(path: Path, *, speech: bool = True, seed: int = 0) -> Path:
+    """A checkpoint in bf16 with large random weights, so that no layer or head is negligible, and a voice."""
+    torch.manual_seed(seed)
+    model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig(**small_config(), enable_audio_output=speech))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "token2wav" not in name:
+                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+    model.to(torch.bfloat16).save_pretrained(path)
+    voice = {"bos_token": 91, "cond": torch.randn(1, 16), "ref_mel": torch.randn(1, 20, 8)}
+    torch.save({"Chelsie": voice}, path / "spk_dict.pt")
+    return path
