@@ -72,12 +72,13 @@ def plot_front(study: optuna.Study, path: Path) -> None:
             label=label,
             markersize=5,
         )
+    labels: dict[tuple[float, float], list[str]] = {}  # points may lie on one another
     for point in front:
         measured = point.metrics[metric]
         axes.vlines(point.size_bytes / unit, measured["low"], measured["high"], color=_FRONT, linewidth=1)
-        axes.annotate(
-            str(point.trial), (point.size_bytes / unit, measured["value"]), (4, 5), textcoords="offset points"
-        )
+        labels.setdefault((point.size_bytes / unit, measured["value"]), []).append(str(point.trial))
+    for place, trials in labels.items():
+        axes.annotate(", ".join(trials), place, (4, 5), textcoords="offset points")
     reference = baseline["metrics"][metric]
     axes.axhline(reference["value"], color=_BASELINE, linewidth=1, linestyle="--")
     axes.plot(baseline["size_bytes"] / unit, reference["value"], "D", color=_BASELINE, label="unpruned")
