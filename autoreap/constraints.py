@@ -88,13 +88,13 @@ def values_of(size_bytes: float, metrics: Mapping[str, Mapping[str, Any]]) -> di
 
 
 def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str, str], where: object) -> None:
-    """Raise `InputError` unless each constraint is on a known metric (`wer/zh` on `wer`) and bounds its bad side.
+    """Raise `InputError` unless each constraint is on a known metric and bounds its bad side.
 
     Args:
         directions: metric -> minimize or maximize.
     """
     for constraint in constraints:
-        direction = directions.get(constraint.metric.partition("/")[0])
+        direction = directions.get(constraint.metric)
         if direction is None:
             known = ", ".join(directions)
             raise InputError(f"unknown metric in {constraint.text!r}", where=where, fix=f"known: {known}")

@@ -92,7 +92,17 @@ def load(
 
 def _known(device: str | None) -> str:
     """What `device` means on this machine."""
-    return default_device() if device is None or (device, default_device()) == ("auto", "cpu") else device
+    if device is None or (device, default_device()) == ("auto", "cpu"):
+        return default_device()
+    import torch
+
+    try:
+        kind = "auto" if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}", where="--device", fix="cuda, cuda:1, cpu or auto") from None
+    if kind == "cuda" and default_device() != "cuda":
+        raise InputError("this machine has no CUDA device", where="--device", fix="leave it out, or use cpu")
+    return device
 
 
 def default_device() -> str:

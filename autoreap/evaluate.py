@@ -201,7 +201,7 @@ class Evaluator:
             InputError: other rows were answered than can be read now; scores of the two could not be compared.
         """
         for metric, _, items in self._tasks:
-            answered, readable = [o.id for o in outcomes[metric]], [item.sample.id for item in items]
+            answered, readable = [o.id for o in outcomes.get(metric, ())], [item.sample.id for item in items]
             if answered != readable:
                 different = sorted(set(answered) ^ set(readable))
                 raise InputError(

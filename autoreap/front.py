@@ -14,7 +14,7 @@ from autoreap.constraints import EXACT
 from autoreap.errors import InputError
 from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.scores import exact
-from autoreap.storage import cannot_open, shown
+from autoreap.storage import cannot_open, open_storage, shown
 from autoreap.wording import metric_text, rate_text, size_text
 
 RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
@@ -66,7 +66,7 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     known = study_names(url)
     if name not in known:
         raise InputError(f"no study {name!r}", where=shown(url), fix=f"known: {', '.join(known) or 'none'}")
-    return optuna.load_study(study_name=name, storage=url)
+    return optuna.load_study(study_name=name, storage=open_storage(url))
 
 
 def study_names(storage: str) -> list[str]:

@@ -272,15 +272,15 @@ def confirm_front(
         Interrupted: a signal came; the next call goes on from there.
         one of `STORAGE_ERRORS`: the study can't be read or written.
     """
-    evals = load_evals(space.evals)
-    front = pareto(points_of(study), objectives_of(study))
-    if not front or not evals.splits[REPORT_SPLIT]:
-        log("nothing is confirmed: " + ("the evals have no report split" if front else "the front is empty"))
-        return
-    digest = evals_digest(evals, REPORT_SPLIT)
-    if is_confirmed(study, front, digest):
-        return
     try:
+        evals = load_evals(space.evals)
+        front = pareto(points_of(study), objectives_of(study))
+        if not front or not evals.splits[REPORT_SPLIT]:
+            log("nothing is confirmed: " + ("the evals have no report split" if front else "the front is empty"))
+            return
+        digest = evals_digest(evals, REPORT_SPLIT)
+        if is_confirmed(study, front, digest):
+            return
         loaded = load(described, device=options.device, dtype=options.dtype)
         evals = answerable(evals, [plan_of(study, point.trial) for point in front])
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, split=REPORT_SPLIT, batch_size=space.batch_size)

@@ -99,6 +99,11 @@ class Objective:
         """The metrics that are known of `plan` before it is scored."""
         return _exact(Footprint.of(self._checkpoint, plan))
 
+    @property
+    def is_screened(self) -> bool:
+        """Whether a screen says something of every objective that is not known beforehand."""
+        return all(name in footprint.DIRECTIONS or name in self._evaluator.metrics for name in self._objectives)
+
     def screen(self, plan: PruningPlan) -> dict[str, float]:
         """By objective that is scored, how unlikely its references are under `plan` (`Evaluator.screen`)."""
         scored = [metric for metric in self._evaluator.metrics if metric in self._objectives]

@@ -71,7 +71,9 @@ class Evaluation:
         """One JSON line an utterance; docs/files.md has its keys."""
         rows = [_row(metric, outcome) for metric, outcomes in self.outcomes.items() for outcome in outcomes]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        partial = path.with_name(f"{path.name}.partial")  # a file that is there is whole
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(path)
 
 
 def score_of(outcomes: Sequence[Outcome]) -> Score:

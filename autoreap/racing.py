@@ -180,7 +180,9 @@ class Race:
             rival=rival.trial,
             reason=f"trial {rival.trial} is better whatever is still to come: {words}",
             num_scored=sum(tally.num_samples for tally in self._tallies.values()),
-            num_utterances=sum(measured.get("num_samples", 0) for measured in rival.metrics.values()),
+            num_utterances=sum(
+                measured.get("num_samples", 0) for name, measured in rival.metrics.items() if _is_of_a_task(name)
+            ),
             counts={
                 name: {
                     "numerator": tally.numerator,
@@ -231,6 +233,11 @@ def lower_bound(
     scaled = num_samples * rho2 + 1
     width = deviation * np.sqrt(2 * scaled / (num_samples**2 * rho2) * np.log(1 + np.sqrt(scaled) / (2 * alpha)))
     return np.asarray(mean - width)[()]
+
+
+def _is_of_a_task(metric: str) -> bool:
+    """Not of one language, and not a likelihood: their rows are counted with their task."""
+    return "/" not in metric and not metric.startswith("nll.")
 
 
 def _sign(direction: str) -> int:

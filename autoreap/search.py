@@ -80,6 +80,7 @@ class Search:
             storage = open_storage(seat.storage, seat.pulse)
             self.study = _create_study(space, storage, seat.study)
             _check_identity(self.study, space, identity, may_change)
+            _name_axes(self.study, space)
         self._crew = Crew(self.study, storage, seat)
         self._known = Known(self.study, folder, space.objectives)
         self._unpruned: dict[str, float] = {}  # the baseline's metrics, once it is scored
@@ -232,7 +233,7 @@ class Search:
 
     def _is_screened_out(self, trial: Trial, plan: PruningPlan, digest: str, exact: Mapping[str, float]) -> bool:
         """Screen the candidate; whether that was the end of it."""
-        if not self._space.screening or self._draws_again:
+        if not self._space.screening or self._draws_again or not self._objective.is_screened:
             return False
         started = time.monotonic()
         surprise = self._objective.screen(plan)
@@ -329,12 +330,18 @@ class Search:
     def _draft_from_baseline(self) -> None:
         """Answers of the unpruned model that another run or worker has left here draft those of the candidates.
 
-        A worker of another machine may find none: it answers itself, and must come to the same scores.
+        A worker of another machine may find none, and a file may be damaged: then it answers again, and must come
+        to the same scores.
         """
         outcomes = self._folder / "baseline" / "outcomes.jsonl"
-        if outcomes.is_file():
-            self._objective.draft_from(load_outcomes(outcomes))
-        elif self._crew.has_company:
+        try:
+            known = load_outcomes(outcomes) if outcomes.is_file() else {}
+        except InputError as error:
+            log(f"warning: {error}; the unpruned model answers again")
+            known = {}
+        if known:
+            self._objective.draft_from(known)
+        else:
             evaluation = self._objective.score_baseline(self._answered)
             check_same_scores(evaluation.metrics(), self.study.user_attrs["baseline"]["metrics"], "baseline")
             evaluation.save_outcomes(outcomes)
@@ -368,7 +375,13 @@ class Search:
             if name in known:
                 continue
             self._night.begin(f"control {name}")
-            scored = self._objective.score(self._objective.plan(control(name, num_layers)), self._answered)
+            try:
+                scored = self._objective.score(self._objective.plan(control(name, num_layers)), self._answered)
+            except STORAGE_ERRORS:
+                raise
+            except Exception as error:  # nothing depends on it; the reason is shown, and a resumed search tries again
+                log(f"warning: control {name} is not scored: {type(error).__name__}: {error}")
+                continue
             scored.plan.save(self._folder / name / "plan.json")
             scored.evaluation.save_outcomes(self._folder / name / "outcomes.jsonl")
             result = {"metrics": scored.metrics, "size_bytes": scored.size_bytes}
@@ -413,10 +426,19 @@ def _create_study(space: SpaceConfig, opened: RDBStorage, name: str) -> optuna.S
         study = optuna.load_study(study_name=name, storage=opened)
     else:
         study = optuna.create_study(storage=opened, study_name=name, directions=directions)
+    return study
+
+
+def _name_axes(study: optuna.Study, space: SpaceConfig) -> None:
+    """For optuna's plots and dashboard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(space.objectives))  # the axes of optuna's plots and dashboard
-    return study
+        study.set_metric_names(list(space.objectives))
+
+
+def _same(known: Any, value: Any) -> bool:
+    """Whether they are equal; of objectives the order counts too, in which a trial's values stand."""
+    return known == value and not (isinstance(value, dict) and list(known) != list(value))
 
 
 def _check_identity(
@@ -427,7 +449,7 @@ def _check_identity(
     wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity}
     known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs
     for key, value in wanted.items():
-        if key in known and known[key] != value:
+        if key in known and not _same(known[key], value):
             if key not in may_change:
                 raise InputError(
                     f"was started with {key} {known[key]}, now it is {value}",

@@ -143,7 +143,7 @@ def _constraints(section: Any, problems: Problems) -> tuple[Constraint, ...]:
 
 
 def _sampler(section: Any, problems: Problems) -> tuple[str, dict[str, Any]]:
-    """Class name and arguments of the sampler; whether they fit each other is judged by `sampling.check_sampler`."""
+    """Class name and arguments of the sampler; whether they fit each other is judged by `samplers.sampler`."""
     arguments = dict(section) if isinstance(section, dict) else {"name": section}
     name = str(arguments.pop("name", None))
     if name not in SAMPLERS and not name.endswith("Sampler"):

@@ -90,7 +90,8 @@ def telling_ratio(surprises: Sequence[float], costs: Sequence[float]) -> float:
     num_neighbours = max(_NEIGHBOURS, len(gaps) // 20)
     narrowest_first = np.argsort(gaps, kind="stable")
     right = (cost[more] > cost[less])[narrowest_first]
-    share = np.convolve(right, np.full(num_neighbours, 1 / num_neighbours), mode="valid")
+    sums = np.cumsum(np.concatenate([[0], right]))
+    share = (sums[num_neighbours:] - sums[:-num_neighbours]) / num_neighbours
     doubtful = np.nonzero(share < TRUSTED - 1e-9)[0]
     first = doubtful[-1] + 1 if len(doubtful) else 0
     return math.exp(gaps[narrowest_first[first]]) if first < len(share) else math.inf

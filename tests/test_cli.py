@@ -648,6 +648,17 @@ def test_evaluate_gives_each_metric_with_its_interval_and_writes_outcomes(
     assert len(rows) == measured["num_samples"] == 3
 
 
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda", "this machine has no CUDA device"), ("moon", "unknown device 'moon'")]
+)
+def test_a_device_that_is_not_there_is_one_clear_line(folder: Path, capsys: Capture, device: str, message: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is there")
+    arguments = ["evaluate", folder / "model", "--evals", folder / "evals.yaml", "--device", device]
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert f"autoreap: --device: {message}" in capsys.readouterr().err
+
+
 def test_evaluate_measures_likelihoods_where_asked(folder: Path, capsys: Capture) -> None:
     options = ["--evals", folder / "evals.yaml", "--likelihood"]
     metrics = json_of(["evaluate", folder / "model", *options], capsys)["metrics"]

@@ -115,7 +115,7 @@ def test_a_broken_constraint_is_told_with_the_value_that_breaks_it() -> None:
     assert parse_constraint("wer <= 5%").with_value(values) == "wer <= 5% (it is 7.12%)"
 
 
-DIRECTIONS = {"size_bytes": "minimize", "wer": "minimize", "accuracy": "maximize"}
+DIRECTIONS = {"size_bytes": "minimize", "wer": "minimize", "wer/zh": "minimize", "accuracy": "maximize"}
 
 
 def constraints(*texts: str) -> tuple[Constraint, ...]:
@@ -129,7 +129,8 @@ def test_constraints_on_what_is_measured_pass() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("werr <= 5%", r"here: unknown metric in 'werr <= 5%' \(known: size_bytes, wer, accuracy\)"),
+        ("wer/zz <= 5%", "here: unknown metric in 'wer/zz <= 5%'"),
+        ("werr <= 5%", r"here: unknown metric in 'werr <= 5%' \(known: size_bytes, wer, wer/zh, accuracy\)"),
         ("wer.noisy <= 5%", "unknown metric in 'wer.noisy <= 5%'"),
         ("wer >= 5%", r"here: wer is better lower.*\(use <=\)"),
         ("accuracy <= 5%", r"accuracy is better higher.*\(use >=\)"),

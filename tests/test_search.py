@@ -6,6 +6,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from optuna.trial import TrialState
 
 from autoreap.calibration_config import CalibrationConfig
 from autoreap.candidate import Candidate
-from autoreap.errors import ScoringError
+from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Watch
 from autoreap.failures import RepeatedFailureError
 from autoreap.front import ERROR, RESULT
@@ -68,6 +70,10 @@ class Faulty(Objective):
         return Scored(plan, (1000.0, metrics["wer"]["value"]), 1000, metrics, EVALUATION)
 
     @property
+    def is_screened(self) -> bool:
+        return True
+
+    @property
     def num_answers(self) -> int:
         return 8
 
@@ -88,12 +94,13 @@ class Night:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def search(self, fault: Fault = lambda _run: None, *, trials: int = 20) -> optuna.Study:
+    def search(self, fault: Fault = lambda _run: None, *, trials: int = 20, **changes: Any) -> optuna.Study:
         objectives = {"size_bytes": "minimize", "wer": "minimize"}
         parameters = {"retention": Range(0.25, 1.0)}
         space = SpaceConfig(
             Path("s.yaml"), "s", CalibrationConfig({}), Path("e.yaml"), parameters, objectives, presets=()
         )
+        space = replace(space, **changes)
         seat = seat_of(f"sqlite:///{self._folder}/studies.db", "night", self._folder / "locks", None)
         search = Search(space, Faulty(fault), SHAPE, seat, {}, self._folder / "trials")
         tracker = Tracker(self._folder, "night", tracking_uri="unheard-of://server")
@@ -120,6 +127,34 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(n
     failed = {t.number: t.user_attrs[ERROR] for t in study.trials if t.state == TrialState.FAIL}
     assert failed == {number: f"ZeroDivisionError: run {number}" for number in (1, 2, 4, 5, 9)}
     assert len(study.trials) == 10
+
+
+def test_a_control_that_fails_is_named_and_the_search_goes_on(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    study = night.search(fails(ZeroDivisionError, 0), trials=2, controls=("random", "uniform-reap"))
+    assert "warning: control random is not scored: ZeroDivisionError: run 0" in capsys.readouterr().err
+    assert list(study.user_attrs["controls"]) == ["uniform-reap"]
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+
+
+def test_objectives_in_another_order_are_refused_and_change_nothing(night: Night) -> None:
+    study = night.search(trials=2)
+    with pytest.raises(InputError, match="was started with objectives"):
+        night.search(trials=3, objectives={"wer": "minimize", "size_bytes": "minimize"})
+    with pytest.raises(InputError, match="was started with objectives"):
+        night.search(trials=3, objectives={"size_bytes": "minimize", "accuracy": "maximize"})
+    assert study.metric_names == ["size_bytes", "wer"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text('{"metric": "w')])
+def test_the_unpruned_model_answers_again_where_its_answers_are_damaged(
+    night: Night, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    night.search(trials=1)
+    outcomes = tmp_path / "trials" / "baseline" / "outcomes.jsonl"
+    whole = outcomes.read_bytes()
+    damage(outcomes)
+    assert len(night.search(trials=2).trials) == 2
+    assert outcomes.read_bytes() == whole
 
 
 def test_three_failures_of_one_kind_in_a_row_stop_it_with_the_last_reason(night: Night) -> None:
@@ -190,12 +225,21 @@ def test_on_a_terminal_one_line_lives_and_fits_in_a_row(night: Night, monkeypatc
         monkeypatch.setattr(StatusLine, "due", lambda _self: True)
         night.search(trials=2)
         monkeypatch.undo()
-    shown = os.read(terminal, 65536).decode()
-    os.close(terminal)
+    shown = _all_of(terminal)
     lives = re.findall(r"\r\x1b\[K(trial 1: [^\r]*)", shown)
     assert lives[2].startswith("trial 1: 3/8 answers, 0 s; 1/2 done, front 1, best")
     assert max(map(len, lives)) < 60
     assert re.search(r"\x1b\[K[\d:]+ trial 1 \(sampled", shown)  # a finished trial's line takes its place
+
+
+def _all_of(terminal: int) -> str:
+    """What was written to a terminal whose other end is closed: one read may give a part of it."""
+    parts = []
+    with suppress(OSError):  # what Linux says at the end
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()
 
 
 def test_a_long_trial_is_told_of_within_it(

@@ -5,7 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_tracking_option, hours, positive
+from autoreap.commands.options import (
+    Add,
+    Arguments,
+    Result,
+    add_loading_options,
+    add_tracking_option,
+    at_least_zero,
+    hours,
+    positive,
+)
 from autoreap.wording import points_text
 
 ENGINES = ("local", "ray")
@@ -21,7 +30,7 @@ def add_options(add: Add) -> None:
     add("--trials", type=positive, help="finished trials to reach in all (default: the space's)")
     add("--hours", type=hours, help="stop after so many hours")
     add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
-    add("--seed", type=int, help="seed of the sampler (default: the space's)")
+    add("--seed", type=at_least_zero, help="seed of the sampler (default: the space's)")
     add("--workers", type=positive, default=1, metavar="N", help="processes that search together, a GPU each")
     add("--engine", choices=ENGINES, default="local", help="where they run: on this machine, or on a Ray cluster")
     add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
