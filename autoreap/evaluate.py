@@ -185,10 +185,12 @@ class Evaluator:
         if not heard:
             return []
         chosen = spread([len(item.encoded.input_ids) for _, item in heard], min(1, most / len(heard)))
+        rows: dict[str, dict[str, Sample]] = {}  # each task's are read once
         prompts = []
         for config, item in (heard[number] for number in chosen):
-            rows = read_task(config, self._folder)
-            sample = next(row for row in rows if row.id == item.sample.id)
+            if metric_name(config) not in rows:
+                rows[metric_name(config)] = {row.id: row for row in reversed(read_task(config, self._folder))}
+            sample = rows[metric_name(config)][item.sample.id]
             prompts.append((self._preparer.encoded(config, sample), item.max_new_tokens))
         return prompts
 

@@ -281,14 +281,20 @@ def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
     return costs
 
 
+def reason_of(trial: FrozenTrial) -> str | None:
+    """Why `trial` was not scored, as its user attributes say; None where they don't."""
+    known = trial.user_attrs
+    stopped = {**known.get(SCREENED, {}), **known.get(RACED, {})}
+    reason: str | None = known.get(ERROR, known.get(INFEASIBLE, stopped.get("reason")))
+    return reason
+
+
 def plan_of(study: optuna.Study, number: int) -> PruningPlan:
     """The exact plan that trial `number` scored."""
     for trial in study.get_trials(deepcopy=False):
         if trial.number == number:
             if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                screened = trial.user_attrs.get(SCREENED, {}).get("reason", trial.state.name.lower())
-                raced = trial.user_attrs.get(RACED, {}).get("reason", screened)
-                reason = trial.user_attrs.get(ERROR, trial.user_attrs.get(INFEASIBLE, raced))
+                reason = reason_of(trial) or trial.state.name.lower()
                 raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
     raise InputError(f"has no trial {number}", where=f"study {study.study_name}")

@@ -19,13 +19,13 @@ from autoreap.front import (
     ERROR,
     INFEASIBLE,
     PLAN,
-    RACED,
     RESULT,
     broken_text,
     objectives_of,
     outcomes_path,
     pareto,
     points_of,
+    reason_of,
 )
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, plan_from_dict
@@ -120,9 +120,8 @@ def _reason(study: optuna.Study, trial: FrozenTrial) -> str:
         return _standing(study, trial)
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
         return "nothing is known of it yet; it runs, or was cut off"
-    raced = trial.user_attrs.get(RACED, {}).get("reason", "it was cut off")
-    broken = trial.user_attrs.get(INFEASIBLE)
-    return str(trial.user_attrs.get(ERROR, f"it breaks {broken}" if broken else raced))
+    reason = reason_of(trial) or "it was cut off"
+    return f"it breaks {reason}" if INFEASIBLE in trial.user_attrs and ERROR not in trial.user_attrs else reason
 
 
 def _standing(study: optuna.Study, trial: FrozenTrial) -> str:
