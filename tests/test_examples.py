@@ -11,6 +11,17 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 ROOT = Path(__file__).parent.parent
 
 
+def test_the_estimates_of_a_night_are_those_that_the_script_prints() -> None:
+    script = ROOT / "benchmarks" / "expected_night.py"
+    said = subprocess.check_output(
+        [sys.executable, str(script)], text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    page = (ROOT / "docs" / "overnight.md").read_text()
+    table = [line for line in said.splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    assert "\n".join(table) in page
+
+
 @pytest.mark.slow
 def test_the_steps_in_python_score_candidates_and_write_one(tmp_path: Path) -> None:
     script = ROOT / "examples" / "in_python.py"

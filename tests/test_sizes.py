@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,11 @@ def test_pruning_the_talker_too_saves_its_experts(checkpoint: Checkpoint, family
     plan = make_plan(Candidate(talker_retention=0.5), saliency, shape, base_model)
     saved = checkpoint.num_bytes - plan_rewrite(checkpoint, plan).size_bytes
     assert saved == 2 * 20 * 64 * (1_179_648 + 1_024)  # bytes, layers, experts, an expert and its row of the router
+
+
+def test_the_readme_shows_these_sizes() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) GB \| ([\d.]+) GB \|$", readme, re.MULTILINE)
+    shown = {(int(kept) / 128, int(cut)): (float(alone), float(voiced)) for kept, cut, alone, voiced in rows}
+    assert shown.items() <= GIGABYTES.items()
+    assert len(shown) == 4
