@@ -106,7 +106,12 @@ def answer_aloud(model: Any, prompt: dict[str, torch.Tensor], *, max_steps: int)
 
 
 def _aloud(model: Any) -> dict[str, torch.Tensor]:
-    return answer_aloud(model, random_prompt(batch_size=1, length=11), max_steps=6)
+    """What it answers to a second of audio: only there does the talker listen to the middle of the thinker."""
+    prompt = random_prompt(batch_size=1, length=26)
+    prompt["input_ids"][:, 5:20] = torch.tensor([469, *[475] * 13, 470])
+    audio = torch.linspace(-2, 2, 128 * 100).view(1, 128, 100)
+    prompt |= {"input_features": audio, "feature_attention_mask": torch.ones(1, 100, dtype=torch.long)}
+    return answer_aloud(model, prompt, max_steps=6)
 
 
 _THINKER = ComponentShape(num_layers=6, num_experts=8, top_k=3)
