@@ -16,7 +16,8 @@ from autoreap.evaluate import Evaluator, Watch, metric_name, read_task
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
 from autoreap.outcomes import Evaluation, Outcome, language_metrics
-from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.plan import BaseModel, ModelShape, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.racing import Race, Rival
 from autoreap.saliency import Saliency
 

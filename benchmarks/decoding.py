@@ -36,7 +36,8 @@ from autoreap.families.chat_inputs import Encoded
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.masking import masked
-from autoreap.plan import PruningPlan, make_plan
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
 from autoreap.prompts import audio_of, embedded
 from autoreap.tasks import task_named
 

@@ -25,7 +25,7 @@ LAYERS = (
     ),
     (
         "tasks",
-        "plan",
+        *("plan", "planning"),
         *("columns", "lm_eval_keys", "evals_config"),
         "calibration_config",
         "parameters_config",

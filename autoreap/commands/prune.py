@@ -48,7 +48,7 @@ def run(options: Arguments) -> Result:
     """All three steps; what needs no measurement loads no weight."""
     from autoreap.described import describe
     from autoreap.materialise import check_target
-    from autoreap.plan import needs_saliency
+    from autoreap.planning import needs_saliency
 
     described = describe(options.model)
     if not options.dry_run:

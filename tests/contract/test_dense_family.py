@@ -17,7 +17,8 @@ from autoreap.checkpoint import open_checkpoint
 from autoreap.errors import InputError
 from autoreap.families import family_of
 from autoreap.masking import masked
-from autoreap.plan import ModelShape, PruningPlan, make_plan
+from autoreap.plan import ModelShape, PruningPlan
+from autoreap.planning import make_plan
 
 
 @pytest.fixture(scope="module")
