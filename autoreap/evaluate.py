@@ -16,7 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from autoreap.dataset import read_dataset
-from autoreap.drafting import Answer, DraftedDecoder
+from autoreap.draft_rows import Answer
+from autoreap.drafting import DraftedDecoder
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, TaskConfig, task_of
 from autoreap.families.chat_inputs import ChatInputs, Encoded

@@ -29,7 +29,8 @@ from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen
 
 from autoreap.candidate import Candidate
 from autoreap.described import Loaded, describe, load
-from autoreap.drafting import DraftedDecoder, Embed, Prompt
+from autoreap.draft_rows import Prompt
+from autoreap.drafting import DraftedDecoder, Embed
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import read_task
 from autoreap.families.chat_inputs import Encoded

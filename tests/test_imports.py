@@ -45,7 +45,8 @@ LAYERS = (
     ("families", "dimensions"),
     (
         *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
-        *("masking", "tensor_store", "preparing", "drafting", "screening", "evaluate"),
+        *("masking", "tensor_store", "preparing", "screening", "evaluate"),
+        *("drafting", "draft_rows", "draft_pools", "draft_passes"),
         *("sizes", "footprint", "latency", "needs", "doctor"),
         *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
     ),
