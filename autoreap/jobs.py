@@ -63,8 +63,9 @@ from autoreap.search import Search, check_same_scores
 from autoreap.search_options import SearchOptions as SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
+from autoreap.spool import spool_beside
 from autoreap.storage import STORAGE_ERRORS, stored
-from autoreap.streaming import calibrate_by_layer, spool_beside
+from autoreap.streaming import calibrate_by_layer
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
 from autoreap.workers import code_digest, measuring_alone, run_workers, seated

@@ -44,7 +44,8 @@ LAYERS = (
     ),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "resume", "calibrate", "streaming"),
+        *("described", "prompts", "batching", "meter", "resume", "calibrate"),
+        *("streaming", "spool", "layer_weights"),
         *("masking", "tensor_store", "preparing", "screening", "evaluate"),
         *("drafting", "draft_rows", "draft_pools", "draft_passes"),
         *("sizes", "footprint", "latency", "needs", "doctor"),

@@ -68,7 +68,7 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
     from autoreap import jobs
     from autoreap.calibrate import Options
     from autoreap.described import load, release
-    from autoreap.streaming import spool_beside
+    from autoreap.spool import spool_beside
 
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)
