@@ -27,7 +27,8 @@ from autoreap.constraints import check_measured
 from autoreap.described import Described, Loaded, default_device, describe, load, release
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import Evaluator, check_splits_apart, read_task
+from autoreap.evals_data import check_splits_apart, evals_digest, read_task
+from autoreap.evaluate import Evaluator
 from autoreap.failures import RepeatedFailureError
 from autoreap.footprint import Footprint
 from autoreap.front import (
@@ -56,7 +57,7 @@ from autoreap.report import plot_front
 from autoreap.report_page import write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.samples import Sample, digest
+from autoreap.samples import Sample
 from autoreap.sampling import check_space
 from autoreap.scores import Difference
 from autoreap.search import Search, check_same_scores
@@ -463,13 +464,3 @@ def answers_to_calibration(
 def _holds(path: Path, plan: PruningPlan) -> bool:
     """Whether a search that was resumed has shipped this very plan before."""
     return (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest()
-
-
-def evals_digest(evals: EvalsConfig, split: str = "search") -> str:
-    """Sixteen hex digits of a split: its rows, media and prompts."""
-    total = hashlib.sha256()
-    for config in evals.splits[split]:
-        total.update(repr(replace(config, dataset_path="", condition=None)).encode())
-        total.update(config.condition.identity().encode() if config.condition else b"")
-        total.update(digest(read_task(config, evals.path.parent)).encode())
-    return total.hexdigest()[:16]

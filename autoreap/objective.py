@@ -11,8 +11,9 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint
 from autoreap.constraints import values_of
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig, task_of
-from autoreap.evaluate import Evaluator, Watch, metric_name, read_task
+from autoreap.evals_config import EvalsConfig, metric_name, task_of
+from autoreap.evals_data import read_task
+from autoreap.evaluate import Evaluator, Watch
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
 from autoreap.outcomes import Evaluation, Outcome, language_metrics

@@ -32,7 +32,7 @@ from autoreap.described import Loaded, describe, load
 from autoreap.draft_rows import Prompt
 from autoreap.drafting import DraftedDecoder, Embed
 from autoreap.evals_config import load_evals
-from autoreap.evaluate import read_task
+from autoreap.evals_data import read_task
 from autoreap.families.chat_inputs import Encoded
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.jobs import calibrated, read_calibration

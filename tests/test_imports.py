@@ -32,7 +32,7 @@ LAYERS = (
         "space_config",
         "checkpoint",
         "dataset",
-        "calibration_data",
+        *("calibration_data", "evals_data"),
         "saliency_summary",
         "outcomes",
         "alignment",
