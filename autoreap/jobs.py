@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 
 from autoreap import calibration_data
+from autoreap.baselines import check_same_scores
 from autoreap.behaviour import DEFAULT_CARRIED, Expected, check_behaviour, place, write_utterances
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet
@@ -48,11 +49,11 @@ from autoreap.front import (
 from autoreap.group import Seat
 from autoreap.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.materialise import materialise
+from autoreap.mlflow_records import study_record, trial_record
 from autoreap.objective import Objective, check_device, check_objectives, costs, measured
 from autoreap.outcomes import Evaluation, load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.progress import log
-from autoreap.recorded import study_record, trial_record
 from autoreap.report import plot_front
 from autoreap.report_page import write_report
 from autoreap.resume import resumable
@@ -60,13 +61,14 @@ from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample
 from autoreap.sampling import check_space
 from autoreap.scores import Difference
-from autoreap.search import Search, check_same_scores
+from autoreap.search import Search
 from autoreap.search_options import SearchOptions as SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
 from autoreap.spool import spool_beside
 from autoreap.storage import STORAGE_ERRORS, stored
 from autoreap.streaming import calibrate_by_layer
+from autoreap.study_identity import Identity
 from autoreap.tracking import Tracker
 from autoreap.verification import Verified
 from autoreap.workers import code_digest, measuring_alone, run_workers, seated
@@ -245,18 +247,16 @@ def _prepared(
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
     timed = needs_stopwatch(space.needs)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if timed else None
-    objective = Objective(
-        described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
-    )
-    identity = {
+    objective = Objective(described, saliency, evaluator, space.objectives, stopwatch)
+    facts = {
         "model": described.checkpoint.fingerprint,
         "saliency": saliency.digest(),
         "evals": evals_digest(evals),
         "code": code_digest(),
     }
     folder = options.root / "trials" / seat.study
-    may_change = ("code",) if options.allow_other_code else ()
-    run = Search(space, objective, described.shape, seat, identity, folder, may_change)
+    identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
+    run = Search(space, objective, seat, identity, folder)
     scoring = {"evals": str(evals.path.resolve()), "batch_size": evaluator.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
     tracker.log_study(study_record(space, described, evals, saliency))
