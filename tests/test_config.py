@@ -8,8 +8,7 @@ from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calib
 from autoreap.columns import Constant, Place
 from autoreap.conditions import Condition
 from autoreap.errors import InputError
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import metric_name
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name
 from autoreap.parameters_config import Range
 from autoreap.space_config import SpaceConfig, load_space
 

@@ -11,8 +11,8 @@ import datasets
 import pytest
 import yaml
 
-from autoreap.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, task_of
-from autoreap.evaluate import check_splits_apart, metric_name, read_task
+from autoreap.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
+from autoreap.evals_data import check_splits_apart, read_task
 from autoreap.lm_eval_keys import LM_EVAL_KEYS
 from autoreap.samples import Sample, load_audio
 from autoreap.tasks.normalise import units
