@@ -1,6 +1,6 @@
 """How many calibration rows are enough: do two disjoint halves of them keep the same experts?
 
-    python benchmarks/calibration_rows.py [MODEL] [--calibration FILE] [--evals FILE] [--retention R] [--saliency RANKING]
+    python benchmarks/calibration_rows.py [MODEL] [--calibration FILE] [--evals FILE] [--retention R] [--saliency NAME]
 
 Every row is measured once, by itself: sums over a set are the sums of its rows. Then, for several numbers of rows of
 each modality, two sets that share no row are drawn, ten times over. The table says how far the two agree on the experts
