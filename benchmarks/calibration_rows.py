@@ -23,7 +23,8 @@ from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.plan import PruningPlan, make_plan, pinned_layers
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan, pinned_layers
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
 from autoreap.saliency_summary import cut_order, turnover
 from autoreap.samples import Sample
