@@ -147,12 +147,15 @@ def test_every_example_of_a_file_loads(block: Block, tmp_path: Path) -> None:
     assert loader(tmp_path / name)
 
 
-@by_page
+def doctests(page: Path) -> str:
+    return "\n".join(block.text for block in blocks(page) if block.language == "python" and ">>>" in block.text)
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if doctests(page)], ids=name_of)
 def test_the_python_of_a_page_prints_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    source = "\n".join(block.text for block in blocks(page) if block.language == "python" and ">>>" in block.text)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    runner.run(doctest.DocTestParser().get_doctest(source, {}, name_of(page), str(page), 0))
+    runner.run(doctest.DocTestParser().get_doctest(doctests(page), {}, name_of(page), str(page), 0))
     assert runner.failures == 0
 
 
