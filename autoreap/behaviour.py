@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from autoreap.columns import TEXTS
 from autoreap.conditions import NOISES, Condition
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
@@ -26,7 +27,6 @@ from autoreap.verification import FOLDER, Record, Verified
 
 DEFAULT_CARRIED = 16
 _EVALS, _OUTCOMES = "evals.yaml", "outcomes.jsonl"
-_TEXTS = ("text", "question", "answer", "language", "speaker")
 
 Outcomes = Mapping[str, tuple[Outcome, ...]]
 
@@ -184,7 +184,7 @@ def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any
 
 def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
     """A sample as a JSONL row, its media copied beside it under `name`."""
-    row: dict[str, Any] = {"id": sample.id, **{key: getattr(sample, key) for key in _TEXTS if getattr(sample, key)}}
+    row: dict[str, Any] = {"id": sample.id, **{key: getattr(sample, key) for key in TEXTS if getattr(sample, key)}}
     for key, media in (("audio", sample.audio), ("image", sample.image)):
         if media is not None:
             encoded, suffix = (media, "") if isinstance(media, bytes) else (media.read_bytes(), media.suffix)

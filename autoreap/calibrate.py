@@ -25,8 +25,8 @@ from autoreap.plan import BaseModel, ComponentShape, ModelShape
 from autoreap.progress import Progress, log
 from autoreap.prompts import audio_of, embedded
 from autoreap.resume import Part, ResumeFile
-from autoreap.saliency import MODALITIES, ComponentSaliency, Saliency
-from autoreap.samples import Sample, digest
+from autoreap.saliency import ComponentSaliency, Saliency
+from autoreap.samples import MODALITIES, Sample, digest
 
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192

@@ -11,6 +11,7 @@ from typing import Any
 from autoreap.alignment import align
 from autoreap.errors import InputError
 from autoreap.scores import Counts, Nats, Score, score
+from autoreap.whole_file import written_whole
 from autoreap.wording import aligned, metric_text
 
 
@@ -70,10 +71,8 @@ class Evaluation:
     def save_outcomes(self, path: Path) -> None:
         """One JSON line an utterance; docs/files.md has its keys."""
         rows = [_row(metric, outcome) for metric, outcomes in self.outcomes.items() for outcome in outcomes]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")  # a file that is there is whole
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def score_of(outcomes: Sequence[Outcome]) -> Score:

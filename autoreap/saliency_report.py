@@ -15,8 +15,9 @@ import numpy as np
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
 from autoreap.planning import layers_to_cut
-from autoreap.saliency import MODALITIES, ComponentSaliency, FloatArray, Saliency
+from autoreap.saliency import ComponentSaliency, FloatArray, Saliency
 from autoreap.saliency_summary import ComponentSummary, headline, layer_table, summarise
+from autoreap.samples import MODALITIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,8 +25,8 @@ from autoreap.meter import Meter
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress, log
 from autoreap.resume import Part
-from autoreap.saliency import MODALITIES, ComponentSaliency, Saliency
-from autoreap.samples import Sample
+from autoreap.saliency import ComponentSaliency, Saliency
+from autoreap.samples import MODALITIES, Sample
 from autoreap.spool import Spool, spooled
 
 

@@ -95,7 +95,7 @@ def trial_line(trial: FrozenTrial, objectives: Mapping[str, str]) -> str:
     return trial_text(trial, objectives)
 
 
-def details_text(details: TrialDetails, *, width: int, colour: bool = False) -> str:
+def details_text(details: TrialDetails, *, width: int) -> str:
     """All about the trial in lines of about `width` columns."""
     trial, study = details.trial, details.study
     values = ", ".join(f"{name} {_value(value)}" for name, value in trial.params.items()) or "none sampled"
@@ -107,7 +107,7 @@ def details_text(details: TrialDetails, *, width: int, colour: bool = False) -> 
     ]
     if details.comparison:
         lines += ["", "A is the unpruned model, B this trial:"]
-        lines += [comparison_text(details.comparison, NUM_WORST, width=width, colour=colour)]
+        lines += [comparison_text(details.comparison, NUM_WORST, width=width)]
     lines += [details.missing] if details.missing else []
     if trial.state == TrialState.COMPLETE:
         name = f"{study.study_name}-trial-{trial.number}"

@@ -87,7 +87,7 @@ def test_more_broken_recordings_than_allowed_are_refused_with_the_key_that_allow
 
 
 def test_no_row_that_can_be_read_is_an_error_whatever_is_allowed(loaded: Loaded, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="1 of 1 rows so far can't be read"):
+    with pytest.raises(InputError, match="none of 1 rows can be read"):
         evaluator(loaded, tmp_path, [broken(rows()[0], tmp_path, "text")], task="task: asr, max_unreadable: 1")
 
 

@@ -17,7 +17,7 @@ PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
-        *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock", "whole_file"),
         "constraints",
         *("signals", "failures", "night_log"),
         *("terminal_plot", "shell_completion", "starter", "machine"),

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from builders import random_component
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import ScoringError
@@ -19,31 +17,11 @@ from autoreap.evaluate import Evaluator
 from autoreap.masking import masked
 from autoreap.plan import PruningPlan
 from autoreap.samples import Sample
-from autoreap.screening import screened, spread
+from autoreap.screening import screened
 from autoreap.tiny_omni import CHECKPOINT
 
 DATA = Path(__file__).parent.parent / "evals" / "tiny"
 NUM_ROWS = 8
-
-
-@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=200), share=st.floats(0.001, 1))
-def test_a_share_of_the_rows_is_taken_each_once_and_from_short_to_long(lengths: list[int], share: float) -> None:
-    chosen = spread(lengths, share)
-    assert len(set(chosen)) == len(chosen) == max(1, round(share * len(lengths)))
-    assert [lengths[number] for number in chosen] == sorted(lengths[number] for number in chosen)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_the_rows_taken_are_as_long_as_the_others(share: float) -> None:
-    lengths = [(number * 7919) % 1000 for number in range(1000)]
-    chosen = [lengths[number] for number in spread(lengths, share)]
-    assert sum(chosen) / len(chosen) == pytest.approx(sum(lengths) / len(lengths), rel=0.01)
-    assert min(chosen) < 1 / share
-    assert max(chosen) >= 1000 - 1 / share
-
-
-def test_all_rows_are_taken_where_the_share_is_one() -> None:
-    assert sorted(spread([3, 1, 2], 1.0)) == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
