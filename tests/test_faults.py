@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,23 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from autoreap.described import Loaded, describe, load
+from autoreap.described import Loaded
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE, Evaluator
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
-from autoreap.tiny_omni import CHECKPOINT
 
 DATA = Path(__file__).parent.parent / "evals" / "tiny"
 NUM_ROWS = 6
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """The embedded model as it is now."""
-    copy = tmp_path_factory.mktemp("embedded") / "model"
-    shutil.copytree(CHECKPOINT, copy)
-    return load(describe(str(copy)))
 
 
 def rows(name: str = "asr_search") -> list[dict[str, Any]]:

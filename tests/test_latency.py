@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoreap.described import Loaded, describe, load
+from autoreap.described import Loaded
 from autoreap.errors import InputError
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
@@ -19,11 +19,6 @@ from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.saliency import Saliency
 
 ASR = Path(__file__).parent.parent / "evals" / "tiny" / "asr_search.jsonl"
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Loaded:
-    return load(describe("tiny"))
 
 
 @pytest.fixture(scope="module")

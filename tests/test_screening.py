@@ -2,15 +2,13 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import random_component
 
-from autoreap.described import Loaded, describe, load
+from autoreap.described import Loaded
 from autoreap.errors import ScoringError
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
@@ -18,18 +16,9 @@ from autoreap.masking import masked
 from autoreap.plan import PruningPlan
 from autoreap.samples import Sample
 from autoreap.screening import screened
-from autoreap.tiny_omni import CHECKPOINT
 
 DATA = Path(__file__).parent.parent / "evals" / "tiny"
 NUM_ROWS = 8
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """The embedded model as it is now, in float32."""
-    copy = tmp_path_factory.mktemp("embedded") / "model"
-    shutil.copytree(CHECKPOINT, copy)
-    return load(describe(str(copy)))
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluator(loaded: Loaded, folder: Path, **options: Any) -> Evaluator:
     return Evaluator(loaded.model, loaded.inputs, load_evals(folder / "evals.yaml"), **options)
-
-
-@pytest.fixture(scope="module")
-def plan(loaded: Loaded) -> PruningPlan:
-    shape = loaded.described.shape.components["thinker"]
-    layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
-    thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
-    return PruningPlan(loaded.described.base_model, False, thinker)
 
 
 @torch.inference_mode()
