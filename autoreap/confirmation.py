@@ -17,11 +17,11 @@ from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, metric_name
 from autoreap.evals_data import read_task
 from autoreap.evaluate import Evaluator
-from autoreap.front import Point, objectives_of, plan_of
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
 from autoreap.signals import Signals
+from autoreap.study import Point, objectives_of, plan_of
 from autoreap.whole_file import written_whole
 
 OUTCOMES = f"{SPLIT}.jsonl"

@@ -11,12 +11,12 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
-from autoreap.front import PLAN
 from autoreap.group import Seat
 from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.plan import plan_from_dict
 from autoreap.progress import log
 from autoreap.retries import num_taken, retry_cut_off
+from autoreap.study import PLAN
 
 _DEFERRED = "autoreap.deferred"  # user attribute of a running trial: another worker scores the same plan
 

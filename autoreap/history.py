@@ -12,11 +12,12 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from autoreap.errors import InputError
-from autoreap.front import RACED, RESULT, SCREENED, Point, broken_of, pareto, points_of
+from autoreap.front import pareto
 from autoreap.objective import Scored
 from autoreap.outcomes import load_outcomes
 from autoreap.progress import log
 from autoreap.racing import Numerators, Rival
+from autoreap.study import RACED, RESULT, SCREENED, Point, broken_of, points_of
 from autoreap.triage import Screened, Triage, triage
 
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autoreap.front import ERROR
 from autoreap.progress import log
+from autoreap.study import Became, fate_of
 
 RETRY_OF = "retry_of"  # user attribute: the trial that was cut off, whose values this one tries again
 DEATHS = "deaths"  # user attribute: of processes at these values, before this trial
@@ -19,7 +19,7 @@ MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for eve
 
 def is_cut_off(trial: FrozenTrial) -> bool:
     """Whether it failed without a reason."""
-    return trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
+    return fate_of(trial).became == Became.CUT_OFF
 
 
 def num_taken(trials: Sequence[FrozenTrial]) -> int:

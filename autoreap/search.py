@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoreap.baselines import Baselines
 from autoreap.crew import Crew
 from autoreap.failures import FailuresInARow, RepeatedFailureError
-from autoreap.front import ERROR, RESULT, best_so_far
+from autoreap.front import best_so_far
 from autoreap.group import Seat
 from autoreap.history import History
 from autoreap.mlflow_records import trial_record
@@ -29,6 +29,7 @@ from autoreap.sampling import enqueue_presets
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import open_storage
+from autoreap.study import ERROR, RESULT
 from autoreap.study_identity import Identity, study_of
 from autoreap.tracking import Tracker
 from autoreap.trial_scorer import TrialScorer

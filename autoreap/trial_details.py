@@ -14,21 +14,19 @@ from autoreap.comparison import Comparison, compare_outcomes
 from autoreap.comparison_text import comparison_text
 from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
 from autoreap.errors import InputError
-from autoreap.front import (
-    DEFAULT_ROOT,
-    ERROR,
-    INFEASIBLE,
-    PLAN,
-    RESULT,
-    broken_text,
-    objectives_of,
-    outcomes_path,
-    pareto,
-    points_of,
-    reason_of,
-)
+from autoreap.front import broken_text, pareto
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, plan_from_dict
+from autoreap.study import (
+    DEFAULT_ROOT,
+    PLAN,
+    RESULT,
+    Became,
+    fate_of,
+    objectives_of,
+    outcomes_path,
+    points_of,
+)
 from autoreap.trial_text import trial_text
 from autoreap.wording import duration, metric_text, shown, size_text
 
@@ -120,8 +118,8 @@ def _reason(study: optuna.Study, trial: FrozenTrial) -> str:
         return _standing(study, trial)
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
         return "nothing is known of it yet; it runs, or was cut off"
-    reason = reason_of(trial) or "it was cut off"
-    return f"it breaks {reason}" if INFEASIBLE in trial.user_attrs and ERROR not in trial.user_attrs else reason
+    fate = fate_of(trial)
+    return f"it breaks {fate.reason}" if fate.became == Became.INFEASIBLE else fate.reason or f"it was {fate.became}"
 
 
 def _standing(study: optuna.Study, trial: FrozenTrial) -> str:

@@ -10,7 +10,6 @@ from optuna.trial import Trial, TrialState
 from autoreap.constraints import Constraint, values_of
 from autoreap.crew import Crew
 from autoreap.evaluate import Watch
-from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, SCREENED
 from autoreap.history import History
 from autoreap.objective import Objective
 from autoreap.plan import PruningPlan
@@ -18,6 +17,7 @@ from autoreap.racing import Raced
 from autoreap.sampling import sample
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import STORAGE_ERRORS
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, SCREENED
 
 
 class TrialScorer:

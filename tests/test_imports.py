@@ -60,7 +60,7 @@ LAYERS = (
             "samplers",
             "sampling",
             "storage",
-            *("study_identity", "history", "baselines", "trial_scorer", "search"),
+            *("study", "study_identity", "history", "baselines", "trial_scorer", "search"),
             "trial_text",
             "report",
             *("report_document", "report_details", "report_memory", "report_night", "report_recordings", "report_page"),

@@ -24,13 +24,13 @@ from sqlalchemy.exc import OperationalError
 from autoreap.cli import command_parser
 from autoreap.crew import Crew
 from autoreap.errors import InputError
-from autoreap.front import ERROR, PLAN
 from autoreap.group import Group, seat_of
 from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.plan import PruningPlan
 from autoreap.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
 from autoreap.search_options import SearchOptions
 from autoreap.storage import Pulse, open_storage, patiently, shown
+from autoreap.study import ERROR, PLAN
 from autoreap.workers import code_digest, gpu_shares, run_workers, seated
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")

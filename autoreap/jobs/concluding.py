@@ -12,7 +12,7 @@ from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.described import load, release
 from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.front import Point, objectives_of, open_study, outcomes_path, pareto, plan_of, points_of, select
+from autoreap.front import pareto, select
 from autoreap.jobs.search_run import SearchResult, SearchRun
 from autoreap.jobs.shipping import ship
 from autoreap.mlflow_records import trial_record
@@ -22,6 +22,7 @@ from autoreap.report import plot_front
 from autoreap.report_page import write_report
 from autoreap.signals import Interrupted
 from autoreap.storage import STORAGE_ERRORS
+from autoreap.study import Point, objectives_of, open_study, outcomes_path, plan_of, points_of
 from autoreap.tracking import Tracker
 
 _CONCLUDED = "concluded"  # of a study: how many trials had finished when its front was drawn and shipped
