@@ -44,7 +44,7 @@ LAYERS = (
     ),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "resume", "calibrate"),
+        *("described", "prompts", "batching", "meter", "expert_outputs", "resume", "calibrate"),
         *("streaming", "spool", "layer_weights"),
         *("masking", "tensor_store", "preparing", "screening", "evaluate"),
         *("drafting", "draft_rows", "draft_pools", "draft_passes"),
@@ -64,7 +64,7 @@ LAYERS = (
             "trial_text",
             "report",
             *("report_document", "report_details", "report_memory", "report_night", "report_recordings", "report_page"),
-            "saliency_report",
+            *("saliency_report", "saliency_pictures"),
             "jobs",
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "mlflow_records"),
