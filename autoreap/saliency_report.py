@@ -4,15 +4,12 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoreap.candidate import Candidate
 from autoreap.saliency import ComponentSaliency, Saliency
 from autoreap.saliency_pictures import PICTURES, Picture
 from autoreap.saliency_summary import ComponentSummary, headline, layer_table, summarise
-
-if TYPE_CHECKING:
-    pass
 
 _INK = "#1f2933"
 _AS_THE_PAGE = "#010203"  # stands for the page's text colour, which is dark or light as the reader has it
