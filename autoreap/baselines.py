@@ -16,7 +16,7 @@ from autoreap.errors import InputError
 from autoreap.evaluate import Watch
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, objective_values
-from autoreap.outcomes import load_outcomes
+from autoreap.outcomes import OUTCOMES_NAME, load_outcomes
 from autoreap.progress import log
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import STORAGE_ERRORS
@@ -48,7 +48,7 @@ class Baselines:
         self._space = space
         self._objective = objective
         self._folder = folder
-        self._outcomes = folder / "baseline" / "outcomes.jsonl"
+        self._outcomes = folder / "baseline" / OUTCOMES_NAME
         self._night = night
         self._watch = watch
 

@@ -23,7 +23,7 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
     distinct = [
         point for point in _distinct(points) if not point.broken and all(map(math.isfinite, point.values.values()))
     ]
-    costs = {point.trial: _costs(point, objectives) for point in distinct}
+    costs = {point.trial: tuple(costs_of(point.values, objectives).values()) for point in distinct}
 
     def dominated(point: Point) -> bool:
         own = costs[point.trial]
@@ -75,11 +75,13 @@ def broken_text(point: Point) -> str:
     return " and ".join(f"{text} by {violation:.0%} of the bound" for text, violation in point.broken.items())
 
 
-def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
-    """The objective values, all to be minimised."""
-    return tuple(
-        point.values[name] if direction == "minimize" else -point.values[name] for name, direction in objectives.items()
-    )
+def costs_of(values: Mapping[str, float], objectives: Mapping[str, str]) -> dict[str, float]:
+    """Those of `values` that are objectives, all to be minimised."""
+    return {
+        name: values[name] if direction == "minimize" else -values[name]
+        for name, direction in objectives.items()
+        if name in values
+    }
 
 
 def select(

@@ -14,6 +14,8 @@ from autoreap.scores import Counts, Nats, Score, score
 from autoreap.whole_file import written_whole
 from autoreap.wording import aligned, metric_text
 
+OUTCOMES_NAME = "outcomes.jsonl"  # of the file of a trial, of the baseline, of what a checkpoint carries
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -23,13 +23,13 @@ from autoreap.night_log import NightLog
 from autoreap.objective import Objective, objective_values
 from autoreap.outcomes import Outcome
 from autoreap.progress import log
-from autoreap.retries import is_cut_off, retry_cut_off
+from autoreap.retries import retry_cut_off
 from autoreap.samplers import sampler
 from autoreap.sampling import enqueue_presets
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import open_storage
-from autoreap.study import ERROR, RESULT
+from autoreap.study import ERROR, RESULT, is_cut_off
 from autoreap.study_identity import Identity, study_of
 from autoreap.tracking import Tracker
 from autoreap.trial_scorer import TrialScorer

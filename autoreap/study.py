@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autoreap.errors import InputError
+from autoreap.outcomes import OUTCOMES_NAME
 from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.storage import cannot_open, open_storage, shown
 
@@ -105,7 +106,7 @@ def broken_of(constraints: Mapping[str, float]) -> dict[str, float]:
 
 
 class Became(StrEnum):
-    """What can become of a trial; `REPEAT` has a plan that was scored before, `CUT_OFF` failed without a reason."""
+    """What can become of a trial; `REPEAT` has a plan that was scored before."""
 
     SCORED = "scored"
     REPEAT = "repeat"
@@ -127,6 +128,11 @@ class Fate:
     twin: int | None = None
 
 
+def is_cut_off(trial: FrozenTrial) -> bool:
+    """Whether it failed without a reason: a kill, a signal or a dead machine ended it."""
+    return trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
+
+
 def fate_of(trial: FrozenTrial) -> Fate:
     """What became of `trial`. Its state decides: attributes may have been set just before a kill."""
     known = trial.user_attrs
@@ -140,7 +146,7 @@ def fate_of(trial: FrozenTrial) -> Fate:
             became, verdict = (Became.RACED, known[RACED]) if RACED in known else (Became.SCREENED, known[SCREENED])
             return Fate(became, verdict["reason"], verdict.get("duplicate_of"))
         case TrialState.FAIL:
-            return Fate(Became.FAILED, known[ERROR]) if ERROR in known else Fate(Became.CUT_OFF)
+            return Fate(Became.CUT_OFF) if is_cut_off(trial) else Fate(Became.FAILED, known[ERROR])
         case TrialState.RUNNING:
             return Fate(Became.RUNNING)
     return Fate(Became.WAITING)
@@ -158,15 +164,20 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
     raise InputError(f"has no trial {number}", where=f"study {study.study_name}")
 
 
+def trials_folder(study: str, root: Path = DEFAULT_ROOT) -> Path:
+    """Where the files of each trial of `study` are, in a folder of its number; those of the baseline in `baseline`."""
+    return root / "trials" / study
+
+
 def outcomes_path(study: optuna.Study, number: int | None, root: Path = DEFAULT_ROOT) -> Path:
     """Where the outcomes of trial `number` lie, or of the one that had scored the same plan; None: of the baseline.
 
     Raises:
         InputError: there is no such trial, or it was not scored.
     """
-    folder = root / "trials" / study.study_name
+    folder = trials_folder(study.study_name, root)
     if number is None:
-        return folder / "baseline" / "outcomes.jsonl"
+        return folder / "baseline" / OUTCOMES_NAME
     plan_of(study, number)
     result = study.get_trials(deepcopy=False)[number].user_attrs[RESULT]
-    return folder / str(result.get("duplicate_of", number)) / "outcomes.jsonl"
+    return folder / str(result.get("duplicate_of", number)) / OUTCOMES_NAME

@@ -14,7 +14,7 @@ from autoreap.comparison import Comparison, compare_outcomes
 from autoreap.comparison_text import comparison_text
 from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
 from autoreap.errors import InputError
-from autoreap.front import broken_text, pareto
+from autoreap.front import broken_text, costs_of, pareto
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, plan_from_dict
 from autoreap.study import (
@@ -133,8 +133,10 @@ def _standing(study: optuna.Study, trial: FrozenTrial) -> str:
         return f"it breaks {broken_text(own)}"
     if own.trial in {point.trial for point in front}:
         return "on the front"
-    signs = {name: 1 if direction == "minimize" else -1 for name, direction in objectives.items()}
-    better = next(p for p in front if all(s * p.values[name] <= s * own.values[name] for name, s in signs.items()))
+    costs = costs_of(own.values, objectives)
+    better = next(
+        point for point in front if all(costs_of(point.values, objectives)[name] <= costs[name] for name in objectives)
+    )
     return f"behind trial {better.trial}, which is at least as good in {' and '.join(objectives)}"
 
 
