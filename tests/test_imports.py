@@ -69,7 +69,7 @@ LAYERS = (
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "mlflow_records"),
         *("front_csv", "trial_details"),
-        *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
+        *("group", "trial_queue", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),
 )
