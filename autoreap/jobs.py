@@ -41,7 +41,6 @@ from autoreap.front import (
     pareto,
     plan_of,
     points_of,
-    select,
     study_names,
 )
 from autoreap.group import Seat
@@ -61,6 +60,7 @@ from autoreap.sampling import check_space
 from autoreap.scores import Difference
 from autoreap.search import Search, check_same_scores
 from autoreap.search_options import SearchOptions as SearchOptions
+from autoreap.selection import select
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
 from autoreap.storage import STORAGE_ERRORS, stored
@@ -329,13 +329,23 @@ def _concluded(
         if interrupted:
             raise interrupted
         shipped = None
-        if space.materialise and front and status == "FINISHED":
+        if space.materialise and status == "FINISHED" and _can_ship(study, space.materialise):
             if company:
                 _bring_answers(study, space, described, options)
             shipped = ship(study, space, described, options.root)
         if status == "FINISHED":
             study.set_user_attr(_CONCLUDED, len(finished))
         return SearchResult(study, front, picture, report, shipped)
+
+
+def _can_ship(study: optuna.Study, rule: str) -> bool:
+    """Whether `rule` picks a trial; a night that found none of use has still found its front."""
+    try:
+        select(study, rule)
+    except InputError as error:
+        log(f"warning: no checkpoint is written: {error}")
+        return False
+    return True
 
 
 def _bring_answers(study: optuna.Study, space: SpaceConfig, described: Described, options: SearchOptions) -> None:

@@ -29,11 +29,11 @@ from autoreap.front import (
     objectives_of,
     pareto,
     points_of,
-    select,
 )
 from autoreap.report_details import details_of
 from autoreap.report_night import night_of, seconds_of
 from autoreap.scores import is_exact
+from autoreap.selection import select
 from autoreap.tasks import task_of_metric
 from autoreap.wording import shown, unit_of
 

@@ -54,6 +54,7 @@ LAYERS = (
             "objective",
             "confirmed",
             "front",
+            "selection",
             "confirmation",
             "samplers",
             "sampling",
