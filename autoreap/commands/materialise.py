@@ -17,11 +17,16 @@ EXAMPLE = "autoreap materialise tiny-tiny --trial 7 -o pruned"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add("source", metavar="STUDY|MODEL", help="a study with --trial, or a model with --plan")
-    add("--trial", type=int, help="number of the trial")
-    add("--plan", type=Path, help="a plan.json")
+    add("--trial", type=int, metavar="N", help="number of the trial")
+    add("--plan", type=Path, metavar="FILE", help="a plan.json")
     add("--model", help="where the base model is now (default: where the study had it)")
-    add("--evals", type=Path, help="compare answers to these (default: those that the trial was scored on)")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add(
+        "--evals",
+        type=Path,
+        metavar="FILE",
+        help="compare answers to these (default: those that the trial was scored on)",
+    )
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--register", metavar="NAME", help="make the trial's checkpoint a version of this model in MLflow's registry")
     add_tracking_option(add)
     add_output_options(add)
