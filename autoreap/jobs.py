@@ -57,9 +57,9 @@ from autoreap.report_page import write_report
 from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.samples import Sample, digest
-from autoreap.sampling import check_space
+from autoreap.sampling import check_space, check_vision
 from autoreap.scores import Difference
-from autoreap.search import Search, check_same_scores
+from autoreap.search import Search, check_resumed, check_same_scores
 from autoreap.search_options import SearchOptions as SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import SpaceConfig, load_space
@@ -204,15 +204,21 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     check_splits_apart(evals)
     described = describe(options.model)
     check_space(space, described.shape)
+    check_vision(space, evals)
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     name = options.study or f"{space.name}-{Path(options.model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     options = replace(options, study=name, storage=options.storage or default_storage(options.root))
+    identity = {"model": described.checkpoint.fingerprint, "evals": evals_digest(evals), "code": code_digest()}
     with seated(options) as seat, Signals() as signals, stored():
+        check_resumed(space, seat, identity, options.may_change)
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri, alone=partial(seat.group.only, "runs"))
-        run = None if options.is_led else _prepared(space, evals, described, tracker, seat, options)
+        run = None
+        if not options.is_led:
+            run, saliency = _prepared(space, evals, described, seat, options, identity, signals)
+            tracker.log_study(study_record(space, described, evals, saliency))
         conclude = partial(_concluded, seat, space, described, options, signals)
         try:
             with signals.deferred():
@@ -230,9 +236,15 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
 
 
 def _prepared(
-    space: SpaceConfig, evals: EvalsConfig, described: Described, tracker: Tracker, seat: Seat, options: SearchOptions
-) -> Search:
-    """Load and calibrate: all that comes before the first trial."""
+    space: SpaceConfig,
+    evals: EvalsConfig,
+    described: Described,
+    seat: Seat,
+    options: SearchOptions,
+    identity: Mapping[str, str],
+    signals: Signals,
+) -> tuple[Search, Saliency]:
+    """Load and calibrate: all that comes before the first trial. `identity` is what is known without the model."""
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     data = read_calibration(space.calibration)
     loaded = load(described, speech=searches_talker, device=options.device, dtype=options.dtype)
@@ -240,25 +252,20 @@ def _prepared(
     measuring = Options.of(space.calibration)
     with measuring_alone(options.root):
         saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
-    evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
-    timed = needs_stopwatch(space.needs)
-    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if timed else None
+    evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size, check=signals.check)
+    stopwatch = None
+    if needs_stopwatch(space.needs):
+        prompts = evaluator.prompts(NUM_UTTERANCES)
+        stopwatch = Stopwatch(loaded.model, loaded.inputs, prompts, check=signals.check)
     objective = Objective(
         described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives, stopwatch
     )
-    identity = {
-        "model": described.checkpoint.fingerprint,
-        "saliency": saliency.digest(),
-        "evals": evals_digest(evals),
-        "code": code_digest(),
-    }
+    identity = {**identity, "saliency": saliency.digest()}
     folder = options.root / "trials" / seat.study
-    may_change = ("code",) if options.allow_other_code else ()
-    run = Search(space, objective, described.shape, seat, identity, folder, may_change)
+    run = Search(space, objective, described.shape, seat, identity, folder, options.may_change)
     scoring = {"evals": str(evals.path.resolve()), "batch_size": evaluator.batch_size, "where": place(loaded)}
     run.study.set_user_attr(SCORING, scoring)
-    tracker.log_study(study_record(space, described, evals, saliency))
-    return run
+    return run, saliency
 
 
 def confirm_front(

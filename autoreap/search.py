@@ -35,7 +35,7 @@ from autoreap.racing import Raced
 from autoreap.recorded import trial_record
 from autoreap.retries import is_cut_off, retry_cut_off
 from autoreap.samplers import sampler
-from autoreap.sampling import enqueue_presets, sample
+from autoreap.sampling import check_known_parameters, enqueue_presets, sample
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import STORAGE_ERRORS, open_storage
@@ -441,10 +441,22 @@ def _same(known: Any, value: Any) -> bool:
     return known == value and not (isinstance(value, dict) and list(known) != list(value))
 
 
+def check_resumed(
+    space: SpaceConfig, seat: Seat, identity: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+    """Raise `InputError` if the study is there and goes on from something else, as far as is known without a model."""
+    with seat.group.turn():
+        storage = open_storage(seat.storage, seat.pulse)
+        if seat.study in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=seat.study, storage=storage)
+            _check_identity(study, space, identity, may_change)
+
+
 def _check_identity(
     study: optuna.Study, space: SpaceConfig, identity: Mapping[str, Any], may_change: Collection[str]
 ) -> None:
     """Raise `InputError` if what the study was started with has changed since."""
+    check_known_parameters(study, space)
     constraints = [constraint.text for constraint in space.constraints]
     wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity}
     known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs

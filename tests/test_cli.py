@@ -159,6 +159,26 @@ def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Cap
     assert_refused(["search", space, "--model", folder / "model"], capsys, message)
 
 
+@pytest.mark.parametrize(
+    ("rest", "key", "fix"),
+    [
+        ("parameters: {retention: 0.5, strip_vision: true}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5, strip_vision: [true, false]}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5}\ncontrols: [random]", "controls", "leave controls out"),
+    ],
+)
+def test_a_search_that_strips_vision_is_not_scored_on_pictures(
+    rest: str, key: str, fix: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = ROOT / "evals" / "tiny" / "caption_report.jsonl"
+    write(tmp_path / "evals.yaml", f"search: [{{task: audio_qa, dataset_path: {rows}}}]\n")
+    objectives = "objectives: {size_bytes: minimise, accuracy: maximise}"
+    text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: evals.yaml\n{rest}\n{objectives}\n"
+    space = write(tmp_path / "space.yaml", text)
+    message = f"{space}: {key}: strips vision, but accuracy is scored on pictures, the first one at {rows}:1 ({fix}"
+    assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, message)
+
+
 def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
     write(tmp_path / "audio.jsonl", "")
     text = "calibration: {audio: audio.jsonl}\nevals: evals.yaml\nparameters: {retention: 0.5}\ntrails: 3\n"
