@@ -38,6 +38,9 @@ def run(options: Arguments) -> Result:
         raise InputError("needs STUDY with --trial, or MODEL with --plan", where="materialise")
     if options.register and (options.trial is None or options.dry_run):
         raise InputError("needs STUDY with --trial, and no --dry-run", where="--register")
+    if options.evals and not compares(options):
+        taken = "--dry-run" if options.dry_run else "--skip-behaviour"
+        raise InputError(f"compares answers, which {taken} leaves out", where="--evals", fix="take one of them")
     return _of_plan(options) if options.plan is not None else _of_trial(options)
 
 
