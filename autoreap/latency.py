@@ -10,7 +10,7 @@ materialised checkpoint (benchmarks/latency.py compares them). Memory is not: th
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +62,7 @@ class Stopwatch:
         inputs: its inputs.
         prompts: each with the bound on its answer's tokens; those with audio count, spread over their lengths.
         num_utterances, num_repeats: how many of them are answered, and how often by either side.
+        check: is called before each answer; what it raises ends the measurement.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Stopwatch:
         *,
         num_utterances: int = NUM_UTTERANCES,
         num_repeats: int = NUM_REPEATS,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._family = family_of_model(model)
@@ -81,6 +83,7 @@ class Stopwatch:
         lengths = [len(encoded.input_ids) for encoded, _ in heard]
         self.utterances = [heard[number] for number in spread(lengths, min(num_utterances, len(heard)))]
         self._num_repeats = num_repeats
+        self._check = check
         if not self.utterances:
             raise InputError("no task has audio to time an answer to", where="evals", fix="add a task with audio")
 
@@ -126,6 +129,7 @@ class Stopwatch:
 
     def _timed(self, plan: PruningPlan | None, utterance: tuple[Encoded, int]) -> tuple[float, Timing]:
         """Seconds that the mask took to apply, and the answer under it."""
+        self._check()
         mask: AbstractContextManager[None] = nullcontext() if plan is None else masked(self._model, plan)
         started = self._now()
         with mask:
