@@ -43,7 +43,7 @@ class Candidate:
             -1 cuts them whatever their cosine.
         protect_first, protect_last: how many layers at either end are never cut; None: a twelfth of the depth.
         seed: seed of the `random` ranking; the other rankings have no randomness.
-        strip_vision: drop the vision tower.
+        strip_vision: drop the vision tower; nothing to drop in a model that can't see.
         drop_speech: drop the talker and the waveform decoder.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.

@@ -43,11 +43,13 @@ class ModelShape:
         components: decoder shapes by name; no `talker` in a model that has none.
         deepstack_layers: the first thinker layers, which receive vision features; they stay while vision stays.
         speech_tap: the talker reads the hidden states below this thinker layer; layers must remain on both sides.
+        has_vision: there is a vision tower, which a plan may strip.
     """
 
     components: Mapping[str, ComponentShape]
     deepstack_layers: int = 0
     speech_tap: int | None = None
+    has_vision: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
             candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
         )
         talker = _component_plan(as_talker, "talker", saliency, talker_shape, edges(talker_shape.num_layers, **protect))
-    plan = PruningPlan(base_model, candidate.strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
+    strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
+    plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
     check_plan(plan, shape)
     return plan
 
@@ -308,6 +311,8 @@ def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape:
 
 def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
+    if plan.strip_vision and not shape.has_vision:
+        raise no_vision(where)
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
@@ -329,6 +334,11 @@ def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> 
         raise InputError(
             f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where=where
         )
+
+
+def no_vision(where: object) -> InputError:
+    """The error for a plan that strips the vision of a model that has none."""
+    return InputError("this model can't see: it has no vision to strip", where=where, fix="leave strip_vision out")
 
 
 def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> None:
