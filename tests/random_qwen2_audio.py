@@ -1,15 +1,19 @@
 """A random Qwen2-Audio of the real class, a few units wide."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from builders import copy_tokenizer
 from specimen import Specimen, enlarge_weights
-from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, WhisperFeatureExtractor
 
 from autoreap.plan import ComponentShape, ModelShape
+from autoreap.tiny_omni import CHECKPOINT
 
-AUDIO_TOKEN = 475
+# Special tokens of Qwen3-Omni to those of Qwen2-Audio.
+RENAMED = {"<|audio_start|>": "<|audio_bos|>", "<|audio_pad|>": "<|AUDIO|>", "<|audio_end|>": "<|audio_eos|>"}
 
 
 def small_config() -> dict[str, Any]:
@@ -23,7 +27,7 @@ def small_config() -> dict[str, Any]:
             "model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2,
             "encoder_ffn_dim": 32,
         },
-        "audio_token_index": AUDIO_TOKEN,
+        "audio_token_index": 475,
     }  # fmt: skip
 
 
@@ -33,6 +37,19 @@ def random_model(config: dict[str, Any]) -> Any:
     model = Qwen2AudioForConditionalGeneration(Qwen2AudioConfig(**config))
     enlarge_weights(model)
     return model.to(torch.bfloat16)
+
+
+def save_hearing_model(path: Path) -> Path:
+    """The same with the embedded model's tokenizer; the chat template is the stock processor's own."""
+    config, embedded = small_config(), json.loads((CHECKPOINT / "config.json").read_text())["thinker_config"]
+    config["text_config"]["vocab_size"] = embedded["text_config"]["vocab_size"]
+    config["audio_token_index"] = embedded["audio_token_id"]
+    random_model(config).save_pretrained(path)
+    copy_tokenizer(path, RENAMED)
+    for name in ("chat_template.jinja", "video_preprocessor_config.json"):
+        (path / name).unlink()
+    WhisperFeatureExtractor(feature_size=128, return_attention_mask=True).save_pretrained(path)
+    return path
 
 
 def _save(path: Path) -> Path:
