@@ -34,6 +34,11 @@ class ComponentShape:
     num_experts: int
     top_k: int
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has no experts."""
+        return self.num_experts == 0
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -68,6 +73,12 @@ class ComponentPlan:
     def num_retained_experts(self) -> int:
         """K, the number of experts in each retained layer; 0 in a dense decoder."""
         return len(self.experts[self.layers[0]])
+
+    @property
+    def in_words(self) -> str:
+        """What is kept, such as `64 experts in 40 of 48 layers`; `40 of 48 layers` of a dense decoder."""
+        experts = f"{self.num_retained_experts} experts in " if self.num_retained_experts else ""
+        return f"{experts}{len(self.layers)} of {len(self.experts)} layers"
 
     @classmethod
     def identity(cls, shape: ComponentShape) -> "ComponentPlan":
@@ -154,7 +165,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
     """The edit that `candidate` means on the measured model; None measured will do where nothing is ranked.
 
     Raises:
-        InputError: the saliency is of another model or missing, or the candidate cuts more layers than may be cut.
+        InputError: the saliency is of another model or missing, or the candidate asks for what the model has not, or
+            cuts more layers than may be cut.
     """
     if saliency is not None and saliency.model_fingerprint != base_model.fingerprint:
         raise InputError(
@@ -162,6 +174,7 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
             where="saliency",
             fix="calibrate this model, or name the model that was measured",
         )
+    check_candidate(candidate, shape)
     protect = {"first": candidate.protect_first, "last": candidate.protect_last}
     pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, **protect)
     thinker = _component_plan(candidate, "thinker", saliency, shape.components["thinker"], pinned)
@@ -180,6 +193,18 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
     return plan
 
 
+def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
+    """Raise `InputError` if `candidate` asks for fewer experts of a decoder that has none; no measurement is needed."""
+    retentions = {"thinker": candidate.retention, "talker": candidate.talker_retention}
+    for name, decoder in shape.components.items():
+        if decoder.is_dense and retentions[name] < 1:
+            raise InputError(
+                f"the {name} is dense, it has no experts to choose from",
+                where="retention" if name == "thinker" else f"{name}.retention",
+                fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
+            )
+
+
 def needs_saliency(candidate: Candidate) -> bool:
     """Whether `make_plan` has something to rank: experts by a measured ranking, or layers."""
     fewer_experts = min(candidate.retention, candidate.talker_retention) < 1
@@ -194,12 +219,6 @@ def _component_plan(
     """The edit of one decoder; `pinned` layers are never cut."""
     edit = ComponentPlan.identity(shape)
     if candidate.retention < 1:
-        if shape.num_experts == 0:
-            raise InputError(
-                f"the {name} is dense, it has no experts to choose from",
-                where="retention" if name == "thinker" else f"{name}.retention",
-                fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
-            )
         if candidate.saliency == "random":  # needs no measurement
             scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
         else:
@@ -366,7 +385,7 @@ def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> 
                 f"keeps {len(kept)} experts, layer {edit.layers[0]} keeps {num_kept}; all must keep equally many",
                 where=f"{where}.experts[{layer}]",
             )
-    if num_kept < 1 and shape.num_experts:
+    if num_kept < 1 and not shape.is_dense:
         raise InputError("keeps no expert", where=f"{where}.experts", fix="keep at least one expert in each layer")
 
 

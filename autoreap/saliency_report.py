@@ -37,11 +37,13 @@ class _Picture:
         draw: draws it into a figure.
         height: in inches.
         caption: how to read it.
+        of_experts: a dense decoder has no such picture.
     """
 
     draw: Callable[["FigureBase", ComponentSaliency, ComponentSummary], None]
     height: Callable[[ComponentSummary], float]
     caption: str
+    of_experts: bool = True
 
 
 def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candidate, path: Path) -> None:
@@ -50,14 +52,14 @@ def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candida
     from matplotlib.figure import Figure
 
     summaries = {name: summarise(saliency, name, values) for name in components}
-    rows = [(name, picture) for name in components for picture in _PICTURES]
+    rows = [(name, picture) for name in components for picture in _pictures(summaries[name])]
     heights = [picture.height(summaries[name]) for name, picture in rows]
     with rc_context(_style(_INK)):
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
-        parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights)
-        for part, (name, picture) in zip(parts, rows, strict=True):
+        parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
+        for part, (name, picture) in zip(parts.flat, rows, strict=True):
             picture.draw(part, saliency.component(name), summaries[name])
-            if picture is _PICTURES[0]:
+            if picture is _pictures(summaries[name])[0]:
                 part.suptitle(f"{name} of {saliency.provenance.get('model', 'an unnamed model')}", fontsize=14)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png")
@@ -82,7 +84,7 @@ def _section(name: str, measured: ComponentSaliency, summary: ComponentSummary) 
     figures = "".join(
         f"<figure>{_svg(picture, measured, summary, salt=f'{name} {number}')}"
         f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
-        for number, picture in enumerate(_PICTURES)
+        for number, picture in enumerate(_pictures(summary))
     )
     header, *rows = layer_table(summary)
     table = f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in header)}</tr>" + "".join(
@@ -93,6 +95,11 @@ def _section(name: str, measured: ComponentSaliency, summary: ComponentSummary) 
         f"<h2>{html.escape(name)}</h2><p>{lines}</p>{figures}"
         f'<details><summary>Each layer in figures</summary><div class="scroll"><table>{table}</table></div></details>'
     )
+
+
+def _pictures(summary: ComponentSummary) -> list[_Picture]:
+    """Those that there are of a component."""
+    return [picture for picture in _PICTURES if not (picture.of_experts and summary.shape.is_dense)]
 
 
 def _svg(picture: _Picture, measured: ComponentSaliency, summary: ComponentSummary, salt: str) -> str:
@@ -299,6 +306,7 @@ _PICTURES = (
         "A cell is a cut of as many layers as its row says, from the layer of its column on; yellow cuts change the "
         "hidden states least. Numbers give the order in which single layers are cut, frames the block that goes where "
         "layers are selected as a block; faded cuts touch a protected layer.",
+        of_experts=False,
     ),
     _Picture(
         _draw_layers,

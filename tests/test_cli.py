@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from builders import FINGERPRINT, SHAPE, measured, saliency_of
+from builders import FINGERPRINT, SHAPE, copy_rows, measured, saliency_of
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import cli
@@ -43,21 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as it is now, a few rows, what calibrate and plan make of them, and a study of one trial."""
     folder = tmp_path_factory.mktemp("cli")
     shutil.copytree(CHECKPOINT, folder / "model")
-    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl")
-    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl")
+    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl", 3)
+    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl", 3)
     (folder / "evals.yaml").write_text("search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n")
     saliency = str(folder / "saliency.safetensors")
     assert cli.main(["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl"), "-o", saliency]) == 0
     assert cli.main(["plan", saliency, "--preset", "light", "-o", str(folder / "plan.json")]) == 0
     make_study(folder)
     return folder
-
-
-def copy_rows(source: Path, target: Path) -> None:
-    rows = [json.loads(line) for line in source.read_text().splitlines()[:3]]
-    for row in rows:
-        row["audio"] = str((source.parent / row["audio"]).resolve())
-    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_study(folder: Path) -> None:
