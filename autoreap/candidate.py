@@ -120,7 +120,7 @@ def parameter_name(field_name: str) -> str:
 
 
 def preset(name: str, num_layers: int, *, dense: bool = False) -> Candidate:
-    """The preset `name` for a thinker of `num_layers` layers; vision is always stripped."""
+    """The preset `name` for a thinker of `num_layers` layers; vision, where there is any, is always stripped."""
     retention, layers_cut = preset_values(name, num_layers, dense=dense)
     return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
 

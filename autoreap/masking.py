@@ -40,7 +40,7 @@ def family_of_model(model: PreTrainedModel) -> Family:
 
 def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
     if plan.strip_vision and not family.vision_entrances(model):
-        raise no_vision("plan")
+        raise no_vision("plan: strip_vision")
     for component in COMPONENTS:
         decoder, edit = family.decoder(model, component), plan.component(component)
         if decoder is None or edit is None:

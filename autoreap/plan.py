@@ -331,7 +331,7 @@ def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape:
 def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
     if plan.strip_vision and not shape.has_vision:
-        raise no_vision(where)
+        raise no_vision(f"{where}: strip_vision")
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
@@ -356,8 +356,8 @@ def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> 
 
 
 def no_vision(where: object) -> InputError:
-    """The error for a plan that strips the vision of a model that has none."""
-    return InputError("this model can't see: it has no vision to strip", where=where, fix="leave strip_vision out")
+    """The error for whoever asks to strip the vision of a model that has none."""
+    return InputError("this model can't see: it has no vision to strip", where=where, fix="leave it out")
 
 
 def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> None:

@@ -9,7 +9,7 @@ from autoreap.calibrate import MAX_SPAN
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
 from autoreap.errors import InputError
 from autoreap.parameters_config import Range, can_be
-from autoreap.plan import COMPONENTS, ModelShape, edges, pinned_layers
+from autoreap.plan import COMPONENTS, ModelShape, edges, no_vision, pinned_layers
 from autoreap.progress import log
 from autoreap.samplers import sampler
 from autoreap.space_config import SpaceConfig
@@ -22,6 +22,8 @@ def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     sampler(space, 0)
     if shape.components["thinker"].is_dense:
         _check_dense(space)
+    if not shape.has_vision and isinstance(space.parameters.get("strip_vision"), tuple):
+        raise no_vision(f"{space.path}: parameters.strip_vision")  # a choice that would only repeat plans
     _check_experts(space, shape)
     _check_cuts(space, shape)
 
