@@ -139,7 +139,6 @@ class Stopwatch:
     @torch.inference_mode()
     def answer(self, encoded: Encoded, max_new_tokens: int) -> Timing:
         """Answer one prompt under whatever mask there is, a token a pass."""
-        assert encoded.mel is not None
         started = self._now()
         audio = audio_of(self._family, self._model, encoded)
         inputs = embedded(self._family, self._model, self._inputs, [encoded], [audio])
@@ -147,7 +146,7 @@ class Stopwatch:
         hidden = self._thinker.base_model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
         tokens = [self._choice(hidden.last_hidden_state)]
         first = self._now()
-        position = positions[0, :, -1:] + 1  # prompts end in text, where all axes agree
+        position = positions[..., -1:].view(-1, 1)[:1] + 1  # prompts end in text, where all axes agree
         decoder: Any = self._family.decoder(self._model, "thinker")
         while tokens[-1] != self._inputs.end_token_id and len(tokens) < max_new_tokens:
             last = torch.tensor([tokens[-1:]], device=position.device)
@@ -155,7 +154,7 @@ class Stopwatch:
             hidden = decoder(inputs_embeds=embeddings, position_ids=position, past_key_values=cache, use_cache=True)
             tokens.append(self._choice(hidden.last_hidden_state))
             position = position + 1
-        audio_seconds = encoded.mel.shape[1] / self._family.frames_per_second
+        audio_seconds = encoded.num_frames / self._family.frames_per_second
         return Timing(first - started, (self._now() - started) / audio_seconds, tuple(tokens))
 
     def _choice(self, hidden: torch.Tensor) -> int:

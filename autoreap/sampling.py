@@ -17,7 +17,7 @@ from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig
 from autoreap.evals_data import seeing
 from autoreap.parameters_config import Parameter, Range, can_be
-from autoreap.plan import COMPONENTS, ModelShape
+from autoreap.plan import COMPONENTS, ModelShape, no_vision
 from autoreap.planning import edges, pinned_layers
 from autoreap.progress import log
 from autoreap.samplers import sampler
@@ -31,6 +31,8 @@ def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     sampler(space, 0)
     if shape.components["thinker"].is_dense:
         _check_dense(space)
+    if not shape.has_vision and isinstance(space.parameters.get("strip_vision"), tuple):
+        raise no_vision(f"{space.path}: parameters.strip_vision")  # a choice that would only repeat plans
     _check_experts(space, shape)
     _check_cuts(space, shape)
 

@@ -48,6 +48,10 @@ def planned(
 
 def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
     """The values that the planning options name: the preset's, and explicit ones over them."""
+    from autoreap.plan import no_vision
+
+    if options.strip_vision and not shape.has_vision:
+        raise no_vision("--strip-vision")
     given: dict[str, Any] = {}
     for component in COMPONENTS[options.component]:
         if component not in shape.components:
