@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.errors import InputError
+from autoreap.whole_file import written_whole
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
@@ -136,12 +137,8 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write plan.json whole or not at all."""
-        if path.is_dir():
-            raise InputError("is a directory", where=path, fix="name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
 
 
 def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> None:

@@ -12,26 +12,12 @@ from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.front import (
-    ERROR,
-    INFEASIBLE,
-    PLAN,
-    RESULT,
-    Point,
-    default_storage,
-    drawn_metric,
-    empty_front,
-    nearest,
-    open_study,
-    pareto,
-    plan_of,
-    points_of,
-    select,
-)
+from autoreap.front import drawn_metric, empty_front, nearest, pareto, select
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.report import front_table, plot_front
 from autoreap.scores import exact
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RESULT, Point, default_storage, open_study, plan_of, points_of
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1

@@ -17,8 +17,8 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Write the page."""
-    from autoreap.front import open_study, points_of
     from autoreap.report_page import write_report
+    from autoreap.study import open_study, points_of
 
     study = open_study(options.study, options.storage)
     if not points_of(study):

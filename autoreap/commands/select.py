@@ -21,7 +21,8 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import open_study, select
+    from autoreap.front import select
+    from autoreap.study import open_study
 
     study = open_study(options.study, options.storage)
     max_size = _bytes(options.max_size) if options.max_size else None

@@ -12,7 +12,7 @@ from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.described import load, release
 from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.front import Point, objectives_of, open_study, outcomes_path, pareto, plan_of, points_of, select
+from autoreap.front import pareto, select
 from autoreap.jobs.search_run import SearchResult, SearchRun
 from autoreap.jobs.shipping import ship
 from autoreap.mlflow_records import trial_record
@@ -22,6 +22,7 @@ from autoreap.report import plot_front
 from autoreap.report_page import write_report
 from autoreap.signals import Interrupted
 from autoreap.storage import STORAGE_ERRORS
+from autoreap.study import Point, objectives_of, open_study, outcomes_path, plan_of, points_of
 from autoreap.tracking import Tracker
 
 _CONCLUDED = "concluded"  # of a study: how many trials had finished when its front was drawn and shipped
@@ -47,7 +48,7 @@ def conclude(run: SearchRun, tracker: Tracker, *, status: str = "FINISHED") -> S
             except Interrupted as error:
                 status, interrupted = "KILLED", error
             release()  # of its model; the checkpoint that ships needs its place
-        front, picture, report = _drawn(study, tracker, options.root, status=status)
+        front, picture, report = _drawn(study, run, tracker, status)
         if interrupted:
             raise interrupted
         shipped = None
@@ -110,15 +111,14 @@ def _bring_answers(study: optuna.Study, rule: str, run: SearchRun) -> None:
 
 
 def _drawn(
-    study: optuna.Study, tracker: Tracker, root: Path, *, status: str = "FINISHED"
+    study: optuna.Study, run: SearchRun, tracker: Tracker, status: str
 ) -> tuple[Sequence[Point], Path | None, Path | None]:
     """The front, its picture and the report, which the tracker takes too; without a trial there are none."""
-    folder = root / "trials" / study.study_name
     front = pareto(points_of(study), objectives_of(study))
-    picture, report = (folder / "front.png", folder / "report.html") if front else (None, None)
+    picture, report = (run.folder / "front.png", run.folder / "report.html") if front else (None, None)
     if picture and report:
         plot_front(study, picture)
-        write_report(study, report, root)
+        write_report(study, report, run.options.root)
         log(f"front of {len(front)}: {picture}, {report}")
     if confirmed := study.user_attrs.get(CONFIRMED):
         tracker.log_confirmed(confirmed)

@@ -15,7 +15,6 @@ from autoreap.evals_config import load_evals
 from autoreap.evals_data import check_splits_apart, evals_digest
 from autoreap.evaluate import Evaluator
 from autoreap.failures import RepeatedFailureError
-from autoreap.front import SCORING, default_storage, study_names
 from autoreap.jobs.calibrating import calibrated, read_calibration
 from autoreap.jobs.concluding import conclude
 from autoreap.jobs.search_run import SearchResult, SearchRun
@@ -28,6 +27,7 @@ from autoreap.search_options import SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import load_space
 from autoreap.storage import stored
+from autoreap.study import SCORING, default_storage, study_names
 from autoreap.study_identity import Identity
 from autoreap.tracking import Tracker
 from autoreap.workers import code_digest, measuring_alone, run_workers, seated
