@@ -119,9 +119,9 @@ def parameter_name(field_name: str) -> str:
     return _PARAMETER_OF_FIELD.get(field_name, field_name)
 
 
-def preset(name: str, num_layers: int) -> Candidate:
+def preset(name: str, num_layers: int, *, dense: bool = False) -> Candidate:
     """The preset `name` for a thinker of `num_layers` layers; vision is always stripped."""
-    retention, layers_cut = preset_values(name, num_layers)
+    retention, layers_cut = preset_values(name, num_layers, dense=dense)
     return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
 
 
@@ -130,9 +130,12 @@ def control(name: str, num_layers: int) -> Candidate:
     return replace(preset(CONTROL_PRESET, num_layers), saliency=CONTROLS[name])
 
 
-def preset_values(name: str, num_layers: int) -> tuple[float, int]:
-    """Retention and layers cut of the preset `name` for a decoder of `num_layers` layers: cuts scale with depth."""
+def preset_values(name: str, num_layers: int, *, dense: bool = False) -> tuple[float, int]:
+    """Retention and layers cut of the preset `name` for a decoder of `num_layers` layers: cuts scale with depth.
+
+    A `dense` decoder has no experts, so the retention is 1 there.
+    """
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
     retention, layers_cut = PRESETS[name]
-    return retention, round(layers_cut * num_layers / PRESET_DEPTH)
+    return 1.0 if dense else retention, round(layers_cut * num_layers / PRESET_DEPTH)

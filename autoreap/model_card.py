@@ -72,7 +72,7 @@ def _edit(plan: PruningPlan) -> list[str]:
         edit = plan.component(name)
         shape = "as base | as base"
         if edit:
-            shape = f"{edit.num_retained_experts} | {len(edit.layers)} of {len(edit.experts)}"
+            shape = f"{edit.num_retained_experts or 'none: it is dense'} | {len(edit.layers)} of {len(edit.experts)}"
         if name == "talker" and plan.drop_speech:
             shape = "dropped | dropped"
         lines.append(f"| {name} | {shape} |")

@@ -49,14 +49,20 @@ class Need:
 
     def arithmetic(self) -> str:
         """How the bytes come about."""
-        each = self.parameters["experts"] // (self.num_layers * self.num_experts)
         rest = ", ".join(f"{name} {_count(count)}" for name, count in self.parameters.items() if name != "experts")
         stored = size_text(self.num_parameters * self.bytes_each)
         return (
-            f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {_count(self.parameters['experts'])} "
-            f"parameters, {rest}: {_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}, "
+            f"{self._experts_in_words()}, {rest}: "
+            f"{_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}, "
             f"{size_text(self.loaded_bytes(on_cpu=False))} with a tenth to work in"
         )
+
+    def _experts_in_words(self) -> str:
+        if not self.num_experts:
+            return f"{self.num_layers} dense layers"
+        each = self.parameters["experts"] // (self.num_layers * self.num_experts)
+        total = _count(self.parameters["experts"])
+        return f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {total} parameters"
 
 
 def _count(parameters: int) -> str:

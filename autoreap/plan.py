@@ -31,6 +31,11 @@ class ComponentShape:
     num_experts: int
     top_k: int
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has no experts."""
+        return self.num_experts == 0
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -63,6 +68,12 @@ class ComponentPlan:
     def num_retained_experts(self) -> int:
         """K, the number of experts in each retained layer; 0 in a dense decoder."""
         return len(self.experts[self.layers[0]])
+
+    @property
+    def in_words(self) -> str:
+        """What is kept, such as `64 experts in 40 of 48 layers`; `40 of 48 layers` of a dense decoder."""
+        experts = f"{self.num_retained_experts} experts in " if self.num_retained_experts else ""
+        return f"{experts}{len(self.layers)} of {len(self.experts)} layers"
 
     @classmethod
     def identity(cls, shape: ComponentShape) -> "ComponentPlan":
@@ -191,7 +202,7 @@ def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> 
                 f"keeps {len(kept)} experts, layer {edit.layers[0]} keeps {num_kept}; all must keep equally many",
                 where=f"{where}.experts[{layer}]",
             )
-    if num_kept < 1 and shape.num_experts:
+    if num_kept < 1 and not shape.is_dense:
         raise InputError("keeps no expert", where=f"{where}.experts", fix="keep at least one expert in each layer")
 
 

@@ -12,6 +12,7 @@ from autoreap.scores import is_exact
 from autoreap.study import Point, objectives_of, points_of
 from autoreap.wording import metric_text, shown, size_text
 
+FORMATS = ("png", "svg", "pdf", "jpg")  # of a picture
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
@@ -54,7 +55,7 @@ def _value(value: Any) -> str:
 
 
 def plot_front(study: optuna.Study, path: Path) -> None:
-    """Size against WER (see `drawn_metric`) as a PNG: all trials, the front with its intervals, and the baseline."""
+    """Size against WER (see `drawn_metric`) in one of `FORMATS`: all trials, the front with intervals, the baseline."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -116,15 +116,21 @@ def _num_experts(study: optuna.Study, described: Described | None) -> dict[str, 
 
 
 def _plan(plan: PruningPlan, num_experts: Mapping[str, int]) -> dict[str, Any]:
-    edits = ((name, plan.component(name)) for name in COMPONENTS)
-    maps = {name: _map(edit, num_experts[name]) for name, edit in edits if edit is not None}
-    return {"maps": maps, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
+    edits = {name: edit for name in COMPONENTS if (edit := plan.component(name)) is not None}
+    maps = {name: _map(edit, num_experts[name]) for name, edit in edits.items()}
+    dense = [name for name, edit in edits.items() if edit.num_retained_experts == 0]
+    return {"maps": maps, "dense": dense, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
 
 
 def _map(edit: ComponentPlan, num_experts: int) -> list[str]:
-    """One string a layer of the original model: 1 is a kept expert, 0 a cut one; empty where the layer is cut."""
+    """One string a layer of the original model: 1 is a kept expert, 0 a cut one; empty where the layer is cut.
+
+    A dense layer that is kept is one 1.
+    """
     layers = set(edit.layers)
     return [
-        "".join("01"[expert in set(kept)] for expert in range(num_experts)) if layer in layers else ""
+        ("".join("01"[expert in set(kept)] for expert in range(num_experts)) if kept else "1")
+        if layer in layers
+        else ""
         for layer, kept in enumerate(edit.experts)
     ]

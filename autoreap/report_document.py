@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from autoreap.confirmed import CONFIRMED
 from autoreap.constraints import EXACT
 from autoreap.errors import InputError
-from autoreap.front import drawn_metric, pareto, select
+from autoreap.front import drawn_metric, pareto
 from autoreap.report_details import details_of
 from autoreap.report_night import night_of, seconds_of
 from autoreap.scores import is_exact
+from autoreap.selection import select
 from autoreap.study import (
     CONTROLS,
     DEFAULT_ROOT,

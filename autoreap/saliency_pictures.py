@@ -31,11 +31,18 @@ class Picture:
         draw: draws it into a figure.
         height: in inches.
         caption: how to read it.
+        of_experts: a dense decoder has no such picture.
     """
 
     draw: Callable[["FigureBase", ComponentSaliency, ComponentSummary], None]
     height: Callable[[ComponentSummary], float]
     caption: str
+    of_experts: bool = True
+
+
+def pictures(summary: ComponentSummary) -> list[Picture]:
+    """Those that there are of a component."""
+    return [picture for picture in _PICTURES if not (picture.of_experts and summary.shape.is_dense)]
 
 
 def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: ComponentSummary) -> None:
@@ -203,7 +210,7 @@ def _say(axes: "Axes", text: str) -> None:
     axes.tick_params(length=0, labelbottom=False, labelleft=False)
 
 
-PICTURES = (
+_PICTURES = (
     Picture(
         _draw_heat_maps,
         lambda summary: min(3.2 + 0.16 * summary.shape.num_layers, 11.0),
@@ -218,6 +225,7 @@ PICTURES = (
         "A cell is a cut of as many layers as its row says, from the layer of its column on; yellow cuts change the "
         "hidden states least. Numbers give the order in which single layers are cut, frames the block that goes where "
         "layers are selected as a block; faded cuts touch a protected layer.",
+        of_experts=False,
     ),
     Picture(
         _draw_layers,

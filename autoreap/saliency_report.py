@@ -8,7 +8,7 @@ from typing import Any
 
 from autoreap.candidate import Candidate
 from autoreap.saliency import ComponentSaliency, Saliency
-from autoreap.saliency_pictures import PICTURES, Picture
+from autoreap.saliency_pictures import Picture, pictures
 from autoreap.saliency_summary import ComponentSummary, headline, layer_table, summarise
 
 _INK = "#1f2933"
@@ -23,14 +23,14 @@ def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candida
     from matplotlib.figure import Figure
 
     summaries = {name: summarise(saliency, name, values) for name in components}
-    rows = [(name, picture) for name in components for picture in PICTURES]
+    rows = [(name, picture) for name in components for picture in pictures(summaries[name])]
     heights = [picture.height(summaries[name]) for name, picture in rows]
     with rc_context(_style(_INK)):
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
-        parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights)
-        for part, (name, picture) in zip(parts, rows, strict=True):
+        parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
+        for part, (name, picture) in zip(parts.flat, rows, strict=True):
             picture.draw(part, saliency.component(name), summaries[name])
-            if picture is PICTURES[0]:
+            if picture is pictures(summaries[name])[0]:
                 part.suptitle(f"{name} of {saliency.provenance.get('model', 'an unnamed model')}", fontsize=14)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png")
@@ -55,7 +55,7 @@ def _section(name: str, measured: ComponentSaliency, summary: ComponentSummary) 
     figures = "".join(
         f"<figure>{_svg(picture, measured, summary, salt=f'{name} {number}')}"
         f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
-        for number, picture in enumerate(PICTURES)
+        for number, picture in enumerate(pictures(summary))
     )
     header, *rows = layer_table(summary)
     table = f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in header)}</tr>" + "".join(

@@ -163,7 +163,7 @@ def _kept(trial: FrozenTrial, width: int) -> list[str]:
     for name in COMPONENTS:
         if edit := plan.component(name):
             lines += ["", f"{name}: {len(edit.layers)} of {len(edit.experts)} layers, {_cut(edit)}"]
-            for layer in edit.layers:
+            for layer in edit.layers if edit.num_retained_experts else ():
                 text = f"layer {layer:>2}  experts {spans(edit.experts[layer])}"
                 lines += textwrap.wrap(text, max(width - 2, 40), initial_indent="  ", subsequent_indent=" " * 20)
     return lines
@@ -171,7 +171,7 @@ def _kept(trial: FrozenTrial, width: int) -> list[str]:
 
 def _cut(edit: ComponentPlan) -> str:
     gone = [layer for layer in range(len(edit.experts)) if layer not in edit.layers]
-    experts = f"{edit.num_retained_experts} experts in each"
+    experts = f"{edit.num_retained_experts} experts in each" if edit.num_retained_experts else "it is dense"
     return f"without {spans(gone)}; {experts}" if gone else f"none cut; {experts}"
 
 

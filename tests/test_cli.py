@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from builders import FINGERPRINT, SHAPE, measured, saliency_of
+from builders import FINGERPRINT, SHAPE, copy_rows, measured, saliency_of
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import cli
@@ -44,21 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as it is now, a few rows, what calibrate and plan make of them, and a study of one trial."""
     folder = tmp_path_factory.mktemp("cli")
     shutil.copytree(CHECKPOINT, folder / "model")
-    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl")
-    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl")
+    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl", 3)
+    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl", 3)
     (folder / "evals.yaml").write_text("search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n")
     saliency = str(folder / "saliency.safetensors")
     assert cli.main(["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl"), "-o", saliency]) == 0
     assert cli.main(["plan", saliency, "--preset", "light", "-o", str(folder / "plan.json")]) == 0
     make_study(folder)
     return folder
-
-
-def copy_rows(source: Path, target: Path) -> None:
-    rows = [json.loads(line) for line in source.read_text().splitlines()[:3]]
-    for row in rows:
-        row["audio"] = str((source.parent / row["audio"]).resolve())
-    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_study(folder: Path) -> None:
@@ -708,7 +701,7 @@ def test_compare_takes_files_trials_and_checkpoints(
 
 def test_select_shows_every_score_with_its_interval(folder: Path, capsys: Capture) -> None:
     assert cli.main(["select", "night", "--storage", storage(folder)]) == 0
-    assert re.match(r"trial 0, 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]: ", capsys.readouterr().out)
+    assert re.match(r"trial 0: 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["materialise", "materialize"])
@@ -827,7 +820,9 @@ def test_each_rule_selects_a_trial_and_says_why(folder: Path, capsys: Capture, o
 
 def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
-    assert json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys) == {"report": str(page)}
+    found = json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys)
+    told = {"study": "night", "num_trials": 2, "front": [0]}
+    assert found == {"report": str(page), "bytes": page.stat().st_size, **told}
     assert '{"reason":"ScoringError: none","trials":[1]}' in page.read_text()
 
 

@@ -11,10 +11,11 @@ from builders import planned
 from autoreap.confirmation import answerable
 from autoreap.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed_lines, legend, smaller_tied, ties
 from autoreap.evals_config import load_evals
-from autoreap.front import pareto, select
+from autoreap.front import pareto
 from autoreap.outcomes import Outcome
 from autoreap.report import front_table
 from autoreap.scores import Counts
+from autoreap.selection import select
 from autoreap.study import PLAN, RESULT, points_of
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"

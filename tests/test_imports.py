@@ -56,6 +56,7 @@ LAYERS = (
             "objective",
             "confirmed",
             "front",
+            "selection",
             "confirmation",
             "samplers",
             "sampling",

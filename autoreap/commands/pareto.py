@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_study_options
+from autoreap.commands.options import Add, Arguments, Result, add_study_options, check_output
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _WIDTH = 100  # where there is no terminal
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
-    add("--png", type=Path, metavar="FILE", help="draw it in a file, too")
+    add("--png", type=Path, metavar="FILE", help="draw it in a file, too (or .svg, .pdf, .jpg)")
     add("--csv", type=Path, metavar="FILE", help="write the table with all metrics and intervals, too")
 
 
@@ -29,9 +29,13 @@ def run(options: Arguments) -> Result:
     from autoreap.confirmed import CONFIRMED, with_confirmed
     from autoreap.front import drawn_metric, empty_front, nearest, pareto
     from autoreap.front_csv import write_front_csv
-    from autoreap.report import front_table, plot_front
+    from autoreap.report import FORMATS, front_table, plot_front
     from autoreap.study import CONTROLS, objectives_of, open_study, points_of
 
+    if options.png:
+        check_output(options.png, "--png", FORMATS)
+    if options.csv:
+        check_output(options.csv, "--csv")
     study = open_study(options.study, options.storage)
     points = points_of(study)
     front = pareto(points, objectives_of(study))

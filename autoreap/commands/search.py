@@ -77,10 +77,10 @@ def run(options: Arguments) -> Result:
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
     if shipped:
-        kept = plan_of(study, shipped.trial).summary()["thinker"]
+        kept = plan_of(study, shipped.trial).thinker
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {kept['experts']} experts in {kept['layers']} layers",
+            f"         trial {shipped.trial} with {kept.in_words}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]

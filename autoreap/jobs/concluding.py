@@ -10,9 +10,10 @@ from autoreap.confirmation import Confirmation, answerable, is_confirmed
 from autoreap.confirmed import CONFIRMED
 from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.described import load, release
+from autoreap.errors import InputError
 from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.front import pareto, select
+from autoreap.front import pareto
 from autoreap.jobs.search_run import SearchResult, SearchRun
 from autoreap.jobs.shipping import ship
 from autoreap.mlflow_records import trial_record
@@ -20,6 +21,7 @@ from autoreap.outcomes import load_outcomes
 from autoreap.progress import log
 from autoreap.report import plot_front
 from autoreap.report_page import write_report
+from autoreap.selection import select
 from autoreap.signals import Interrupted
 from autoreap.storage import STORAGE_ERRORS
 from autoreap.study import Point, objectives_of, open_study, outcomes_path, plan_of, points_of
@@ -52,7 +54,7 @@ def conclude(run: SearchRun, tracker: Tracker, *, status: str = "FINISHED") -> S
         if interrupted:
             raise interrupted
         shipped = None
-        if space.materialise and front and status == "FINISHED":
+        if space.materialise and status == "FINISHED" and _can_ship(study, space.materialise):
             if company:
                 _bring_answers(study, space.materialise, run)
             shipped = ship(study, space.materialise, run.described, options.root)
@@ -92,6 +94,16 @@ def _confirm_front(study: optuna.Study, run: SearchRun) -> None:
         raise
     except Exception as error:  # the night's work is whole without it; the reason is shown
         log(f"warning: the front is not confirmed, the same command tries again: {type(error).__name__}: {error}")
+
+
+def _can_ship(study: optuna.Study, rule: str) -> bool:
+    """Whether `rule` picks a trial; a night that found none of use has still found its front."""
+    try:
+        select(study, rule)
+    except InputError as error:
+        log(f"warning: no checkpoint is written: {error}")
+        return False
+    return True
 
 
 def _bring_answers(study: optuna.Study, rule: str, run: SearchRun) -> None:

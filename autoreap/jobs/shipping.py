@@ -11,12 +11,12 @@ import optuna
 from autoreap.behaviour import check_behaviour
 from autoreap.comparison import compare_outcomes
 from autoreap.described import Described
-from autoreap.front import select
 from autoreap.jobs.answers import answers_of_trial
 from autoreap.materialise import materialise
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.scores import Difference
+from autoreap.selection import select
 from autoreap.study import outcomes_path, plan_of
 from autoreap.verification import Verified
 
