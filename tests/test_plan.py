@@ -118,8 +118,8 @@ def test_a_plan_that_the_model_cannot_carry_out_is_refused_with_the_place(
 ) -> None:
     plan = edit(planned(retention=0.5))
     with pytest.raises(InputError) as failure:
-        check_plan(plan, SHAPE, where="p.json")
-    assert str(failure.value).startswith("p.json: " + place)
+        check_plan(plan, SHAPE)
+    assert str(failure.value).startswith("plan: " + place)
     assert message in str(failure.value)
 
 
