@@ -43,7 +43,7 @@ class Candidate:
             -1 cuts them whatever their cosine.
         protect_first, protect_last: how many layers at either end are never cut; None: a twelfth of the depth.
         seed: seed of the `random` ranking; the other rankings have no randomness.
-        strip_vision: drop the vision tower.
+        strip_vision: drop the vision tower; nothing to drop in a model that can't see.
         drop_speech: drop the talker and the waveform decoder.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.
@@ -120,7 +120,7 @@ def parameter_name(field_name: str) -> str:
 
 
 def preset(name: str, num_layers: int, *, dense: bool = False) -> Candidate:
-    """The preset `name` for a thinker of `num_layers` layers; vision is always stripped."""
+    """The preset `name` for a thinker of `num_layers` layers; vision, where there is any, is always stripped."""
     retention, layers_cut = preset_values(name, num_layers, dense=dense)
     return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
 

@@ -15,7 +15,7 @@ from autoreap.comparison import Outcomes, compare_outcomes
 from autoreap.confirmed import CONFIRMED, SPLIT, scored, ties
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, metric_name
-from autoreap.evals_data import read_task
+from autoreap.evals_data import seeing
 from autoreap.evaluate import Evaluator
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import PruningPlan
@@ -40,14 +40,12 @@ def answerable(evals: EvalsConfig, plans: Iterable[PruningPlan]) -> EvalsConfig:
 
     A report split may ask for more than was searched on; what is left out is named.
     """
-    tasks = evals.splits[SPLIT]
     if not any(plan.strip_vision for plan in plans):
         return evals
-    rows = {metric_name(task): read_task(task, evals.path.parent) for task in tasks}
-    seen = [name for name, listed in rows.items() if any(sample.image or sample.video for sample in listed)]
+    seen = seeing(evals, SPLIT)
     if seen:
         log(f"not confirmed, as the front has members without vision: {', '.join(seen)}")
-    kept = tuple(task for task in tasks if metric_name(task) not in seen)
+    kept = tuple(task for task in evals.splits[SPLIT] if metric_name(task) not in seen)
     return replace(evals, splits={**evals.splits, SPLIT: kept})
 
 

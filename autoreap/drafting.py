@@ -100,14 +100,18 @@ class DraftedDecoder:
         return [row.as_answer() for row in rows]
 
     @torch.inference_mode()
-    def log_likelihoods(self, prompts: Sequence[Prompt], embed: Embed) -> list[float]:
+    def log_likelihoods(
+        self, prompts: Sequence[Prompt], embed: Embed, check: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """The log-probability of each whole draft, and of an end after it; NaN where the output is not a number.
 
-        One forward pass over each prompt; nothing is decoded. See `decode`.
+        One forward pass over each prompt; nothing is decoded. See `decode`. `check` is called before each batch; what
+        it raises ends all.
         """
         rows = self._rows(prompts)
         ahead = _by_length(rows)
         while ahead:
+            check()
             batch = ahead[-self.batch_size :]
             if self._first_pass(batch, embed, None):
                 del ahead[-len(batch) :]

@@ -6,13 +6,23 @@ from pathlib import Path
 
 from autoreap.dataset import read_dataset
 from autoreap.errors import InputError
-from autoreap.evals_config import EvalsConfig, TaskConfig, task_of
+from autoreap.evals_config import EvalsConfig, TaskConfig, metric_name, task_of
 from autoreap.samples import Sample, contents, digest
 
 
 def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
     """The rows of one task, checked to have what the task needs."""
     return read_dataset(config, folder, task_of(config).REQUIRED)
+
+
+def seeing(evals: EvalsConfig, split: str) -> dict[str, str]:
+    """The metrics of the tasks of a split that show an image or a video, each with its first row that does."""
+    found: dict[str, str] = {}
+    for task in evals.splits[split]:
+        for sample in read_task(task, evals.path.parent):
+            if sample.image or sample.video:
+                found.setdefault(metric_name(task), sample.where)
+    return found
 
 
 def check_splits_apart(evals: EvalsConfig) -> None:

@@ -54,6 +54,7 @@ class Evaluator:
         split: `search` or `report`.
         batch_size: utterances decoded together; less from where memory runs out. None: by the device.
         memory_bytes: how much of what media are embedded as is held in memory; the rest is on disk.
+        check: is called between the passes that measure likelihoods; what it raises ends the run. Answers have `watch`.
 
     Raises:
         InputError: the split has no tasks, or too many rows of one can't be read.
@@ -68,9 +69,11 @@ class Evaluator:
         split: str = "search",
         batch_size: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._inputs = inputs
+        self._check = check
         family = family_of_model(model)
         self.batch_size = batch_size or _BATCH_SIZE.get(family.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
         self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
@@ -175,7 +178,7 @@ class Evaluator:
         items = {metric: items for metric, _, items in self._tasks}
         chosen = [items[metric][number] for metric, number in rows]
         prompts = [item.prompt(self._references[m][n]) for item, (m, n) in zip(chosen, rows, strict=True)]
-        values = self._decoder.log_likelihoods(prompts, partial(self._embedded, chosen))
+        values = self._decoder.log_likelihoods(prompts, partial(self._embedded, chosen), self._check)
         return dict(zip(rows, values, strict=True))
 
     def prompts(self, most: int) -> list[tuple[Encoded, int]]:

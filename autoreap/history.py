@@ -103,9 +103,12 @@ class History:
 
     def rivals(self) -> list[Rival]:
         """The front as it is."""
+        front = pareto(self.points, self._objectives)
+        members = {point.trial for point in front}
+        self._numerators = {number: known for number, known in self._numerators.items() if number in members}
         return [
             Rival(point.trial, point.values, point.metrics, partial(self._numerators_of, point.trial))
-            for point in pareto(self.points, self._objectives)
+            for point in front
         ]
 
     def _numerators_of(self, number: int) -> Numerators:

@@ -38,22 +38,23 @@ def measured(evals: EvalsConfig, names: Iterable[str] = ()) -> dict[str, str]:
     return {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
 
 
-def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
+def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, where: object = "objectives") -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     known = measured(evals, objectives)
     known |= {f"nll.{metric_name(task)}": "minimize" for task in evals.splits["search"]}
     for metric, direction in objectives.items():
         if metric not in known:
-            raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
+            raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
-            raise InputError(f"{metric} is better {known[metric].replace('z', 's')}d", where="objectives")
+            better = known[metric].replace("z", "s")
+            raise InputError(f"{metric} is better {better}d", where=where, fix=f"{metric}: {better}")
 
 
-def check_device(names: Collection[str], *, on_accelerator: bool) -> None:
+def check_device(names: Collection[str], where: object = "objectives and constraints", *, on_accelerator: bool) -> None:
     """Raise `InputError` if one of the metrics `names` can't be measured; memory is of accelerators alone."""
     if latency.PEAK_MEMORY in names and not on_accelerator:
         problem = f"{latency.PEAK_MEMORY} is measured on an accelerator alone"
-        raise InputError(problem, where="objectives and constraints", fix="use size_bytes, or a GPU")
+        raise InputError(problem, where=where, fix="use size_bytes, or a GPU")
 
 
 @dataclass(frozen=True)

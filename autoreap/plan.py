@@ -45,11 +45,13 @@ class ModelShape:
         components: decoder shapes by name; no `talker` in a model that has none.
         deepstack_layers: the first thinker layers, which receive vision features; they stay while vision stays.
         speech_tap: the talker reads the hidden states below this thinker layer; layers must remain on both sides.
+        has_vision: there is a vision tower, which a plan may strip.
     """
 
     components: Mapping[str, ComponentShape]
     deepstack_layers: int = 0
     speech_tap: int | None = None
+    has_vision: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class PruningPlan:
 
 def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
+    if plan.strip_vision and not shape.has_vision:
+        raise no_vision(f"{where}: strip_vision")
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
@@ -175,6 +179,11 @@ def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
         raise InputError(
             f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where="plan"
         )
+
+
+def no_vision(where: object) -> InputError:
+    """The error for whoever asks to strip the vision of a model that has none."""
+    return InputError("this model can't see: it has no vision to strip", where=where, fix="leave it out")
 
 
 def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> None:

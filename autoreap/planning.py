@@ -37,7 +37,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
             candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
         )
         talker = _component_plan(as_talker, "talker", saliency, talker_shape, edges(talker_shape.num_layers, **protect))
-    plan = PruningPlan(base_model, candidate.strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
+    strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
+    plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
     check_plan(plan, shape)
     return plan
 

@@ -9,8 +9,11 @@ import optuna
 from optuna.storages import RDBStorage
 
 from autoreap.errors import InputError
+from autoreap.group import Seat
 from autoreap.progress import log
+from autoreap.sampling import check_known_parameters
 from autoreap.space_config import SpaceConfig
+from autoreap.storage import open_storage
 
 _MENDED = {
     "code": "go on with --allow-other-code if both score alike, or go back to that version",
@@ -51,8 +54,17 @@ def study_of(space: SpaceConfig, storage: RDBStorage, name: str, identity: Ident
     return study
 
 
+def check_resumed(space: SpaceConfig, seat: Seat, identity: Identity) -> None:
+    """Raise `InputError` if the study is there and goes on from something else, as far as is known without a model."""
+    with seat.group.turn():
+        storage = open_storage(seat.storage, seat.pulse)
+        if seat.study in optuna.get_all_study_names(storage):
+            _check_identity(optuna.load_study(study_name=seat.study, storage=storage), space, identity)
+
+
 def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity) -> None:
     """Raise `InputError` if what the study was started with has changed since."""
+    check_known_parameters(study, space)
     constraints = [constraint.text for constraint in space.constraints]
     wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}
     known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs

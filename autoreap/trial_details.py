@@ -159,7 +159,7 @@ def _kept(trial: FrozenTrial, width: int) -> list[str]:
     if PLAN not in trial.user_attrs:
         return []
     plan = plan_from_dict(trial.user_attrs[PLAN], where=f"trial {trial.number}")
-    lines = [f"vision   {'stripped' if plan.strip_vision else 'stays'}", *["speech   dropped"] * plan.drop_speech]
+    lines = [*["vision   stripped"] * plan.strip_vision, *["speech   dropped"] * plan.drop_speech]
     for name in COMPONENTS:
         if edit := plan.component(name):
             lines += ["", f"{name}: {len(edit.layers)} of {len(edit.experts)} layers, {_cut(edit)}"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -150,6 +151,26 @@ def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Cap
     space = write(tmp_path / "space.yaml", text)
     message = f"{space}: parameters.layers_cut: at most 6 of 8 layers may be cut, got 7"
     assert_refused(["search", space, "--model", folder / "model"], capsys, message)
+
+
+@pytest.mark.parametrize(
+    ("rest", "key", "fix"),
+    [
+        ("parameters: {retention: 0.5, strip_vision: true}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5, strip_vision: [true, false]}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5}\ncontrols: [random]", "controls", "leave controls out"),
+    ],
+)
+def test_a_search_that_strips_vision_is_not_scored_on_pictures(
+    rest: str, key: str, fix: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = ROOT / "evals" / "tiny" / "caption_report.jsonl"
+    write(tmp_path / "evals.yaml", f"search: [{{task: audio_qa, dataset_path: {rows}}}]\n")
+    objectives = "objectives: {size_bytes: minimise, accuracy: maximise}"
+    text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: evals.yaml\n{rest}\n{objectives}\n"
+    space = write(tmp_path / "space.yaml", text)
+    message = f"{space}: {key}: strips vision, but accuracy is scored on pictures, the first one at {rows}:1 ({fix}"
+    assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, message)
 
 
 def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
@@ -488,12 +509,15 @@ def json_of(arguments: Sequence[object], capsys: Capture) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_shows_an_example(command: str, capsys: Capture) -> None:
+def test_the_help_of_every_command_ends_in_an_example_that_it_takes(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([command, "--help"])
     assert exit_.value.code == 0
-    name = command.replace("materialize", "materialise")  # one command, two spellings
-    assert f"example: autoreap {name} " in " ".join(capsys.readouterr().out.split())
+    *_, heading, example = capsys.readouterr().out.splitlines()
+    assert heading == "example:"
+    program, name, *arguments = shlex.split(example.partition(" > ")[0])
+    assert (program, name) == ("autoreap", command.replace("materialize", "materialise"))  # two spellings of one
+    cli.command_parser().parse_args([command, *arguments])
 
 
 def test_the_help_lists_every_command(capsys: Capture) -> None:

@@ -85,6 +85,28 @@ def test_the_unpruned_model_is_timed_against_itself(stopwatch: Stopwatch) -> Non
     assert "mask_seconds" not in metrics
 
 
+class StoppedError(Exception):
+    """What a check raises."""
+
+
+def test_a_check_can_end_a_measurement_before_any_answer_and_leaves_no_mask(
+    loaded: Loaded, evaluator: Evaluator
+) -> None:
+    left = [None] * 5  # more than warming up takes
+
+    def check() -> None:
+        if not left:
+            raise StoppedError
+        left.pop()
+
+    timed = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(4), num_utterances=4, check=check)
+    with pytest.raises(StoppedError):
+        timed.measure(cut_to(loaded, (0, 7)), weights_bytes=1)
+    decoder = loaded.described.family.decoder(loaded.model, "thinker")
+    assert decoder is not None
+    assert len(decoder.layers) == 8
+
+
 def test_prompts_without_audio_are_not_timed(loaded: Loaded, evaluator: Evaluator) -> None:
     (encoded, bound), *_ = evaluator.prompts(4)
     with pytest.raises(InputError, match="no task has audio"):

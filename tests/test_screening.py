@@ -55,6 +55,30 @@ def stock_nats(loaded: Loaded, folder: Path, task: str, numbers: list[int]) -> t
     return nats, num_tokens
 
 
+class StoppedError(Exception):
+    """What a check raises."""
+
+
+@pytest.mark.parametrize(("ends", "at"), [("screen", 3), ("run", 1)])
+def test_a_check_can_end_a_pass_between_two_batches_and_leaves_no_mask(
+    loaded: Loaded, folder: Path, plan: PruningPlan, ends: str, at: int
+) -> None:
+    passed: list[int] = []
+
+    def check() -> None:
+        passed.append(len(passed))
+        if len(passed) == at:
+            raise StoppedError
+
+    stopped = evaluator(loaded, folder, batch_size=1, check=check)
+    stopped.run()  # its answers are the drafts from here on, so that references need a pass of their own
+    before = evaluator(loaded, folder).screen(None)
+    with pytest.raises(StoppedError):
+        stopped.screen(plan, 1.0) if ends == "screen" else stopped.run(plan, likelihoods=True)
+    assert len(passed) == at
+    assert evaluator(loaded, folder).screen(None) == before
+
+
 @pytest.mark.parametrize("is_masked", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_the_score_is_what_the_stock_models_logits_say(

@@ -26,7 +26,7 @@ def add_options(add: Add) -> None:
     add("second", metavar="B", help="the same; B is judged against A")
     add("--html", type=Path, metavar="FILE", help="write a page with every utterance, the worst first")
     add("--worst", type=at_least_zero, default=5, metavar="N", help="show the N worst of each metric (default: 5)")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
 def run(options: Arguments) -> Result:

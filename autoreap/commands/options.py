@@ -28,7 +28,7 @@ def add_model(add: Add) -> None:
 def add_study_options(add: Add) -> None:
     """STUDY, and where it lies."""
     add("study", metavar="STUDY", help="name of a study")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
 def add_tracking_option(add: Add) -> None:
@@ -44,7 +44,12 @@ def add_calibration_options(add: Add) -> None:
     add("--mixed", help="the same of rows with both", **several)
     add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/calibration.md)")
     add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
-    add("--max-unreadable", type=share, metavar="SHARE", help="of broken recordings to leave out (default 0.01)")
+    add(
+        "--max-unreadable",
+        type=share,
+        metavar="SHARE",
+        help="of recordings that may be broken; they are left out (default 0.01)",
+    )
     add("--tokens", choices=TOKENS, help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")
     add(
         "--gates",

@@ -24,6 +24,12 @@ def run(options: Arguments) -> Result:
     from autoreap.study import objectives_of, open_study
     from autoreap.trial_text import scores_text
 
+    for option, value, rule in (
+        ("--max-wer-increase", options.max_wer_increase, "smallest"),
+        ("--max-size", options.max_size, "best"),
+    ):
+        if value is not None and options.rule != rule:
+            raise InputError(f"is a bound of another rule than {options.rule}", where=option, fix=f"--rule {rule}")
     study = open_study(options.study, options.storage)
     max_size = _bytes(options.max_size) if options.max_size else None
     point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
