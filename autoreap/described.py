@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.dimensions.speech import PARTS as SPEAKING_PARTS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.needs import ACTIVATIONS
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from autoreap.families.chat_inputs import ChatInputs
-
-_SPEAKING_PARTS = ("talker", "speech")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
     stored = [
         info
         for info in described.checkpoint.tensors.values()
-        if described.family.role(info.name).part not in _SPEAKING_PARTS
+        if described.family.role(info.name).part not in SPEAKING_PARTS
     ]
     device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype

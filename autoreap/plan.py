@@ -154,7 +154,7 @@ class PruningPlan:
             partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
 
 
-def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> None:
+def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
     if plan.strip_vision and not shape.has_vision:
         raise no_vision(f"{where}: strip_vision")
@@ -163,21 +163,21 @@ def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> 
         if edit is None:
             continue
         if decoder is None:
-            raise InputError(f"edits the {name}, which this model does not have", where=where)
-        _check_component(edit, decoder, where=f"{where}: {name}")
+            raise InputError(f"edits the {name}, which this model does not have", where="plan")
+        _check_component(edit, decoder, where=f"plan: {name}")
     missing = set(range(shape.deepstack_layers)) - set(plan.thinker.layers)
     if not plan.strip_vision and missing:
         raise InputError(
             f"thinker layer {min(missing)} receives vision features and can't be cut while vision is kept",
-            where=where,
+            where="plan",
             fix="keep the layer, or strip vision too",
         )
     if plan.drop_speech and plan.talker is not None:
-        raise InputError("the talker is either pruned or dropped", where=where, fix="leave one of them out")
+        raise InputError("the talker is either pruned or dropped", where="plan", fix="leave one of them out")
     tap = shape.speech_tap
     if tap is not None and not plan.drop_speech and not (plan.thinker.layers[0] < tap <= plan.thinker.layers[-1]):
         raise InputError(
-            f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where=where
+            f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where="plan"
         )
 
 
