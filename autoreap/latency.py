@@ -25,6 +25,7 @@ from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
 from autoreap.plan import PruningPlan
 from autoreap.prompts import audio_of, embedded
+from autoreap.samples import spread
 from autoreap.scores import bootstrap_interval, exact
 
 NUM_UTTERANCES = 16
@@ -76,7 +77,9 @@ class Stopwatch:
         self._family = family_of_model(model)
         self._thinker: Any = self._family.thinker(model)
         self._inputs = inputs
-        self.utterances = spread([prompt for prompt in prompts if prompt[0].mel is not None], num_utterances)
+        heard = [prompt for prompt in prompts if prompt[0].mel is not None]
+        lengths = [len(encoded.input_ids) for encoded, _ in heard]
+        self.utterances = [heard[number] for number in spread(lengths, min(num_utterances, len(heard)))]
         self._num_repeats = num_repeats
         if not self.utterances:
             raise InputError("no task has audio to time an answer to", where="evals", fix="add a task with audio")
@@ -170,13 +173,6 @@ class Stopwatch:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
-
-
-def spread(prompts: Sequence[tuple[Encoded, int]], number: int) -> list[tuple[Encoded, int]]:
-    """`number` of `prompts` (or all, where there are fewer) at even distances from the shortest to the longest."""
-    by_length = sorted(prompts, key=lambda prompt: len(prompt[0].input_ids))
-    places = np.linspace(0, len(by_length) - 1, min(number, len(by_length))).round().astype(int)
-    return [by_length[place] for place in places]
 
 
 def median(values: NDArray[np.float64]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from autoreap import cli
 from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.described import describe
-from autoreap.front import PLAN, RESULT
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan, make_plan
+from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
+from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, score
+from autoreap.study import PLAN, RESULT
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
@@ -700,7 +701,7 @@ def test_compare_takes_files_trials_and_checkpoints(
 
 def test_select_shows_every_score_with_its_interval(folder: Path, capsys: Capture) -> None:
     assert cli.main(["select", "night", "--storage", storage(folder)]) == 0
-    assert re.match(r"trial 0, 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]: ", capsys.readouterr().out)
+    assert re.match(r"trial 0: 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["materialise", "materialize"])
@@ -819,7 +820,9 @@ def test_each_rule_selects_a_trial_and_says_why(folder: Path, capsys: Capture, o
 
 def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
-    assert json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys) == {"report": str(page)}
+    found = json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys)
+    told = {"study": "night", "num_trials": 2, "front": [0]}
+    assert found == {"report": str(page), "bytes": page.stat().st_size, **told}
     assert '{"reason":"ScoringError: none","trials":[1]}' in page.read_text()
 
 

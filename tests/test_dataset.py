@@ -3,7 +3,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
 
@@ -12,22 +11,14 @@ from autoreap.columns import Constant
 from autoreap.dataset import read_dataset
 from autoreap.errors import InputError
 from autoreap.evals_config import TaskConfig, load_evals
-from autoreap.evaluate import read_task
-from autoreap.jobs import evals_digest
+from autoreap.evals_data import evals_digest, read_task
 from autoreap.samples import Sample, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr
 
+pytestmark = pytest.mark.usefixtures("offline")
+
 REQUIRED = ("audio", "text")
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The libraries read these settings once, when they are imported; so set what they read them into, too."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def recording(number: int) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from autoreap import cli
 from autoreap.checkpoint import open_checkpoint
 from autoreap.described import describe, load
 from autoreap.evals_config import load_evals
-from autoreap.evaluate import read_task
+from autoreap.evals_data import read_task
 from autoreap.families import family_of
-from autoreap.front import open_study
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
+from autoreap.study import open_study
 
 ROOT = Path(__file__).parent.parent
 EVALS = """\

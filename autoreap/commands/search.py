@@ -44,9 +44,10 @@ def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
     from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
-    from autoreap.front import CONTROLS, empty_front, plan_of
+    from autoreap.front import empty_front
     from autoreap.report import front_table
     from autoreap.search_options import SearchOptions
+    from autoreap.study import CONTROLS, plan_of
     from autoreap.verification import behaviour_text
 
     chosen = (
