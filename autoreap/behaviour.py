@@ -16,8 +16,9 @@ import yaml
 from autoreap.conditions import NOISES, Condition
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import Evaluator, metric_name, read_task
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name
+from autoreap.evals_data import read_task
+from autoreap.evaluate import Evaluator
 from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.samples import Sample
 from autoreap.scores import paired_difference

@@ -14,8 +14,9 @@ import optuna
 from autoreap.comparison import Outcomes, compare_outcomes
 from autoreap.confirmed import CONFIRMED, SPLIT, scored, ties
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name, seeing
+from autoreap.evals_config import EvalsConfig, metric_name
+from autoreap.evals_data import seeing
+from autoreap.evaluate import Evaluator
 from autoreap.front import Point, objectives_of, plan_of
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import PruningPlan

@@ -91,6 +91,12 @@ def task_of(config: TaskConfig) -> Task:
     return task_named(config.task, config.metric)
 
 
+def metric_name(config: TaskConfig) -> str:
+    """`wer`, or `wer.noisy` for a task labelled noisy."""
+    metric = task_of(config).METRIC
+    return f"{metric}.{config.label}" if config.label else metric
+
+
 def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConfig | None:
     if not isinstance(entry, dict):
         problems.add(at, f"must be a mapping with the keys {', '.join(KEYS)}")

@@ -9,23 +9,23 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.dataset import read_dataset
-from autoreap.drafting import Answer, DraftedDecoder
+from autoreap.draft_rows import Answer
+from autoreap.drafting import DraftedDecoder
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig, TaskConfig, task_of
+from autoreap.evals_config import EvalsConfig, metric_name, task_of
+from autoreap.evals_data import read_task
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
 from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
-from autoreap.samples import Sample, contents
+from autoreap.samples import Sample
 from autoreap.scores import Nats, Score
 from autoreap.screening import DEFAULT_SHARE, Row, screened, spread, surprises
 from autoreap.tasks import Task
@@ -288,43 +288,3 @@ def random_chunks(num_rows: int, batch_size: int) -> list[list[int]]:
     num_chunks = max(1, min(_NUM_CHUNKS, num_rows // (_BATCHES_IN_CHUNK * batch_size)))
     shuffled = np.random.default_rng(0).permutation(num_rows)
     return [chunk.tolist() for chunk in np.array_split(shuffled, num_chunks)]
-
-
-def metric_name(config: TaskConfig) -> str:
-    """`wer`, or `wer.noisy` for a task labelled noisy."""
-    metric = task_of(config).METRIC
-    return f"{metric}.{config.label}" if config.label else metric
-
-
-def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
-    """The rows of one task, checked to have what the task needs."""
-    return read_dataset(config, folder, task_of(config).REQUIRED)
-
-
-def seeing(evals: EvalsConfig, split: str) -> dict[str, str]:
-    """The metrics of the tasks of a split that show an image or a video, each with its first row that does."""
-    found: dict[str, str] = {}
-    for task in evals.splits[split]:
-        for sample in read_task(task, evals.path.parent):
-            if sample.image or sample.video:
-                found.setdefault(metric_name(task), sample.where)
-    return found
-
-
-def check_splits_apart(evals: EvalsConfig) -> None:
-    """Raise `InputError` if an utterance of the search split is in the report split too.
-
-    A front chosen on an utterance can't be judged on it: the choice has already fitted its noise.
-    """
-    seen: dict[str, Sample] = {}
-    for config in evals.splits["search"]:
-        for sample in read_task(config, evals.path.parent):
-            seen |= dict.fromkeys(contents(sample), sample)
-    for config in evals.splits["report"]:
-        for sample in read_task(config, evals.path.parent):
-            if twin := next((seen[content] for content in contents(sample) if content in seen), None):
-                raise InputError(
-                    f"is in the search split too, at {twin.where}; what a candidate was chosen on can't judge it",
-                    where=sample.where,
-                    fix="take it out of one of the two",
-                )

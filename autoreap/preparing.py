@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.drafting import Prompt
+from autoreap.draft_rows import Prompt
 from autoreap.errors import InputError, MediaError
 from autoreap.evals_config import TaskConfig, task_of
 from autoreap.families import Family

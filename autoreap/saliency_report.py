@@ -14,7 +14,7 @@ import numpy as np
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.plan import layers_to_cut
+from autoreap.planning import layers_to_cut
 from autoreap.saliency import MODALITIES, ComponentSaliency, FloatArray, Saliency
 from autoreap.saliency_summary import ComponentSummary, headline, layer_table, summarise
 

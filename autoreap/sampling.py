@@ -15,9 +15,10 @@ from autoreap.calibrate import MAX_SPAN
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
 from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import seeing
+from autoreap.evals_data import seeing
 from autoreap.parameters_config import Parameter, Range, can_be
-from autoreap.plan import COMPONENTS, ModelShape, edges, pinned_layers
+from autoreap.plan import COMPONENTS, ModelShape
+from autoreap.planning import edges, pinned_layers
 from autoreap.progress import log
 from autoreap.samplers import sampler
 from autoreap.space_config import SpaceConfig

@@ -41,3 +41,8 @@ def scores_text(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int, objec
     """Size and scores, each with its interval."""
     names = shown(metrics, objectives)
     return ", ".join([size_text(size_bytes), *[f"{name} {metric_text(name, metrics[name])}" for name in names]])
+
+
+def scoring_seconds(trial: FrozenTrial) -> float:
+    """What scoring it took; 0 where nothing had to be scored."""
+    return float(trial.user_attrs.get(RESULT, trial.user_attrs.get(RACED, {})).get("seconds", 0))

@@ -27,7 +27,8 @@ from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.outcomes import Outcome
 from autoreap.parameters_config import Range
-from autoreap.plan import PruningPlan, make_plan
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
 from autoreap.screening import spread
 from autoreap.space_config import load_space
 

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+from random_models import random_prompt
+from specimen import Specimen, enlarge_weights
+from transformers import (
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
+
+from autoreap.plan import ComponentShape, ModelShape
 
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 32}
 
@@ -48,15 +56,49 @@ def small_config() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save_random_model(path: Path, *, speech: bool = True, seed: int = 0) -> Path:
+def save_random_model(path: Path, *, speech: bool = True) -> Path:
     """A checkpoint in bf16 with large random weights, so that no layer or head is negligible, and a voice."""
-    torch.manual_seed(seed)
-    model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig(**small_config(), enable_audio_output=speech))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and "token2wav" not in name:
-                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
-    model.to(torch.bfloat16).save_pretrained(path)
+    _random_model(speech=speech).save_pretrained(path)
     voice = {"bos_token": 91, "cond": torch.randn(1, 16), "ref_mel": torch.randn(1, 20, 8)}
     torch.save({"Chelsie": voice}, path / "spk_dict.pt")
     return path
+
+
+def _save_random_thinker(path: Path) -> Path:
+    _random_model(speech=False).thinker.save_pretrained(path)
+    return path
+
+
+def _random_model(*, speech: bool) -> Any:
+    torch.manual_seed(0)
+    model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig(**small_config(), enable_audio_output=speech))
+    enlarge_weights(model, but="token2wav")
+    return model.to(torch.bfloat16)
+
+
+def _aloud(model: Any) -> dict[str, torch.Tensor]:
+    """What the talker makes of embeddings such as it hears."""
+    if not model.has_talker:
+        return {}
+    heard = model.thinker.get_input_embeddings()(random_prompt(batch_size=3, length=14)["input_ids"])
+    return {"talker": model.talker(inputs_embeds=heard).logits}
+
+
+_THINKER, _TALKER = ComponentShape(6, num_experts=0, top_k=0), ComponentShape(4, num_experts=0, top_k=0)
+_HEARS_AND_SEES = frozenset({"thinker", "audio", "vision"})
+_IMAGE = {"pixel_values": torch.linspace(-2, 2, 16 * 1176).view(16, 1176), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+QWEN2_5_OMNI = Specimen(
+    save=save_random_model,
+    stock=Qwen2_5OmniForConditionalGeneration,
+    shape=ModelShape({"thinker": _THINKER, "talker": _TALKER}),
+    parts=_HEARS_AND_SEES | {"talker", "speech"},
+    image=_IMAGE,
+    aloud=_aloud,
+)
+QWEN2_5_OMNI_THINKER = Specimen(
+    save=_save_random_thinker,
+    stock=Qwen2_5OmniThinkerForConditionalGeneration,
+    shape=ModelShape({"thinker": _THINKER}),
+    parts=_HEARS_AND_SEES,
+    image=_IMAGE,
+)

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from autoreap.candidate import Candidate
 from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.plan import BaseModel, ModelShape, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.scores import Counts, exact
 
 BASELINE_BYTES = 70 * 10**9

@@ -25,7 +25,8 @@ from autoreap.cli import main
 from autoreap.described import describe
 from autoreap.front import PLAN, RESULT
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan, make_plan
+from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
+from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, score
 from autoreap.tiny_omni import CHECKPOINT

@@ -14,7 +14,7 @@ from autoreap.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed
 from autoreap.evals_config import load_evals
 from autoreap.front import PLAN, RESULT, pareto, points_of, select
 from autoreap.outcomes import Outcome
-from autoreap.plan import make_plan
+from autoreap.planning import make_plan
 from autoreap.report import front_table
 from autoreap.scores import Counts
 

@@ -15,8 +15,7 @@ from autoreap.columns import Constant
 from autoreap.dataset import STREAMED_FOR_ONE, drawn, read_dataset
 from autoreap.errors import InputError
 from autoreap.evals_config import TaskConfig, load_evals
-from autoreap.evaluate import read_task
-from autoreap.jobs import evals_digest
+from autoreap.evals_data import evals_digest, read_task
 from autoreap.samples import Sample, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr

@@ -28,7 +28,8 @@ from autoreap.front import (
     points_of,
     select,
 )
-from autoreap.plan import PruningPlan, make_plan
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
 from autoreap.report import front_table, plot_front
 from autoreap.scores import exact
 

@@ -137,7 +137,7 @@ def test_an_objective_with_a_stopwatch_reports_scores_counts_and_times_and_the_b
 ) -> None:
     described, objectives = loaded.described, {"first_token_ratio": "minimize", "active_parameters": "minimize"}
     measured = Saliency(components={}, provenance={})
-    parts = (described.checkpoint, described.shape, described.base_model, measured, evaluator, objectives)
+    parts = (described, measured, evaluator, objectives)
     plan = cut_to(loaded, (0, 1, 6, 7))
     scored = Objective(*parts, stopwatch).score(plan)
     assert scored.values == tuple(scored.metrics[name]["value"] for name in objectives)

@@ -15,7 +15,7 @@ from autoreap.cli import main
 from autoreap.confirmed import CONFIRMED
 from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import make_plan
+from autoreap.planning import make_plan
 from autoreap.scores import Counts
 from autoreap.trial_details import spans
 

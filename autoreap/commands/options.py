@@ -40,7 +40,7 @@ def add_calibration_options(add: Add) -> None:
     add("--audio", help="JSONL of audio rows, or a data set of the hub; may be given several times", **several)
     add("--video", help="the same of video or image rows", **several)
     add("--mixed", help="the same of rows with both", **several)
-    add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/files.md)")
+    add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/calibration.md)")
     add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
     add(
         "--max-unreadable",

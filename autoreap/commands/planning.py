@@ -35,7 +35,7 @@ def planned(
     options: Arguments, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"
 ) -> "PruningPlan":
     """The plan that the planning options ask for; without `saliency` where nothing is ranked."""
-    from autoreap.plan import make_plan, without_layers
+    from autoreap.planning import make_plan, without_layers
 
     plan = make_plan(candidate(options, shape), saliency, shape, base_model)
     if options.layers is None:

@@ -1,4 +1,7 @@
-"""What is known of the plans tried before: none is scored twice, and the next one is held against the front."""
+"""What became of the plans of a study: it is told, and remembered.
+
+So no plan is scored twice, and the next one is held against the front.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -6,26 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from autoreap.errors import InputError
-from autoreap.front import RACED, SCREENED, Point, pareto, points_of
+from autoreap.front import RACED, RESULT, SCREENED, Point, broken_of, pareto, points_of
+from autoreap.objective import Scored
 from autoreap.outcomes import load_outcomes
 from autoreap.progress import log
 from autoreap.racing import Numerators, Rival
 from autoreap.triage import Screened, Triage, triage
 
 
-class Known:
+class History:
     """The plans of one study, by their digests.
 
     Args:
         study: whose trials they are.
-        folder: where each trial's outcomes are, as `<number>/outcomes.jsonl`.
+        folder: where each trial's files are, as `<number>/plan.json` and `<number>/outcomes.jsonl`.
         objectives: metric -> direction.
     """
 
     def __init__(self, study: optuna.Study, folder: Path, objectives: Mapping[str, str]) -> None:
+        self.study = study
         self._folder = folder
         self._objectives = objectives
         self._noted: set[int] = set()
@@ -33,35 +38,54 @@ class Known:
         self._stopped: dict[str, tuple[str, dict[str, Any]]] = {}
         self._screened: list[Screened] = []
         self._numerators: dict[int, Numerators] = {}
-        self.look(study)
+        self.look()
 
-    def look(self, study: optuna.Study) -> None:
+    def look(self) -> None:
         """What has come since, from other workers too."""
-        trials = study.get_trials(deepcopy=False)
-        for point in points_of(study):
+        trials = self.study.get_trials(deepcopy=False)
+        for point in points_of(self.study):
             if point.trial not in self._noted:
-                self.note(point, trials[point.trial].user_attrs.get(SCREENED, {}).get("surprise", {}))
+                self._note(point, trials[point.trial].user_attrs.get(SCREENED, {}).get("surprise", {}))
         for trial in (trial for trial in trials if trial.state == TrialState.PRUNED):
             for attribute in (RACED, SCREENED):
                 if "reason" in (verdict := trial.user_attrs.get(attribute, {})):
-                    self.note_stopped(trial.number, attribute, verdict)
+                    self._note_stopped(trial.number, attribute, verdict)
 
     @property
     def points(self) -> list[Point]:
         """The first trial that was scored of each plan."""
         return list(self._points.values())
 
-    def note(self, point: Point, surprise: Mapping[str, float]) -> None:
-        """A trial was scored; `surprise` is what its screen said, by metric."""
-        self._noted.add(point.trial)
-        self._points.setdefault(point.plan_digest, point)
-        if surprise and point.duplicate_of is None:
-            self._screened.append(Screened(point.trial, surprise, self._costs(point.values)))
+    def keep(self, trial: Trial, scored: Scored, digest: str) -> None:
+        """`trial` was scored; its files are whole before the study has its result, and the result before its state."""
+        scored.save(self._folder / str(trial.number))
+        result = {
+            "metrics": scored.metrics,
+            "size_bytes": scored.size_bytes,
+            "plan_digest": digest,
+            "seconds": scored.evaluation.seconds,
+        }
+        trial.set_user_attr(RESULT, result)
+        self.study.tell(trial, scored.values)
+        values = dict(zip(self._objectives, scored.values, strict=True))
+        broken = broken_of(trial.constraints)
+        point = Point(trial.number, trial.params, values, scored.metrics, scored.size_bytes, digest, broken=broken)
+        self._note(point, trial.user_attrs.get(SCREENED, {}).get("surprise", {}))
 
-    def note_stopped(self, number: int, attribute: str, verdict: Mapping[str, Any]) -> None:
-        """A trial was stopped, in a race or by its screen; `verdict` is the user attribute that says why."""
-        repeated = {**verdict, "duplicate_of": number, "seconds": 0.0}
-        self._stopped.setdefault(verdict["plan_digest"], (attribute, repeated))
+    def repeat(self, trial: Trial, twin: Point) -> None:
+        """The plan of `trial` was scored before: the study is told what is known, at no cost."""
+        result = {"metrics": twin.metrics, "size_bytes": twin.size_bytes, "plan_digest": twin.plan_digest}
+        trial.set_user_attr(RESULT, result | {"seconds": 0.0, "duplicate_of": twin.trial})
+        self.study.tell(trial, list(twin.values.values()))
+
+    def stop(self, trial: Trial, attribute: str, verdict: Mapping[str, Any]) -> None:
+        """`trial` was stopped, in a race or by its screen; `verdict` is the user attribute that says why.
+
+        Without values: what was counted so far is a bound, or a guess, which must not rank among scores.
+        """
+        trial.set_user_attr(attribute, verdict)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self._note_stopped(trial.number, attribute, verdict)
 
     def scored(self, digest: str) -> Point | None:
         """The trial that scored the plan."""
@@ -103,3 +127,14 @@ class Known:
                 for metric, listed in outcomes.items()
             }
         return self._numerators[number]
+
+    def _note(self, point: Point, surprise: Mapping[str, float]) -> None:
+        """A trial was scored; `surprise` is what its screen said, by metric."""
+        self._noted.add(point.trial)
+        self._points.setdefault(point.plan_digest, point)
+        if surprise and point.duplicate_of is None:
+            self._screened.append(Screened(point.trial, surprise, self._costs(point.values)))
+
+    def _note_stopped(self, number: int, attribute: str, verdict: Mapping[str, Any]) -> None:
+        repeated = {**verdict, "duplicate_of": number, "seconds": 0.0}
+        self._stopped.setdefault(verdict["plan_digest"], (attribute, repeated))

@@ -1,0 +1,34 @@
+"""What a family without experts answers when it is asked for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoreap.families.family import Config, Family, Router
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Dense(Family):
+    """A family of dense decoders; inherit it first."""
+
+    def router(self, layer: nn.Module) -> Router | None:
+        """See `Family.router`. There is none."""
+        return None
+
+    def experts(self, layer: nn.Module) -> nn.Module | None:
+        """See `Family.experts`. There are none."""
+        return None
+
+    def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """See `Family.raw_gates`."""
+        raise AssertionError("a dense model has no router that could return anything")
+
+    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
+        """See `Family.write_experts`. Nothing to set: zero of them is what the config says already."""
+
+    def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        """See `Family.one_by_one`. Nothing is fused."""
+        return [(tensor_name, shape)]
