@@ -206,10 +206,12 @@ def load_plan(path: str | Path) -> PruningPlan:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such plan", where=path, fix="make one with `autoreap plan`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
+    except IsADirectoryError:
+        raise InputError("is a directory", where=path, fix="name a plan.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
     return plan_from_dict(document, where=path)
 

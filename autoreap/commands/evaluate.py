@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
+from autoreap.errors import InputError
 
 SUMMARY = "score a model or a plan"
 EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
@@ -33,6 +34,10 @@ def run(options: Arguments) -> Result:
     from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
 
+    if options.outcomes:  # a place that can't be written is found before the model is loaded
+        if options.outcomes.is_dir():
+            raise InputError("is a directory", where=options.outcomes, fix="name a file")
+        options.outcomes.parent.mkdir(parents=True, exist_ok=True)
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
     evaluation = jobs.evaluated(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_study_options
+from autoreap.commands.options import Add, Arguments, Result, add_study_options, png_file
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _WIDTH = 100  # where there is no terminal
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
-    add("--png", type=Path, metavar="FILE", help="draw it in a file, too")
+    add("--png", type=png_file, metavar="FILE", help="draw it in a file, too")
     add("--csv", type=Path, metavar="FILE", help="write the table with all metrics and intervals, too")
 
 

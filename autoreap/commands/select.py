@@ -1,10 +1,11 @@
 """autoreap select: the trial that a rule picks."""
 
+import argparse
+import math
 import re
 
 from autoreap.commands.options import Add, Arguments, Result, add_study_options
 from autoreap.errors import InputError
-from autoreap.wording import rate_text, size_text
 
 SUMMARY = "pick one trial by a rule"
 EXAMPLE = "autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5"
@@ -14,7 +15,7 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
     add("--rule", choices=("knee", "smallest", "best"), default="knee", help="default: knee")
-    add("--max-wer-increase", type=float, metavar="POINTS", help="for smallest: percentage points over the baseline")
+    add("--max-wer-increase", type=points, metavar="POINTS", help="for smallest: percentage points over the baseline")
     add("--max-size", metavar="SIZE", help="for best: 20GB, 900MB")
 
 
@@ -22,6 +23,7 @@ def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
     from autoreap.front import open_study, select
+    from autoreap.trial_text import scores_text
 
     for option, value, rule in (
         ("--max-wer-increase", options.max_wer_increase, "smallest"),
@@ -34,8 +36,19 @@ def run(options: Arguments) -> Result:
     point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
     (document,) = with_confirmed([point.as_dict()], study.user_attrs.get(CONFIRMED))
     document |= {"rule": options.rule, "reason": reason}
-    scores = [f"{name} {rate_text(m['value'], m['low'], m['high'])}" for name, m in point.metrics.items()]
-    return document, f"trial {point.trial}, {', '.join([size_text(point.size_bytes), *scores])}: {reason}"
+    scores = scores_text(point.metrics, point.size_bytes, point.values)
+    return document, f"trial {point.trial}, {scores}: {reason}"
+
+
+def points(text: str) -> float:
+    """A finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    return number
 
 
 def _bytes(text: str) -> float:

@@ -77,6 +77,8 @@ def read_chat_inputs(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if tokenizer.chat_template is None:
             raise ValueError("there is no chat template")
+        if unknown := [token for token in astuple(placeholders) if token not in tokenizer.get_vocab()]:
+            raise ValueError(f"the tokenizer does not know {unknown[0]}")
         return ChatInputs(
             tokenizer=tokenizer,
             feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
