@@ -157,7 +157,7 @@ class PruningPlan:
 def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
     if plan.strip_vision and not shape.has_vision:
-        raise no_vision(f"{where}: strip_vision")
+        raise no_vision("plan: strip_vision")
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
@@ -223,10 +223,12 @@ def load_plan(path: str | Path) -> PruningPlan:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such plan", where=path, fix="make one with `autoreap plan`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
+    except IsADirectoryError:
+        raise InputError("is a directory", where=path, fix="name a plan.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
     return plan_from_dict(document, where=path)
 
