@@ -140,7 +140,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Problems]:
         root, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError("no such file", where=path) from None
-    except (yaml.YAMLError, ValueError, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise InputError("is a directory", where=path, fix="name a YAML file") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", where=path) from None
     if not isinstance(document, dict) or root is None:
         raise InputError("must be a mapping of keys to values", where=path)

@@ -71,7 +71,8 @@ def command_parser() -> argparse.ArgumentParser:
             aliases=ALIASES.get(name, ()),
             help=command.SUMMARY,
             description=command.SUMMARY.capitalize() + ".",
-            epilog=f"example: {command.EXAMPLE}",
+            epilog=f"example:\n  {command.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is to be copied: no break within it
             allow_abbrev=False,
         )
         subparser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")

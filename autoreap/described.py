@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
+from autoreap.needs import ACTIVATIONS
 from autoreap.plan import BaseModel, ModelShape
 from autoreap.progress import log
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from autoreap.families.chat_inputs import ChatInputs
 
 _SPEAKING_PARTS = ("talker", "speech")
-_ACTIVATIONS = 1.1  # a batch of utterances beside the weights, and what the allocator keeps
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
         needed = getattr(torch, dtype).itemsize * sum(info.num_parameters for info in stored)
     accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
     free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else _free_memory()
-    if needed * _ACTIVATIONS <= free:
+    if needed * ACTIVATIONS <= free:
         return None
-    return f"it needs {needed * _ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+    return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
 
 
 def _free_memory() -> int:

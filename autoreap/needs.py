@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from autoreap.described import Described
 
 PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
-_ACTIVATIONS = 1.1  # as `described.shortage` counts: a batch beside the weights, and what the allocator keeps
+ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Need:
 
     def loaded_bytes(self, *, on_cpu: bool) -> float:
         """Memory to calibrate or search: the weights, as stored or in float32 on a CPU, and room to work in."""
-        return self.num_parameters * (4 if on_cpu else self.bytes_each) * _ACTIVATIONS
+        return self.num_parameters * (4 if on_cpu else self.bytes_each) * ACTIVATIONS
 
     def streamed_bytes(self, *, on_cpu: bool) -> float:
         """The same with one decoder layer in memory at a time."""
         on_disk = (self.num_layers - 1) * self.layer_parameters
-        return (self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * _ACTIVATIONS
+        return (self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * ACTIVATIONS
 
     def arithmetic(self) -> str:
         """How the bytes come about."""

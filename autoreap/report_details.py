@@ -10,12 +10,12 @@ from autoreap.comparison import Comparison, Pair, compare_outcomes
 from autoreap.comparison_page import utterance
 from autoreap.described import Described
 from autoreap.errors import InputError
-from autoreap.front import PLAN, Point, plan_of
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
 from autoreap.progress import log
 from autoreap.report_memory import GIGABYTES, memory_of, opened_model
 from autoreap.report_recordings import Wanted, recordings
+from autoreap.study import PLAN, Point, plan_of
 
 MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a second
 NUM_WORST = 3  # utterances of each metric

@@ -12,15 +12,8 @@ import numpy as np
 
 from autoreap.candidate import Candidate, preset_values
 from autoreap.errors import InputError
-from autoreap.plan import (
-    ComponentShape,
-    ModelShape,
-    edges,
-    layers_to_cut,
-    num_retained,
-    pinned_layers,
-    retained_experts,
-)
+from autoreap.plan import ComponentShape, ModelShape
+from autoreap.planning import edges, layers_to_cut, num_retained, pinned_layers, retained_experts
 from autoreap.saliency import ComponentSaliency, FloatArray, IntArray, ModalitySums, Saliency
 
 LAMBDAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

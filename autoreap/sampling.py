@@ -3,13 +3,22 @@
 from typing import Any
 
 import optuna
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.trial import Trial
 
 from autoreap.calibrate import MAX_SPAN
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
 from autoreap.errors import InputError
-from autoreap.parameters_config import Range, can_be
-from autoreap.plan import COMPONENTS, ModelShape, edges, no_vision, pinned_layers
+from autoreap.evals_config import EvalsConfig
+from autoreap.evals_data import seeing
+from autoreap.parameters_config import Parameter, Range, can_be
+from autoreap.plan import COMPONENTS, ModelShape, no_vision
+from autoreap.planning import edges, pinned_layers
 from autoreap.progress import log
 from autoreap.samplers import sampler
 from autoreap.space_config import SpaceConfig
@@ -95,6 +104,56 @@ def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
             raise InputError(f"a block has at most {MAX_SPAN} layers, got {most:g}", where=where, fix=fix)
 
 
+def check_vision(space: SpaceConfig, evals: EvalsConfig) -> None:
+    """Raise `InputError` if `space` may strip vision while the search split shows pictures: no such trial scores."""
+    seen = seeing(evals, "search")
+    if not seen:
+        return
+    strips = can_be(space.parameters.get("strip_vision", False), True)
+    if not strips and not space.controls:
+        return
+    (metric, row), *_ = seen.items()
+    raise InputError(
+        f"strips vision, but {metric} is scored on pictures, the first one at {row}",
+        where=f"{space.path}: {'parameters.strip_vision' if strips else 'controls'}",
+        fix=f"{'set it to false' if strips else 'leave controls out'}, or move the task to the report split",
+    )
+
+
+def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
+    """Raise `InputError` if a parameter is another one than `study` has sampled so far, as Optuna judges it.
+
+    The ends and the step of a range may change between two runs; choices, the kind of numbers and `log` may not: each
+    trial would fail.
+    """
+    searched = {name: distribution(spec) for name, spec in space.parameters.items()}
+    for trial in study.get_trials(deepcopy=False):
+        for name, known in trial.distributions.items():
+            wanted = searched.get(name)
+            if wanted is None:  # fixed by now, or no longer there
+                continue
+            try:
+                check_distribution_compatibility(known, wanted)
+            except ValueError:
+                raise InputError(
+                    f"study {study.study_name} has sampled from {known}, now it is {wanted}; "
+                    "of a range, low, high and step may change, all else may not",
+                    where=f"{space.path}: parameters.{name}",
+                    fix="undo the change, or start another study with --study",
+                ) from None
+
+
+def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution | FloatDistribution | None:
+    """What `spec` is sampled from; None for a fixed value."""
+    if isinstance(spec, tuple):
+        return CategoricalDistribution(spec)
+    if not isinstance(spec, Range):
+        return None
+    if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
+        return IntDistribution(int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)
+    return FloatDistribution(spec.low, spec.high, step=spec.step, log=spec.log)
+
+
 def component_of(parameter: str) -> str:
     """The component that a parameter of a space is about."""
     return next((name for name in COMPONENTS if parameter.startswith(f"{name}.")), COMPONENTS[0])
@@ -147,8 +206,11 @@ def sample(trial: Trial, space: SpaceConfig, shape: ModelShape) -> Candidate:
 
 def _suggest(trial: Trial, name: str, spec: Any) -> Any:
     """The value of parameter `name`: sampled where `spec` is a range or a choice, else `spec` itself."""
-    if isinstance(spec, Range):
-        if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
-            return trial.suggest_int(name, int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)
-        return trial.suggest_float(name, spec.low, spec.high, step=spec.step, log=spec.log)
-    return trial.suggest_categorical(name, spec) if isinstance(spec, tuple) else spec
+    match distribution(spec):
+        case IntDistribution() as known:
+            return trial.suggest_int(name, known.low, known.high, step=known.step, log=known.log)
+        case FloatDistribution() as known:
+            return trial.suggest_float(name, known.low, known.high, step=known.step, log=known.log)
+        case CategoricalDistribution() as known:
+            return trial.suggest_categorical(name, known.choices)
+    return spec

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from autoreap.front import DEFAULT_ROOT
 from autoreap.storage import Pulse
+from autoreap.study import DEFAULT_ROOT
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class SearchOptions:
     def is_led(self) -> bool:
         """Whether this process starts workers, and scores nothing itself."""
         return self.workers > 1 or self.engine != "local"
+
+    @property
+    def may_change(self) -> tuple[str, ...]:
+        """What a study may be gone on with though it is another one than it was started with."""
+        return ("code",) if self.allow_other_code else ()
 
     def of_worker(self) -> str:
         """The same for a worker that this process starts, as JSON."""

@@ -12,7 +12,7 @@ from builders import copy_rows
 from autoreap import cli
 from autoreap.checkpoint import open_checkpoint
 from autoreap.evals_config import load_evals
-from autoreap.evaluate import read_task
+from autoreap.evals_data import read_task
 from autoreap.families import family_of
 
 _ROOT = Path(__file__).parent.parent

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -22,11 +23,12 @@ from autoreap import cli
 from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.described import describe
-from autoreap.front import PLAN, RESULT
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan, make_plan
+from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
+from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, score
+from autoreap.study import PLAN, RESULT
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
@@ -149,6 +151,26 @@ def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Cap
     space = write(tmp_path / "space.yaml", text)
     message = f"{space}: parameters.layers_cut: at most 6 of 8 layers may be cut, got 7"
     assert_refused(["search", space, "--model", folder / "model"], capsys, message)
+
+
+@pytest.mark.parametrize(
+    ("rest", "key", "fix"),
+    [
+        ("parameters: {retention: 0.5, strip_vision: true}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5, strip_vision: [true, false]}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5}\ncontrols: [random]", "controls", "leave controls out"),
+    ],
+)
+def test_a_search_that_strips_vision_is_not_scored_on_pictures(
+    rest: str, key: str, fix: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = ROOT / "evals" / "tiny" / "caption_report.jsonl"
+    write(tmp_path / "evals.yaml", f"search: [{{task: audio_qa, dataset_path: {rows}}}]\n")
+    objectives = "objectives: {size_bytes: minimise, accuracy: maximise}"
+    text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: evals.yaml\n{rest}\n{objectives}\n"
+    space = write(tmp_path / "space.yaml", text)
+    message = f"{space}: {key}: strips vision, but accuracy is scored on pictures, the first one at {rows}:1 ({fix}"
+    assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, message)
 
 
 def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
@@ -487,12 +509,15 @@ def json_of(arguments: Sequence[object], capsys: Capture) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_shows_an_example(command: str, capsys: Capture) -> None:
+def test_the_help_of_every_command_ends_in_an_example_that_it_takes(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([command, "--help"])
     assert exit_.value.code == 0
-    name = command.replace("materialize", "materialise")  # one command, two spellings
-    assert f"example: autoreap {name} " in " ".join(capsys.readouterr().out.split())
+    *_, heading, example = capsys.readouterr().out.splitlines()
+    assert heading == "example:"
+    program, name, *arguments = shlex.split(example.partition(" > ")[0])
+    assert (program, name) == ("autoreap", command.replace("materialize", "materialise"))  # two spellings of one
+    cli.command_parser().parse_args([command, *arguments])
 
 
 def test_the_help_lists_every_command(capsys: Capture) -> None:
@@ -700,7 +725,7 @@ def test_compare_takes_files_trials_and_checkpoints(
 
 def test_select_shows_every_score_with_its_interval(folder: Path, capsys: Capture) -> None:
     assert cli.main(["select", "night", "--storage", storage(folder)]) == 0
-    assert re.match(r"trial 0, 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]: ", capsys.readouterr().out)
+    assert re.match(r"trial 0: 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["materialise", "materialize"])
@@ -819,7 +844,9 @@ def test_each_rule_selects_a_trial_and_says_why(folder: Path, capsys: Capture, o
 
 def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
-    assert json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys) == {"report": str(page)}
+    found = json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys)
+    told = {"study": "night", "num_trials": 2, "front": [0]}
+    assert found == {"report": str(page), "bytes": page.stat().st_size, **told}
     assert '{"reason":"ScoringError: none","trials":[1]}' in page.read_text()
 
 

@@ -12,11 +12,13 @@ from autoreap.candidate import Candidate
 from autoreap.confirmation import answerable
 from autoreap.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed_lines, legend, smaller_tied, ties
 from autoreap.evals_config import load_evals
-from autoreap.front import PLAN, RESULT, pareto, points_of, select
+from autoreap.front import pareto
 from autoreap.outcomes import Outcome
-from autoreap.plan import make_plan
+from autoreap.planning import make_plan
 from autoreap.report import front_table
 from autoreap.scores import Counts
+from autoreap.selection import select
+from autoreap.study import PLAN, RESULT, points_of
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"
 NUM_UTTERANCES, NUM_WORDS = 200, 10

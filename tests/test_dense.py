@@ -12,10 +12,10 @@ from test_resume import assert_same_bits
 from transformers import Qwen2_5OmniForConditionalGeneration
 
 from autoreap import cli
-from autoreap.front import open_study
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
+from autoreap.study import open_study
 
 
 @pytest.fixture(scope="module")

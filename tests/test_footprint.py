@@ -18,7 +18,8 @@ from autoreap.checkpoint import Checkpoint, open_checkpoint
 from autoreap.described import describe, load
 from autoreap.families import family_of
 from autoreap.footprint import Footprint
-from autoreap.plan import BaseModel, PruningPlan, make_plan
+from autoreap.plan import BaseModel, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.prompts import audio_of
 from autoreap.samples import read_samples
 from autoreap.sizes import component_sizes

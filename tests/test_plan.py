@@ -20,14 +20,16 @@ from autoreap.plan import (
     ModelShape,
     PruningPlan,
     check_plan,
+    load_plan,
+    plan_from_dict,
+)
+from autoreap.planning import (
     edges,
     layers_to_cut,
-    load_plan,
     make_plan,
     needs_saliency,
     num_retained,
     pinned_layers,
-    plan_from_dict,
     retained_experts,
     without_layers,
 )

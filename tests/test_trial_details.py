@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.confirmed import CONFIRMED
-from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import make_plan
+from autoreap.planning import make_plan
 from autoreap.scores import Counts
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.trial_details import spans
 
 NUM_UTTERANCES = 10

@@ -11,13 +11,14 @@ EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
-    add("--plan", type=Path, help="score the model under this plan")
-    add("--evals", type=Path, required=True, help="a file of evals/")
+    add("--plan", type=Path, metavar="FILE", help="score the model under this plan")
+    add("--evals", type=Path, metavar="FILE", required=True, help="a file of evals/")
     add("--split", choices=("search", "report"), default="search", help="default: search")
     add(
         "--batch-size",
         type=positive,
-        help="decoded together (default: 32; on an accelerator 256, halved until they fit)",
+        metavar="N",
+        help="utterances decoded together (default: 32; on an accelerator 256, halved until they fit)",
     )
     add_loading_options(add)
     add("--latency", action="store_true", help="time answers, too, in turns with the unpruned model")

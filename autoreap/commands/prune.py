@@ -48,7 +48,7 @@ def run(options: Arguments) -> Result:
     """All three steps; what needs no measurement loads no weight."""
     from autoreap.described import describe
     from autoreap.materialise import check_target
-    from autoreap.plan import check_candidate, needs_saliency
+    from autoreap.planning import check_candidate, needs_saliency
 
     described = describe(options.model)
     if not options.dry_run:
@@ -69,7 +69,7 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
     from autoreap import jobs
     from autoreap.calibrate import Options
     from autoreap.described import load, release
-    from autoreap.streaming import spool_beside
+    from autoreap.spool import spool_beside
 
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)

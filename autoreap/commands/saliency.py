@@ -22,9 +22,16 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add("saliency_file", type=Path, metavar="FILE", help="what calibrate wrote")
     add("--component", choices=tuple(COMPONENTS), help="default: all that were measured")
-    add("--retention", type=float, default=0.5, help="fraction of experts kept in each layer (default 0.5)")
-    add("--lambda", dest="lambda_", type=float, default=1.0, help="weight of the contrast term (default 1)")
-    add("--beta", type=float, default=1.0, help="how much of the video saliency it subtracts (default 1)")
+    add("--retention", type=float, default=0.5, metavar="SHARE", help="of the experts kept in each layer (default 0.5)")
+    add(
+        "--lambda",
+        dest="lambda_",
+        type=float,
+        default=1.0,
+        metavar="WEIGHT",
+        help="weight of the contrast term (default 1)",
+    )
+    add("--beta", type=float, default=1.0, metavar="SHARE", help="of the video saliency that it subtracts (default 1)")
     add("--png", type=Path, metavar="FILE", help="draw it")
     add("--html", type=Path, metavar="FILE", help="write a page with the same pictures, and how to read them")
 

@@ -16,9 +16,9 @@ from autoreap.described import Loaded, describe
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.footprint import Footprint
+from autoreap.layer_weights import read_layer
 from autoreap.masking import masked
 from autoreap.plan import ModelShape, PruningPlan
-from autoreap.streaming import read_layer
 
 
 class FamilyContract(DimensionContract):

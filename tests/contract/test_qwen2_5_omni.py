@@ -14,7 +14,8 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import open_checkpoint
 from autoreap.errors import InputError
 from autoreap.families import family_of
-from autoreap.plan import ModelShape, PruningPlan, make_plan
+from autoreap.plan import ModelShape, PruningPlan
+from autoreap.planning import make_plan
 
 
 class TestQwen25Omni(FamilyContract):

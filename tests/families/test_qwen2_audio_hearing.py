@@ -16,12 +16,14 @@ from transformers import Qwen2AudioProcessor, Qwen2Config
 
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import open_checkpoint
-from autoreap.drafting import DraftedDecoder, Prompt
+from autoreap.draft_rows import Prompt
+from autoreap.drafting import DraftedDecoder
 from autoreap.errors import InputError, MediaError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.families.qwen2_audio import TEXT_DEFAULTS, Qwen2Audio
 from autoreap.masking import masked
-from autoreap.plan import check_plan, make_plan
+from autoreap.plan import check_plan
+from autoreap.planning import make_plan
 from autoreap.prompts import audio_of, embedded
 from autoreap.rewrite import plan_rewrite
 from autoreap.samples import SAMPLING_RATE, Sample
