@@ -1,6 +1,7 @@
 """Every command on a model without experts, a random Qwen2.5-Omni: what there is to cut are layers and vision."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from test_resume import assert_same_bits
 from transformers import Qwen2_5OmniForConditionalGeneration
 
 from autoreap import cli
+from autoreap.described import describe, load
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
@@ -84,6 +86,20 @@ def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_gener
     assert [outcome.output for outcome in answers["out"]["wer"]] == stock_answers(
         Path("out"), Qwen2_5OmniForConditionalGeneration
     )
+
+
+def test_the_thinker_saved_alone_answers_as_the_whole_model_does_pruned_and_as_it_is(run: Run) -> None:
+    loaded = load(describe("model"))
+    shutil.copytree("model", "thinker", ignore=shutil.ignore_patterns("model*", "config.json", "spk_dict.pt"))
+    loaded.described.family.thinker(loaded.model).save_pretrained("thinker")
+    for options, kept in ((["--strip-vision"], 6), (["--layers", "1,3", "--strip-vision"], 4)):
+        answers = []
+        for model in ("model", "thinker"):
+            target = f"{model}-{kept}"
+            assert run("prune", model, *options, "-o", target)["plan"]["thinker"]["layers"] == kept
+            run("evaluate", target, "--evals", "evals.yaml", "--outcomes", f"{target}.jsonl")
+            answers.append(load_outcomes(Path(f"{target}.jsonl")))
+        assert answers[0] == answers[1]
 
 
 def test_prune_cuts_the_layers_that_are_named_and_vision(run: Run) -> None:
