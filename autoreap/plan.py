@@ -157,7 +157,7 @@ class PruningPlan:
 def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
     if plan.strip_vision and not shape.has_vision:
-        raise no_vision(f"{where}: strip_vision")
+        raise no_vision("plan: strip_vision")
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
