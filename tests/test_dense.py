@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import Qwen2_5OmniForConditionalGeneration
 
 from autoreap import cli
 from autoreap.checkpoint import open_checkpoint
+from autoreap.described import describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evals_data import read_task
 from autoreap.families import family_of
@@ -130,6 +132,20 @@ def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_gener
         answers[name] = load_outcomes(Path(f"{name}.jsonl"))
     assert answers["masked"] == answers["out"] != answers["unpruned"]
     assert [outcome.output for outcome in answers["out"]["wer"]] == stock_answers(Path("out"))
+
+
+def test_the_thinker_saved_alone_answers_as_the_whole_model_does_pruned_and_as_it_is(run: Run) -> None:
+    loaded = load(describe("model"))
+    shutil.copytree("model", "thinker", ignore=shutil.ignore_patterns("model*", "config.json", "spk_dict.pt"))
+    loaded.described.family.thinker(loaded.model).save_pretrained("thinker")
+    for options, kept in ((["--strip-vision"], 6), (["--layers", "1,3", "--strip-vision"], 4)):
+        answers = []
+        for model in ("model", "thinker"):
+            target = f"{model}-{kept}"
+            assert run("prune", model, *options, "-o", target)["plan"]["thinker"]["layers"] == kept
+            run("evaluate", target, "--evals", "evals.yaml", "--outcomes", f"{target}.jsonl")
+            answers.append(load_outcomes(Path(f"{target}.jsonl")))
+        assert answers[0] == answers[1]
 
 
 @torch.inference_mode()
