@@ -154,30 +154,30 @@ class PruningPlan:
             partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
 
 
-def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> None:
+def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
     if plan.strip_vision and not shape.has_vision:
-        raise no_vision(f"{where}: strip_vision")
+        raise no_vision("plan: strip_vision")
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
             continue
         if decoder is None:
-            raise InputError(f"edits the {name}, which this model does not have", where=where)
-        _check_component(edit, decoder, where=f"{where}: {name}")
+            raise InputError(f"edits the {name}, which this model does not have", where="plan")
+        _check_component(edit, decoder, where=f"plan: {name}")
     missing = set(range(shape.deepstack_layers)) - set(plan.thinker.layers)
     if not plan.strip_vision and missing:
         raise InputError(
             f"thinker layer {min(missing)} receives vision features and can't be cut while vision is kept",
-            where=where,
+            where="plan",
             fix="keep the layer, or strip vision too",
         )
     if plan.drop_speech and plan.talker is not None:
-        raise InputError("the talker is either pruned or dropped", where=where, fix="leave one of them out")
+        raise InputError("the talker is either pruned or dropped", where="plan", fix="leave one of them out")
     tap = shape.speech_tap
     if tap is not None and not plan.drop_speech and not (plan.thinker.layers[0] < tap <= plan.thinker.layers[-1]):
         raise InputError(
-            f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where=where
+            f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where="plan"
         )
 
 
@@ -223,10 +223,12 @@ def load_plan(path: str | Path) -> PruningPlan:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such plan", where=path, fix="make one with `autoreap plan`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError, RecursionError) as error:
+    except IsADirectoryError:
+        raise InputError("is a directory", where=path, fix="name a plan.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
     return plan_from_dict(document, where=path)
 

@@ -43,11 +43,6 @@ class SearchOptions:
         """Whether this process starts workers, and scores nothing itself."""
         return self.workers > 1 or self.engine != "local"
 
-    @property
-    def may_change(self) -> tuple[str, ...]:
-        """What a study may be gone on with though it is another one than it was started with."""
-        return ("code",) if self.allow_other_code else ()
-
     def of_worker(self) -> str:
         """The same for a worker that this process starts, as JSON."""
         return json.dumps(asdict(replace(self, workers=1, engine="local", is_worker=True)), default=str)

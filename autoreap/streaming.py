@@ -217,6 +217,7 @@ def _through_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool:
     is_last = number + 1 == loaded.described.shape.components["thinker"].num_layers
     replay, after = _Replay(read_layer(loaded, number)), _StandIn()
     decoder.layers = nn.ModuleList([*(_StandIn() for _ in range(number)), replay, *([] if is_last else [after])])
+    decoder.config.num_hidden_layers = len(decoder.layers)  # some decoders run as many as it says
     try:
         for group in groups:
             with group.meter.layer(number, replay.layer):
@@ -234,7 +235,7 @@ def _through_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool:
                     progress.advance()
             group.meter.count(None)
     finally:
-        decoder.layers = nn.ModuleList()
+        decoder.layers, decoder.config.num_hidden_layers = nn.ModuleList(), 0
 
 
 def _total(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:

@@ -63,7 +63,11 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     known = study_names(url)
     if name not in known:
         raise InputError(f"no study {name!r}", where=shown(url), fix=f"known: {', '.join(known) or 'none'}")
-    return optuna.load_study(study_name=name, storage=open_storage(url))
+    study = optuna.load_study(study_name=name, storage=open_storage(url))
+    if "objectives" not in study.user_attrs:  # all else that is read here is checked before it is stored
+        problem = "has no objectives: another program has made it, or its search ended before it began"
+        raise InputError(problem, where=f"study {name}", fix="name a study of `autoreap search`")
+    return study
 
 
 def study_names(storage: str) -> list[str]:
@@ -159,9 +163,11 @@ def plan_of(study: optuna.Study, number: int) -> PruningPlan:
             if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
                 fate = fate_of(trial)
                 reason = fate.reason or fate.became
-                raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
+                fix = f"`autoreap pareto {study.study_name}` lists those that were, and are best"
+                raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}", fix=fix)
             return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
-    raise InputError(f"has no trial {number}", where=f"study {study.study_name}")
+    fix = f"`autoreap show {study.study_name}` lists them"
+    raise InputError(f"has no trial {number}", where=f"study {study.study_name}", fix=fix)
 
 
 def trials_folder(study: str, root: Path = DEFAULT_ROOT) -> Path:

@@ -65,9 +65,13 @@ def check_resumed(space: SpaceConfig, seat: Seat, identity: Identity) -> None:
 def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity) -> None:
     """Raise `InputError` if what the study was started with has changed since."""
     check_known_parameters(study, space)
+    trials = study.get_trials(deepcopy=False)
+    if "objectives" not in study.user_attrs and (trials or len(study.directions) != len(space.objectives)):
+        where, fix = f"study {study.study_name}", "name another one with --study"
+        raise InputError("another program has made it: it says nothing of its objectives", where=where, fix=fix)
     constraints = [constraint.text for constraint in space.constraints]
     wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}
-    known = {"constraints": [], **study.user_attrs} if study.get_trials(deepcopy=False) else study.user_attrs
+    known = {"constraints": [], **study.user_attrs} if trials else study.user_attrs
     for key, value in wanted.items():
         if key in known and not _same(known[key], value):
             if key not in identity.may_change:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from autoreap.candidate import Candidate
 from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
 from autoreap.tiny_omni import CHECKPOINT
 
@@ -47,6 +49,11 @@ def saliency_of(shape: ModelShape, *, fingerprint: str = FINGERPRINT, seed: int 
         name: measured(decoder.num_layers, decoder.num_experts, seed=seed) for name, decoder in shape.components.items()
     }
     return Saliency(components=components, provenance={"model_fingerprint": fingerprint, "audio": "digest"})
+
+
+def planned(**values: Any) -> PruningPlan:
+    """The plan of a candidate of these values, on random measurements of `SHAPE`."""
+    return make_plan(Candidate(**values), saliency_of(SHAPE), SHAPE, BASE_MODEL)
 
 
 def wav_bytes(num_samples: int = 1600, sampling_rate: int = 16_000) -> bytes:

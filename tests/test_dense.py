@@ -1,58 +1,30 @@
 """Every command on a model without experts, a random Qwen2.5-Omni: what there is to cut are layers and vision."""
 
-import json
 import re
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from browser import ask, needs_browser
-from builders import copy_rows
+from dense_project import SPACE, Capture, Run, make_project, runner, said, stock_answers
 from random_qwen2_5_omni import save_hearing_model
 from test_resume import assert_same_bits
 from transformers import Qwen2_5OmniForConditionalGeneration
 
 from autoreap import cli
-from autoreap.checkpoint import open_checkpoint
-from autoreap.evals_config import load_evals
-from autoreap.evals_data import read_task
-from autoreap.families import family_of
+from autoreap.described import describe, load
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
 from autoreap.study import open_study
-
-ROOT = Path(__file__).parent.parent
-EVALS = """\
-search: [{task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe, generation_kwargs: {max_new_tokens: 6}}]
-report: [{task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe, generation_kwargs: {max_new_tokens: 6}}]
-"""
-SPACE = """\
-calibration: {audio: audio.jsonl}
-evals: evals.yaml
-parameters:
-  layers_cut: {low: 0, high: 4}
-  strip_vision: true
-trials: 5
-materialise: knee
-batch_size: 4
-"""
-Run = Callable[..., dict[str, Any]]
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model, a few rows, and what calibrate and plan make of them."""
     folder = tmp_path_factory.mktemp("dense")
-    save_hearing_model(folder / "model")
-    copy_rows(ROOT / "calibration/tiny/audio.jsonl", folder / "audio.jsonl", 5)
-    copy_rows(ROOT / "evals/tiny/asr_search.jsonl", folder / "asr.jsonl", 4)
-    copy_rows(ROOT / "evals/tiny/asr_report.jsonl", folder / "asr_report.jsonl", 2)
-    (folder / "evals.yaml").write_text(EVALS)
-    (folder / "space.yaml").write_text(SPACE)
+    make_project(folder, save_hearing_model)
     calibrate = ["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl")]
     assert cli.main([*calibrate, "-o", str(folder / "saliency.safetensors")]) == 0
     assert cli.main([*calibrate, "-o", str(folder / "streamed.safetensors"), "--stream-layers"]) == 0
@@ -64,25 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Run:
     """Run a command in a folder of its own, beside the module's files; what it says as JSON."""
-    monkeypatch.chdir(tmp_path)
-    for path in folder.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-
-    def run(*arguments: str) -> dict[str, Any]:
-        capsys.readouterr()
-        assert cli.main([*arguments, "--json"]) == 0
-        document: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return document
-
-    return run
-
-
-def said(capsys: Capture, *arguments: str, code: int = 0) -> str:
-    """All that a command says to people."""
-    capsys.readouterr()
-    assert cli.main([*arguments]) == code
-    captured = capsys.readouterr()
-    return captured.out + captured.err
+    return runner(folder, tmp_path, monkeypatch, capsys)
 
 
 def test_inspect_lists_no_experts(run: Run) -> None:
@@ -129,22 +83,23 @@ def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_gener
         run("evaluate", model, *plan, "--evals", "evals.yaml", "--outcomes", f"{name}.jsonl")
         answers[name] = load_outcomes(Path(f"{name}.jsonl"))
     assert answers["masked"] == answers["out"] != answers["unpruned"]
-    assert [outcome.output for outcome in answers["out"]["wer"]] == stock_answers(Path("out"))
+    assert [outcome.output for outcome in answers["out"]["wer"]] == stock_answers(
+        Path("out"), Qwen2_5OmniForConditionalGeneration
+    )
 
 
-@torch.inference_mode()
-def stock_answers(path: Path) -> list[str]:
-    """What `generate` of the stock class answers to the search split, one utterance at a time."""
-    model: Any = Qwen2_5OmniForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
-    inputs = family_of(open_checkpoint(path).config).inputs(path)
-    (task,) = load_evals(Path("evals.yaml")).splits["search"]
-    answers = []
-    for sample in read_task(task, Path()):
-        prompt = inputs.collate([inputs.encode(sample, "transcribe")])
-        end = {"eos_token_id": inputs.end_token_id, "pad_token_id": inputs.pad_token_id}
-        tokens = model.thinker.generate(**prompt, **end, do_sample=False, max_new_tokens=6)
-        answers.append(inputs.decode(tokens[0, prompt["input_ids"].shape[1] :]))
-    return answers
+def test_the_thinker_saved_alone_answers_as_the_whole_model_does_pruned_and_as_it_is(run: Run) -> None:
+    loaded = load(describe("model"))
+    shutil.copytree("model", "thinker", ignore=shutil.ignore_patterns("model*", "config.json", "spk_dict.pt"))
+    loaded.described.family.thinker(loaded.model).save_pretrained("thinker")
+    for options, kept in ((["--strip-vision"], 6), (["--layers", "1,3", "--strip-vision"], 4)):
+        answers = []
+        for model in ("model", "thinker"):
+            target = f"{model}-{kept}"
+            assert run("prune", model, *options, "-o", target)["plan"]["thinker"]["layers"] == kept
+            run("evaluate", target, "--evals", "evals.yaml", "--outcomes", f"{target}.jsonl")
+            answers.append(load_outcomes(Path(f"{target}.jsonl")))
+        assert answers[0] == answers[1]
 
 
 def test_prune_cuts_the_layers_that_are_named_and_vision(run: Run) -> None:

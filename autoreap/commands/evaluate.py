@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, check_output, positive
 
 SUMMARY = "score a model or a plan"
 EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
@@ -33,6 +33,8 @@ def run(options: Arguments) -> Result:
     from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
 
+    if options.outcomes:  # a place that can't be written is found before the model is loaded
+        check_output(options.outcomes, "--outcomes")
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
     evaluation = jobs.evaluated(

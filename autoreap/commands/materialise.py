@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoreap.commands.options import Add, Arguments, Result, add_tracking_option
+from autoreap.commands.options import Add, Arguments, Result, add_tracking_option, at_least_zero
 from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
 
@@ -17,7 +17,7 @@ EXAMPLE = "autoreap materialise tiny-tiny --trial 7 -o pruned"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add("source", metavar="STUDY|MODEL", help="a study with --trial, or a model with --plan")
-    add("--trial", type=int, metavar="N", help="number of the trial")
+    add("--trial", type=at_least_zero, metavar="N", help="number of the trial")
     add("--plan", type=Path, metavar="FILE", help="a plan.json")
     add("--model", help="where the base model is now (default: where the study had it)")
     add(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoreap.candidate import Candidate
-from autoreap.commands.options import COMPONENTS, Add, Arguments, Result
+from autoreap.commands.options import COMPONENTS, Add, Arguments, Result, png_file
 
 SUMMARY = "show what a calibration measured"
 EXAMPLE = "autoreap saliency saliency.safetensors --retention 0.5 --html saliency.html"
@@ -32,7 +32,7 @@ def add_options(add: Add) -> None:
         help="weight of the contrast term (default 1)",
     )
     add("--beta", type=float, default=1.0, metavar="SHARE", help="of the video saliency that it subtracts (default 1)")
-    add("--png", type=Path, metavar="FILE", help="draw it")
+    add("--png", type=png_file, metavar="FILE", help="draw it")
     add("--html", type=Path, metavar="FILE", help="write a page with the same pictures, and how to read them")
 
 

@@ -1,5 +1,7 @@
 """autoreap select: the trial that a rule picks."""
 
+import argparse
+import math
 import re
 
 from autoreap.commands.options import Add, Arguments, Result, add_study_options
@@ -13,7 +15,7 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
     add("--rule", choices=("knee", "smallest", "best"), default="knee", help="default: knee")
-    add("--max-wer-increase", type=float, metavar="POINTS", help="for smallest: percentage points over the baseline")
+    add("--max-wer-increase", type=points, metavar="POINTS", help="for smallest: percentage points over the baseline")
     add("--max-size", metavar="SIZE", help="for best: 20GB, 900MB")
 
 
@@ -24,12 +26,6 @@ def run(options: Arguments) -> Result:
     from autoreap.study import objectives_of, open_study
     from autoreap.trial_text import scores_text
 
-    for option, value, rule in (
-        ("--max-wer-increase", options.max_wer_increase, "smallest"),
-        ("--max-size", options.max_size, "best"),
-    ):
-        if value is not None and options.rule != rule:
-            raise InputError(f"is a bound of another rule than {options.rule}", where=option, fix=f"--rule {rule}")
     study = open_study(options.study, options.storage)
     max_size = _bytes(options.max_size) if options.max_size else None
     point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
@@ -39,6 +35,17 @@ def run(options: Arguments) -> Result:
     name = f"{study.study_name}-trial-{point.trial}"
     write = f"to write it: autoreap materialise {study.study_name} --trial {point.trial} -o {name}"
     return document, f"trial {point.trial}: {scores}\nwhy: {reason}\n{write}"
+
+
+def points(text: str) -> float:
+    """A finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    return number
 
 
 def _bytes(text: str) -> float:

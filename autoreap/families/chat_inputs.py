@@ -76,6 +76,8 @@ def read_chat_inputs(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if tokenizer.chat_template is None:
             raise ValueError("there is no chat template")
+        if unknown := [token for token in astuple(placeholders) if token not in tokenizer.get_vocab()]:
+            raise ValueError(f"the tokenizer does not know {unknown[0]}")
         extractor, pictures = WhisperFeatureExtractor.from_pretrained(path), read_pictures(path, default_frame_size)
         return ChatInputs(tokenizer, extractor, placeholders, num_audio_tokens, pictures=pictures)
 

@@ -59,7 +59,7 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     options = replace(options, study=name, storage=options.storage or default_storage(options.root))
     facts = {"model": described.checkpoint.fingerprint, "evals": evals_digest(evals), "code": code_digest()}
-    identity = Identity(facts, options.may_change)
+    identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
     with seated(options) as seat, Signals() as signals, stored():
         check_resumed(space, seat, identity)
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri, alone=partial(seat.group.only, "runs"))

@@ -22,7 +22,8 @@ from autoreap.errors import InputError, MediaError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.families.qwen2_audio import TEXT_DEFAULTS, Qwen2Audio
 from autoreap.masking import masked
-from autoreap.plan import check_plan, make_plan
+from autoreap.plan import check_plan
+from autoreap.planning import make_plan
 from autoreap.prompts import audio_of, embedded
 from autoreap.rewrite import plan_rewrite
 from autoreap.samples import SAMPLING_RATE, Sample
@@ -141,8 +142,8 @@ def drafted(
 
 def test_a_model_that_cannot_see_has_no_vision_to_strip(path: Path) -> None:
     plan = replace(identity_plan(open_checkpoint(path).fingerprint, QWEN2_AUDIO.shape), strip_vision=True)
-    with pytest.raises(InputError, match=r"^plan\.json: strip_vision: this model can't see: it has no vision to strip"):
-        check_plan(plan, QWEN2_AUDIO.shape, "plan.json")
+    with pytest.raises(InputError, match=r"^plan: strip_vision: this model can't see: it has no vision to strip"):
+        check_plan(plan, QWEN2_AUDIO.shape)
     model = FAMILY.load(path, dtype=torch.bfloat16, device="cpu", speech=False)
     with pytest.raises(InputError, match="no vision to strip"), masked(model, plan):
         pass
