@@ -115,6 +115,7 @@ def resumable(output: Path) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f".{output.name}.resume")
     lock = output.with_name(f".{output.name}.lock")
+    lock.touch()
     with exclusive(lock, f"another calibration that writes {output} is running", fix="wait for it, or use another -o"):
         try:
             yield path

@@ -99,6 +99,7 @@ def seated(options: SearchOptions) -> Iterator[Seat]:
         yield seat
         return
     lock = options.root / f"{options.study}.lock"
+    lock.touch()
     with exclusive(lock, "another search of this study is running", fix="wait, or use --study"):
         with seat.group.last() as alone:
             if not alone:
