@@ -1,12 +1,12 @@
 """A random Qwen2-Audio of the real class, a few units wide."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from builders import copy_tokenizer
-from specimen import Specimen, enlarge_weights
+from specimen import Specimen, save_random
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, WhisperFeatureExtractor
 
 from autoreap.plan import ComponentShape, ModelShape
@@ -31,20 +31,12 @@ def small_config() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def random_model(config: dict[str, Any]) -> Any:
-    """With large random weights, so that no layer or head is negligible; in bf16."""
-    torch.manual_seed(0)
-    model = Qwen2AudioForConditionalGeneration(Qwen2AudioConfig(**config))
-    enlarge_weights(model)
-    return model.to(torch.bfloat16)
-
-
 def save_hearing_model(path: Path) -> Path:
-    """The same with the embedded model's tokenizer; the chat template is the stock processor's own."""
+    """A checkpoint with the embedded model's tokenizer; the chat template is the stock processor's own."""
     config, embedded = small_config(), json.loads((CHECKPOINT / "config.json").read_text())["thinker_config"]
     config["text_config"]["vocab_size"] = embedded["text_config"]["vocab_size"]
     config["audio_token_index"] = embedded["audio_token_id"]
-    random_model(config).save_pretrained(path)
+    save_random(Qwen2AudioForConditionalGeneration, Qwen2AudioConfig(**config), path)
     copy_tokenizer(path, RENAMED)
     for name in ("chat_template.jinja", "video_preprocessor_config.json"):
         (path / name).unlink()
@@ -52,13 +44,8 @@ def save_hearing_model(path: Path) -> Path:
     return path
 
 
-def _save(path: Path) -> Path:
-    random_model(small_config()).save_pretrained(path)
-    return path
-
-
 QWEN2_AUDIO = Specimen(
-    save=_save,
+    save=partial(save_random, Qwen2AudioForConditionalGeneration, Qwen2AudioConfig(**small_config())),
     stock=Qwen2AudioForConditionalGeneration,
     shape=ModelShape({"thinker": ComponentShape(6, num_experts=0, top_k=0)}, has_vision=False),
     parts=frozenset({"thinker", "audio"}),

@@ -47,3 +47,12 @@ def enlarge_weights(model: torch.nn.Module, *, but: str | None = None) -> None:
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2 and (but is None or but not in name):
                 parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+
+
+def save_random(stock: Any, config: Any, path: Path) -> Path:
+    """A checkpoint of the class `stock` with large random weights, in bf16."""
+    torch.manual_seed(0)
+    model = stock(config)
+    enlarge_weights(model)
+    model.to(torch.bfloat16).save_pretrained(path)
+    return path

@@ -2,7 +2,7 @@
 
 A block of YAML, JSON or Python says behind its fence what it is: `yaml space`, `yaml evals`, `yaml calibration`,
 `json rows`, `json outcomes`; Python is a doctest, all of a page in one namespace. A block that names a file is of
-docs/extending.md's kind, which tests/test_docs_extending.py carries out.
+docs/extending.md's kind, which tests/test_docs_extending.py carries out, as tests/test_docs_adding_a_family.py does.
 """
 
 import doctest
@@ -38,7 +38,9 @@ _PATH = re.compile(rf"(?<![\w./-])(?:{_FOLDERS})/[\w./*-]*[\w/*]")
 _COMMAND = re.compile(r"(?:\.venv/bin/|srun )?(autoreap .*)")
 _REDIRECTION = re.compile(r"\d?>.*")
 _ATTRIBUTE = re.compile(r"([a-z_]+)\.([A-Za-z_]+)(?:\(\))?")
-_NAMES_CODE = re.compile(r"CONTRIBUTING.md|docs/(decisions/.*|how-it-works.md|extending.md|calibration.md)")
+_NAMES_CODE = re.compile(
+    r"CONTRIBUTING.md|docs/(decisions/.*|how-it-works.md|extending.md|adding-a-family.md|calibration.md)"
+)
 
 by_page = pytest.mark.parametrize("page", pages(), ids=name_of)
 

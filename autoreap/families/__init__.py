@@ -13,7 +13,13 @@ from autoreap.families.qwen3_omni_thinker import Qwen3OmniThinker
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (Qwen3Omni(), Qwen3OmniThinker(), Qwen25Omni(), Qwen25OmniThinker(), Qwen2Audio())
+FAMILIES: tuple[Family, ...] = (
+    Qwen3Omni(),
+    Qwen3OmniThinker(),
+    Qwen25Omni(),
+    Qwen25OmniThinker(),
+    Qwen2Audio(),
+)
 
 
 def family_of(config: Mapping[str, Any], where: object = "config.json") -> Family:

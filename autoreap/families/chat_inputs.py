@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from autoreap.errors import InputError, MediaError
 from autoreap.families.pictures import Pictures, read_pictures
@@ -82,14 +81,14 @@ def read_chat_inputs(
         return ChatInputs(tokenizer, extractor, placeholders, num_audio_tokens, pictures=pictures)
 
 
-def read_audio_inputs(path: Path, processor_class: Any, num_audio_tokens: Callable[[int], int]) -> "ChatInputs":
+def read_audio_inputs(path: Path, num_audio_tokens: Callable[[int], int]) -> "ChatInputs":
     """Those of a checkpoint that sees nothing, through its stock processor; recordings are padded to one length.
 
     Raises:
         InputError: its tokenizer, chat template or preprocessor can't be read.
     """
     with _read_from(path):
-        processor = processor_class.from_pretrained(path, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         processor.tokenizer.chat_template = processor.chat_template  # the stock one goes by its own, whatever it is
         placeholders = Placeholders(audio=processor.audio_token)
         return ChatInputs(

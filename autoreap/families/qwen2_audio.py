@@ -43,6 +43,12 @@ class Qwen2Audio(Dense):
         "language_model.": "thinker",
     }
 
+    def stock_class(self) -> Any:
+        """The class of transformers that loads a checkpoint."""
+        from transformers import Qwen2AudioForConditionalGeneration
+
+        return Qwen2AudioForConditionalGeneration
+
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
         """See `Family.model_shape`."""
         num_layers = integer(_text_config(config), "num_hidden_layers")
@@ -67,12 +73,11 @@ class Qwen2Audio(Dense):
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
     ) -> PreTrainedModel:
         """See `Family.load`."""
-        from transformers import Qwen2AudioForConditionalGeneration as Stock
-
-        config = Stock.config_class.from_pretrained(path)
+        stock = self.stock_class()
+        config = stock.config_class.from_pretrained(path)
         if not layers:
             config.text_config.num_hidden_layers = 0
-        return read_model(Stock.from_pretrained, path, config, dtype=dtype, device=device, layers=layers)
+        return read_model(stock.from_pretrained, path, config, dtype=dtype, device=device, layers=layers)
 
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
         """See `Family.new_layer`."""
@@ -82,11 +87,9 @@ class Qwen2Audio(Dense):
 
     def inputs(self, path: Path) -> ChatInputs:
         """See `Family.inputs`."""
-        from transformers import Qwen2AudioProcessor
-
         from autoreap.families.chat_inputs import read_audio_inputs
 
-        return read_audio_inputs(path, Qwen2AudioProcessor, self.num_audio_tokens)
+        return read_audio_inputs(path, self.num_audio_tokens)
 
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
         """See `Family.decoder`."""
@@ -112,9 +115,7 @@ class Qwen2Audio(Dense):
 
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """See `Family.expected_tensors`."""
-        from transformers import Qwen2AudioForConditionalGeneration as Stock
-
-        return {_name_on_disk(name): shape for name, shape in shapes_in_memory(Stock, config).items()}
+        return {_name_on_disk(name): shape for name, shape in shapes_in_memory(self.stock_class(), config).items()}
 
 
 def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,4 +129,4 @@ def _name_on_disk(name: str) -> str:
     for pattern, replacement in _NAMES_ON_DISK:
         if pattern.match(name):
             return pattern.sub(replacement, name)
-    raise AssertionError(f"Qwen2-Audio has no parameter {name}")
+    raise AssertionError(f"the stock class has no parameter {name}")
