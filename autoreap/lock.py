@@ -15,8 +15,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
 
     Yields whether it is held: always, unless `wait` is False.
     """
-    path.touch()
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)  # who may only read what another user made can lock it
     try:
         yield _flock(descriptor, shared=shared, wait=wait)
     finally:

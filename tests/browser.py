@@ -127,9 +127,9 @@ def opened(page: Path, *, address: str = "", width: int = 1200, dark: bool = Fal
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for_browser, to_browser = os.pipe()
         from_browser, of_browser = os.pipe()
-        # The browser reads from 3 and writes to 4.
+        # The browser reads from 3 and writes to 4. Debian's sh can't name a file descriptor above 9, bash can.
         pipes = f'exec "$@" 3<&{for_browser} 4>&{of_browser}'
-        command = ["sh", "-c", pipes, "sh", str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+        command = ["bash", "-c", pipes, "bash", str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(command, pass_fds=(for_browser, of_browser), stderr=subprocess.DEVNULL)
         for end in (for_browser, of_browser):
             os.close(end)
