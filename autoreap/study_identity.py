@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from autoreap.errors import InputError
 from autoreap.progress import log
@@ -66,7 +67,8 @@ def check_resumed(space: SpaceConfig, storage: RDBStorage, name: str, identity: 
 def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity) -> None:
     """Raise `InputError` if what the study was started with has changed since."""
     trials = study.get_trials(deepcopy=False)
-    if "objectives" not in study.user_attrs and (trials or len(study.directions) != len(space.objectives)):
+    begun = any(trial.state != TrialState.WAITING for trial in trials)  # others may wait for the first search
+    if "objectives" not in study.user_attrs and (begun or len(study.directions) != len(space.objectives)):
         where, fix = f"study {study.study_name}", "name another one with --study"
         raise InputError("another program has made it: it says nothing of its objectives", where=where, fix=fix)
     constraints = [constraint.text for constraint in space.constraints]
