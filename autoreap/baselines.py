@@ -14,13 +14,13 @@ from autoreap.candidate import control
 from autoreap.constraints import values_of
 from autoreap.errors import InputError
 from autoreap.evaluate import Watch
-from autoreap.front import CONTROLS
 from autoreap.night_log import NightLog
 from autoreap.objective import Objective, objective_values
-from autoreap.outcomes import load_outcomes
+from autoreap.outcomes import OUTCOMES_NAME, load_outcomes
 from autoreap.progress import log
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import STORAGE_ERRORS
+from autoreap.study import CONTROLS
 from autoreap.trial_text import scores_text
 from autoreap.wording import duration
 
@@ -48,7 +48,7 @@ class Baselines:
         self._space = space
         self._objective = objective
         self._folder = folder
-        self._outcomes = folder / "baseline" / "outcomes.jsonl"
+        self._outcomes = folder / "baseline" / OUTCOMES_NAME
         self._night = night
         self._watch = watch
 

@@ -17,11 +17,12 @@ from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import EvalsConfig, metric_name
 from autoreap.evals_data import seeing
 from autoreap.evaluate import Evaluator
-from autoreap.front import Point, objectives_of, plan_of
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
 from autoreap.signals import Signals
+from autoreap.study import Point, objectives_of, plan_of
+from autoreap.whole_file import written_whole
 
 OUTCOMES = f"{SPLIT}.jsonl"
 _BASELINE = "baseline"
@@ -100,10 +101,7 @@ class Confirmation:
             progress.advance(note=f"; {name if plan is None else f'trial {name}'}")
 
         evaluation = self._evaluator.run(plan, watch)
-        path = self._folder / name / OUTCOMES
-        partial = path.with_name(path.name + ".partial")
-        evaluation.save_outcomes(partial)
-        partial.replace(path)
+        evaluation.save_outcomes(self._folder / name / OUTCOMES)
         self._note(name, self._identity(plan))
         return evaluation.outcomes
 
@@ -131,9 +129,8 @@ class Confirmation:
         return found
 
     def _note(self, name: str, identity: str) -> None:
-        partial = self._folder / f"{_INDEX}.partial"
-        partial.write_text(json.dumps(self._index() | {name: identity}, indent=1), encoding="utf-8")
-        partial.replace(self._folder / _INDEX)
+        with written_whole(self._folder / _INDEX) as partial:
+            partial.write_text(json.dumps(self._index() | {name: identity}, indent=1), encoding="utf-8")
 
     def _judged(self, outcomes: Mapping[str, Outcomes]) -> dict[str, Any]:
         """The user attribute; its form is described in docs/files.md."""

@@ -38,10 +38,11 @@ class DraftPasses:
     ) -> tuple[Pool, torch.Tensor]:
         """A pool of prompts and the tokens `fed` after them, with [B, 1 + D, H] of their last token and of these."""
         positions = self._family.positions(self._model, inputs)
-        first = positions[0, :, -1] + 1  # prompts end in text, where all axes agree
+        after = positions[..., -1:] + 1
+        first = after.view(-1, len(batch))[0]  # prompts end in text, where all axes agree
         tokens, are_fed = self._padded(fed)
         mask = torch.cat([inputs["attention_mask"].bool(), are_fed], dim=1)
-        draft_positions = first[:, None] + torch.arange(tokens.shape[1], device=first.device)
+        draft_positions = after + torch.arange(tokens.shape[1], device=after.device)
         pool = Pool(batch, empty_cache(), mask, first)
         # Pictures are put where the ids say, so no token of a draft may be among them.
         input_ids = torch.cat([inputs["input_ids"], torch.full_like(tokens, self._end)], dim=1)
@@ -52,7 +53,7 @@ class DraftPasses:
             input_ids=input_ids,
             inputs_embeds=torch.cat([inputs["inputs_embeds"], self._embeddings(tokens)], dim=1),
             attention_mask=mask,
-            position_ids=torch.cat([positions, draft_positions.expand(len(positions), -1, -1)], dim=2),
+            position_ids=torch.cat([positions, draft_positions], dim=-1),
             past_key_values=pool.cache,
             use_cache=True,
         ).last_hidden_state

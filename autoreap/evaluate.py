@@ -25,9 +25,9 @@ from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
 from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
-from autoreap.samples import Sample
+from autoreap.samples import Sample, spread
 from autoreap.scores import Nats, Score
-from autoreap.screening import DEFAULT_SHARE, Row, screened, spread, surprises
+from autoreap.screening import DEFAULT_SHARE, Row, screened, surprises
 from autoreap.tasks import Task
 from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
@@ -164,9 +164,12 @@ class Evaluator:
         Raises:
             ScoringError: the model's output is not a number for any row of a task.
         """
-        lengths = {metric: [len(item.encoded.input_ids) for item in items] for metric, _, items in self._tasks}
-        wanted = [metric for metric in lengths if metrics is None or metric in metrics]
-        rows = [(metric, number) for metric in wanted for number in spread(lengths[metric], share)]
+        rows = [
+            (metric, number)
+            for metric, _, items in self._tasks
+            if metrics is None or metric in metrics
+            for number in spread(_lengths(items), max(1, round(share * len(items))))
+        ]
         with masked(self._model, plan) if plan is not None else nullcontext():
             return screened(self._log_likelihoods(rows), self._references, self._inputs.num_tokens)
 
@@ -185,9 +188,7 @@ class Evaluator:
         """
         heard = [(config, item) for config, (_, _, items) in zip(self._configs, self._tasks, strict=True)
                  for item in items if item.audio is not None]  # fmt: skip
-        if not heard:
-            return []
-        chosen = spread([len(item.encoded.input_ids) for _, item in heard], min(1, most / len(heard)))
+        chosen = spread(_lengths([item for _, item in heard]), min(most, len(heard)))
         rows: dict[str, dict[str, Sample]] = {}  # each task's are read once
         prompts = []
         for config, item in (heard[number] for number in chosen):
@@ -273,6 +274,10 @@ class Evaluator:
         if answer.tokens[-1] != self._inputs.end_token_id:
             return RUNAWAY
         return EMPTY if reference and not output else None
+
+
+def _lengths(items: Sequence[Item]) -> list[int]:
+    return [len(item.encoded.input_ids) for item in items]
 
 
 def random_chunks(num_rows: int, batch_size: int) -> list[list[int]]:

@@ -1,115 +1,16 @@
-"""Reading a study: its points, the Pareto front, and the rules that pick one point. Needs no model."""
+"""The Pareto front of a study. Needs no model."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from autoreap.confirmed import CONFIRMED, tied_text
 from autoreap.constraints import EXACT
-from autoreap.errors import InputError
-from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.scores import exact
-from autoreap.storage import cannot_open, open_storage, shown
-from autoreap.wording import metric_text, rate_text, size_text
-
-RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
-RACED = "autoreap.raced"  # user attribute of a trial that was stopped: `racing.Verdict`, and the plan's digest
-SCREENED = "autoreap.screened"  # user attribute: the surprises of a screen; with a reason, where it ended the trial
-PLAN = "autoreap.plan"
-ERROR = "autoreap.error"
-INFEASIBLE = "autoreap.infeasible"  # of a trial that was not scored: the constraints it breaks, in words
-DEFAULT_ROOT = Path("mlruns")
-CONTROLS = "controls"  # of a study: name -> metrics and size of a candidate outside the space, to compare with
-SCORING = "scoring"  # of a study: the evals file and the batch size, by which a checkpoint is compared
-
-
-@dataclass(frozen=True)
-class Point:
-    """One scored trial.
-
-    Attributes:
-        values: the objectives by name.
-        metrics: every score with its interval.
-        broken: the constraints that it breaks, each with how far it is beyond the bound, as a share of it.
-    """
-
-    trial: int
-    params: Mapping[str, Any]
-    values: Mapping[str, float]
-    metrics: Mapping[str, Mapping[str, Any]]
-    size_bytes: int
-    plan_digest: str
-    duplicate_of: int | None = None
-    broken: Mapping[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As `autoreap pareto --json` prints it."""
-        plain = {"trial": self.trial, "params": self.params, "metrics": self.metrics, "size_bytes": self.size_bytes}
-        return plain | ({"broken": self.broken} if self.broken else {})
-
-
-def default_storage(root: Path = DEFAULT_ROOT) -> str:
-    """Where studies live unless told otherwise."""
-    return f"sqlite:///{root / 'studies.db'}"
-
-
-def open_study(name: str, storage: str | None = None) -> optuna.Study:
-    """The study of that name; `InputError` lists the known ones."""
-    url = storage or default_storage()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
-    known = study_names(url)
-    if name not in known:
-        raise InputError(f"no study {name!r}", where=shown(url), fix=f"known: {', '.join(known) or 'none'}")
-    study = optuna.load_study(study_name=name, storage=open_storage(url))
-    if "objectives" not in study.user_attrs:  # all else that is read here is checked before it is stored
-        problem = "has no objectives: another program has made it, or its search ended before it began"
-        raise InputError(problem, where=f"study {name}", fix="name a study of `autoreap search`")
-    return study
-
-
-def study_names(storage: str) -> list[str]:
-    """All studies in a storage; `InputError` if it can't be opened."""
-    try:
-        return list(optuna.get_all_study_names(storage))
-    except Exception as error:  # whatever the database's driver raises
-        raise cannot_open(storage, error) from None
-
-
-def objectives_of(study: optuna.Study) -> dict[str, str]:
-    """Objective names and directions, in the order of a trial's values."""
-    names: dict[str, str] = study.user_attrs["objectives"]
-    return names
-
-
-def points_of(study: optuna.Study) -> list[Point]:
-    """Every completed trial, in order."""
-    names = list(objectives_of(study))
-    return [_point(trial, names) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-
-
-def _point(trial: FrozenTrial, names: Sequence[str]) -> Point:
-    result = trial.user_attrs[RESULT]
-    return Point(
-        trial=trial.number,
-        params=trial.params,
-        values=dict(zip(names, trial.values, strict=True)),
-        metrics=result["metrics"],
-        size_bytes=result["size_bytes"],
-        plan_digest=result["plan_digest"],
-        duplicate_of=result.get("duplicate_of"),
-        broken=broken_of(trial.constraints),
-    )
-
-
-def broken_of(constraints: Mapping[str, float]) -> dict[str, float]:
-    """Those of a trial's constraints that it breaks."""
-    return {text: violation for text, violation in constraints.items() if violation > 0}
+from autoreap.study import INFEASIBLE, Point, objectives_of, points_of
+from autoreap.wording import metric_text
 
 
 def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point]:
@@ -121,7 +22,7 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
     distinct = [
         point for point in _distinct(points) if not point.broken and all(map(math.isfinite, point.values.values()))
     ]
-    costs = {point.trial: _costs(point, objectives) for point in distinct}
+    costs = {point.trial: tuple(costs_of(point.values, objectives).values()) for point in distinct}
 
     def dominated(point: Point) -> bool:
         own = costs[point.trial]
@@ -173,86 +74,13 @@ def broken_text(point: Point) -> str:
     return " and ".join(f"{text} by {violation:.0%} of the bound" for text, violation in point.broken.items())
 
 
-def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
-    """The objective values, all to be minimised."""
-    return tuple(
-        point.values[name] if direction == "minimize" else -point.values[name] for name, direction in objectives.items()
-    )
-
-
-def select(
-    study: optuna.Study, rule: str, *, max_wer_increase: float | None = None, max_size_bytes: float | None = None
-) -> tuple[Point, str]:
-    """The front's point that `rule` picks, and why in words, with any smaller ones that do as well.
-
-    Args:
-        rule: `knee` (nearest to the ideal corner, on log scales, each scaled to the front's range), `smallest` (the
-            smallest with a WER of at most the baseline's plus `max_wer_increase`, in points), or `best` (the lowest WER
-            of at most `max_size_bytes`); the last two need size_bytes and one WER among the objectives.
-    """
-    objectives = objectives_of(study)
-    front = pareto(points_of(study), objectives)
-    if not front:
-        fix = "search longer, or relax a constraint in a study of its own"
-        raise InputError(empty_front(study), where=f"study {study.study_name}", fix=fix)
-    point, reason = _picked(study, front, rule, max_wer_increase=max_wer_increase, max_size_bytes=max_size_bytes)
-    sizes = {member.trial: member.size_bytes for member in front}
-    return point, reason + tied_text(study.user_attrs.get(CONFIRMED), point.trial, sizes)
-
-
-def _picked(
-    study: optuna.Study,
-    front: Sequence[Point],
-    rule: str,
-    *,
-    max_wer_increase: float | None,
-    max_size_bytes: float | None,
-) -> tuple[Point, str]:
-    objectives = objectives_of(study)
-    if rule == "knee":
-        point = min(front, key=lambda candidate: _distance_to_ideal(candidate, front, objectives))
-        return point, f"nearest to the ideal corner of {' and '.join(objectives)} on log scales"
-    if rule not in ("smallest", "best"):
-        raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
-    wer = _wer_among(objectives, rule)
-    if rule == "smallest":
-        if max_wer_increase is None:
-            raise InputError("needs --max-wer-increase", where="--rule smallest", fix="for example 0.5 (points)")
-        baseline = study.user_attrs["baseline"]["metrics"][wer]
-        bound = baseline["value"] + max_wer_increase / 100
-        measured = rate_text(baseline["value"], baseline["low"], baseline["high"])
-        return _first(
-            [point for point in front if point.values[wer] <= bound],
-            f"smallest with a {_spelt(wer)} of at most {bound:.2%} (baseline {measured} + {max_wer_increase:g} points)",
-        )
-    if max_size_bytes is None:
-        raise InputError("needs --max-size", where="--rule best", fix="for example 20GB")
-    small_enough = [point for point in front if point.size_bytes <= max_size_bytes]
-    small_enough.sort(key=lambda point: point.values[wer])
-    return _first(small_enough, f"lowest {_spelt(wer)} of at most {size_text(max_size_bytes)}")
-
-
-def _first(fitting: Sequence[Point], reason: str) -> tuple[Point, str]:
-    if not fitting:
-        raise InputError(f"no point of the front is: {reason}", where="select", fix="relax the bound, or search longer")
-    return fitting[0], reason
-
-
-def _wer_among(objectives: Mapping[str, str], rule: str) -> str:
-    """The objective that is a WER: `wer`, or the only one with a label. Another front may lack the rule's point."""
-    labelled = [name for name in objectives if name.startswith("wer.")]
-    found = ["wer"] if "wer" in objectives else labelled
-    if len(found) != 1 or "size_bytes" not in objectives:
-        raise InputError(
-            f"weighs size_bytes against one wer, but this study's objectives are {', '.join(objectives)}",
-            where=f"--rule {rule}",
-            fix="use --rule knee",
-        )
-    return found[0]
-
-
-def _spelt(wer: str) -> str:
-    return "WER" if wer == "wer" else wer
+def costs_of(values: Mapping[str, float], objectives: Mapping[str, str]) -> dict[str, float]:
+    """Those of `values` that are objectives, all to be minimised."""
+    return {
+        name: values[name] if direction == "minimize" else -values[name]
+        for name, direction in objectives.items()
+        if name in values
+    }
 
 
 def drawn_metric(study: optuna.Study) -> str:
@@ -260,15 +88,6 @@ def drawn_metric(study: optuna.Study) -> str:
     measured = study.user_attrs["baseline"]["metrics"]
     objectives = [name for name in objectives_of(study) if name in measured]
     return "wer" if "wer" in measured else [*objectives, *measured][0]
-
-
-def _distance_to_ideal(point: Point, front: Sequence[Point], objectives: Mapping[str, str]) -> float:
-    columns = list(zip(*(log_costs(other, objectives) for other in front), strict=True))
-    scaled = [
-        (cost - min(column)) / (max(column) - min(column)) if max(column) > min(column) else 0.0
-        for cost, column in zip(log_costs(point, objectives), columns, strict=True)
-    ]
-    return math.hypot(*scaled)
 
 
 def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
@@ -280,41 +99,10 @@ def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
     costs: list[float] = []
     for name, direction in objectives.items():
         value = point.values[name] if direction == "minimize" else 1 - point.values[name]
-        denominator = point.metrics.get(name, {}).get("denominator", 1e9)
-        costs.append(math.log(max(value, 0.5 / denominator)))
+        costs.append(math.log(max(value, least_error(point.metrics.get(name, {})))))
     return costs
 
 
-def reason_of(trial: FrozenTrial) -> str | None:
-    """Why `trial` was not scored, as its user attributes say; None where they don't."""
-    known = trial.user_attrs
-    stopped = {**known.get(SCREENED, {}), **known.get(RACED, {})}
-    reason: str | None = known.get(ERROR, known.get(INFEASIBLE, stopped.get("reason")))
-    return reason
-
-
-def plan_of(study: optuna.Study, number: int) -> PruningPlan:
-    """The exact plan that trial `number` scored."""
-    for trial in study.get_trials(deepcopy=False):
-        if trial.number == number:
-            if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                reason = reason_of(trial) or trial.state.name.lower()
-                fix = f"`autoreap pareto {study.study_name}` lists those that were, and are best"
-                raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}", fix=fix)
-            return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
-    fix = f"`autoreap show {study.study_name}` lists them"
-    raise InputError(f"has no trial {number}", where=f"study {study.study_name}", fix=fix)
-
-
-def outcomes_path(study: optuna.Study, number: int | None, root: Path = DEFAULT_ROOT) -> Path:
-    """Where the outcomes of trial `number` lie, or of the one that had scored the same plan; None: of the baseline.
-
-    Raises:
-        InputError: there is no such trial, or it was not scored.
-    """
-    folder = root / "trials" / study.study_name
-    if number is None:
-        return folder / "baseline" / "outcomes.jsonl"
-    plan_of(study, number)
-    result = study.get_trials(deepcopy=False)[number].user_attrs[RESULT]
-    return folder / str(result.get("duplicate_of", number)) / "outcomes.jsonl"
+def least_error(measured: Mapping[str, Any]) -> float:
+    """Half of one error among what `measured` counted: what none at all stands for where errors are compared."""
+    return 0.5 / float(measured.get("denominator", 1e9))

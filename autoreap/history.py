@@ -12,11 +12,12 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from autoreap.errors import InputError
-from autoreap.front import RACED, RESULT, SCREENED, Point, broken_of, pareto, points_of
+from autoreap.front import costs_of, pareto
 from autoreap.objective import Scored
-from autoreap.outcomes import load_outcomes
+from autoreap.outcomes import OUTCOMES_NAME, load_outcomes
 from autoreap.progress import log
 from autoreap.racing import Numerators, Rival
+from autoreap.study import RACED, RESULT, SCREENED, Point, broken_of, points_of
 from autoreap.triage import Screened, Triage, triage
 
 
@@ -98,11 +99,7 @@ class History:
     def triage(self, exact: Mapping[str, float], surprise: Mapping[str, float]) -> Triage | None:
         """Why a candidate with these metrics known beforehand, and with this screen, is not to be scored in full."""
         front = {point.trial for point in pareto(self.points, self._objectives)}
-        costs = self._costs({name: value for name, value in exact.items() if name in self._objectives})
-        return triage(costs, surprise, self._screened, front)
-
-    def _costs(self, values: Mapping[str, float]) -> dict[str, float]:
-        return {name: value if self._objectives[name] == "minimize" else -value for name, value in values.items()}
+        return triage(costs_of(exact, self._objectives), surprise, self._screened, front)
 
     def rivals(self) -> list[Rival]:
         """The front as it is."""
@@ -118,7 +115,7 @@ class History:
         """What trial `number` scored, utterance by utterance; nothing where its outcomes can't be read."""
         if number not in self._numerators:
             try:
-                outcomes = load_outcomes(self._folder / str(number) / "outcomes.jsonl")
+                outcomes = load_outcomes(self._folder / str(number) / OUTCOMES_NAME)
             except (InputError, OSError) as error:
                 log(f"warning: no sample is compared with trial {number}: {error}")
                 outcomes = {}
@@ -133,7 +130,7 @@ class History:
         self._noted.add(point.trial)
         self._points.setdefault(point.plan_digest, point)
         if surprise and point.duplicate_of is None:
-            self._screened.append(Screened(point.trial, surprise, self._costs(point.values)))
+            self._screened.append(Screened(point.trial, surprise, costs_of(point.values, self._objectives)))
 
     def _note_stopped(self, number: int, attribute: str, verdict: Mapping[str, Any]) -> None:
         repeated = {**verdict, "duplicate_of": number, "seconds": 0.0}

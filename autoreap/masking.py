@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
-from autoreap.plan import COMPONENTS, PruningPlan
+from autoreap.plan import COMPONENTS, PruningPlan, no_vision
 
 
 @contextmanager
@@ -39,6 +39,8 @@ def family_of_model(model: PreTrainedModel) -> Family:
 
 
 def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
+    if plan.strip_vision and not family.vision_entrances(model):
+        raise no_vision("plan: strip_vision")
     for component in COMPONENTS:
         decoder, edit = family.decoder(model, component), plan.component(component)
         if decoder is None or edit is None:

@@ -17,7 +17,7 @@ from autoreap.evals_data import read_task
 from autoreap.evaluate import Evaluator, Watch
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
-from autoreap.outcomes import Evaluation, Outcome, language_metrics
+from autoreap.outcomes import OUTCOMES_NAME, Evaluation, Outcome, language_metrics
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.racing import Race, Rival
@@ -70,7 +70,7 @@ class Scored:
     def save(self, folder: Path) -> None:
         """Write `plan.json` and `outcomes.jsonl`."""
         self.plan.save(folder / "plan.json")
-        self.evaluation.save_outcomes(folder / "outcomes.jsonl")
+        self.evaluation.save_outcomes(folder / OUTCOMES_NAME)
 
 
 class Objective:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.errors import InputError
+from autoreap.whole_file import written_whole
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
@@ -30,6 +31,11 @@ class ComponentShape:
     num_experts: int
     top_k: int
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has no experts."""
+        return self.num_experts == 0
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -39,11 +45,13 @@ class ModelShape:
         components: decoder shapes by name; no `talker` in a model that has none.
         deepstack_layers: the first thinker layers, which receive vision features; they stay while vision stays.
         speech_tap: the talker reads the hidden states below this thinker layer; layers must remain on both sides.
+        has_vision: there is a vision tower, which a plan may strip.
     """
 
     components: Mapping[str, ComponentShape]
     deepstack_layers: int = 0
     speech_tap: int | None = None
+    has_vision: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,12 @@ class ComponentPlan:
     def num_retained_experts(self) -> int:
         """K, the number of experts in each retained layer; 0 in a dense decoder."""
         return len(self.experts[self.layers[0]])
+
+    @property
+    def in_words(self) -> str:
+        """What is kept, such as `64 experts in 40 of 48 layers`; `40 of 48 layers` of a dense decoder."""
+        experts = f"{self.num_retained_experts} experts in " if self.num_retained_experts else ""
+        return f"{experts}{len(self.layers)} of {len(self.experts)} layers"
 
     @classmethod
     def identity(cls, shape: ComponentShape) -> "ComponentPlan":
@@ -136,37 +150,40 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write plan.json whole or not at all."""
-        if path.is_dir():
-            raise InputError("is a directory", where=path, fix="name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
 
 
-def check_plan(plan: PruningPlan, shape: ModelShape, where: object = "plan") -> None:
+def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
     """Raise `InputError` unless `plan` can be carried out on a model of `shape`."""
+    if plan.strip_vision and not shape.has_vision:
+        raise no_vision("plan: strip_vision")
     for name in COMPONENTS:
         edit, decoder = plan.component(name), shape.components.get(name)
         if edit is None:
             continue
         if decoder is None:
-            raise InputError(f"edits the {name}, which this model does not have", where=where)
-        _check_component(edit, decoder, where=f"{where}: {name}")
+            raise InputError(f"edits the {name}, which this model does not have", where="plan")
+        _check_component(edit, decoder, where=f"plan: {name}")
     missing = set(range(shape.deepstack_layers)) - set(plan.thinker.layers)
     if not plan.strip_vision and missing:
         raise InputError(
             f"thinker layer {min(missing)} receives vision features and can't be cut while vision is kept",
-            where=where,
+            where="plan",
             fix="keep the layer, or strip vision too",
         )
     if plan.drop_speech and plan.talker is not None:
-        raise InputError("the talker is either pruned or dropped", where=where, fix="leave one of them out")
+        raise InputError("the talker is either pruned or dropped", where="plan", fix="leave one of them out")
     tap = shape.speech_tap
     if tap is not None and not plan.drop_speech and not (plan.thinker.layers[0] < tap <= plan.thinker.layers[-1]):
         raise InputError(
-            f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where=where
+            f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where="plan"
         )
+
+
+def no_vision(where: object) -> InputError:
+    """The error for whoever asks to strip the vision of a model that has none."""
+    return InputError("this model can't see: it has no vision to strip", where=where, fix="leave it out")
 
 
 def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> None:
@@ -194,7 +211,7 @@ def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> 
                 f"keeps {len(kept)} experts, layer {edit.layers[0]} keeps {num_kept}; all must keep equally many",
                 where=f"{where}.experts[{layer}]",
             )
-    if num_kept < 1 and shape.num_experts:
+    if num_kept < 1 and not shape.is_dense:
         raise InputError("keeps no expert", where=f"{where}.experts", fix="keep at least one expert in each layer")
 
 

@@ -15,7 +15,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
     """The edit that `candidate` means on the measured model; None measured will do where nothing is ranked.
 
     Raises:
-        InputError: the saliency is of another model or missing, or the candidate cuts more layers than may be cut.
+        InputError: the saliency is of another model or missing, or the candidate asks for what the model has not, or
+            cuts more layers than may be cut.
     """
     if saliency is not None and saliency.model_fingerprint != base_model.fingerprint:
         raise InputError(
@@ -23,6 +24,7 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
             where="saliency",
             fix="calibrate this model, or name the model that was measured",
         )
+    check_candidate(candidate, shape)
     protect = {"first": candidate.protect_first, "last": candidate.protect_last}
     pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, **protect)
     thinker = _component_plan(candidate, "thinker", saliency, shape.components["thinker"], pinned)
@@ -35,9 +37,22 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
             candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
         )
         talker = _component_plan(as_talker, "talker", saliency, talker_shape, edges(talker_shape.num_layers, **protect))
-    plan = PruningPlan(base_model, candidate.strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
+    strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
+    plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
     check_plan(plan, shape)
     return plan
+
+
+def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
+    """Raise `InputError` if `candidate` asks for fewer experts of a decoder that has none; no measurement is needed."""
+    retentions = {"thinker": candidate.retention, "talker": candidate.talker_retention}
+    for name, decoder in shape.components.items():
+        if decoder.is_dense and retentions[name] < 1:
+            raise InputError(
+                f"the {name} is dense, it has no experts to choose from",
+                where="retention" if name == "thinker" else f"{name}.retention",
+                fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
+            )
 
 
 def needs_saliency(candidate: Candidate) -> bool:
@@ -54,12 +69,6 @@ def _component_plan(
     """The edit of one decoder; `pinned` layers are never cut."""
     edit = ComponentPlan.identity(shape)
     if candidate.retention < 1:
-        if shape.num_experts == 0:
-            raise InputError(
-                f"the {name} is dense, it has no experts to choose from",
-                where="retention" if name == "thinker" else f"{name}.retention",
-                fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
-            )
         if candidate.saliency == "random":  # needs no measurement
             scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
         else:

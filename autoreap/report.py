@@ -7,10 +7,12 @@ from typing import Any
 import optuna
 
 from autoreap.confirmed import columns, legend
-from autoreap.front import Point, drawn_metric, objectives_of, pareto, points_of
+from autoreap.front import drawn_metric, pareto
 from autoreap.scores import is_exact
+from autoreap.study import Point, objectives_of, points_of
 from autoreap.wording import metric_text, shown, size_text
 
+FORMATS = ("png", "svg", "pdf", "jpg")  # of a picture
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
@@ -53,7 +55,7 @@ def _value(value: Any) -> str:
 
 
 def plot_front(study: optuna.Study, path: Path) -> None:
-    """Size against WER (see `drawn_metric`) as a PNG: all trials, the front with its intervals, and the baseline."""
+    """Size against WER (see `drawn_metric`) in one of `FORMATS`: all trials, the front with intervals, the baseline."""
     import matplotlib
 
     matplotlib.use("Agg")

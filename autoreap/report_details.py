@@ -10,12 +10,12 @@ from autoreap.comparison import Comparison, Pair, compare_outcomes
 from autoreap.comparison_page import utterance
 from autoreap.described import Described
 from autoreap.errors import InputError
-from autoreap.front import PLAN, Point, plan_of
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
 from autoreap.progress import log
 from autoreap.report_memory import GIGABYTES, memory_of, opened_model
 from autoreap.report_recordings import Wanted, recordings
+from autoreap.study import PLAN, Point, plan_of
 
 MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a second
 NUM_WORST = 3  # utterances of each metric
@@ -116,15 +116,21 @@ def _num_experts(study: optuna.Study, described: Described | None) -> dict[str, 
 
 
 def _plan(plan: PruningPlan, num_experts: Mapping[str, int]) -> dict[str, Any]:
-    edits = ((name, plan.component(name)) for name in COMPONENTS)
-    maps = {name: _map(edit, num_experts[name]) for name, edit in edits if edit is not None}
-    return {"maps": maps, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
+    edits = {name: edit for name in COMPONENTS if (edit := plan.component(name)) is not None}
+    maps = {name: _map(edit, num_experts[name]) for name, edit in edits.items()}
+    dense = [name for name, edit in edits.items() if edit.num_retained_experts == 0]
+    return {"maps": maps, "dense": dense, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
 
 
 def _map(edit: ComponentPlan, num_experts: int) -> list[str]:
-    """One string a layer of the original model: 1 is a kept expert, 0 a cut one; empty where the layer is cut."""
+    """One string a layer of the original model: 1 is a kept expert, 0 a cut one; empty where the layer is cut.
+
+    A dense layer that is kept is one 1.
+    """
     layers = set(edit.layers)
     return [
-        "".join("01"[expert in set(kept)] for expert in range(num_experts)) if layer in layers else ""
+        ("".join("01"[expert in set(kept)] for expert in range(num_experts)) if kept else "1")
+        if layer in layers
+        else ""
         for layer, kept in enumerate(edit.experts)
     ]

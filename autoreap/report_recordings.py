@@ -12,9 +12,9 @@ import soundfile
 from autoreap.errors import AutoreapError
 from autoreap.evals_config import load_evals, metric_name
 from autoreap.evals_data import read_task
-from autoreap.front import SCORING
 from autoreap.progress import log
 from autoreap.samples import SAMPLING_RATE, Sample, load_audio
+from autoreap.study import SCORING
 
 
 class Wanted(NamedTuple):

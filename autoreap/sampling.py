@@ -17,18 +17,43 @@ from autoreap.errors import InputError
 from autoreap.evals_config import EvalsConfig
 from autoreap.evals_data import seeing
 from autoreap.parameters_config import Parameter, Range, can_be
-from autoreap.plan import COMPONENTS, ModelShape
+from autoreap.plan import COMPONENTS, ModelShape, no_vision
 from autoreap.planning import edges, pinned_layers
 from autoreap.progress import log
 from autoreap.samplers import sampler
 from autoreap.space_config import SpaceConfig
 
+_RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
+
 
 def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if `space` can't be searched on a model of `shape`: each trial would fail, or one in many."""
     sampler(space, 0)
+    if shape.components["thinker"].is_dense:
+        _check_dense(space)
+    if not shape.has_vision and isinstance(space.parameters.get("strip_vision"), tuple):
+        raise no_vision(f"{space.path}: parameters.strip_vision")  # a choice that would only repeat plans
     _check_experts(space, shape)
     _check_cuts(space, shape)
+
+
+def _check_dense(space: SpaceConfig) -> None:
+    """Nothing of `space` may be about the experts of a thinker that has none: what ranks them only repeats plans."""
+    found = [f"parameters.{name}" for name, spec in space.parameters.items() if _is_about_experts(name, spec)]
+    found += ["controls"] * bool(space.controls)
+    if found:
+        raise InputError(
+            "the thinker is dense, it has no experts to choose from",
+            where=f"{space.path}: {', '.join(found)}",
+            fix=f"remove {'them' if len(found) > 1 else 'it'}, and search layers_cut alone",
+        )
+
+
+def _is_about_experts(name: str, spec: Any) -> bool:
+    """Whether a parameter makes a candidate choose among experts of the thinker."""
+    if name == "retention":
+        return _least(spec) < 1
+    return name == "experts" or (name in _RANKING and isinstance(spec, Range | tuple))
 
 
 def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
@@ -41,7 +66,7 @@ def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
             )
         low, high = decoder.top_k, decoder.num_experts
         is_fraction = name in FRACTION_OF_COUNT.values()
-        if high == 0 and (name in FRACTION_OF_COUNT or (is_fraction and _least(spec) < 1)):
+        if decoder.is_dense and (name in FRACTION_OF_COUNT or (is_fraction and _least(spec) < 1)):
             raise InputError(
                 f"the {component} is dense, it has no experts to choose from",
                 where=f"{space.path}: parameters.{name}",
@@ -146,15 +171,16 @@ def _most(spec: Any) -> float:
 def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) -> None:
     """Have the space's presets tried first, each once; those that lie outside the space are named and left out.
 
-    A preset is a retention and a number of cuts. Where the space samples more, it takes a candidate's ordinary values;
-    what the space fixes stays as it is.
+    A preset is a retention and a number of cuts; of a dense thinker, cuts alone. Where the space samples more, it takes
+    a candidate's ordinary values; what the space fixes stays as it is.
     """
     counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
     decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
     offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
     searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
+    thinker = shape.components["thinker"]
     for preset_name in space.presets:
-        values = preset(preset_name, shape.components["thinker"].num_layers).parameters()
+        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters()
         for name, fraction in counted.items():
             values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
         outside = [name for name in {*searched, *decisive} if not can_be(offered[name], values[name])]

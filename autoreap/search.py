@@ -13,9 +13,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from autoreap.baselines import Baselines
-from autoreap.crew import Crew
 from autoreap.failures import FailuresInARow, RepeatedFailureError
-from autoreap.front import ERROR, RESULT, best_so_far
+from autoreap.front import best_so_far
 from autoreap.group import Seat
 from autoreap.history import History
 from autoreap.mlflow_records import trial_record
@@ -23,14 +22,16 @@ from autoreap.night_log import NightLog
 from autoreap.objective import Objective, objective_values
 from autoreap.outcomes import Outcome
 from autoreap.progress import log
-from autoreap.retries import is_cut_off, retry_cut_off
+from autoreap.retries import retry_cut_off
 from autoreap.samplers import sampler
 from autoreap.sampling import enqueue_presets
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import open_storage
+from autoreap.study import ERROR, RESULT, is_cut_off
 from autoreap.study_identity import Identity, study_of
 from autoreap.tracking import Tracker
+from autoreap.trial_queue import TrialQueue
 from autoreap.trial_scorer import TrialScorer
 from autoreap.trial_text import scoring_seconds, trial_text
 
@@ -52,7 +53,8 @@ class Search:
         with seat.group.turn():
             storage = open_storage(seat.storage, seat.pulse)
             self.study = study_of(space, storage, seat.study, identity)
-        self._crew = Crew(self.study, storage, seat)
+        self._group = seat.group
+        self._queue = TrialQueue(self.study, storage, seat)
         self._history = History(self.study, folder, space.objectives)
 
     def run(self, tracker: Tracker, signals: Signals, *, trials: int, deadline: float) -> None:
@@ -65,16 +67,16 @@ class Search:
         """
         self._signals = signals
         self._night = NightLog(trials, deadline, self._objective.num_answers)
-        with self._crew.joined(self._recover):
+        with self._queue.joined(self._recover):
             try:
                 unpruned = self._scored_baselines()
-                with self._crew.turn():
+                with self._group.turn():
                     enqueue_presets(self.study, self._space, self._objective.shape)
                     self._begin_session()
                 tracker.log_baseline(self.study.user_attrs["baseline"]["metrics"])
-                if not self._crew.has_company:  # in company each logs its own trials, and the last one what is missing
+                if not self._queue.has_company:  # in company each logs its own trials, and the last one what is missing
                     self._catch_up(tracker)
-                scorer = TrialScorer(self._space, self._objective, self._history, self._crew, self._answered, unpruned)
+                scorer = TrialScorer(self._space, self._objective, self._history, self._queue, self._answered, unpruned)
                 self._score_trials(scorer, tracker, trials, deadline)
             except (KeyboardInterrupt, RepeatedFailureError):
                 self._leave(tracker)
@@ -86,11 +88,11 @@ class Search:
     def _scored_baselines(self) -> dict[str, float]:
         """Have the unpruned model and the controls scored, by one worker for all; the unpruned model's metrics."""
         baselines = Baselines(self.study, self._space, self._objective, self._folder, self._night, self._answered)
-        with self._crew.only("baseline", self._signals.wait):
+        with self._group.only("baseline", self._signals.wait):
             baselines.score_unpruned()
         baselines.draft_from_unpruned()
         unpruned = baselines.unpruned_values()
-        with self._crew.only("controls", self._signals.wait):
+        with self._group.only("controls", self._signals.wait):
             baselines.score_controls()
         return unpruned
 
@@ -117,24 +119,24 @@ class Search:
                     if done.state.is_finished():
                         self._told(tracker, done)
                         failures.note(done.user_attrs.get(ERROR))
-                elif self._crew.ends(standing, self._signals.wait):
+                elif self._queue.ends(standing, self._signals.wait):
                     return
 
     def _score_next(self, scorer: TrialScorer, trials: int) -> int | None:
         """Take the next trial and score it; its number, None if there is none to take."""
         with ExitStack() as turn:
-            turn.enter_context(self._crew.turn())
-            trial = self._crew.take(trials, self._seed)
+            turn.enter_context(self._group.turn())
+            trial = self._queue.take(trials, self._seed)
             if trial is None:
                 return None
-            if self._crew.has_company:
+            if self._queue.has_company:
                 self._history.look()
             self._night.begin(f"trial {trial.number}")
             try:
                 scorer.attempt(trial, turn.close)
             except UpdateFinishedTrialError:
                 log(f"trial {trial.number} was taken for dead and is tried again elsewhere")
-                self._crew.done(trial.number)
+                self._queue.done(trial.number)
         return trial.number
 
     def _answered(self, _metric: str, _outcome: Outcome) -> None:
@@ -144,7 +146,7 @@ class Search:
 
     def _told(self, tracker: Tracker, trial: FrozenTrial) -> None:
         """Tell of a finished trial: MLflow, and who reads the log."""
-        self._crew.done(trial.number)
+        self._queue.done(trial.number)
         self._track(tracker, trial)
         # Without those that were cut off: their values are tried again.
         counted = [each for each in self._finished() if not is_cut_off(each)]
@@ -161,9 +163,9 @@ class Search:
 
     def _leave(self, tracker: Tracker) -> None:
         """What this worker had begun is tried again, by itself or others."""
-        begun = self._crew.begun
+        begun = self._queue.begun
         if begun:
-            with self._crew.turn():
+            with self._group.turn():
                 self._recover(begun)
             for number in begun:
                 self._track(tracker, self._trial(number))

@@ -16,17 +16,16 @@ import torch
 from torch import nn
 
 from autoreap.batching import Batch, batches, estimated_tokens
-from autoreap.calibrate import MAX_SPAN, Options, counted_sums, identity, listen, origin
+from autoreap.calibrate import MAX_SPAN, Options, counted_sums, decoder_of, identity, listen, origin
 from autoreap.described import Loaded
 from autoreap.errors import InputError
-from autoreap.families.family import Decoder
 from autoreap.layer_weights import read_layer
 from autoreap.meter import Meter
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress, log
 from autoreap.resume import Part
-from autoreap.saliency import MODALITIES, ComponentSaliency, Saliency
-from autoreap.samples import Sample
+from autoreap.saliency import ComponentSaliency, Saliency
+from autoreap.samples import MODALITIES, Sample
 from autoreap.spool import Spool, spooled
 
 
@@ -42,14 +41,10 @@ def calibrate_by_layer(
         InputError: as `calibrate` does; there is too little room for the hidden states; the folder is in use; or a
             tensor of a layer is missing.
     """
-    if "audio" not in data:
-        raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
+    known = identity(loaded, data, components=components, options=options)
     if options.spool is None:
         raise InputError("calibration layer by layer needs a folder for hidden states", where="spool")
-    described, model = loaded.described, loaded.model
-    base_model = described.base_model
-    known = identity(model, described.family, base_model, data, components=components, options=options)
-    shape = described.shape.components["thinker"]
+    shape = loaded.described.shape.components["thinker"]
     with spooled(options.spool) as spool:
         _check_estimate(loaded, data, shape, spool)
         groups = [
@@ -73,7 +68,7 @@ def calibrate_by_layer(
         modalities={modality: meter.sums() for modality, meter in meters.items()},
         layer_cosine=meters["audio"].layer_cosine(),
     )
-    return Saliency({"thinker": measured}, known | origin(base_model, data, skipped, silent={}))
+    return Saliency({"thinker": measured}, known | origin(loaded.described.base_model, data, skipped, silent={}))
 
 
 def _spans(modality: str, shape: ComponentShape) -> int:
@@ -82,7 +77,7 @@ def _spans(modality: str, shape: ComponentShape) -> int:
 
 def _check_estimate(loaded: Loaded, data: Mapping[str, Sequence[Sample]], shape: ComponentShape, spool: Spool) -> None:
     """Find a lack of room before the first row is embedded."""
-    per_token = _decoder(loaded).config.hidden_size * loaded.model.dtype.itemsize
+    per_token = decoder_of(loaded, "thinker").config.hidden_size * loaded.model.dtype.itemsize
     num_states = sum(
         estimated_tokens(loaded.inputs, samples) * (_spans(modality, shape) + 1) for modality, samples in data.items()
     )
@@ -174,9 +169,9 @@ def _given_to_decoder(loaded: Loaded, batch: Batch) -> dict[str, Any]:
     def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
         given.update(options)
 
-    handle = cast(nn.Module, _decoder(loaded)).register_forward_pre_hook(hook, with_kwargs=True)
+    handle = cast(nn.Module, decoder_of(loaded, "thinker")).register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        listen(loaded.model, loaded.described.family, loaded.inputs, batch)
+        listen(loaded, batch)
     finally:
         handle.remove()
     return given
@@ -218,10 +213,11 @@ class _Replay(nn.Module):
 @torch.inference_mode()
 def _through_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spool, progress: Progress) -> None:
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
-    decoder, device = _decoder(loaded), loaded.model.device
+    decoder, device = decoder_of(loaded, "thinker"), loaded.model.device
     is_last = number + 1 == loaded.described.shape.components["thinker"].num_layers
     replay, after = _Replay(read_layer(loaded, number)), _StandIn()
     decoder.layers = nn.ModuleList([*(_StandIn() for _ in range(number)), replay, *([] if is_last else [after])])
+    decoder.config.num_hidden_layers = len(decoder.layers)  # some decoders run as many as it says
     try:
         for group in groups:
             with group.meter.layer(number, replay.layer):
@@ -239,7 +235,7 @@ def _through_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool:
                     progress.advance()
             group.meter.count(None)
     finally:
-        decoder.layers = nn.ModuleList()
+        decoder.layers, decoder.config.num_hidden_layers = nn.ModuleList(), 0
 
 
 def _total(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:
@@ -252,9 +248,3 @@ def _total(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], 
     shape = described.shape.components["thinker"]
     state = counted_sums(part, samples, options)
     return Meter(described.family, shape, spans=groups[0].spans, gates=options.gates, state=state)
-
-
-def _decoder(loaded: Loaded) -> Decoder:
-    decoder = loaded.described.family.decoder(loaded.model, "thinker")
-    assert decoder is not None  # every family has a thinker
-    return decoder

@@ -10,9 +10,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from autoreap.errors import InputError
+from autoreap.group import Seat
 from autoreap.progress import log
 from autoreap.sampling import check_known_parameters
 from autoreap.space_config import SpaceConfig
+from autoreap.storage import open_storage
 
 _MENDED = {
     "code": "go on with --allow-other-code if both score alike, or go back to that version",
@@ -53,19 +55,17 @@ def study_of(space: SpaceConfig, storage: RDBStorage, name: str, identity: Ident
     return study
 
 
-def check_resumed(space: SpaceConfig, storage: RDBStorage, name: str, identity: Identity) -> None:
-    """Raise `InputError` if the study is there and `study_of` will refuse to go on with it, or its trials will fail.
-
-    `identity` may be a part of it: what is known before a model is loaded.
-    """
-    if name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage)
-        _check_identity(study, space, identity)
-        check_known_parameters(study, space)
+def check_resumed(space: SpaceConfig, seat: Seat, identity: Identity) -> None:
+    """Raise `InputError` if the study is there and goes on from something else, as far as is known without a model."""
+    with seat.group.turn():
+        storage = open_storage(seat.storage, seat.pulse)
+        if seat.study in optuna.get_all_study_names(storage):
+            _check_identity(optuna.load_study(study_name=seat.study, storage=storage), space, identity)
 
 
 def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity) -> None:
     """Raise `InputError` if what the study was started with has changed since."""
+    check_known_parameters(study, space)
     trials = study.get_trials(deepcopy=False)
     begun = any(trial.state != TrialState.WAITING for trial in trials)  # others may wait for the first search
     if "objectives" not in study.user_attrs and (begun or len(study.directions) != len(space.objectives)):

@@ -8,9 +8,7 @@ from optuna.samplers import GPSampler
 from optuna.trial import Trial, TrialState
 
 from autoreap.constraints import Constraint, values_of
-from autoreap.crew import Crew
 from autoreap.evaluate import Watch
-from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, SCREENED
 from autoreap.history import History
 from autoreap.objective import Objective
 from autoreap.plan import PruningPlan
@@ -18,6 +16,8 @@ from autoreap.racing import Raced
 from autoreap.sampling import sample
 from autoreap.space_config import SpaceConfig
 from autoreap.storage import STORAGE_ERRORS
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, SCREENED
+from autoreap.trial_queue import TrialQueue
 
 
 class TrialScorer:
@@ -27,7 +27,7 @@ class TrialScorer:
         space: what is sampled, and how little of a trial may do.
         objective: scores candidates.
         history: of the study; it tells it of each end.
-        crew: knows which plans other workers score now.
+        queue: knows which plans other workers score now.
         watch: is told each answer; what it raises ends the trial.
         unpruned: the unpruned model's metrics, which constraints may refer to.
     """
@@ -37,7 +37,7 @@ class TrialScorer:
         space: SpaceConfig,
         objective: Objective,
         history: History,
-        crew: Crew,
+        queue: TrialQueue,
         watch: Watch,
         unpruned: Mapping[str, float],
     ) -> None:
@@ -45,7 +45,7 @@ class TrialScorer:
         self._objective = objective
         self._history = history
         self._study = history.study
-        self._crew = crew
+        self._queue = queue
         self._watch = watch
         self._unpruned = unpruned
 
@@ -63,7 +63,7 @@ class TrialScorer:
             digest = plan.digest()
             trial.set_user_attr(PLAN, plan.as_dict())
             exact = self._objective.exact(plan)
-            if self._crew.defers(trial, digest) or self._is_settled(trial, digest, exact):
+            if self._queue.defers(trial, digest) or self._is_settled(trial, digest, exact):
                 return
             claimed()
             if self._is_screened_out(trial, plan, digest, exact):

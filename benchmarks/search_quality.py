@@ -26,7 +26,6 @@ from optuna.trial import TrialState
 from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator, Watch
-from autoreap.front import PLAN, RACED, SCREENED, points_of
 from autoreap.group import seat_of
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.objective import Objective, Scored
@@ -37,6 +36,7 @@ from autoreap.sampling import sample
 from autoreap.search import Search
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig, load_space
+from autoreap.study import PLAN, RACED, SCREENED, points_of
 from autoreap.study_identity import Identity
 from autoreap.tracking import Tracker
 

@@ -1,10 +1,18 @@
-"""A page in a real browser, without a network: what it shows, what it says to the console, what a click does."""
+"""A page in a real browser, without a network: what it shows, what it says to the console, what a click does.
+
+Chromium is spoken to through its debugging pipe (https://chromedevtools.github.io/devtools-protocol/), for what no
+command line can do: the width of a phone, dark mode, keys and clicks as a person makes them, pictures.
+"""
 
 import base64
 import json
-import re
+import os
 import shutil
 import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +21,131 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
 
-# Errors are caught from the first line of the page on; `steps` run once it is there, and their value comes back.
-_WATCH = "<script>window.faults = []; addEventListener('error', (event) => faults.push(event.message));</script>"
-_STEPS = """<script>addEventListener('load', () => {
-  const told = document.createElement('pre');
-  let value = null;
-  try { value = (() => { %s })(); } catch (error) { faults.push(String(error)); }
-  told.id = 'told';
-  told.textContent = btoa(unescape(encodeURIComponent(JSON.stringify({ value, faults }))));
-  document.body.append(told);
-});</script>"""
+_OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--lang=en", "--remote-debugging-pipe")
+_HEIGHT = 900
+_KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Tab": 9, "Escape": 27}
+_TIMEOUT_SECONDS = 60
+
+
+class Tab:
+    """A tab that is open on a page; `faults` are all that its scripts or its loading complained of."""
+
+    def __init__(self, to_browser: int, from_browser: int) -> None:
+        self.faults: list[str] = []
+        self._to, self._from = to_browser, from_browser
+        self._rest, self._number, self._session = b"", 0, ""
+        os.set_blocking(from_browser, False)
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self._call(f"{domain}.enable")
+
+    def open(self, page: Path, address: str, width: int, *, dark: bool) -> None:
+        """Load it; a width below 600 is a phone's, which is touched."""
+        phone = width < 600
+        screen = {"width": width, "height": _HEIGHT, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+        self._call("Emulation.setDeviceMetricsOverride", **screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+        self._call("Page.navigate", url=f"{page.as_uri()}#{address}")
+        loaded = "new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))"
+        self.run(f"return {loaded}")
+
+    def run(self, steps: str) -> Any:
+        """What `steps`, the body of a JavaScript function, returns, or what its promise comes to."""
+        expression = f"(async () => {{ {steps} }})()"
+        told = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if fault := told.get("exceptionDetails"):
+            self.faults.append(_described(fault))
+        return told["result"].get("value")
+
+    def click(self, selector: str) -> None:
+        """With the mouse, in the middle of the first element that `selector` finds: what lies there is hit."""
+        place = f"""const box = document.querySelector({json.dumps(selector)});
+          box.scrollIntoView({{ block: 'center' }});
+          const {{ x, y, width, height }} = box.getBoundingClientRect(); return [x + width / 2, y + height / 2]"""
+        x, y = self.run(place)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str) -> None:
+        """A key, where the focus is."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=_KEYS[key], **text)
+
+    def picture(self, path: Path) -> None:
+        """The whole page, as a PNG."""
+        told = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(told["data"]))
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        session = {"sessionId": self._session} if self._session else {}
+        message = {"id": self._number, "method": method, "params": params, **session}
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        for told in self._messages():
+            if told.get("id") == self._number:
+                assert "error" not in told, f"{method}: {told['error']}"
+                return dict(told["result"])
+            self._listen(told)
+        raise AssertionError("the browser has closed the pipe")
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            while b"\0" in self._rest:
+                line, self._rest = self._rest.split(b"\0", 1)
+                yield json.loads(line)
+            try:
+                read = os.read(self._from, 1 << 20)
+            except BlockingIOError:
+                time.sleep(0.002)
+                continue
+            if not read:
+                return
+            self._rest += read
+        raise TimeoutError(f"no answer of the browser in {_TIMEOUT_SECONDS} s")
+
+    def _listen(self, event: Mapping[str, Any]) -> None:
+        params = event.get("params", {})
+        if event.get("method") == "Runtime.exceptionThrown":
+            self.faults.append(_described(params["exceptionDetails"]))
+        elif event.get("method") == "Runtime.consoleAPICalled":
+            self.faults.append(f"console: {params['args']}")
+        elif event.get("method") == "Log.entryAdded":
+            self.faults.append(f"log: {params['entry']['text']}")
+
+
+def _described(fault: Mapping[str, Any]) -> str:
+    return str(fault.get("exception", {}).get("description", fault["text"]))
+
+
+@contextmanager
+def opened(page: Path, *, address: str = "", width: int = 1200, dark: bool = False) -> Iterator[Tab]:
+    """The page in a browser of its own; at the end nothing may have gone wrong on it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for_browser, to_browser = os.pipe()
+        from_browser, of_browser = os.pipe()
+        # The browser reads from 3 and writes to 4. Debian's sh can't name a file descriptor above 9, bash can.
+        pipes = f'exec "$@" 3<&{for_browser} 4>&{of_browser}'
+        command = ["bash", "-c", pipes, "bash", str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(command, pass_fds=(for_browser, of_browser), stderr=subprocess.DEVNULL)
+        for end in (for_browser, of_browser):
+            os.close(end)
+        try:
+            tab = Tab(to_browser, from_browser)
+            tab.open(page, address, width, dark=dark)
+            yield tab
+            assert tab.faults == []
+        finally:
+            process.kill()
+            process.wait()
+            for end in (to_browser, from_browser):
+                os.close(end)
 
 
 def ask(page: Path, steps: str, *, address: str = "", width: int = 1200) -> Any:
-    """What `steps`, the body of a JavaScript function, returns on the page; fails on any error of its scripts."""
-    text = page.read_text(encoding="utf-8")
-    probe = page.with_name(f"{page.stem}-probe.html")
-    probe.write_text(text.replace("<head>", f"<head>{_WATCH}", 1).replace("</body>", _STEPS % steps + "</body>"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=2000"]
-    options += [f"--window-size={width},900", "--lang=en", f"--user-data-dir={page.with_name('profile')}"]
-    done = subprocess.run(
-        [str(CHROMIUM), *options, "--dump-dom", f"{probe.as_uri()}#{address}"],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    assert not (said := [line for line in done.stderr.splitlines() if "CONSOLE" in line]), said
-    told = re.search(r'<pre id="told">([^<]*)</pre>', done.stdout)
-    assert told is not None, done.stdout[-2000:]
-    answer = json.loads(base64.b64decode(told[1]))
-    assert answer["faults"] == []
-    return answer["value"]
+    """What `steps`, the body of a JavaScript function, returns on the page."""
+    with opened(page, address=address, width=width) as tab:
+        return tab.run(steps)

@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from builders import FINGERPRINT, SHAPE, measured, saliency_of
+from builders import FINGERPRINT, SHAPE, copy_rows, measured, saliency_of
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
@@ -24,12 +24,12 @@ from autoreap import cli
 from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.described import describe
-from autoreap.front import PLAN, RESULT
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, exact, score
+from autoreap.study import PLAN, RESULT
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
@@ -46,21 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as it is now, a few rows, what calibrate and plan make of them, and a study of one trial."""
     folder = tmp_path_factory.mktemp("cli")
     shutil.copytree(CHECKPOINT, folder / "model")
-    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl")
-    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl")
+    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl", 3)
+    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl", 3)
     (folder / "evals.yaml").write_text("search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n")
     saliency = str(folder / "saliency.safetensors")
     assert cli.main(["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl"), "-o", saliency]) == 0
     assert cli.main(["plan", saliency, "--preset", "light", "-o", str(folder / "plan.json")]) == 0
     make_study(folder)
     return folder
-
-
-def copy_rows(source: Path, target: Path) -> None:
-    rows = [json.loads(line) for line in source.read_text().splitlines()[:3]]
-    for row in rows:
-        row["audio"] = str((source.parent / row["audio"]).resolve())
-    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_study(folder: Path) -> None:
@@ -277,7 +270,7 @@ def test_a_search_leaves_the_study_of_another_program_as_it_is(
             ["materialise", "night", "--trial", "0", "--skip-behaviour", "--evals", "x"],
             "which --skip-behaviour leaves out",
         ),
-        (["select", "night", "--max-size", "20GB"], "--max-size: is a bound of another rule than knee (--rule best)"),
+        (["select", "night", "--max-size", "20GB"], "--rule knee: has no --max-size (--rule best has it)"),
         (["select", "night", "--rule", "best", "--max-wer-increase", "1"], "(--rule smallest)"),
     ],
 )
@@ -841,7 +834,7 @@ def test_compare_takes_files_trials_and_checkpoints(
 
 def test_select_shows_every_score_with_its_interval(folder: Path, capsys: Capture) -> None:
     assert cli.main(["select", "night", "--storage", storage(folder)]) == 0
-    assert re.match(r"trial 0, 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]: ", capsys.readouterr().out)
+    assert re.match(r"trial 0: 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["materialise", "materialize"])
@@ -960,7 +953,9 @@ def test_each_rule_selects_a_trial_and_says_why(folder: Path, capsys: Capture, o
 
 def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
-    assert json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys) == {"report": str(page)}
+    found = json_of(["report", "night", "--storage", storage(folder), "-o", page], capsys)
+    told = {"study": "night", "num_trials": 2, "front": [0]}
+    assert found == {"report": str(page), "bytes": page.stat().st_size, **told}
     assert '{"reason":"ScoringError: none","trials":[1]}' in page.read_text()
 
 

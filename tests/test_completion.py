@@ -12,8 +12,8 @@ import pytest
 
 from autoreap.cli import command_parser, main
 from autoreap.commands import COMMANDS
-from autoreap.front import default_storage
 from autoreap.shell_completion import SCRIPTS, grammar
+from autoreap.study import default_storage
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
 from hypothesis import given
@@ -20,16 +19,9 @@ from autoreap.samples import Sample, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr
 
+pytestmark = pytest.mark.usefixtures("offline")
+
 REQUIRED = ("audio", "text")
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The libraries read these settings once, when they are imported; so set what they read them into, too."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def recording(number: int) -> dict[str, Any]:

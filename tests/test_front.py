@@ -1,37 +1,20 @@
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from builders import BASE_MODEL, SHAPE, saliency_of
+from builders import planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.front import (
-    ERROR,
-    INFEASIBLE,
-    PLAN,
-    RESULT,
-    Point,
-    default_storage,
-    drawn_metric,
-    empty_front,
-    nearest,
-    open_study,
-    pareto,
-    plan_of,
-    points_of,
-    select,
-)
+from autoreap.front import drawn_metric, empty_front, nearest, pareto
 from autoreap.plan import PruningPlan
-from autoreap.planning import make_plan
 from autoreap.report import front_table, plot_front
 from autoreap.scores import exact
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RESULT, Point, default_storage, open_study, plan_of, points_of
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1
@@ -41,8 +24,7 @@ FAILED, RUNNING = 6, 7
 
 
 def plan_for(trial: int) -> PruningPlan:
-    candidate = Candidate(retention=0.5, saliency="random", seed=trial)
-    return make_plan(candidate, saliency_of(SHAPE), SHAPE, BASE_MODEL)
+    return planned(retention=0.5, saliency="random", seed=trial)
 
 
 def write_study(storage: str) -> None:
@@ -158,55 +140,6 @@ def test_the_front_is_what_no_point_beats(rows: list[tuple[int, int, int, bool]]
     assert pareto(points, objectives) == sorted(unbeaten, key=lambda each: (each.size_bytes, each.trial))
 
 
-@pytest.mark.parametrize(
-    ("rule", "bounds", "trial", "reason"),
-    [
-        ("knee", {}, 2, "ideal corner of size_bytes and wer"),
-        ("smallest", {"max_wer_increase": 2.5}, 2, r"at most 12\.50% \(baseline 10\.00% \[.*\] \+ 2\.5 points\)"),
-        ("smallest", {"max_wer_increase": 0.0}, 0, r"at most 10\.00%"),
-        ("smallest", {"max_wer_increase": 90.0}, 3, r"at most 100\.00%"),
-        ("best", {"max_size_bytes": 59e9}, 1, "lowest WER of at most 59.00 GB"),
-        ("best", {"max_size_bytes": 30e9}, 2, "lowest WER of at most 30.00 GB"),
-    ],
-)
-def test_a_rule_picks_its_point_and_says_why(
-    rule: str, bounds: dict[str, float], trial: int, reason: str, study: optuna.Study
-) -> None:
-    chosen, why = select(study, rule, **bounds)
-    assert chosen.trial == trial
-    assert re.search(reason, why)
-
-
-def test_the_knee_of_objectives_that_are_no_rates_is_found(tmp_path: Path) -> None:
-    objectives = {"size_4bit_bytes": "minimize", "first_token_ratio": "minimize"}
-    study = optuna.create_study(storage=default_storage(tmp_path), study_name="costs", directions=["minimize"] * 2)
-    study.set_user_attr("objectives", objectives)
-    for number, values in enumerate([(1e6, 4.0), (2e6, 1.1), (8e6, 1.0)]):
-        trial = study.ask()
-        timed = {"value": values[1], "low": values[1], "high": values[1], "num_samples": 48}
-        metrics = {"size_4bit_bytes": exact(values[0]), "first_token_ratio": timed}
-        trial.set_user_attr(RESULT, {"metrics": metrics, "size_bytes": int(values[0]), "plan_digest": str(number)})
-        study.tell(trial, values)
-    assert select(study, "knee")[0].trial == 1
-
-
-@pytest.mark.parametrize(
-    ("rule", "bounds", "message"),
-    [
-        ("smallest", {}, "--rule smallest: needs --max-wer-increase"),
-        ("smallest", {"max_wer_increase": -1.0}, "no point of the front is: smallest .*relax the bound"),
-        ("best", {}, "--rule best: needs --max-size"),
-        ("best", {"max_size_bytes": 1e9}, "no point of the front is: lowest WER of at most 1.00 GB"),
-        ("median", {}, "unknown rule 'median'.*knee, smallest or best"),
-    ],
-)
-def test_a_rule_that_picks_nothing_is_refused_with_what_to_change(
-    rule: str, bounds: dict[str, float], message: str, study: optuna.Study
-) -> None:
-    with pytest.raises(InputError, match=message):
-        select(study, rule, **bounds)
-
-
 def test_only_points_that_keep_every_constraint_are_on_the_front(tmp_path: Path) -> None:
     study = write_constrained_study(default_storage(tmp_path), "bound", 0.115, OBJECTIVES)
     points = points_of(study)
@@ -215,9 +148,6 @@ def test_only_points_that_keep_every_constraint_are_on_the_front(tmp_path: Path)
     assert points[2].as_dict()["broken"] == points[2].broken
     assert "broken" not in points[1].as_dict()
     assert [point.trial for point in pareto(points, OBJECTIVES)] == [1, 0]
-    assert select(study, "smallest", max_wer_increase=90.0)[0].trial == 1
-    assert select(study, "best", max_size_bytes=50e9)[0].trial == 1
-    assert select(study, "knee")[0].trial in (0, 1)
     with pytest.raises(InputError, match=r"trial 6 was not scored: size <= 90 GB \(it is 99.00 GB\)"):
         plan_of(study, 6)
 
@@ -228,9 +158,6 @@ def test_where_no_trial_keeps_the_constraints_the_nearest_is_named(tmp_path: Pat
     assert [point.trial for point in nearest(points_of(study), 3)] == [0, 1, 2]
     reason = "no trial keeps every constraint; nearest is trial 0, which breaks wer <= bound by 100% of the bound"
     assert empty_front(study) == reason
-    for rule, bounds in (("knee", {}), ("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
-        with pytest.raises(InputError, match=f"study bound: {reason}"):
-            select(study, rule, **bounds)
 
 
 def test_where_every_candidate_was_ruled_out_before_scoring_the_last_reason_is_given(tmp_path: Path) -> None:
@@ -242,39 +169,9 @@ def test_where_every_candidate_was_ruled_out_before_scoring_the_last_reason_is_g
     assert empty_front(study) == "has no finished trial yet; trial 0 breaks size <= 90 GB (it is 99.00 GB)"
 
 
-def test_rules_on_size_and_wer_are_refused_where_a_study_weighs_something_else(tmp_path: Path) -> None:
-    objectives = {"size_bytes": "minimize", "accuracy": "maximize"}
-    study = write_constrained_study(default_storage(tmp_path), "accuracy", 1.0, objectives)
-    chosen, why = select(study, "knee")
-    assert chosen.trial in (2, 3, 5)
-    assert "size_bytes and accuracy" in why
-    for rule, bounds in (("best", {"max_size_bytes": 1e12}), ("smallest", {"max_wer_increase": 99.0})):
-        with pytest.raises(InputError, match=f"--rule {rule}: weighs .* one wer, but .* size_bytes, accuracy"):
-            select(study, rule, **bounds)
-
-
-@pytest.mark.parametrize(
-    ("names", "picked"), [(("size_bytes", "wer.car"), "wer.car"), (("size_bytes", "wer.car", "wer"), "wer")]
-)
-def test_rules_take_the_wer_of_the_objectives_also_where_it_has_a_label(
-    names: tuple[str, ...], picked: str, tmp_path: Path
-) -> None:
-    study = labelled_study(default_storage(tmp_path), names)
-    expected = {"wer.car": (1, "lowest wer.car"), "wer": (0, "lowest WER")}[picked]
-    chosen, why = select(study, "best", max_size_bytes=1e12)
-    assert (chosen.trial, why) == (expected[0], f"{expected[1]} of at most 1,000.00 GB")
-    assert drawn_metric(study) == picked
-
-
-def test_rules_are_refused_where_several_labelled_wers_are_weighed(tmp_path: Path) -> None:
-    study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car", "wer.quiet"))
-    with pytest.raises(InputError, match="--rule best: weighs size_bytes against one wer"):
-        select(study, "best", max_size_bytes=1e12)
-    assert select(study, "knee")[0].trial in (0, 1)
-
-
 def test_a_study_without_a_plain_wer_is_drawn_by_what_it_weighs(tmp_path: Path) -> None:
     study = labelled_study(default_storage(tmp_path), ("size_bytes", "wer.car"))
+    assert drawn_metric(study) == "wer.car"
     plot_front(study, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 10_000
 
@@ -300,11 +197,6 @@ def labelled_study(storage: str, names: Sequence[str]) -> optuna.Study:
         trial.set_user_attr(RESULT, {"metrics": metrics, "size_bytes": number + 2, "plan_digest": str(number)})
         study.tell(trial, list(values.values()))
     return study
-
-
-def test_a_study_without_a_scored_trial_has_nothing_to_select(storage: str) -> None:
-    with pytest.raises(InputError, match="study empty: has no finished trial"):
-        select(open_study("empty", storage), "knee")
 
 
 def test_the_plan_of_a_scored_trial_is_the_one_that_was_scored(study: optuna.Study) -> None:

@@ -17,7 +17,7 @@ PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
-        *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock"),
+        *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock", "whole_file"),
         "constraints",
         *("signals", "failures", "night_log"),
         *("terminal_plot", "shell_completion", "starter", "machine"),
@@ -44,7 +44,7 @@ LAYERS = (
     ),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "resume", "calibrate"),
+        *("described", "prompts", "batching", "meter", "expert_outputs", "resume", "calibrate"),
         *("streaming", "spool", "layer_weights"),
         *("masking", "tensor_store", "preparing", "screening", "evaluate"),
         *("drafting", "draft_rows", "draft_pools", "draft_passes"),
@@ -56,20 +56,21 @@ LAYERS = (
             "objective",
             "confirmed",
             "front",
+            "selection",
             "confirmation",
             "samplers",
             "sampling",
             "storage",
-            *("study_identity", "history", "baselines", "trial_scorer", "search"),
+            *("study", "study_identity", "history", "baselines", "trial_scorer", "search"),
             "trial_text",
             "report",
             *("report_document", "report_details", "report_memory", "report_night", "report_recordings", "report_page"),
-            "saliency_report",
+            *("saliency_report", "saliency_pictures"),
             "jobs",
         ),
         *("mlflow_runs", "mlflow_registry", "tracking", "mlflow_records"),
         *("front_csv", "trial_details"),
-        *("group", "crew", "heartbeat", "retries", "engines", "search_options", "workers"),
+        *("group", "trial_queue", "heartbeat", "retries", "engines", "search_options", "workers"),
     ),
     ("commands", "cli"),
 )

@@ -5,26 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from autoreap.described import Loaded, describe, load
+from autoreap.described import Loaded
 from autoreap.errors import InputError
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.families.chat_inputs import Encoded
 from autoreap.footprint import Footprint
-from autoreap.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio, spread
+from autoreap.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.masking import masked
 from autoreap.objective import Objective, costs
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.saliency import Saliency
 
 ASR = Path(__file__).parent.parent / "evals" / "tiny" / "asr_search.jsonl"
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Loaded:
-    return load(describe("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +111,6 @@ def test_prompts_without_audio_are_not_timed(loaded: Loaded, evaluator: Evaluato
     (encoded, bound), *_ = evaluator.prompts(4)
     with pytest.raises(InputError, match="no task has audio"):
         Stopwatch(loaded.model, loaded.inputs, [(replace(encoded, mel=None), bound)])
-
-
-def test_utterances_are_spread_from_the_shortest_to_the_longest() -> None:
-    prompts = [(Encoded(torch.zeros(length), length), length) for length in (9, 3, 7, 1, 5)]
-    assert [bound for _, bound in spread(prompts, 3)] == [1, 5, 9]
-    assert [bound for _, bound in spread(prompts, 16)] == [1, 3, 5, 7, 9]
 
 
 def test_a_drift_that_both_sides_share_leaves_the_ratio_and_its_interval_alone() -> None:

@@ -104,10 +104,7 @@ def interrupted(loaded: Loaded, data: Data, output: Path, after: int, options: O
 
 
 def saved_parts(loaded: Loaded, data: Data, path: Path) -> dict[str, Part]:
-    described = loaded.described
-    options = replace(OPTIONS, shape=described.shape)
-    base = described.base_model
-    known = identity(loaded.model, described.family, base, data, components=("thinker",), options=options)
+    known = identity(loaded, data, components=("thinker",), options=OPTIONS)
     file = ResumeFile(path, known)
     return {modality: file.part(f"thinker.{modality}") for modality in data}
 

@@ -22,7 +22,6 @@ from autoreap.candidate import Candidate
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Watch
 from autoreap.failures import RepeatedFailureError
-from autoreap.front import ERROR, RESULT
 from autoreap.group import seat_of
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
@@ -34,6 +33,7 @@ from autoreap.scores import Counts
 from autoreap.search import Search
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
+from autoreap.study import ERROR, RESULT
 from autoreap.study_identity import Identity
 from autoreap.tracking import Tracker
 

@@ -76,6 +76,6 @@ def _path(name: str, storage: str | None) -> Path:
     trial = re.fullmatch(r"([\w.-]+)/(\d+|baseline)", name)
     if trial is None:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
-    from autoreap.front import open_study, outcomes_path
+    from autoreap.study import open_study, outcomes_path
 
     return outcomes_path(open_study(trial[1], storage), None if trial[2] == "baseline" else int(trial[2]))

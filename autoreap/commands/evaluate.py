@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
-from autoreap.errors import InputError
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, check_output, positive
 
 SUMMARY = "score a model or a plan"
 EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
@@ -35,9 +34,7 @@ def run(options: Arguments) -> Result:
     from autoreap.plan import load_plan
 
     if options.outcomes:  # a place that can't be written is found before the model is loaded
-        if options.outcomes.is_dir():
-            raise InputError("is a directory", where=options.outcomes, fix="name a file")
-        options.outcomes.parent.mkdir(parents=True, exist_ok=True)
+        check_output(options.outcomes, "--outcomes")
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
     evaluation = jobs.evaluated(

@@ -63,8 +63,8 @@ def _of_plan(options: Arguments) -> Result:
 def _of_trial(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.described import describe
-    from autoreap.front import DEFAULT_ROOT, open_study, plan_of, points_of
     from autoreap.progress import log
+    from autoreap.study import DEFAULT_ROOT, open_study, plan_of, points_of
 
     study = open_study(options.source, options.storage)
     plan = plan_of(study, options.trial)

@@ -1,11 +1,13 @@
 """What the options of several commands have in common. Light: nothing here imports a heavy library."""
 
 import argparse
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoreap.errors import InputError
 from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 
 if TYPE_CHECKING:
@@ -152,3 +154,18 @@ def indices(text: str) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise argparse.ArgumentTypeError(f"must be layer numbers such as 12,16, got {text!r}")
     return [int(part) for part in text.split(",")]
+
+
+def check_output(path: Path, option: str, formats: Sequence[str] = ()) -> None:
+    """Raise `InputError` where a file can't be written, before any work is done for it; `formats` are endings."""
+    where = f"{option} {path}"
+    if formats and path.suffix.removeprefix(".").lower() not in formats:
+        raise InputError(f"is in no format that can be drawn: {path.suffix or 'no ending'}", where=where,
+            fix=f"end it in .{', .'.join(formats)}")  # fmt: skip
+    if path.is_dir():
+        raise InputError("is a directory", where=where, fix="name a file in it")
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if nearest != path and not nearest.is_dir():
+        raise InputError(f"can't be made: {nearest} is a file", where=where, fix="name another folder")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"can't be written: no permission for {nearest}", where=where, fix="name another place")

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_study_options, png_file
+from autoreap.commands.options import Add, Arguments, Result, add_study_options, check_output
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.front import Point
+    from autoreap.study import Point
 
 SUMMARY = "print the front of a study, and draw it"
 EXAMPLE = "autoreap pareto tiny-tiny --png front.png"
@@ -20,26 +20,22 @@ _WIDTH = 100  # where there is no terminal
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
-    add("--png", type=png_file, metavar="FILE", help="draw it in a file, too")
+    add("--png", type=Path, metavar="FILE", help="draw it in a file, too (or .svg, .pdf, .jpg)")
     add("--csv", type=Path, metavar="FILE", help="write the table with all metrics and intervals, too")
 
 
 def run(options: Arguments) -> Result:
     """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import (
-        CONTROLS,
-        drawn_metric,
-        empty_front,
-        nearest,
-        objectives_of,
-        open_study,
-        pareto,
-        points_of,
-    )
+    from autoreap.front import drawn_metric, empty_front, nearest, pareto
     from autoreap.front_csv import write_front_csv
-    from autoreap.report import front_table, plot_front
+    from autoreap.report import FORMATS, front_table, plot_front
+    from autoreap.study import CONTROLS, objectives_of, open_study, points_of
 
+    if options.png:
+        check_output(options.png, "--png", FORMATS)
+    if options.csv:
+        check_output(options.csv, "--csv")
     study = open_study(options.study, options.storage)
     points = points_of(study)
     front = pareto(points, objectives_of(study))

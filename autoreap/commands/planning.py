@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from autoreap.candidate import LAYER_SELECTIONS, PRESETS, RANKINGS, Candidate, preset_values
 from autoreap.commands.options import COMPONENTS, Add, Arguments, indices
 from autoreap.errors import InputError
+from autoreap.progress import log
 
 if TYPE_CHECKING:
     from autoreap.plan import BaseModel, ModelShape, PruningPlan
@@ -47,13 +48,20 @@ def planned(
 
 def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
     """The values that the planning options name: the preset's, and explicit ones over them."""
+    from autoreap.plan import no_vision
+
+    if options.strip_vision and not shape.has_vision:
+        raise no_vision("--strip-vision")
     given: dict[str, Any] = {}
     for component in COMPONENTS[options.component]:
         if component not in shape.components:
             raise InputError(f"this model has no {component}", where="--component")
         retention, layers_cut = None, None
         if options.preset:
-            retention, layers_cut = preset_values(options.preset, shape.components[component].num_layers)
+            decoder = shape.components[component]
+            retention, layers_cut = preset_values(options.preset, decoder.num_layers, dense=decoder.is_dense)
+            if decoder.is_dense:
+                log(f"the {component} is dense: preset {options.preset} cuts {layers_cut} of its layers, no experts")
         prefix = "" if component == "thinker" else f"{component}."
         given[f"{prefix}retention"] = retention if options.retention is None else options.retention
         if options.layers is None:
@@ -69,10 +77,6 @@ def in_words(plan: "PruningPlan") -> str:
     """What `plan` keeps, in a line."""
     from autoreap.plan import COMPONENTS
 
-    parts = [
-        f"{name} with {edit.num_retained_experts} experts in {len(edit.layers)} of {len(edit.experts)} layers"
-        for name in COMPONENTS
-        if (edit := plan.component(name)) is not None
-    ]
+    parts = [f"{name} with {edit.in_words}" for name in COMPONENTS if (edit := plan.component(name)) is not None]
     dropped = [name for name, gone in (("vision", plan.strip_vision), ("speech", plan.drop_speech)) if gone]
     return ", ".join([*parts, *(f"without {name}" for name in dropped)])

@@ -10,10 +10,11 @@ SUMMARY = "show what a calibration measured"
 EXAMPLE = "autoreap saliency saliency.safetensors --retention 0.5 --html saliency.html"
 
 _LEGEND = """
+cosine     between input and output of the layer on audio; cut: order in which single layers go"""
+_LEGEND_OF_EXPERTS = """
 top hold   share of S1 in as many of its highest experts as are kept
 effective  exp(entropy) of the shares of S1: how many equal experts would spread it as wide
 no audio   experts that took no audio token; no token: that took none at all
-cosine     between input and output of the layer on audio; cut: order in which single layers go
 moved      share of the kept experts that lambda and beta brought in"""
 
 
@@ -60,7 +61,8 @@ def run(options: Arguments) -> Result:
         "retention": values.retention,
         "components": {name: summary.as_dict() for name, summary in summaries.items()},
     }
-    return document, "\n".join([*lines, _LEGEND])
+    has_experts = not all(summary.shape.is_dense for summary in summaries.values())
+    return document, "\n".join([*lines, _LEGEND + _LEGEND_OF_EXPERTS * has_experts])
 
 
 def _provenance(provenance: Mapping[str, str]) -> list[str]:

@@ -55,9 +55,10 @@ def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
     from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
-    from autoreap.front import CONTROLS, empty_front, plan_of
+    from autoreap.front import empty_front
     from autoreap.report import front_table
     from autoreap.search_options import SearchOptions
+    from autoreap.study import CONTROLS, plan_of
     from autoreap.verification import behaviour_text
 
     chosen = (
@@ -87,10 +88,10 @@ def run(options: Arguments) -> Result:
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
     if shipped:
-        kept = plan_of(study, shipped.trial).summary()["thinker"]
+        kept = plan_of(study, shipped.trial).thinker
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {kept['experts']} experts in {kept['layers']} layers",
+            f"         trial {shipped.trial} with {kept.in_words}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]

@@ -22,22 +22,19 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import open_study, select
+    from autoreap.selection import select
+    from autoreap.study import objectives_of, open_study
     from autoreap.trial_text import scores_text
 
-    for option, value, rule in (
-        ("--max-wer-increase", options.max_wer_increase, "smallest"),
-        ("--max-size", options.max_size, "best"),
-    ):
-        if value is not None and options.rule != rule:
-            raise InputError(f"is a bound of another rule than {options.rule}", where=option, fix=f"--rule {rule}")
     study = open_study(options.study, options.storage)
     max_size = _bytes(options.max_size) if options.max_size else None
     point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
     (document,) = with_confirmed([point.as_dict()], study.user_attrs.get(CONFIRMED))
     document |= {"rule": options.rule, "reason": reason}
-    scores = scores_text(point.metrics, point.size_bytes, point.values)
-    return document, f"trial {point.trial}, {scores}: {reason}"
+    scores = scores_text(point.metrics, point.size_bytes, objectives_of(study))
+    name = f"{study.study_name}-trial-{point.trial}"
+    write = f"to write it: autoreap materialise {study.study_name} --trial {point.trial} -o {name}"
+    return document, f"trial {point.trial}: {scores}\nwhy: {reason}\n{write}"
 
 
 def points(text: str) -> float:

@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import InputError
-from autoreap.families.dense import Dense
-from autoreap.families.family import Config
-from autoreap.families.qwen_omni import QwenOmni, integer
+from autoreap.families.dense import Dense, hear_and_read, write_windows
+from autoreap.families.family import Config, integer
+from autoreap.families.qwen_omni import QwenOmni
 from autoreap.plan import ComponentShape
 
 if TYPE_CHECKING:
@@ -71,15 +71,9 @@ class Qwen25Omni(Dense, QwenOmni):
         return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-        """See `Family.working_values`.
-
-        The tower holds its features three times, or its states of every second frame with what is between its two
-        projections; the decoder holds the tokens with their residuals and three times what is between its projections.
-        """
+        """See `Family.working_values`."""
         audio, text = self.thinker_config(config)["audio_config"], self.decoder_config(config, "thinker")
-        states = -(-num_frames // 2) * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"])
-        tower = 3 * num_frames * audio["num_mel_bins"] + 2 * num_frames * audio["d_model"] + states
-        return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))
+        return hear_and_read(audio, text, num_frames, num_tokens)
 
     def reader(self, stock: Any) -> Callable[..., Any]:
         """See `QwenOmni.reader`. The stock class's own way ends with reading the voices; this is all before it."""
@@ -95,22 +89,10 @@ class Qwen25Omni(Dense, QwenOmni):
             fix="calibrate the thinker; layers of the talker can be cut by name, with --layers",
         )
 
-    def speech_tap(self, model: PreTrainedModel) -> int | None:
-        """See `Family.speech_tap`. The talker listens to the embeddings and to the end of the thinker."""
-        return None
-
-    def set_speech_tap(self, model: PreTrainedModel, tap: int) -> None:
-        """See `Family.set_speech_tap`."""
-        raise AssertionError("a talker that listens to the thinker's ends has nothing to be set")
-
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        """See `Family.write_layers`. Which layers attend within a window is a matter of their number, unless listed."""
+        """See `Family.write_layers`."""
         super().write_layers(config, component, retained)
-        text = self.decoder_config(config, component)
-        if text.get("layer_types"):
-            text["layer_types"] = [text["layer_types"][layer] for layer in retained]
-        if "max_window_layers" in text:
-            text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in retained)
+        write_windows(self.decoder_config(config, component), retained)
 
     def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
         """See `QwenOmni.stub_tensors`."""

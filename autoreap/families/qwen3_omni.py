@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import SilenceError
-from autoreap.families.family import Config, Router, TensorRole
-from autoreap.families.qwen_omni import QwenOmni, integer
+from autoreap.families.family import Config, Router, TensorRole, integer
+from autoreap.families.qwen_omni import QwenOmni
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.errors import InputError
-from autoreap.families.family import Config, Decoder, Family, TensorRole
+from autoreap.families.family import Config, Decoder, Family, integer
+from autoreap.families.stock import empty_layer, read_model, shapes_in_memory
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from autoreap.families.chat_inputs import ChatInputs
 
-_DECODER_TENSOR = re.compile(r"(?P<prefix>(thinker\.|talker\.)?model\.layers\.)(?P<layer>\d+)\.(?P<rest>.+)")
 _THINKER_PARTS = {"audio_tower.": "audio", "visual.": "vision", "model.": "thinker", "lm_head.": "thinker"}
 _STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
 _STUB_HEADS, _STUB_HEAD_DIM = 8, 8
@@ -35,14 +34,11 @@ class QwenOmni(Family):
     """A Qwen omni model of transformers. `config` is always the raw contents of config.json.
 
     Attributes:
-        title: what people call the family.
         prefix: of all tensors of the thinker.
         speech_parts: the parts that only speak, by the prefix of their tensors, which is their module's name and a dot.
         placeholders: the tokens in whose place embeddings go, as the fields of `chat_inputs.Placeholders`.
     """
 
-    frames_per_second = 100
-    title: str
     prefix = "thinker."
     speech_parts: Mapping[str, str]
     placeholders: Mapping[str, str]
@@ -80,36 +76,15 @@ class QwenOmni(Family):
         return cast(dict[str, Any], part["text_config"])
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """As `shape`. `KeyError`, `TypeError` and `AttributeError` say that the config is not the family's."""
+        """See `Family.model_shape`."""
         speaks = self.speech_parts and config.get("enable_audio_output", True)
         components = ("thinker", "talker") if speaks else ("thinker",)
         return ModelShape({name: self.decoder_shape(self.decoder_config(config, name)) for name in components})
 
-    def shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """See `Family.shape`."""
-        try:
-            return self.model_shape(config)
-        except KeyError as error:
-            raise InputError(f"key {error} is missing", where="config.json", fix=f"is this a {self.title}?") from None
-        except (TypeError, AttributeError) as error:
-            problem = f"a value is of another kind than a {self.title}'s: {error}"
-            raise InputError(problem, where="config.json") from None
-
-    @cached_property
-    def _parts(self) -> Mapping[str, str]:
-        """The part of a tensor, by the beginning of its name."""
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """See `Family.parts`."""
         return {self.prefix + name: part for name, part in _THINKER_PARTS.items()} | dict(self.speech_parts)
-
-    def role(self, tensor_name: str) -> TensorRole:
-        """See `Family.role`."""
-        part = next((part for prefix, part in self._parts.items() if tensor_name.startswith(prefix)), None)
-        if part is None:
-            problem = f"unknown tensor {tensor_name!r}; a {self.title} has none of that name"
-            raise InputError(problem, where="checkpoint")
-        match = _DECODER_TENSOR.fullmatch(tensor_name)
-        if match is None:
-            return TensorRole(part, tensor_name)
-        return TensorRole(part, f"{match['prefix']}{{layer}}.{match['rest']}", layer=int(match["layer"]))
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
@@ -122,13 +97,10 @@ class QwenOmni(Family):
             config.enable_audio_output = config.enable_audio_output and speech
         if not layers:
             thinker.text_config.num_hidden_layers = 0
-        with nullcontext() if layers else _unreported():
-            model = self.reader(stock)(
-                path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
-            )
+        model = read_model(self.reader(stock), path, config, dtype=dtype, device=device, layers=layers)
         if getattr(thinker.vision_config, _STRIPPED, False):
             self.close_eyes(model)  # a stub would turn an image into nonsense
-        return cast("PreTrainedModel", model.eval())
+        return model
 
     def reader(self, stock: Any) -> Callable[..., Any]:
         """What loads a checkpoint into the class `stock`."""
@@ -136,19 +108,7 @@ class QwenOmni(Family):
 
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
         """See `Family.new_layer`."""
-        import torch
-
-        config = self.thinker(model).model.language_model.config
-        with torch.device("meta"):
-            layer = self.layer_class()(config, number)
-        return cast("nn.Module", layer.to(model.dtype).eval())
-
-    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
-        """See `Family.slot`."""
-        match = _DECODER_TENSOR.fullmatch(tensor_name)
-        if match is None:
-            raise InputError(f"tensor {tensor_name!r} belongs to no decoder layer", where="checkpoint")
-        return match["rest"], ()
+        return empty_layer(self.layer_class(), self.thinker(model).model.language_model.config, number, model.dtype)
 
     def inputs(self, path: Path) -> ChatInputs:
         """See `Family.inputs`."""
@@ -168,11 +128,7 @@ class QwenOmni(Family):
         talker = getattr(model, "talker", None)
         return cast(Decoder, talker.model) if talker is not None else None
 
-    def number_layer(self, layer: nn.Module, number: int) -> None:
-        """See `Family.number_layer`."""
-        cast(Any, layer).self_attn.layer_idx = number
-
-    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
+    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
         """See `Family.audio_embeddings`."""
         import torch
 
@@ -182,10 +138,6 @@ class QwenOmni(Family):
         features = mel[None].to(device, thinker.dtype)
         output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
         return cast("torch.Tensor", output.last_hidden_state)
-
-    def is_audio(self, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-        """See `Family.is_audio`."""
-        return cast("torch.Tensor", input_ids == self.thinker(model).config.audio_token_id)
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """See `Family.positions`. A picture takes fewer positions than tokens.
@@ -253,41 +205,13 @@ class QwenOmni(Family):
 
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """See `Family.expected_tensors`."""
-        import torch
-        from huggingface_hub.errors import StrictDataclassError
-
-        stock = self.stock_class()
-        try:
-            with torch.device("meta"):
-                model = stock(stock.config_class(**config))
-        except (StrictDataclassError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"the stock class can't be built from it: {reason}", where="config.json") from None
-        state = {self._name_on_disk(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        return dict(entry for name, shape in state.items() for entry in self.one_by_one(name, shape))
+        state = shapes_in_memory(self.stock_class(), config)
+        return dict(
+            entry for name, shape in state.items() for entry in self.one_by_one(self._name_on_disk(name), shape)
+        )
 
     def _name_on_disk(self, name: str) -> str:
         """The stored name of a parameter."""
         inner = re.sub(r"^model\.(audio_tower|visual)\.", r"\1.", name.removeprefix(self.prefix))
         on_disk = re.sub(r"^model\.language_model\.", "model.", inner)
         return self.prefix + on_disk if name.startswith(self.prefix) else name
-
-
-def integer(config: Mapping[str, Any], key: str) -> int:
-    """The integer `key` of a config; `TypeError` where it is something else."""
-    if type(config[key]) is not int:
-        raise TypeError(f"{key} is {config[key]!r}")
-    return cast(int, config[key])
-
-
-@contextmanager
-def _unreported() -> Iterator[None]:
-    """Without the report of tensors that the checkpoint has and the model has not."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

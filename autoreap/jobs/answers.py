@@ -11,10 +11,10 @@ from autoreap.errors import InputError
 from autoreap.evals_config import TaskConfig, load_evals
 from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.front import DEFAULT_ROOT, SCORING, outcomes_path
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.samples import Sample
+from autoreap.study import DEFAULT_ROOT, SCORING, outcomes_path
 
 
 def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT) -> Expected:

@@ -46,12 +46,9 @@ def calibrated(
     Raises:
         InputError: another process measures for the same file now, and as `calibrate` does.
     """
-    described, model = loaded.described, loaded.model
-    options = replace(options or Options(), shape=described.shape)
-    measure = partial(calibrate, model, described.family, loaded.inputs, described.base_model, data)
-    if loaded.streamed:
-        measure = partial(calibrate_by_layer, loaded, data)
-    known = identity(model, described.family, described.base_model, data, components=components, options=options)
+    options = options or Options()
+    measure = partial(calibrate_by_layer if loaded.streamed else calibrate, loaded, data)
+    known = identity(loaded, data, components=components, options=options)
     if output is None and cache is not None:
         output = cache / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     if output is None:

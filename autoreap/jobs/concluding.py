@@ -10,9 +10,10 @@ from autoreap.confirmation import Confirmation, answerable, is_confirmed
 from autoreap.confirmed import CONFIRMED
 from autoreap.confirmed import SPLIT as REPORT_SPLIT
 from autoreap.described import load, release
+from autoreap.errors import InputError
 from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.front import Point, objectives_of, open_study, outcomes_path, pareto, plan_of, points_of, select
+from autoreap.front import pareto
 from autoreap.jobs.search_run import SearchResult, SearchRun
 from autoreap.jobs.shipping import ship
 from autoreap.mlflow_records import trial_record
@@ -20,8 +21,10 @@ from autoreap.outcomes import load_outcomes
 from autoreap.progress import log
 from autoreap.report import plot_front
 from autoreap.report_page import write_report
+from autoreap.selection import select
 from autoreap.signals import Interrupted
 from autoreap.storage import STORAGE_ERRORS
+from autoreap.study import Point, objectives_of, open_study, outcomes_path, plan_of, points_of
 from autoreap.tracking import Tracker
 
 _CONCLUDED = "concluded"  # of a study: how many trials had finished when its front was drawn and shipped
@@ -47,11 +50,11 @@ def conclude(run: SearchRun, tracker: Tracker, *, status: str = "FINISHED") -> S
             except Interrupted as error:
                 status, interrupted = "KILLED", error
             release()  # of its model; the checkpoint that ships needs its place
-        front, picture, report = _drawn(study, tracker, options.root, status=status)
+        front, picture, report = _drawn(study, run, tracker, status)
         if interrupted:
             raise interrupted
         shipped = None
-        if space.materialise and front and status == "FINISHED":
+        if space.materialise and status == "FINISHED" and _can_ship(study, space.materialise):
             if company:
                 _bring_answers(study, space.materialise, run)
             shipped = ship(study, space.materialise, run.described, options.root)
@@ -93,6 +96,16 @@ def _confirm_front(study: optuna.Study, run: SearchRun) -> None:
         log(f"warning: the front is not confirmed, the same command tries again: {type(error).__name__}: {error}")
 
 
+def _can_ship(study: optuna.Study, rule: str) -> bool:
+    """Whether `rule` picks a trial; a night that found none of use has still found its front."""
+    try:
+        select(study, rule)
+    except InputError as error:
+        log(f"warning: no checkpoint is written: {error}")
+        return False
+    return True
+
+
 def _bring_answers(study: optuna.Study, rule: str, run: SearchRun) -> None:
     """Have the answers of the trial that ships on this machine; if they are on another one, it is scored again."""
     point, _ = select(study, rule)
@@ -110,15 +123,14 @@ def _bring_answers(study: optuna.Study, rule: str, run: SearchRun) -> None:
 
 
 def _drawn(
-    study: optuna.Study, tracker: Tracker, root: Path, *, status: str = "FINISHED"
+    study: optuna.Study, run: SearchRun, tracker: Tracker, status: str
 ) -> tuple[Sequence[Point], Path | None, Path | None]:
     """The front, its picture and the report, which the tracker takes too; without a trial there are none."""
-    folder = root / "trials" / study.study_name
     front = pareto(points_of(study), objectives_of(study))
-    picture, report = (folder / "front.png", folder / "report.html") if front else (None, None)
+    picture, report = (run.folder / "front.png", run.folder / "report.html") if front else (None, None)
     if picture and report:
         plot_front(study, picture)
-        write_report(study, report, root)
+        write_report(study, report, run.options.root)
         log(f"front of {len(front)}: {picture}, {report}")
     if confirmed := study.user_attrs.get(CONFIRMED):
         tracker.log_confirmed(confirmed)

@@ -8,12 +8,12 @@ import optuna
 
 from autoreap.described import Described
 from autoreap.evals_config import EvalsConfig
-from autoreap.front import Point
 from autoreap.group import Seat
 from autoreap.jobs.shipping import Shipped
 from autoreap.search_options import SearchOptions
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
+from autoreap.study import Point, trials_folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SearchRun:
     @property
     def folder(self) -> Path:
         """Where the files of the study's trials are."""
-        return self.options.root / "trials" / self.seat.study
+        return trials_folder(self.seat.study, self.options.root)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from autoreap.evals_config import load_evals
 from autoreap.evals_data import check_splits_apart, evals_digest
 from autoreap.evaluate import Evaluator
 from autoreap.failures import RepeatedFailureError
-from autoreap.front import SCORING, default_storage, study_names
 from autoreap.jobs.calibrating import calibrated, read_calibration
 from autoreap.jobs.concluding import conclude
 from autoreap.jobs.search_run import SearchResult, SearchRun
@@ -27,7 +26,8 @@ from autoreap.search import Search
 from autoreap.search_options import SearchOptions
 from autoreap.signals import Interrupted, Signals
 from autoreap.space_config import load_space
-from autoreap.storage import open_storage, stored
+from autoreap.storage import stored
+from autoreap.study import SCORING, default_storage, study_names
 from autoreap.study_identity import Identity, check_resumed
 from autoreap.tracking import Tracker
 from autoreap.workers import code_digest, measuring_alone, run_workers, seated
@@ -58,14 +58,13 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     options = replace(options, study=name, storage=options.storage or default_storage(options.root))
-    known = {"model": described.checkpoint.fingerprint, "evals": evals_digest(evals), "code": code_digest()}
-    identity = Identity(known, may_change=("code",) if options.allow_other_code else ())
+    facts = {"model": described.checkpoint.fingerprint, "evals": evals_digest(evals), "code": code_digest()}
+    identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
     with seated(options) as seat, Signals() as signals, stored():
-        with seat.group.turn():
-            check_resumed(space, open_storage(seat.storage, seat.pulse), seat.study, identity)
+        check_resumed(space, seat, identity)
         tracker = Tracker(options.root, name, tracking_uri=options.tracking_uri, alone=partial(seat.group.only, "runs"))
         run = SearchRun(space, evals, described, options, seat, signals)
-        own = None if options.is_led else _prepared(run, tracker, identity)
+        own = None if options.is_led else _prepared(run, identity, tracker)
         try:
             with signals.deferred():
                 if own:
@@ -81,9 +80,10 @@ def search(space_path: Path, options: SearchOptions) -> SearchResult:
         return conclude(run, tracker)
 
 
-def _prepared(run: SearchRun, tracker: Tracker, identity: Identity) -> Search:
+def _prepared(run: SearchRun, identity: Identity, tracker: Tracker) -> Search:
     """Load and calibrate: all that comes before the first trial. `identity` is what is known without the model."""
     space, evals, described, options = run.space, run.evals, run.described, run.options
+    check = run.signals.check
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     data = read_calibration(space.calibration)
     loaded = load(described, speech=searches_talker, device=options.device, dtype=options.dtype)
@@ -91,7 +91,6 @@ def _prepared(run: SearchRun, tracker: Tracker, identity: Identity) -> Search:
     measuring = Options.of(space.calibration)
     with measuring_alone(options.root):
         saliency = calibrated(loaded, data, components, options=measuring, cache=options.root / "saliency")
-    check = run.signals.check
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size, check=check)
     stopwatch = None
     if needs_stopwatch(space.needs):

@@ -11,12 +11,13 @@ import optuna
 from autoreap.behaviour import check_behaviour
 from autoreap.comparison import compare_outcomes
 from autoreap.described import Described
-from autoreap.front import plan_of, select
 from autoreap.jobs.answers import answers_of_trial
 from autoreap.materialise import materialise
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.scores import Difference
+from autoreap.selection import select
+from autoreap.study import outcomes_path, plan_of
 from autoreap.verification import Verified
 
 
@@ -56,7 +57,7 @@ def ship(study: optuna.Study, rule: str, described: Described, root: Path) -> Sh
         behaviour = partial(check_behaviour, expected=expected)
         written = materialise(described.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
         verified = written.record.behaviour
-    baseline = load_outcomes(root / "trials" / study.study_name / "baseline" / "outcomes.jsonl")
+    baseline = load_outcomes(outcomes_path(study, None, root))
     against_baseline = {
         metric: measured.difference
         for metric, measured in compare_outcomes(baseline, expected.outcomes).metrics.items()

@@ -152,10 +152,12 @@ function keeps(plan) {
     const kept = layers.filter(Boolean);
     const experts = kept[0].replaceAll("0", "").length;
     const text = { component, kept: kept.length, all: layers.length, experts, num: kept[0].length };
-    return [made("p", word("details.layers", text)), heatMap(layers, kept[0].length, word("details.layers", text))];
+    const said = word(plan.dense.includes(component) ? "details.layers.dense" : "details.layers", text);
+    return [made("p", said), heatMap(layers, kept[0].length, said)];
   });
   const dropped = [plan.strip_vision && "details.vision", plan.drop_speech && "details.speech"].filter(Boolean);
-  return section(word("details.keeps"), ...found, made("p", word("details.map"), "note"),
+  return section(word("details.keeps"), ...found,
+    made("p", word(plan.dense.length ? "details.map.dense" : "details.map"), "note"),
     ...dropped.map((key) => made("p", word(key))));
 }
 

@@ -127,7 +127,8 @@ class FamilyContract(DimensionContract):
     ) -> None:
         model = load(base, torch.float32)
         with torch.inference_mode():
-            embeddings = family.audio_embeddings(model, torch.randn(self.specimen.mel_bins, num_frames))
+            mel = torch.randn(self.specimen.mel_bins, self.specimen.padded_frames or num_frames)
+            embeddings = family.audio_embeddings(model, mel, num_frames)
         decoder = family.decoder(model, "thinker")
         assert decoder is not None
         assert embeddings.shape == (family.num_audio_tokens(num_frames), decoder.config.hidden_size)

@@ -15,10 +15,10 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap.cli import main
 from autoreap.errors import InputError
-from autoreap.front import PLAN, RACED, RESULT
 from autoreap.lock import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
+from autoreap.study import PLAN, RACED, RESULT
 
 pytestmark = pytest.mark.slow
 
