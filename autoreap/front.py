@@ -196,7 +196,7 @@ def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
 
 
 def least_error(measured: Mapping[str, Any]) -> float:
-    """Half of one error among what `measured` counted, for which none at all stands where errors are compared by ratio."""
+    """Half of one error of all that were counted, which stands for none at all where errors are compared by ratio."""
     return 0.5 / float(measured.get("denominator", 1e9))
 
 

@@ -5,6 +5,7 @@ command line can do: the width of a phone, dark mode, keys and clicks as a perso
 """
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -74,6 +75,10 @@ class Tab:
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=_KEYS[key], **text)
 
+    def print_out(self) -> None:
+        """Show it as it goes to paper."""
+        self._call("Emulation.setEmulatedMedia", media="print")
+
     def picture(self, path: Path) -> None:
         """The whole page, as a PNG."""
         told = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
@@ -127,10 +132,14 @@ def opened(page: Path, *, address: str = "", width: int = 1200, dark: bool = Fal
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for_browser, to_browser = os.pipe()
         from_browser, of_browser = os.pipe()
-        # The browser reads from 3 and writes to 4.
-        pipes = f'exec "$@" 3<&{for_browser} 4>&{of_browser}'
-        command = ["sh", "-c", pipes, "sh", str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, pass_fds=(for_browser, of_browser), stderr=subprocess.DEVNULL)
+
+        def place() -> None:  # where the browser looks for them: it reads from 3 and writes to 4
+            ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (for_browser, of_browser)]
+            for number, end in enumerate(ends, start=3):
+                os.dup2(end, number)
+
+        command = [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(command, preexec_fn=place, close_fds=False, stderr=subprocess.DEVNULL)
         for end in (for_browser, of_browser):
             os.close(end)
         try:
