@@ -63,7 +63,7 @@ function drawChart(host, choose) {
   const entry = keys.includes(view.trial) ? view.trial : keys[0];
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group" });
   chart.setAttribute("aria-label", `${metricName(view.x)}, ${metricName(view.y)}`);
-  chart.append(grid(x, y, width, height, [xs, ys, log]), ties(placed), staircase(placed));
+  chart.append(grid(x, y, width, height, [xs, ys, across, log]), ties(placed), staircase(placed));
   const order = ["broken", "trial", "preset", "control", "baseline", "front"];
   placed.sort((a, b) => order.indexOf(a.one.kind) - order.indexOf(b.one.kind));
   chart.append(...placed.map((found) => point(found, choose, entry)), labels(placed));
@@ -84,7 +84,7 @@ function axisRange(values, log) {
   return [low - room, high + room];
 }
 
-function grid(x, y, width, height, [xs, ys, log]) {
+function grid(x, y, width, height, [xs, ys, across, log]) {
   const group = svg("g", { class: "grid" });
   for (const tick of y.ticks) {
     const up = y.pixel(tick);
@@ -97,10 +97,10 @@ function grid(x, y, width, height, [xs, ys, log]) {
     group.append(svg("line", { x1: at, x2: at, y1: floor, y2: floor + 5 }));
     group.append(svg("text", { x: at, y: floor + 20, "text-anchor": "middle" }, tickText(view.x, tick, xs[1])));
   }
-  const title = metricName(view.y) + (log ? aside(word("front.log")) : "");
-  group.append(svg("text", { x: MARGIN.left, y: 10, class: "axis" }, title));
+  const title = (name, log) => metricName(name) + (log ? aside(word("front.log")) : "");
+  group.append(svg("text", { x: MARGIN.left, y: 10, class: "axis" }, title(view.y, log)));
   group.append(svg("text", { x: width - MARGIN.right, y: height - 6, class: "axis", "text-anchor": "end" },
-    metricName(view.x)));
+    title(view.x, across)));
   return group;
 }
 

@@ -21,7 +21,8 @@ function change(part) {
   Object.assign(view, part);
   const said = Object.entries(view).filter(([, value]) => value !== "");
   history.replaceState(null, "", "#" + new URLSearchParams(said));
-  show();
+  if (Object.keys(part).join() === "trial") showChosen();
+  else show();
 }
 
 const choose = (key) => {
@@ -38,11 +39,18 @@ function show() {
   filters.text.placeholder = word(filters.text.dataset.wordPlaceholder);
   showHead();
   showAxes();
-  drawChart(at("chart"), choose);
-  drawDetails(at("details"), byKey.get(view.trial), choose);
   showStates();
   showTable();
   drawNight(at("night"), choose);
+  showChosen();
+}
+
+// All that depends on the chosen candidate; the table of a long night takes too long to make it anew for that.
+function showChosen() {
+  drawChart(at("chart"), choose);
+  drawDetails(at("details"), byKey.get(view.trial), choose);
+  at("details").scrollTop = 0;
+  for (const line of at("trials").tBodies[0].rows) line.classList.toggle("chosen", line.dataset.key === view.trial);
 }
 
 function showHead() {
@@ -175,7 +183,8 @@ function showTable() {
 
 function tableRow(trial) {
   const key = String(trial.trial);
-  const line = made("tr", "", [trial.front ? "front" : "", key === view.trial ? "chosen" : ""].join(" ").trim());
+  const line = made("tr", "", trial.front ? "front" : "");
+  if (key === view.trial) line.classList.add("chosen");
   line.tabIndex = 0;
   line.dataset.key = key;
   line.append(...columns().map((column) => made("td", cellText(trial, column))));
@@ -189,10 +198,8 @@ at("trials").addEventListener("keydown", (event) => {
   if (!line) return;
   const next = { ArrowDown: line.nextElementSibling, ArrowUp: line.previousElementSibling }[event.key];
   if (next) next.focus();
-  else if (event.key === "Enter" || event.key === " ") {
-    choose(line.dataset.key);
-    document.querySelector(`tr[data-key="${line.dataset.key}"]`)?.focus({ preventScroll: true });
-  } else return;
+  else if (event.key === "Enter" || event.key === " ") choose(line.dataset.key);
+  else return;
   event.preventDefault();
 });
 axes.addEventListener("change", () =>
