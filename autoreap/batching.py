@@ -18,7 +18,7 @@ from autoreap.calibration_config import DEFAULT_MAX_UNREADABLE
 from autoreap.errors import InputError, MediaError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.progress import log
-from autoreap.samples import Sample
+from autoreap.samples import Sample, check_unreadable
 from autoreap.video_files import Media, size_from_header
 
 DEFAULT_QUESTIONS = {
@@ -30,7 +30,6 @@ DEFAULT_QUESTIONS = {
 _AUDIO_TOKENS_PER_SECOND = 13
 _PIXELS_PER_TOKEN = 32 * 32
 _FRAMES_PER_TOKEN = 2
-_NAMED = 5  # unreadable rows in a message
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def batches(
         except MediaError as error:
             log(f"left out: {error}")
             unreadable.append(str(error))
-            _check_share(unreadable, len(order), max_unreadable)
+            check_unreadable(unreadable, len(order), max_unreadable, option="--max-unreadable")
             continue
         if rows and (sample.weight != weight or not _fits([*rows, encoded], budget)):
             yield Batch(tuple(rows), weight, Position(number, tuple(unreadable)))
@@ -143,19 +142,6 @@ def estimated_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
 
 def _fits(rows: Sequence[Encoded], budget: int) -> bool:
     return max(len(encoded.input_ids) for encoded in rows) * len(rows) <= budget
-
-
-def _check_share(unreadable: Sequence[str], num_rows: int, max_unreadable: float) -> None:
-    share = len(unreadable) / num_rows
-    if share <= max_unreadable and len(unreadable) < num_rows:
-        return
-    named = "; ".join(unreadable[:_NAMED])
-    if len(unreadable) == num_rows:
-        raise InputError(f"none of {num_rows} rows can be read: {named}")
-    raise InputError(
-        f"{len(unreadable)} of {num_rows} rows so far can't be read, more than the share {max_unreadable:g}: {named}",
-        fix=f"mend or remove them, or allow more, such as --max-unreadable {math.ceil(share * 20) / 20:g}",
-    )
 
 
 def _estimated_tokens(inputs: ChatInputs, sample: Sample) -> float:

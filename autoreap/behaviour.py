@@ -13,19 +13,20 @@ from typing import Any
 
 import yaml
 
+from autoreap.columns import TEXTS
 from autoreap.conditions import NOISES, Condition
 from autoreap.described import Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import Evaluator, metric_name, read_task
-from autoreap.outcomes import Outcome, load_outcomes
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name
+from autoreap.evals_data import read_task
+from autoreap.evaluate import Evaluator
+from autoreap.outcomes import OUTCOMES_NAME, Outcome, load_outcomes
 from autoreap.samples import Sample
 from autoreap.scores import paired_difference
 from autoreap.verification import FOLDER, Record, Verified
 
 DEFAULT_CARRIED = 16
-_EVALS, _OUTCOMES = "evals.yaml", "outcomes.jsonl"
-_TEXTS = ("text", "question", "answer", "language", "speaker")
+_EVALS = "evals.yaml"
 
 Outcomes = Mapping[str, tuple[Outcome, ...]]
 
@@ -70,7 +71,7 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
         folder, tasks = checkpoint / FOLDER, expected.evals.splits["search"]
         evals = write_utterances(folder, [(task, _answered(task, expected)) for task in tasks], carried)
         alone = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run()
-        alone.save_outcomes(folder / _OUTCOMES)
+        alone.save_outcomes(folder / OUTCOMES_NAME)
     return verified
 
 
@@ -83,11 +84,11 @@ def _answered(task: TaskConfig, expected: Expected) -> list[Sample]:
 def check_carried(checkpoint: Path, record: Record) -> Verified:
     """Ask again what the checkpoint carries, one utterance at a time; see `check_behaviour`."""
     folder = checkpoint / FOLDER
-    if not (folder / _OUTCOMES).is_file():
+    if not (folder / OUTCOMES_NAME).is_file():
         return Verified(None, "it carries no utterances")
     expected = Expected(
         evals=load_evals(folder / _EVALS),
-        outcomes=load_outcomes(folder / _OUTCOMES),
+        outcomes=load_outcomes(folder / OUTCOMES_NAME),
         batch_size=1,
         where=record.behaviour.where,
     )
@@ -183,7 +184,7 @@ def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any
 
 def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
     """A sample as a JSONL row, its media copied beside it under `name`."""
-    row: dict[str, Any] = {"id": sample.id, **{key: getattr(sample, key) for key in _TEXTS if getattr(sample, key)}}
+    row: dict[str, Any] = {"id": sample.id, **{key: getattr(sample, key) for key in TEXTS if getattr(sample, key)}}
     for key, media in (("audio", sample.audio), ("image", sample.image)):
         if media is not None:
             encoded, suffix = (media, "") if isinstance(media, bytes) else (media.read_bytes(), media.suffix)

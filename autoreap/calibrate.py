@@ -10,23 +10,21 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from autoreap import __version__
 from autoreap.batching import Batch, batches
 from autoreap.calibration_config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
+from autoreap.described import Loaded
 from autoreap.errors import InputError, SilenceError
-from autoreap.families import Family
-from autoreap.families.chat_inputs import ChatInputs
 from autoreap.families.family import Decoder
 from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.meter import Meter, State
-from autoreap.plan import BaseModel, ComponentShape, ModelShape
+from autoreap.plan import BaseModel, ComponentShape
 from autoreap.progress import Progress, log
 from autoreap.prompts import audio_of, embedded
 from autoreap.resume import Part, ResumeFile
-from autoreap.saliency import MODALITIES, ComponentSaliency, Saliency
-from autoreap.samples import Sample, digest
+from autoreap.saliency import ComponentSaliency, Saliency
+from autoreap.samples import MODALITIES, Sample, digest
 
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192
@@ -46,7 +44,6 @@ class Options:
         gates: which router weight g is; see `Meter`.
         batch_tokens: tokens of a batch, padding included.
         max_unreadable: the share of a modality's rows whose media may be broken; they are left out.
-        shape: of the checkpoint, to be kept with the measurements; a model in memory may lack the talker.
         resume: a file for what is measured so far, saved now and then; what it holds of the same measurement is not
             measured again. Who names it removes it.
         spool: a folder for hidden states, where a model is measured layer by layer; see `streaming`.
@@ -56,7 +53,6 @@ class Options:
     gates: str = DEFAULT_GATES
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     max_unreadable: float = DEFAULT_MAX_UNREADABLE
-    shape: ModelShape | None = None
     resume: Path | None = field(default=None, compare=False)
     spool: Path | None = field(default=None, compare=False)
 
@@ -67,10 +63,7 @@ class Options:
 
 
 def calibrate(
-    model: PreTrainedModel,
-    family: Family,
-    inputs: ChatInputs,
-    base_model: BaseModel,
+    loaded: Loaded,
     data: Mapping[str, Sequence[Sample]],
     *,
     components: Sequence[str] = ("thinker",),
@@ -85,10 +78,7 @@ def calibrate(
         InputError: a component is missing from the model, there is no audio data, nothing of a modality counts, or too
             many of its rows can't be read or are answered with nothing.
     """
-    if "audio" not in data:
-        raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
-    subject = _Subject(model, family, inputs)
-    known = identity(model, family, base_model, data, components=components, options=options)
+    known = identity(loaded, data, components=components, options=options)
     file = ResumeFile(options.resume, known)
     measured = {}
     skipped: dict[str, int] = {}
@@ -96,7 +86,7 @@ def calibrate(
     for component in components:
         meters = {}
         for modality in (modality for modality in MODALITIES if modality in data):
-            meters[modality] = _measured(subject, component, data[modality], options, file)
+            meters[modality] = _measured(loaded, component, data[modality], options, file)
             position = file.part(f"{component}.{modality}").position
             skipped[modality] = len(position.unreadable)
             if component == "talker":
@@ -105,31 +95,30 @@ def calibrate(
             modalities={modality: meter.sums() for modality, meter in meters.items()},
             layer_cosine=meters["audio"].layer_cosine(),
         )
-    return Saliency(measured, known | origin(base_model, data, skipped, silent))
+    return Saliency(measured, known | origin(loaded.described.base_model, data, skipped, silent))
 
 
 def identity(
-    model: PreTrainedModel,
-    family: Family,
-    base_model: BaseModel,
-    data: Mapping[str, Sequence[Sample]],
-    *,
-    components: Sequence[str],
-    options: Options,
+    loaded: Loaded, data: Mapping[str, Sequence[Sample]], *, components: Sequence[str], options: Options
 ) -> dict[str, str]:
     """All that the numbers of a measurement follow from: two with the same identity have the same bits.
 
+    Also the shape of the checkpoint, which says more than the model in memory: that may lack the talker.
+
     Raises:
-        InputError: a component is missing from the model.
+        InputError: a component is missing from the model, or there is no audio data.
     """
-    decoders = [_decoder(model, family, component) for component in components]
+    if "audio" not in data:
+        raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
+    described, model = loaded.described, loaded.model
+    decoders = [decoder_of(loaded, component) for component in components]
     return {
-        "model_fingerprint": base_model.fingerprint,
+        "model_fingerprint": described.checkpoint.fingerprint,
         "components": ",".join(sorted(components)),
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
-        "device": family.device(model).type,
+        "device": described.family.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),
         "attention_implementation": _implementations(decoders, "_attn_implementation"),
@@ -137,7 +126,7 @@ def identity(
         "gates": options.gates,
         "batch_tokens": str(options.batch_tokens),
         "max_unreadable": str(options.max_unreadable),
-        **({"shape": json.dumps(asdict(options.shape))} if options.shape is not None else {}),
+        "shape": json.dumps(asdict(described.shape)),
         **{f"data.{modality}": digest(samples) for modality, samples in data.items()},
     }
 
@@ -169,44 +158,31 @@ def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
     return ",".join(sorted({str(getattr(each.config, attribute, None) or "eager") for each in decoders}))
 
 
-def _decoder(model: PreTrainedModel, family: Family, component: str) -> Decoder:
-    decoder = family.decoder(model, component)
+def decoder_of(loaded: Loaded, component: str) -> Decoder:
+    """The decoder of `component`; `InputError` if the model in memory has none."""
+    decoder = loaded.described.family.decoder(loaded.model, component)
     if decoder is None:
         raise InputError(f"this model has no {component}", where="--component")
     return decoder
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured, and how to talk to it."""
-
-    model: PreTrainedModel
-    family: Family
-    inputs: ChatInputs
-
-    def decoder(self, component: str) -> Decoder:
-        """The decoder of `component`."""
-        return _decoder(self.model, self.family, component)
-
-    def meter(self, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
-        """A meter of the decoder as it is in memory; `state` is what was measured before."""
-        layers = self.decoder(component).layers
-        routers = (self.family.router(layer) for layer in layers)
-        router = next((router for router in routers if router is not None), None)
-        num_experts, top_k = (router.num_experts, router.top_k) if router is not None else (0, 0)  # a dense decoder
-        shape = ComponentShape(len(layers), num_experts, top_k)
-        return Meter(self.family, shape, self.family.device(self.model), spans=spans, gates=options.gates, state=state)
+def _meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
+    """A meter of the decoder as it is in memory; `state` is what was measured before."""
+    family = loaded.described.family
+    layers = decoder_of(loaded, component).layers
+    router = next((router for layer in layers if (router := family.router(layer)) is not None), None)
+    num_experts, top_k = (router.num_experts, router.top_k) if router is not None else (0, 0)  # a dense decoder
+    shape = ComponentShape(len(layers), num_experts, top_k)
+    return Meter(family, shape, family.device(loaded.model), spans=spans, gates=options.gates, state=state)
 
 
-def _measured(
-    subject: _Subject, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile
-) -> Meter:
+def _measured(loaded: Loaded, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile) -> Meter:
     """What `component` does with the samples of one modality; `file` knows what was measured of them before."""
     modality = samples[0].modality
     name, spans = f"{component}.{modality}", MAX_SPAN if modality == "audio" else 0
     part = file.part(name)
     sequence = batches(
-        subject.inputs,
+        loaded.inputs,
         samples,
         options.batch_tokens if component == "thinker" else 1,
         with_answer=component == "thinker",
@@ -217,10 +193,10 @@ def _measured(
     with Progress(f"calibrating {component} on {modality}", len(samples) - part.position.num_rows) as progress:
         for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
             part = part.before(weight)
-            meter = subject.meter(component, options, spans, part.state)
-            with meter.attached(subject.decoder(component).layers):
+            meter = _meter(loaded, component, options, spans, part.state)
+            with meter.attached(decoder_of(loaded, component).layers):
                 for batch in of_weight:
-                    silent = part.position.silent + run(subject, batch, meter, options)
+                    silent = part.position.silent + run(loaded, batch, meter, options)
                     _check_silent(silent, len(samples))
                     progress.advance(batch.position.num_rows - part.position.num_rows)
                     part = replace(part, position=replace(batch.position, silent=silent))
@@ -229,7 +205,7 @@ def _measured(
                         file.save()
             part = replace(part, state=meter.state())
     file.keep(name, part)
-    return subject.meter(component, options, spans, counted_sums(part, samples, options))
+    return _meter(loaded, component, options, spans, counted_sums(part, samples, options))
 
 
 def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> State:
@@ -241,10 +217,10 @@ def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> Sta
     return total
 
 
-def _listen(subject: _Subject, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
+def _listen(loaded: Loaded, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
     """Let the thinker hear a batch; no row is left out."""
-    meter.count(subject.inputs.counted(batch.encoded, options.tokens))
-    listen(subject.model, subject.family, subject.inputs, batch)
+    meter.count(loaded.inputs.counted(batch.encoded, options.tokens))
+    listen(loaded, batch)
     return ()
 
 
@@ -258,25 +234,27 @@ def _check_silent(silent: Sequence[str], num_rows: int) -> None:
 
 
 @torch.inference_mode()
-def listen(model: PreTrainedModel, family: Family, inputs: ChatInputs, batch: Batch) -> None:
+def listen(loaded: Loaded, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
+    family, model = loaded.described.family, loaded.model
     audio = [audio_of(family, model, encoded) for encoded in batch.encoded]
-    family.thinker(model).base_model(**embedded(family, model, inputs, batch.encoded, audio), use_cache=False)
+    family.thinker(model).base_model(**embedded(family, model, loaded.inputs, batch.encoded, audio), use_cache=False)
 
 
 @torch.inference_mode()
-def _speak(subject: _Subject, batch: Batch, meter: Meter, _options: Options) -> tuple[str, ...]:
+def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tuple[str, ...]:
     """Let the model answer one sample aloud, seeded each time; every step of the talker counts.
 
     Returns the row, with the reason, if it was answered with nothing; then no step counts.
     """
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
-    tensors = subject.inputs.collate(batch.encoded)
-    device = subject.family.device(subject.model)
+    tensors = loaded.inputs.collate(batch.encoded)
+    family = loaded.described.family
+    device = family.device(loaded.model)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
         with meter.all_or_nothing():
-            subject.family.speak(subject.model, tensors, subject.inputs.end_token_id, _SPEECH_STEPS)
+            family.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
     except SilenceError as error:
         reason = f"{batch.encoded[0].where}: {error}"
         log(f"left out: {reason}")

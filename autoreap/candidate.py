@@ -43,7 +43,7 @@ class Candidate:
             -1 cuts them whatever their cosine.
         protect_first, protect_last: how many layers at either end are never cut; None: a twelfth of the depth.
         seed: seed of the `random` ranking; the other rankings have no randomness.
-        strip_vision: drop the vision tower.
+        strip_vision: drop the vision tower; nothing to drop in a model that can't see.
         drop_speech: drop the talker and the waveform decoder.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.
@@ -119,9 +119,9 @@ def parameter_name(field_name: str) -> str:
     return _PARAMETER_OF_FIELD.get(field_name, field_name)
 
 
-def preset(name: str, num_layers: int) -> Candidate:
-    """The preset `name` for a thinker of `num_layers` layers; vision is always stripped."""
-    retention, layers_cut = preset_values(name, num_layers)
+def preset(name: str, num_layers: int, *, dense: bool = False) -> Candidate:
+    """The preset `name` for a thinker of `num_layers` layers; vision, where there is any, is always stripped."""
+    retention, layers_cut = preset_values(name, num_layers, dense=dense)
     return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
 
 
@@ -130,9 +130,12 @@ def control(name: str, num_layers: int) -> Candidate:
     return replace(preset(CONTROL_PRESET, num_layers), saliency=CONTROLS[name])
 
 
-def preset_values(name: str, num_layers: int) -> tuple[float, int]:
-    """Retention and layers cut of the preset `name` for a decoder of `num_layers` layers: cuts scale with depth."""
+def preset_values(name: str, num_layers: int, *, dense: bool = False) -> tuple[float, int]:
+    """Retention and layers cut of the preset `name` for a decoder of `num_layers` layers: cuts scale with depth.
+
+    A `dense` decoder has no experts, so the retention is 1 there.
+    """
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
     retention, layers_cut = PRESETS[name]
-    return retention, round(layers_cut * num_layers / PRESET_DEPTH)
+    return 1.0 if dense else retention, round(layers_cut * num_layers / PRESET_DEPTH)

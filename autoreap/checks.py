@@ -138,13 +138,18 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Problems]:
     try:
         text = path.read_text(encoding="utf-8")
         root, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        lines = dict(_lines(root, ())) if root is not None else {}
     except FileNotFoundError:
         raise InputError("no such file", where=path) from None
-    except (yaml.YAMLError, ValueError, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise InputError("is a directory", where=path, fix="name a YAML file") from None
+    except RecursionError:
+        raise InputError("a part of it contains itself, or it is nested too deeply", where=path) from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", where=path) from None
-    if not isinstance(document, dict) or root is None:
+    if not isinstance(document, dict):
         raise InputError("must be a mapping of keys to values", where=path)
-    return document, Problems(path, dict(_lines(root, ())))
+    return document, Problems(path, lines)
 
 
 def _lines(node: yaml.Node, at: KeyPath) -> list[tuple[KeyPath, int]]:

@@ -30,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"autoreap: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         return InputError.exit_code if isinstance(error, _USERS_PATHS) else AutoreapError.exit_code
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        print(
+            f"autoreap: a library can't be imported: {reason} (`autoreap doctor` says how to mend it)", file=sys.stderr
+        )
+        return AutoreapError.exit_code
     except KeyboardInterrupt as error:
         print("autoreap: interrupted", file=sys.stderr)
         return error.exit_code if isinstance(error, Interrupted) else 130
@@ -71,7 +77,8 @@ def command_parser() -> argparse.ArgumentParser:
             aliases=ALIASES.get(name, ()),
             help=command.SUMMARY,
             description=command.SUMMARY.capitalize() + ".",
-            epilog=f"example: {command.EXAMPLE}",
+            epilog=f"example:\n  {command.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is to be copied: no break within it
             allow_abbrev=False,
         )
         subparser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")

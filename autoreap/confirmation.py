@@ -14,13 +14,15 @@ import optuna
 from autoreap.comparison import Outcomes, compare_outcomes
 from autoreap.confirmed import CONFIRMED, SPLIT, scored, ties
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import Evaluator, metric_name, read_task
-from autoreap.front import Point, objectives_of, plan_of
+from autoreap.evals_config import EvalsConfig, metric_name
+from autoreap.evals_data import seeing
+from autoreap.evaluate import Evaluator
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
 from autoreap.signals import Signals
+from autoreap.study import Point, objectives_of, plan_of
+from autoreap.whole_file import written_whole
 
 OUTCOMES = f"{SPLIT}.jsonl"
 _BASELINE = "baseline"
@@ -38,14 +40,12 @@ def answerable(evals: EvalsConfig, plans: Iterable[PruningPlan]) -> EvalsConfig:
 
     A report split may ask for more than was searched on; what is left out is named.
     """
-    tasks = evals.splits[SPLIT]
     if not any(plan.strip_vision for plan in plans):
         return evals
-    rows = {metric_name(task): read_task(task, evals.path.parent) for task in tasks}
-    seen = [name for name, listed in rows.items() if any(sample.image or sample.video for sample in listed)]
+    seen = seeing(evals, SPLIT)
     if seen:
         log(f"not confirmed, as the front has members without vision: {', '.join(seen)}")
-    kept = tuple(task for task in tasks if metric_name(task) not in seen)
+    kept = tuple(task for task in evals.splits[SPLIT] if metric_name(task) not in seen)
     return replace(evals, splits={**evals.splits, SPLIT: kept})
 
 
@@ -101,10 +101,7 @@ class Confirmation:
             progress.advance(note=f"; {name if plan is None else f'trial {name}'}")
 
         evaluation = self._evaluator.run(plan, watch)
-        path = self._folder / name / OUTCOMES
-        partial = path.with_name(path.name + ".partial")
-        evaluation.save_outcomes(partial)
-        partial.replace(path)
+        evaluation.save_outcomes(self._folder / name / OUTCOMES)
         self._note(name, self._identity(plan))
         return evaluation.outcomes
 
@@ -132,9 +129,8 @@ class Confirmation:
         return found
 
     def _note(self, name: str, identity: str) -> None:
-        partial = self._folder / f"{_INDEX}.partial"
-        partial.write_text(json.dumps(self._index() | {name: identity}, indent=1), encoding="utf-8")
-        partial.replace(self._folder / _INDEX)
+        with written_whole(self._folder / _INDEX) as partial:
+            partial.write_text(json.dumps(self._index() | {name: identity}, indent=1), encoding="utf-8")
 
     def _judged(self, outcomes: Mapping[str, Outcomes]) -> dict[str, Any]:
         """The user attribute; its form is described in docs/files.md."""

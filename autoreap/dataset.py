@@ -1,10 +1,12 @@
 """Rows of a task or of calibration: a JSONL file, or a data set of the hub."""
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autoreap.columns import KEYS, TEXTS, Place, arranged, read_columns
 from autoreap.errors import InputError
@@ -12,6 +14,11 @@ from autoreap.evals_config import TaskConfig
 from autoreap.samples import Sample, check_media_files, read_samples
 from autoreap.tasks.normalise import is_language_tag
 from autoreap.video_files import Media
+
+# Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
+STREAMED_FOR_ONE = 20
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,8 @@ class HubSource:
     Attributes:
         path, name, split: as `datasets.load_dataset` takes them.
         columns: our key -> where a row holds it, if not in a column of that name.
-        limit: the first so many rows; they are streamed, so no more than they is downloaded. None: all.
+        limit: so many rows; they are streamed, so not all of a large set is downloaded. None: all.
+        is_drawn: whether these are drawn from the first `STREAMED_FOR_ONE` times as many, or are the first ones.
         where: what messages call it.
     """
 
@@ -31,10 +39,24 @@ class HubSource:
     where: str
     columns: Mapping[str, Place] = field(default_factory=dict)
     limit: int | None = None
+    is_drawn: bool = False
+
+
+def drawn(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
+    """`limit` of `rows` with their numbers, drawn evenly from all of them, in their order; None takes all.
+
+    The first rows of a data set are those of few speakers. Drawn are the numbers with the lowest digests: the same ones
+    each time, and a higher limit takes these and more.
+    """
+    numbered = enumerate(rows)
+    if limit is None:
+        return list(numbered)
+    chosen = heapq.nsmallest(limit, numbered, key=lambda entry: hashlib.sha256(b"%d" % entry[0]).digest())
+    return sorted(chosen, key=lambda entry: entry[0])
 
 
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
-    """The first `config.limit` rows, to be heard under `config.condition`.
+    """The rows of a task, `config.limit` of them `drawn` where that is set, to be heard under `config.condition`.
 
     A path ending in .jsonl is a file in `folder`, all else is for `datasets`. A row needs no question where
     `config.doc_to_text` asks one.
@@ -57,7 +79,8 @@ def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) ->
 
 def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
     if config.dataset_path.endswith(".jsonl"):
-        return _rows_of_file(config, folder / config.dataset_path, required)[: config.limit]
+        rows = _rows_of_file(config, folder / config.dataset_path, required)
+        return [sample for _, sample in drawn(rows, config.limit)]
     local = folder / config.dataset_path
     source = HubSource(
         path=str(local) if local.is_dir() else config.dataset_path,
@@ -66,6 +89,7 @@ def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> lis
         where=f"{config.dataset_path} {config.dataset_name or ''}[{config.test_split}]",
         columns=config.columns,
         limit=config.limit,
+        is_drawn=True,
     )
     return read_hub(source, required)
 
@@ -82,7 +106,7 @@ def _rows_of_file(config: TaskConfig, path: Path, required: tuple[str, ...]) -> 
 
 
 def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
-    """The first `source.limit` rows, with media left encoded: decoding is librosa's, Pillow's and PyAV's.
+    """The rows, `source.limit` of them where that is set; media stay encoded: librosa, Pillow and PyAV decode them.
 
     Raises:
         InputError: the data set can't be loaded, has no column of a `required` or mapped key, or a row lacks what is
@@ -99,7 +123,7 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
             if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
                 rows = rows.cast_column(name, type(feature)(decode=False))
         labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)}
-        named = (_with_labels(row, labels) for row in islice(rows, source.limit))
+        named = [(number, _with_labels(row, labels)) for number, row in _chosen(rows, source)]
         return list(_samples(named, columns, source.where, required))
     except faults as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -123,6 +147,13 @@ def _load(source: HubSource) -> Any:
         except (OSError, RuntimeError, datasets.exceptions.DatasetsError):
             pass
     return datasets.load_dataset(source.path, source.name, split=source.split)
+
+
+def _chosen(rows: Iterable[Row], source: HubSource) -> list[tuple[int, Row]]:
+    """As many of `rows` as the source takes, with their numbers."""
+    if source.is_drawn and source.limit is not None:
+        return drawn(islice(rows, STREAMED_FOR_ONE * source.limit), source.limit)
+    return list(enumerate(islice(rows, source.limit)))
 
 
 def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, Place]:
@@ -151,9 +182,9 @@ def _with_labels(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str,
 
 
 def _samples(
-    rows: Iterator[Mapping[str, Any]], columns: Mapping[str, Place], where: str, required: tuple[str, ...]
+    rows: Iterable[tuple[int, Mapping[str, Any]]], columns: Mapping[str, Place], where: str, required: tuple[str, ...]
 ) -> Iterator[Sample]:
-    for number, row in enumerate(rows):
+    for number, row in rows:
         place = f"{where} row {number}"
         yield _sample(arranged(row, columns, place), number, place, required)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.dimensions.speech import PARTS as SPEAKING_PARTS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
+from autoreap.needs import ACTIVATIONS
 from autoreap.plan import BaseModel, ModelShape
 from autoreap.progress import log
 
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from autoreap.families.chat_inputs import ChatInputs
-
-_SPEAKING_PARTS = ("talker", "speech")
-_ACTIVATIONS = 1.1  # a batch of utterances beside the weights, and what the allocator keeps
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,23 @@ def load(
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     path = described.checkpoint.path
+    _check_weights(described, speech=speech)
     log(f"loading {described.name} on {device}")
     model = described.family.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
     return Loaded(described, model, described.family.inputs(path), stream_layers)
+
+
+def _check_weights(described: Described, *, speech: bool) -> None:
+    """Raise `InputError` if a tensor that will be loaded is not stored as the stock class expects it.
+
+    Of one that is missing transformers makes random numbers, and goes on.
+    """
+    family, checkpoint = described.family, described.checkpoint
+    stored = dict(entry for info in checkpoint.tensors.values() for entry in family.one_by_one(info.name, info.shape))
+    for name, shape in family.expected_tensors(checkpoint.config).items():
+        if (speech or family.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
+            problem = f"tensor {name} is {stored.get(name, 'missing')}, the stock class expects {shape}"
+            raise InputError(problem, where=checkpoint.path, fix="fetch the checkpoint again")
 
 
 def _known(device: str | None) -> str:
@@ -124,7 +137,7 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
     stored = [
         info
         for info in described.checkpoint.tensors.values()
-        if described.family.role(info.name).part not in _SPEAKING_PARTS
+        if described.family.role(info.name).part not in SPEAKING_PARTS
     ]
     device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
@@ -133,9 +146,9 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
         needed = getattr(torch, dtype).itemsize * sum(info.num_parameters for info in stored)
     accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
     free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else _free_memory()
-    if needed * _ACTIVATIONS <= free:
+    if needed * ACTIVATIONS <= free:
         return None
-    return f"it needs {needed * _ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+    return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
 
 
 def _free_memory() -> int:

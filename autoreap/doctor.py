@@ -89,7 +89,8 @@ def _libraries(machine: Machine) -> list[Finding]:
     """What can't be imported."""
     errors, findings = machine.errors, []
     vision = errors.get("torchvision")
-    for name, what in (("torch", "loads models"), ("transformers", "loads models"), ("soundfile", "reads recordings")):
+    used = {"torch": "loads models", "transformers": "loads models", "soundfile": "reads recordings"}
+    for name, what in (used | {"matplotlib": "draws pictures"}).items():
         if name in errors:
             fix = f"pip install --force-reinstall {name}"
             if name == "transformers" and vision:
@@ -152,6 +153,7 @@ def abilities(machine: Machine, need: Need, findings: Sequence[Finding]) -> list
         Ability("search, evaluate", whole.works, whole.text),
         Ability("materialise", fits, f"{room}; it needs little memory, with --skip-behaviour no GPU"),
         Ability("inspect, plan", True, "from headers and measurements, without the model"),
+        Ability("pareto, report, select", True, "from a study, without the model; front.png too"),
     ]
 
 

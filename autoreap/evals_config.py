@@ -28,7 +28,7 @@ class TaskConfig:
         doc_to_text: what is asked; of a question with choices, where `{question}` and `{choices}` (or `{lettered}`) go;
             None takes the task's.
         max_new_tokens: bound on an answer; None bounds it by its reference.
-        limit: score the first so many rows; None scores all.
+        limit: score so many rows, drawn evenly and the same each time; None scores all.
         condition: what is done to each recording before it is heard; None leaves it as it is.
         max_unreadable: the share of the rows whose media may be broken; they are left out.
         metric: of the task's metrics, if not its usual one.
@@ -89,6 +89,12 @@ def load_evals(path: Path) -> EvalsConfig:
 def task_of(config: TaskConfig) -> Task:
     """The task that scores `config`."""
     return task_named(config.task, config.metric)
+
+
+def metric_name(config: TaskConfig) -> str:
+    """`wer`, or `wer.noisy` for a task labelled noisy."""
+    metric = task_of(config).METRIC
+    return f"{metric}.{config.label}" if config.label else metric
 
 
 def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConfig | None:

@@ -9,25 +9,25 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.dataset import read_dataset
-from autoreap.drafting import Answer, DraftedDecoder
+from autoreap.draft_rows import Answer
+from autoreap.drafting import DraftedDecoder
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig, TaskConfig, task_of
+from autoreap.evals_config import EvalsConfig, metric_name, task_of
+from autoreap.evals_data import read_task
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
 from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
-from autoreap.samples import Sample, contents
+from autoreap.samples import Sample, spread
 from autoreap.scores import Nats, Score
-from autoreap.screening import DEFAULT_SHARE, Row, screened, spread, surprises
+from autoreap.screening import DEFAULT_SHARE, Row, screened, surprises
 from autoreap.tasks import Task
 from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
@@ -54,6 +54,7 @@ class Evaluator:
         split: `search` or `report`.
         batch_size: utterances decoded together; less from where memory runs out. None: by the device.
         memory_bytes: how much of what media are embedded as is held in memory; the rest is on disk.
+        check: is called between the passes that measure likelihoods; what it raises ends the run. Answers have `watch`.
 
     Raises:
         InputError: the split has no tasks, or too many rows of one can't be read.
@@ -68,9 +69,11 @@ class Evaluator:
         split: str = "search",
         batch_size: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._inputs = inputs
+        self._check = check
         family = family_of_model(model)
         self.batch_size = batch_size or _BATCH_SIZE.get(family.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
         self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
@@ -161,9 +164,12 @@ class Evaluator:
         Raises:
             ScoringError: the model's output is not a number for any row of a task.
         """
-        lengths = {metric: [len(item.encoded.input_ids) for item in items] for metric, _, items in self._tasks}
-        wanted = [metric for metric in lengths if metrics is None or metric in metrics]
-        rows = [(metric, number) for metric in wanted for number in spread(lengths[metric], share)]
+        rows = [
+            (metric, number)
+            for metric, _, items in self._tasks
+            if metrics is None or metric in metrics
+            for number in spread(_lengths(items), max(1, round(share * len(items))))
+        ]
         with masked(self._model, plan) if plan is not None else nullcontext():
             return screened(self._log_likelihoods(rows), self._references, self._inputs.num_tokens)
 
@@ -172,7 +178,7 @@ class Evaluator:
         items = {metric: items for metric, _, items in self._tasks}
         chosen = [items[metric][number] for metric, number in rows]
         prompts = [item.prompt(self._references[m][n]) for item, (m, n) in zip(chosen, rows, strict=True)]
-        values = self._decoder.log_likelihoods(prompts, partial(self._embedded, chosen))
+        values = self._decoder.log_likelihoods(prompts, partial(self._embedded, chosen), self._check)
         return dict(zip(rows, values, strict=True))
 
     def prompts(self, most: int) -> list[tuple[Encoded, int]]:
@@ -182,9 +188,7 @@ class Evaluator:
         """
         heard = [(config, item) for config, (_, _, items) in zip(self._configs, self._tasks, strict=True)
                  for item in items if item.audio is not None]  # fmt: skip
-        if not heard:
-            return []
-        chosen = spread([len(item.encoded.input_ids) for _, item in heard], min(1, most / len(heard)))
+        chosen = spread(_lengths([item for _, item in heard]), min(most, len(heard)))
         rows: dict[str, dict[str, Sample]] = {}  # each task's are read once
         prompts = []
         for config, item in (heard[number] for number in chosen):
@@ -272,6 +276,10 @@ class Evaluator:
         return EMPTY if reference and not output else None
 
 
+def _lengths(items: Sequence[Item]) -> list[int]:
+    return [len(item.encoded.input_ids) for item in items]
+
+
 def random_chunks(num_rows: int, batch_size: int) -> list[list[int]]:
     """Numbers of the rows that are decoded together, chunk by chunk.
 
@@ -285,33 +293,3 @@ def random_chunks(num_rows: int, batch_size: int) -> list[list[int]]:
     num_chunks = max(1, min(_NUM_CHUNKS, num_rows // (_BATCHES_IN_CHUNK * batch_size)))
     shuffled = np.random.default_rng(0).permutation(num_rows)
     return [chunk.tolist() for chunk in np.array_split(shuffled, num_chunks)]
-
-
-def metric_name(config: TaskConfig) -> str:
-    """`wer`, or `wer.noisy` for a task labelled noisy."""
-    metric = task_of(config).METRIC
-    return f"{metric}.{config.label}" if config.label else metric
-
-
-def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
-    """The rows of one task, checked to have what the task needs."""
-    return read_dataset(config, folder, task_of(config).REQUIRED)
-
-
-def check_splits_apart(evals: EvalsConfig) -> None:
-    """Raise `InputError` if an utterance of the search split is in the report split too.
-
-    A front chosen on an utterance can't be judged on it: the choice has already fitted its noise.
-    """
-    seen: dict[str, Sample] = {}
-    for config in evals.splits["search"]:
-        for sample in read_task(config, evals.path.parent):
-            seen |= dict.fromkeys(contents(sample), sample)
-    for config in evals.splits["report"]:
-        for sample in read_task(config, evals.path.parent):
-            if twin := next((seen[content] for content in contents(sample) if content in seen), None):
-                raise InputError(
-                    f"is in the search split too, at {twin.where}; what a candidate was chosen on can't judge it",
-                    where=sample.where,
-                    fix="take it out of one of the two",
-                )

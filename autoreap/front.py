@@ -1,110 +1,16 @@
-"""Reading a study: its points and the Pareto front. Needs no model."""
+"""The Pareto front of a study. Needs no model."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from autoreap.constraints import EXACT
-from autoreap.errors import InputError
-from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.scores import exact
-from autoreap.storage import cannot_open, open_storage, shown
+from autoreap.study import INFEASIBLE, Point, objectives_of, points_of
 from autoreap.wording import metric_text
-
-RESULT = "autoreap.result"  # user attribute of a finished trial: metrics, size, digest, seconds
-RACED = "autoreap.raced"  # user attribute of a trial that was stopped: `racing.Verdict`, and the plan's digest
-SCREENED = "autoreap.screened"  # user attribute: the surprises of a screen; with a reason, where it ended the trial
-PLAN = "autoreap.plan"
-ERROR = "autoreap.error"
-INFEASIBLE = "autoreap.infeasible"  # of a trial that was not scored: the constraints it breaks, in words
-DEFAULT_ROOT = Path("mlruns")
-CONTROLS = "controls"  # of a study: name -> metrics and size of a candidate outside the space, to compare with
-SCORING = "scoring"  # of a study: the evals file and the batch size, by which a checkpoint is compared
-
-
-@dataclass(frozen=True)
-class Point:
-    """One scored trial.
-
-    Attributes:
-        values: the objectives by name.
-        metrics: every score with its interval.
-        broken: the constraints that it breaks, each with how far it is beyond the bound, as a share of it.
-    """
-
-    trial: int
-    params: Mapping[str, Any]
-    values: Mapping[str, float]
-    metrics: Mapping[str, Mapping[str, Any]]
-    size_bytes: int
-    plan_digest: str
-    duplicate_of: int | None = None
-    broken: Mapping[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As `autoreap pareto --json` prints it."""
-        plain = {"trial": self.trial, "params": self.params, "metrics": self.metrics, "size_bytes": self.size_bytes}
-        return plain | ({"broken": self.broken} if self.broken else {})
-
-
-def default_storage(root: Path = DEFAULT_ROOT) -> str:
-    """Where studies live unless told otherwise."""
-    return f"sqlite:///{root / 'studies.db'}"
-
-
-def open_study(name: str, storage: str | None = None) -> optuna.Study:
-    """The study of that name; `InputError` lists the known ones."""
-    url = storage or default_storage()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
-    known = study_names(url)
-    if name not in known:
-        raise InputError(f"no study {name!r}", where=shown(url), fix=f"known: {', '.join(known) or 'none'}")
-    return optuna.load_study(study_name=name, storage=open_storage(url))
-
-
-def study_names(storage: str) -> list[str]:
-    """All studies in a storage; `InputError` if it can't be opened."""
-    try:
-        return list(optuna.get_all_study_names(storage))
-    except Exception as error:  # whatever the database's driver raises
-        raise cannot_open(storage, error) from None
-
-
-def objectives_of(study: optuna.Study) -> dict[str, str]:
-    """Objective names and directions, in the order of a trial's values."""
-    names: dict[str, str] = study.user_attrs["objectives"]
-    return names
-
-
-def points_of(study: optuna.Study) -> list[Point]:
-    """Every completed trial, in order."""
-    names = list(objectives_of(study))
-    return [_point(trial, names) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-
-
-def _point(trial: FrozenTrial, names: Sequence[str]) -> Point:
-    result = trial.user_attrs[RESULT]
-    return Point(
-        trial=trial.number,
-        params=trial.params,
-        values=dict(zip(names, trial.values, strict=True)),
-        metrics=result["metrics"],
-        size_bytes=result["size_bytes"],
-        plan_digest=result["plan_digest"],
-        duplicate_of=result.get("duplicate_of"),
-        broken=broken_of(trial.constraints),
-    )
-
-
-def broken_of(constraints: Mapping[str, float]) -> dict[str, float]:
-    """Those of a trial's constraints that it breaks."""
-    return {text: violation for text, violation in constraints.items() if violation > 0}
 
 
 def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point]:
@@ -116,7 +22,7 @@ def pareto(points: Sequence[Point], objectives: Mapping[str, str]) -> list[Point
     distinct = [
         point for point in _distinct(points) if not point.broken and all(map(math.isfinite, point.values.values()))
     ]
-    costs = {point.trial: _costs(point, objectives) for point in distinct}
+    costs = {point.trial: tuple(costs_of(point.values, objectives).values()) for point in distinct}
 
     def dominated(point: Point) -> bool:
         own = costs[point.trial]
@@ -168,11 +74,13 @@ def broken_text(point: Point) -> str:
     return " and ".join(f"{text} by {violation:.0%} of the bound" for text, violation in point.broken.items())
 
 
-def _costs(point: Point, objectives: Mapping[str, str]) -> tuple[float, ...]:
-    """The objective values, all to be minimised."""
-    return tuple(
-        point.values[name] if direction == "minimize" else -point.values[name] for name, direction in objectives.items()
-    )
+def costs_of(values: Mapping[str, float], objectives: Mapping[str, str]) -> dict[str, float]:
+    """Those of `values` that are objectives, all to be minimised."""
+    return {
+        name: values[name] if direction == "minimize" else -values[name]
+        for name, direction in objectives.items()
+        if name in values
+    }
 
 
 def drawn_metric(study: optuna.Study) -> str:
@@ -196,38 +104,5 @@ def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:
 
 
 def least_error(measured: Mapping[str, Any]) -> float:
-    """Half of one error of all that were counted, which stands for none at all where errors are compared by ratio."""
+    """Half of one error among what `measured` counted: what none at all stands for where errors are compared."""
     return 0.5 / float(measured.get("denominator", 1e9))
-
-
-def reason_of(trial: FrozenTrial) -> str | None:
-    """Why `trial` was not scored, as its user attributes say; None where they don't."""
-    known = trial.user_attrs
-    stopped = {**known.get(SCREENED, {}), **known.get(RACED, {})}
-    reason: str | None = known.get(ERROR, known.get(INFEASIBLE, stopped.get("reason")))
-    return reason
-
-
-def plan_of(study: optuna.Study, number: int) -> PruningPlan:
-    """The exact plan that trial `number` scored."""
-    for trial in study.get_trials(deepcopy=False):
-        if trial.number == number:
-            if trial.state != TrialState.COMPLETE:  # a plan is also kept of a trial that failed
-                reason = reason_of(trial) or trial.state.name.lower()
-                raise InputError(f"trial {number} was not scored: {reason}", where=f"study {study.study_name}")
-            return plan_from_dict(trial.user_attrs[PLAN], where=f"trial {number}")
-    raise InputError(f"has no trial {number}", where=f"study {study.study_name}")
-
-
-def outcomes_path(study: optuna.Study, number: int | None, root: Path = DEFAULT_ROOT) -> Path:
-    """Where the outcomes of trial `number` lie, or of the one that had scored the same plan; None: of the baseline.
-
-    Raises:
-        InputError: there is no such trial, or it was not scored.
-    """
-    folder = root / "trials" / study.study_name
-    if number is None:
-        return folder / "baseline" / "outcomes.jsonl"
-    plan_of(study, number)
-    result = study.get_trials(deepcopy=False)[number].user_attrs[RESULT]
-    return folder / str(result.get("duplicate_of", number)) / "outcomes.jsonl"

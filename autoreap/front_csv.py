@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoreap.front import Point
+from autoreap.study import Point
 
 _PARTS = ("value", "low", "high")
 

@@ -4,9 +4,7 @@ Built on locks that end with the process that holds them, however it ends: of th
 (SQLite), of the server in PostgreSQL. Nothing has to be cleaned up after a kill.
 """
 
-import fcntl
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,6 +17,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from autoreap.lock import locked
 from autoreap.storage import Pulse, cannot_open, engine_settings, is_shared, patiently
 
 _PRESENCE, _TURN, _STANDBY = "presence", "turn", "standby"
@@ -48,21 +47,9 @@ class FileLocks:
         self._folder = folder
         self._study = study
 
-    @contextmanager
-    def hold(self, name: str, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    def hold(self, name: str, *, shared: bool = False, wait: bool = True) -> AbstractContextManager[bool]:
         """See `Locks`."""
-        path = self._folder / f"{self._study}.{name}"
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-        mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-        try:
-            try:
-                fcntl.flock(descriptor, mode)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)
+        return locked(self._folder / f"{self._study}.{name}", shared=shared, wait=wait)
 
 
 class PostgresLocks:

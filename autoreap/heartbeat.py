@@ -12,9 +12,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from autoreap.front import PLAN
 from autoreap.progress import log
 from autoreap.storage import Pulse
+from autoreap.study import PLAN
 
 
 class Heartbeat:

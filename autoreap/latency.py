@@ -10,7 +10,7 @@ materialised checkpoint (benchmarks/latency.py compares them). Memory is not: th
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
 from autoreap.plan import PruningPlan
 from autoreap.prompts import audio_of, embedded
+from autoreap.samples import spread
 from autoreap.scores import bootstrap_interval, exact
 
 NUM_UTTERANCES = 16
@@ -61,6 +62,7 @@ class Stopwatch:
         inputs: its inputs.
         prompts: each with the bound on its answer's tokens; those with audio count, spread over their lengths.
         num_utterances, num_repeats: how many of them are answered, and how often by either side.
+        check: is called before each answer; what it raises ends the measurement.
     """
 
     def __init__(
@@ -71,13 +73,17 @@ class Stopwatch:
         *,
         num_utterances: int = NUM_UTTERANCES,
         num_repeats: int = NUM_REPEATS,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._family = family_of_model(model)
         self._thinker: Any = self._family.thinker(model)
         self._inputs = inputs
-        self.utterances = spread([prompt for prompt in prompts if prompt[0].mel is not None], num_utterances)
+        heard = [prompt for prompt in prompts if prompt[0].mel is not None]
+        lengths = [len(encoded.input_ids) for encoded, _ in heard]
+        self.utterances = [heard[number] for number in spread(lengths, min(num_utterances, len(heard)))]
         self._num_repeats = num_repeats
+        self._check = check
         if not self.utterances:
             raise InputError("no task has audio to time an answer to", where="evals", fix="add a task with audio")
 
@@ -123,6 +129,7 @@ class Stopwatch:
 
     def _timed(self, plan: PruningPlan | None, utterance: tuple[Encoded, int]) -> tuple[float, Timing]:
         """Seconds that the mask took to apply, and the answer under it."""
+        self._check()
         mask: AbstractContextManager[None] = nullcontext() if plan is None else masked(self._model, plan)
         started = self._now()
         with mask:
@@ -132,7 +139,6 @@ class Stopwatch:
     @torch.inference_mode()
     def answer(self, encoded: Encoded, max_new_tokens: int) -> Timing:
         """Answer one prompt under whatever mask there is, a token a pass."""
-        assert encoded.mel is not None
         started = self._now()
         audio = audio_of(self._family, self._model, encoded)
         inputs = embedded(self._family, self._model, self._inputs, [encoded], [audio])
@@ -140,7 +146,7 @@ class Stopwatch:
         hidden = self._thinker.base_model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
         tokens = [self._choice(hidden.last_hidden_state)]
         first = self._now()
-        position = positions[0, :, -1:] + 1  # prompts end in text, where all axes agree
+        position = positions[..., -1:].view(-1, 1)[:1] + 1  # prompts end in text, where all axes agree
         decoder: Any = self._family.decoder(self._model, "thinker")
         while tokens[-1] != self._inputs.end_token_id and len(tokens) < max_new_tokens:
             last = torch.tensor([tokens[-1:]], device=position.device)
@@ -148,7 +154,7 @@ class Stopwatch:
             hidden = decoder(inputs_embeds=embeddings, position_ids=position, past_key_values=cache, use_cache=True)
             tokens.append(self._choice(hidden.last_hidden_state))
             position = position + 1
-        audio_seconds = encoded.mel.shape[1] / self._family.frames_per_second
+        audio_seconds = encoded.num_frames / self._family.frames_per_second
         return Timing(first - started, (self._now() - started) / audio_seconds, tuple(tokens))
 
     def _choice(self, hidden: torch.Tensor) -> int:
@@ -170,13 +176,6 @@ class Stopwatch:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
-
-
-def spread(prompts: Sequence[tuple[Encoded, int]], number: int) -> list[tuple[Encoded, int]]:
-    """`number` of `prompts` (or all, where there are fewer) at even distances from the shortest to the longest."""
-    by_length = sorted(prompts, key=lambda prompt: len(prompt[0].input_ids))
-    places = np.linspace(0, len(by_length) - 1, min(number, len(by_length))).round().astype(int)
-    return [by_length[place] for place in places]
 
 
 def median(values: NDArray[np.float64]) -> dict[str, Any]:

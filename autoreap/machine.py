@@ -23,7 +23,7 @@ _PROBE = """
 import importlib, json
 errors, accelerators = {}, []
 used = {"transformers": ("Qwen3OmniMoeForConditionalGeneration", "Qwen3OmniMoeProcessor")}
-for name in ("soundfile", "torchvision", "av", "torch", "transformers"):
+for name in ("soundfile", "matplotlib", "torchvision", "av", "torch", "transformers"):
     try:
         module = importlib.import_module(name)
         for wanted in used.get(name, ()):

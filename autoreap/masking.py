@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
-from autoreap.families import FAMILIES, Family
-from autoreap.plan import COMPONENTS, PruningPlan
+from autoreap.families import Family, family_of
+from autoreap.plan import COMPONENTS, PruningPlan, no_vision
 
 
 @contextmanager
@@ -35,13 +35,12 @@ def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
 
 def family_of_model(model: PreTrainedModel) -> Family:
     """The family of a loaded stock model; its thinker alone counts too."""
-    for family in FAMILIES:
-        if str(model.config.model_type).startswith(family.model_type):
-            return family
-    raise InputError(f"model_type {model.config.model_type!r} is not supported", where=type(model).__name__)
+    return family_of({"model_type": model.config.model_type}, where=type(model).__name__)
 
 
 def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
+    if plan.strip_vision and not family.vision_entrances(model):
+        raise no_vision("plan: strip_vision")
     for component in COMPONENTS:
         decoder, edit = family.decoder(model, component), plan.component(component)
         if decoder is None or edit is None:

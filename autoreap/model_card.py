@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from autoreap.plan import COMPONENTS, PruningPlan
+from autoreap.families import family_of
+from autoreap.plan import COMPONENTS, ModelShape, PruningPlan
 from autoreap.rewrite import Rewrite
 from autoreap.scores import is_exact
 from autoreap.verification import Record, behaviour_text
@@ -42,7 +43,7 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
         f"{rewrite.num_parameters:,} parameters, {rewrite.size_bytes:,} bytes of weights. "
         "The exact edit is in `plan.json`.",
         "",
-        *_edit(plan),
+        *_edit(plan, family_of(rewrite.config).shape(rewrite.config)),
         "",
         "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
         f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "
@@ -66,17 +67,22 @@ def _is_hub_name(model: str) -> bool:
     return _HUB_NAME.fullmatch(model) is not None and not Path(model).is_dir()
 
 
-def _edit(plan: PruningPlan) -> list[str]:
+def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
+    """A line for each part that the base model has; `made` is the shape of what was made of it."""
     lines = ["| component | experts in each layer | layers |", "|---|---|---|"]
     for name in COMPONENTS:
+        if name not in made.components and not plan.drop_speech:
+            continue
         edit = plan.component(name)
         shape = "as base | as base"
         if edit:
-            shape = f"{edit.num_retained_experts} | {len(edit.layers)} of {len(edit.experts)}"
+            shape = f"{edit.num_retained_experts or 'none: it is dense'} | {len(edit.layers)} of {len(edit.experts)}"
         if name == "talker" and plan.drop_speech:
             shape = "dropped | dropped"
         lines.append(f"| {name} | {shape} |")
-    lines.append(f"| vision | {'stripped: images and video are not understood' if plan.strip_vision else 'kept'} | |")
+    if made.has_vision:
+        vision = "stripped: images and video are not understood" if plan.strip_vision else "kept"
+        lines.append(f"| vision | {vision} | |")
     if plan.drop_speech:
         lines.append("| waveform decoder | dropped: it answers in text alone | |")
     return lines

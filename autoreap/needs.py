@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from autoreap.described import Described
 
 PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
-_ACTIVATIONS = 1.1  # as `described.shortage` counts: a batch beside the weights, and what the allocator keeps
+ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,29 @@ class Need:
 
     def loaded_bytes(self, *, on_cpu: bool) -> float:
         """Memory to calibrate or search: the weights, as stored or in float32 on a CPU, and room to work in."""
-        return self.num_parameters * (4 if on_cpu else self.bytes_each) * _ACTIVATIONS
+        return self.num_parameters * (4 if on_cpu else self.bytes_each) * ACTIVATIONS
 
     def streamed_bytes(self, *, on_cpu: bool) -> float:
         """The same with one decoder layer in memory at a time."""
         on_disk = (self.num_layers - 1) * self.layer_parameters
-        return (self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * _ACTIVATIONS
+        return (self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * ACTIVATIONS
 
     def arithmetic(self) -> str:
         """How the bytes come about."""
-        each = self.parameters["experts"] // (self.num_layers * self.num_experts)
         rest = ", ".join(f"{name} {_count(count)}" for name, count in self.parameters.items() if name != "experts")
         stored = size_text(self.num_parameters * self.bytes_each)
         return (
-            f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {_count(self.parameters['experts'])} "
-            f"parameters, {rest}: {_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}, "
+            f"{self._experts_in_words()}, {rest}: "
+            f"{_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}, "
             f"{size_text(self.loaded_bytes(on_cpu=False))} with a tenth to work in"
         )
+
+    def _experts_in_words(self) -> str:
+        if not self.num_experts:
+            return f"{self.num_layers} dense layers"
+        each = self.parameters["experts"] // (self.num_layers * self.num_experts)
+        total = _count(self.parameters["experts"])
+        return f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {total} parameters"
 
 
 def _count(parameters: int) -> str:

@@ -4,19 +4,22 @@ import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from autoreap import footprint, latency
 from autoreap.candidate import Candidate
-from autoreap.checkpoint import Checkpoint
 from autoreap.constraints import values_of
+from autoreap.described import Described
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig, task_of
-from autoreap.evaluate import Evaluator, Watch, metric_name, read_task
+from autoreap.evals_config import EvalsConfig, metric_name, task_of
+from autoreap.evals_data import read_task
+from autoreap.evaluate import Evaluator, Watch
 from autoreap.footprint import Footprint
 from autoreap.latency import Stopwatch
-from autoreap.outcomes import Evaluation, Outcome, language_metrics
-from autoreap.plan import BaseModel, ModelShape, PruningPlan, make_plan
+from autoreap.outcomes import OUTCOMES_NAME, Evaluation, Outcome, language_metrics
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
 from autoreap.racing import Race, Rival
 from autoreap.saliency import Saliency
 
@@ -35,22 +38,23 @@ def measured(evals: EvalsConfig, names: Iterable[str] = ()) -> dict[str, str]:
     return {"size_bytes": "minimize", **scores, **footprint.DIRECTIONS, **latency.DIRECTIONS}
 
 
-def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig) -> None:
+def check_objectives(objectives: Mapping[str, str], evals: EvalsConfig, where: object = "objectives") -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     known = measured(evals, objectives)
     known |= {f"nll.{metric_name(task)}": "minimize" for task in evals.splits["search"]}
     for metric, direction in objectives.items():
         if metric not in known:
-            raise InputError(f"unknown metric {metric!r}", where="objectives", fix=f"known: {', '.join(known)}")
+            raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
-            raise InputError(f"{metric} is better {known[metric].replace('z', 's')}d", where="objectives")
+            better = known[metric].replace("z", "s")
+            raise InputError(f"{metric} is better {better}d", where=where, fix=f"{metric}: {better}")
 
 
-def check_device(names: Collection[str], *, on_accelerator: bool) -> None:
+def check_device(names: Collection[str], where: object = "objectives and constraints", *, on_accelerator: bool) -> None:
     """Raise `InputError` if one of the metrics `names` can't be measured; memory is of accelerators alone."""
     if latency.PEAK_MEMORY in names and not on_accelerator:
         problem = f"{latency.PEAK_MEMORY} is measured on an accelerator alone"
-        raise InputError(problem, where="objectives and constraints", fix="use size_bytes, or a GPU")
+        raise InputError(problem, where=where, fix="use size_bytes, or a GPU")
 
 
 @dataclass(frozen=True)
@@ -63,28 +67,34 @@ class Scored:
     metrics: Mapping[str, Mapping[str, Any]]
     evaluation: Evaluation
 
+    def save(self, folder: Path) -> None:
+        """Write `plan.json` and `outcomes.jsonl`."""
+        self.plan.save(folder / "plan.json")
+        self.evaluation.save_outcomes(folder / OUTCOMES_NAME)
+
 
 class Objective:
     """Scores candidates on one model; holds everything that is the same for all of them.
 
     Args:
+        described: the model.
+        saliency: what was measured of it.
+        evaluator: scores it under a plan.
         objectives: metric name -> direction, in the order of the study's values. Sizes are always available.
         stopwatch: times every plan; None leaves the metrics of `latency.DIRECTIONS` out.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        shape: ModelShape,
-        base_model: BaseModel,
+        described: Described,
         saliency: Saliency,
         evaluator: Evaluator,
         objectives: Mapping[str, str],
         stopwatch: Stopwatch | None = None,
     ) -> None:
-        self._checkpoint = checkpoint
-        self._shape = shape
-        self._base_model = base_model
+        self._checkpoint = described.checkpoint
+        self._base_model = described.base_model
+        self.shape = described.shape
         self._saliency = saliency
         self._evaluator = evaluator
         self._objectives = objectives
@@ -93,7 +103,7 @@ class Objective:
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """The exact edit; cheap."""
-        return make_plan(candidate, self._saliency, self._shape, self._base_model)
+        return make_plan(candidate, self._saliency, self.shape, self._base_model)
 
     def exact(self, plan: PruningPlan) -> dict[str, float]:
         """The metrics that are known of `plan` before it is scored."""

@@ -11,7 +11,10 @@ from typing import Any
 from autoreap.alignment import align
 from autoreap.errors import InputError
 from autoreap.scores import Counts, Nats, Score, score
+from autoreap.whole_file import written_whole
 from autoreap.wording import aligned, metric_text
+
+OUTCOMES_NAME = "outcomes.jsonl"  # of the file of a trial, of the baseline, of what a checkpoint carries
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,8 @@ class Evaluation:
     def save_outcomes(self, path: Path) -> None:
         """One JSON line an utterance; docs/files.md has its keys."""
         rows = [_row(metric, outcome) for metric, outcomes in self.outcomes.items() for outcome in outcomes]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")  # a file that is there is whole
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def score_of(outcomes: Sequence[Outcome]) -> Score:

@@ -6,26 +6,24 @@ nothing about any of them.
 Shape legend: A audio tokens, H hidden.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.drafting import Prompt
-from autoreap.errors import InputError, MediaError
+from autoreap.draft_rows import Prompt
+from autoreap.errors import MediaError
 from autoreap.evals_config import TaskConfig, task_of
 from autoreap.families import Family
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.progress import Progress, log
 from autoreap.prompts import audio_of, embedded, without_features
-from autoreap.samples import Sample
+from autoreap.samples import Sample, check_unreadable
 from autoreap.tensor_store import TensorStore
 
 # An answer may be this much longer than its reference before it counts as a runaway and is stopped.
 _RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
-_NAMED = 5  # unreadable rows in a message
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Preparer:
             except MediaError as error:
                 log(f"left out: {error}")
                 unreadable.append(str(error))
-                _check_share(unreadable, len(samples), config.max_unreadable)
+                check_unreadable(unreadable, len(samples), config.max_unreadable, option="max_unreadable:")
             progress.advance()
         return tuple(items), tuple(unreadable)
 
@@ -99,16 +97,3 @@ class Preparer:
         """Inputs of the thinker, as `Embed` gives them."""
         encoded, audio = [item.encoded for item in items], [item.audio for item in items]
         return embedded(self.family, self.model, self.inputs, encoded, audio)
-
-
-def _check_share(unreadable: Sequence[str], num_rows: int, most: float) -> None:
-    """Raise `InputError` where more than the share `most` of the rows, or all of them, can't be read."""
-    share = len(unreadable) / num_rows
-    if share <= most and len(unreadable) < num_rows:
-        return
-    raise InputError(
-        f"{len(unreadable)} of {num_rows} rows so far can't be read, more than the share {most:g}: "
-        f"{'; '.join(unreadable[:_NAMED])}",
-        fix=f"mend or remove them, or allow more in the evals file, such as max_unreadable: "
-        f"{math.ceil(share * 20) / 20:g}",
-    )

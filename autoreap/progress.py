@@ -48,14 +48,13 @@ class Progress:
     Args:
         label: what is counted, such as "calibrating".
         total: steps in all.
-        interval_seconds: least time between two lines in a log; a terminal redraws four times a second.
     """
 
-    def __init__(self, label: str, total: int, *, interval_seconds: float = LOG_INTERVAL_SECONDS) -> None:
+    def __init__(self, label: str, total: int) -> None:
         self._label = label
         self._total = total
         self._done = 0
-        self._line = StatusLine(interval_seconds=interval_seconds)
+        self._line = StatusLine()
         self._started = time.monotonic()
 
     def __enter__(self) -> "Progress":

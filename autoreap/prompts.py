@@ -17,7 +17,7 @@ from autoreap.families.chat_inputs import ChatInputs, Encoded
 
 def audio_of(family: Family, model: PreTrainedModel, encoded: Encoded) -> torch.Tensor | None:
     """The audio embeddings [num_tokens, H] of one prompt, None where it has no audio."""
-    return None if encoded.mel is None else family.audio_embeddings(model, encoded.mel)
+    return None if encoded.mel is None else family.audio_embeddings(model, encoded.mel, encoded.num_frames)
 
 
 def without_features(encoded: Encoded) -> Encoded:

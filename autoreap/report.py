@@ -7,8 +7,9 @@ from typing import Any
 import optuna
 
 from autoreap.confirmed import columns, legend
-from autoreap.front import Point, drawn_metric, objectives_of, pareto, points_of
+from autoreap.front import drawn_metric, pareto
 from autoreap.scores import is_exact
+from autoreap.study import Point, objectives_of, points_of
 from autoreap.wording import metric_text, shown, size_text
 
 FORMATS = ("png", "svg", "pdf", "jpg")  # of a picture

@@ -11,12 +11,12 @@ from autoreap.comparison import Comparison, Pair, compare_outcomes
 from autoreap.comparison_page import utterance
 from autoreap.described import Described
 from autoreap.errors import InputError
-from autoreap.front import PLAN, RESULT, Point
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan, plan_from_dict
 from autoreap.progress import log
 from autoreap.report_memory import GIGABYTES, memory_of, opened_model, stored_type
 from autoreap.report_recordings import Wanted, recordings
+from autoreap.study import PLAN, RESULT, Point
 
 MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a second
 NUM_WORST = 3  # utterances of each metric
@@ -143,18 +143,19 @@ def _plans(
 
 
 def _plan(plan: PruningPlan, num_experts: Mapping[str, int]) -> dict[str, Any]:
-    edits = ((name, plan.component(name)) for name in COMPONENTS)
-    maps = {name: _map(edit, num_experts[name]) for name, edit in edits if edit is not None}
-    return {"maps": maps, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
+    edits = {name: edit for name in COMPONENTS if (edit := plan.component(name)) is not None}
+    maps = {name: _map(edit, num_experts[name]) for name, edit in edits.items()}
+    dense = [name for name, edit in edits.items() if edit.num_retained_experts == 0]
+    return {"maps": maps, "dense": dense, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
 
 
 def _map(edit: ComponentPlan, num_experts: int) -> list[str]:
     """One string a layer of the original model: a hexadecimal digit for four experts, of which 1 is kept and 0 cut.
 
-    The first expert is the highest bit of the first digit; empty where the layer is cut.
+    The first expert is the highest bit of the first digit. A dense layer counts as one expert; a cut layer is empty.
     """
-    layers, num_digits = set(edit.layers), -(-num_experts // 4)
+    layers, num_digits = set(edit.layers), -(-max(num_experts, 1) // 4)
     return [
-        f"{sum(1 << (4 * num_digits - 1 - expert) for expert in kept):0{num_digits}x}" if layer in layers else ""
+        f"{sum(1 << (4 * num_digits - 1 - expert) for expert in kept or [0]):0{num_digits}x}" if layer in layers else ""
         for layer, kept in enumerate(edit.experts)
     ]

@@ -14,26 +14,22 @@ from optuna.trial import FrozenTrial, TrialState
 from autoreap.confirmed import CONFIRMED
 from autoreap.constraints import EXACT
 from autoreap.errors import InputError
-from autoreap.front import (
-    CONTROLS,
-    DEFAULT_ROOT,
-    ERROR,
-    INFEASIBLE,
-    PLAN,
-    RACED,
-    RESULT,
-    SCREENED,
-    Point,
-    broken_of,
-    drawn_metric,
-    objectives_of,
-    pareto,
-    points_of,
-)
+from autoreap.front import drawn_metric, pareto
 from autoreap.report_details import details_of
 from autoreap.report_night import night_of, seconds_of
 from autoreap.scores import is_exact
 from autoreap.selection import select
+from autoreap.study import (
+    CONTROLS,
+    DEFAULT_ROOT,
+    PLAN,
+    RESULT,
+    Point,
+    broken_of,
+    fate_of,
+    objectives_of,
+    points_of,
+)
 from autoreap.tasks import task_of_metric
 from autoreap.wording import shown, unit_of
 
@@ -127,19 +123,9 @@ def _trials(study: optuna.Study, front: Sequence[Point], confirmed: Mapping[str,
 
 def _became(trial: FrozenTrial) -> dict[str, Any]:
     """What became of a trial, and why where that is not plain."""
-    known = trial.user_attrs
-    if INFEASIBLE in known:
-        return {"state": "infeasible", "reason": known[INFEASIBLE]}
-    if trial.state == TrialState.PRUNED:
-        state, stopped = ("raced", known[RACED]) if RACED in known else ("screened", known[SCREENED])
-        twin = stopped.get("duplicate_of")
-        return {"state": state, "reason": stopped["reason"], **({} if twin is None else {"twin": twin})}
-    if trial.state == TrialState.COMPLETE:
-        twin = known[RESULT].get("duplicate_of")
-        return {"state": "scored"} if twin is None else {"state": "repeat", "twin": twin}
-    if trial.state == TrialState.RUNNING:
-        return {"state": "running"}
-    return {"state": "failed", "reason": known[ERROR]} if ERROR in known else {"state": "cut off"}
+    fate = fate_of(trial)
+    known = {"reason": fate.reason, "twin": fate.twin}
+    return {"state": fate.became, **{key: value for key, value in known.items() if value is not None}}
 
 
 def _picked(study: optuna.Study, rule: str, **bound: float) -> int | None:

@@ -11,9 +11,9 @@ import optuna
 from autoreap.described import Described, describe
 from autoreap.errors import AutoreapError
 from autoreap.footprint import Footprint
-from autoreap.front import PLAN
 from autoreap.plan import PruningPlan
 from autoreap.rewrite import rewrite_config
+from autoreap.study import PLAN
 
 GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops
 CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hear at once

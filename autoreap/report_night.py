@@ -11,8 +11,9 @@ import optuna
 from optuna._hypervolume import compute_hypervolume
 from optuna.trial import FrozenTrial, TrialState
 
-from autoreap.front import ERROR, INFEASIBLE, RACED, SCREENED, Point, broken_of, log_costs, objectives_of
+from autoreap.front import log_costs
 from autoreap.progress import log
+from autoreap.study import ERROR, INFEASIBLE, RACED, SCREENED, Point, broken_of, objectives_of
 
 MIN_TRIALS_FOR_IMPORTANCE = 20  # of different plans; below, what a parameter does is mostly chance
 

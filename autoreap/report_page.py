@@ -11,8 +11,8 @@ from string import Template
 import optuna
 
 from autoreap.comparison_page import asset, embedded
-from autoreap.front import DEFAULT_ROOT
 from autoreap.report_document import report_document
+from autoreap.study import DEFAULT_ROOT
 
 LANGUAGES = ("en", "zh")
 _SCRIPTS = ("utterance.js", "format.js", "chart.js", "details.js", "night.js", "report.js")

@@ -10,11 +10,11 @@ import optuna
 import soundfile
 
 from autoreap.errors import AutoreapError
-from autoreap.evals_config import load_evals
-from autoreap.evaluate import metric_name, read_task
-from autoreap.front import SCORING
+from autoreap.evals_config import load_evals, metric_name
+from autoreap.evals_data import read_task
 from autoreap.progress import log
 from autoreap.samples import SAMPLING_RATE, Sample, load_audio
+from autoreap.study import SCORING
 
 
 class Wanted(NamedTuple):

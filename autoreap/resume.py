@@ -20,6 +20,7 @@ from autoreap.batching import START, Position
 from autoreap.lock import exclusive
 from autoreap.meter import State
 from autoreap.progress import log
+from autoreap.whole_file import partial_of, written_whole
 
 SAVE_INTERVAL_SECONDS = 120.0
 _FORMAT = "autoreap.resume.1"
@@ -99,9 +100,8 @@ class ResumeFile:
             for kind, state in (("state", part.state), ("total", part.total)):
                 tensors |= {f"{name}/{kind}/{key}": tensor for key, tensor in (state or {}).items()}
         metadata = {"format": _FORMAT, "identity": json.dumps(self._identity), "parts": json.dumps(parts)}
-        partial = _partial(self._path)
-        save_file(tensors, partial, metadata=metadata)
-        partial.replace(self._path)
+        with written_whole(self._path) as partial:
+            save_file(tensors, partial, metadata=metadata)
         self._saved = time.monotonic()
 
 
@@ -120,13 +120,9 @@ def resumable(output: Path) -> Iterator[Path]:
         try:
             yield path
             path.unlink(missing_ok=True)
-            _partial(path).unlink(missing_ok=True)
+            partial_of(path).unlink(missing_ok=True)
         finally:
             lock.unlink()
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
 
 
 def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:

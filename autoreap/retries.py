@@ -9,17 +9,12 @@ from collections.abc import Collection, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autoreap.front import ERROR
 from autoreap.progress import log
+from autoreap.study import is_cut_off
 
 RETRY_OF = "retry_of"  # user attribute: the trial that was cut off, whose values this one tries again
 DEATHS = "deaths"  # user attribute: of processes at these values, before this trial
 MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
-
-
-def is_cut_off(trial: FrozenTrial) -> bool:
-    """Whether it failed without a reason."""
-    return trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
 
 
 def num_taken(trials: Sequence[FrozenTrial]) -> int:

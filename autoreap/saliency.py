@@ -15,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from autoreap.errors import InputError
+from autoreap.samples import MODALITIES
+from autoreap.whole_file import written_whole
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-MODALITIES = ("audio", "video", "mixed")
 _FORMAT = "autoreap.saliency.1"
 
 
@@ -141,14 +142,9 @@ class Saliency:
 
     def save(self, path: Path) -> None:
         """Write `path` whole or not at all."""
-        if path.is_dir():
-            raise InputError("is a directory", where=path, fix="name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        save_file(
-            self._arrays(), partial, metadata={"format": _FORMAT, "provenance": json.dumps(dict(self.provenance))}
-        )
-        partial.replace(path)
+        metadata = {"format": _FORMAT, "provenance": json.dumps(dict(self.provenance))}
+        with written_whole(path) as partial:
+            save_file(self._arrays(), partial, metadata=metadata)
 
 
 def load_saliency(path: Path) -> Saliency:

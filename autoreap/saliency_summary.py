@@ -12,18 +12,12 @@ import numpy as np
 
 from autoreap.candidate import Candidate, preset_values
 from autoreap.errors import InputError
-from autoreap.plan import (
-    ComponentShape,
-    ModelShape,
-    edges,
-    layers_to_cut,
-    num_retained,
-    pinned_layers,
-    retained_experts,
-)
+from autoreap.plan import ComponentShape, ModelShape
+from autoreap.planning import edges, layers_to_cut, num_retained, pinned_layers, retained_experts
 from autoreap.saliency import ComponentSaliency, FloatArray, IntArray, ModalitySums, Saliency
 
 LAMBDAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_OF_LAYERS = ("layer", "cosine", "cut")  # columns of a table that are not about experts
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 
@@ -255,22 +249,26 @@ def headline(summary: ComponentSummary) -> list[str]:
     """A few lines on what matters most of a component."""
     shape = summary.shape
     order = sorted((layer.cut_order, layer.layer) for layer in summary.layers if layer.cut_order is not None)
+    tokens = "tokens measured: " + ", ".join(f"{modality} {number:,}" for modality, number in summary.tokens.items())
+    cuts = "layers cut first: " + (", ".join(str(layer) for _, layer in order) or "all are protected")
+    if shape.is_dense:
+        return [f"{shape.num_layers} dense layers", tokens, cuts]
     never_routed_audio = sum(layer.never_routed_audio for layer in summary.layers)
     choice = f"lambda {summary.lambda_:g}, beta {summary.beta:g}" if summary.lambdas else "ranked by audio alone"
     return [
         f"{shape.num_layers} layers of {shape.num_experts} experts, {shape.top_k} for each token; "
         f"{summary.num_retained} kept in each layer ({choice})",
-        "tokens measured: " + ", ".join(f"{modality} {number:,}" for modality, number in summary.tokens.items()),
+        tokens,
         "the kept experts hold, mean over layers: "
         + ", ".join(f"{share:.1%} of {modality} saliency" for modality, share in summary.kept_share.items()),
         f"never routed: {never_routed_audio} of {shape.num_layers * shape.num_experts} experts on audio, "
         f"{sum(layer.never_routed for layer in summary.layers)} on anything",
-        "layers cut first: " + (", ".join(str(layer) for _, layer in order) or "all are protected"),
+        cuts,
     ]
 
 
 def layer_table(summary: ComponentSummary) -> list[list[str]]:
-    """A header, and a row of text for each layer."""
+    """A header, and a row of text for each layer; of a dense one, what it says of layers alone."""
     header = [
         "layer",
         f"top {summary.num_retained} hold",
@@ -281,7 +279,7 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
         "cut",
         "moved",
     ]
-    return [
+    rows = [
         header,
         *(
             [
@@ -297,3 +295,5 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
             for layer in summary.layers
         ),
     ]
+    columns = [number for number, name in enumerate(header) if name in _OF_LAYERS or not summary.shape.is_dense]
+    return [[row[number] for number in columns] for row in rows]

@@ -6,6 +6,7 @@ A row names its media relative to the JSONL file. A row of a hub data set carrie
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,7 @@ SAMPLING_RATE = 16_000
 MIN_SAMPLES = 400  # one window of the feature extractor, 25 ms
 MODALITIES = ("audio", "video", "mixed")
 
+_NAMED = 5  # unreadable rows in a message
 _STRINGS = ("modality", "text", "audio", "image", "question", "answer", "language", "speaker", "kind")
 
 
@@ -228,3 +230,29 @@ def _open_image(media: Media, where: str) -> Image.Image:
             return image
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise MediaError(f"image can't be decoded: {error}", where=where) from None
+
+
+def check_unreadable(unreadable: Sequence[str], num_rows: int, most: float, *, option: str) -> None:
+    """Raise `InputError` where more than the share `most` of the rows, or all of them, can't be read.
+
+    Args:
+        unreadable: of each such row, its place and the reason.
+        num_rows: of the data, those included that were not tried yet.
+        option: what allows more, as it is written before the number.
+    """
+    share = len(unreadable) / num_rows
+    if share <= most and len(unreadable) < num_rows:
+        return
+    named = "; ".join(unreadable[:_NAMED])
+    if len(unreadable) == num_rows:
+        raise InputError(f"none of {num_rows} rows can be read: {named}", fix="mend them, or name other data")
+    raise InputError(
+        f"{len(unreadable)} of {num_rows} rows so far can't be read, more than the share {most:g}: {named}",
+        fix=f"mend or remove them, or allow more, such as {option} {math.ceil(share * 20) / 20:g}",
+    )
+
+
+def spread(lengths: Sequence[int], number: int) -> list[int]:
+    """Of `number` rows the numbers, evenly spread over their lengths, the shortest first; `number` is at most all."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return [order[int((place + 0.5) * len(order) / number)] for place in range(number)]

@@ -111,9 +111,7 @@ def score(counts: Sequence[Counts] | Sequence[Nats], *, num_failed: int = 0, see
     )
 
 
-def paired_difference(
-    first: Sequence[Counts], second: Sequence[Counts], *, seed: int = 0
-) -> tuple[float, float, float]:
+def paired_difference(first: Sequence[Counts], second: Sequence[Counts]) -> tuple[float, float, float]:
     """(difference, low, high) of the rates of `first` minus `second`, the same utterances in the same order.
 
     Both are resampled together (paired bootstrap; Bisani and Ney, 2004), so what the two share cancels out.
@@ -124,31 +122,31 @@ def paired_difference(
     difference = np.array([a.numerator - b.numerator for a, b in zip(first, second, strict=True)])
     if denominators.sum() == 0:
         raise ScoringError("nothing was scored")
-    low, high = _interval(_resampled_rates(difference, denominators, seed))
+    low, high = _interval(_resampled_rates(difference, denominators))
     return float(difference.sum() / denominators.sum()), low, high
 
 
 def bootstrap_interval(
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], num_samples: int, *, seed: int = 0
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], num_samples: int
 ) -> tuple[float, float]:
     """95% percentile bootstrap interval of `statistic`: from the numbers drawn [R, N] to R values."""
-    drawn = np.random.default_rng(seed).integers(num_samples, size=(NUM_RESAMPLES, num_samples))
+    drawn = np.random.default_rng(0).integers(num_samples, size=(NUM_RESAMPLES, num_samples))
     return _interval(statistic(drawn))
 
 
-def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str, seed: int = 0) -> Difference:
+def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str) -> Difference:
     """How `first` fares against `second`, the same utterances in the same order; `direction` as a task's DIRECTION.
 
     An interval that holds 0 decides nothing, nor do fewer than MIN_DIFFERENT utterances that differ.
     """
-    value, low, high = paired_difference(first, second, seed=seed)
+    value, low, high = paired_difference(first, second)
     num_different = sum(a != b for a, b in zip(first, second, strict=True))
     if low <= 0 <= high or num_different < MIN_DIFFERENT:
         return Difference(value, low, high, UNDECIDED)
     return Difference(value, low, high, BETTER if (value < 0) == (direction == "minimize") else WORSE)
 
 
-def _resampled_rates(numerators: NDArray[Any], denominators: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _resampled_rates(numerators: NDArray[Any], denominators: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
     """[NUM_RESAMPLES] rates: resampling utterances with replacement is multinomial weighting of their counts."""
     num_samples = len(numerators)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""How likely a candidate finds the references: of which rows, and as what score.
+"""How likely a candidate finds the references, as a score.
 
 One forward pass over prompt and reference gives it, so it costs no decoding; and it moves where a candidate gets
 unsure, before its answers change.
@@ -12,13 +12,6 @@ from autoreap.scores import Nats, Score, score
 
 DEFAULT_SHARE = 0.1
 Row = tuple[str, int]  # metric, number among its rows
-
-
-def spread(lengths: Sequence[int], share: float) -> list[int]:
-    """The numbers of a `share` of rows, evenly spread over their lengths, the shortest first; one at least."""
-    order = sorted(range(len(lengths)), key=lambda number: lengths[number])
-    num_chosen = max(1, round(share * len(order)))
-    return [order[int((place + 0.5) * len(order) / num_chosen)] for place in range(num_chosen)]
 
 
 def surprises(

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from autoreap.front import DEFAULT_ROOT
 from autoreap.storage import Pulse
+from autoreap.study import DEFAULT_ROOT
 
 
 @dataclass(frozen=True)

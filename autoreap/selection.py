@@ -8,7 +8,8 @@ import optuna
 
 from autoreap.confirmed import CONFIRMED, tied_text
 from autoreap.errors import InputError
-from autoreap.front import Point, empty_front, least_error, log_costs, objectives_of, pareto, points_of
+from autoreap.front import empty_front, least_error, log_costs, pareto
+from autoreap.study import Point, objectives_of, points_of
 from autoreap.tasks import task_of_metric
 from autoreap.wording import metric_text, rate_text, size_text, unit_of
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STUDY, _MODEL = ("study", "source"), ("model", "source")  # destinations that name a study, a model
-_ASK = "autoreap completion studies 2>/dev/null"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ def grammar(parser: argparse.ArgumentParser) -> Grammar:
     """What `parser` takes."""
     (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     commands = {
-        name: [_argument(action) for action in subparser._actions] for name, subparser in subparsers.choices.items()
+        name: [_argument(action) for action in subparser._actions if action.help != argparse.SUPPRESS]
+        for name, subparser in subparsers.choices.items()
     }
     return Grammar({name: subparser.description or "" for name, subparser in subparsers.choices.items()}, commands)
 
@@ -48,8 +48,8 @@ def _argument(action: argparse.Action) -> Argument:
     takes_value = action.nargs != 0
     choices = tuple(map(str, action.choices or (("tiny",) if action.dest in _MODEL else ())))
     study = action.dest in _STUDY
-    # A word as it is, a path, or a set with its weight may be a file; what is parsed into a number is none.
-    of_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") == "weighted_set"
+    # A word as it is, a path, a picture, or a set with its weight may be a file; what is parsed into a number is none.
+    of_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") in ("weighted_set", "png_file")
     file = takes_value and of_text and not action.choices and action.dest != "study"
     text = " ".join((action.help or "").replace("%%", "%").split())
     return Argument(tuple(action.option_strings), text, takes_value, choices, study, file)
@@ -112,24 +112,24 @@ def zsh_script(known: Grammar) -> str:
     commands = "\n".join(f"    {_quoted(f'{name}:{text}')}" for name, text in known.summaries.items())
     cases = []
     for command, arguments in known.commands.items():
-        specs = []
-        for argument in arguments:
-            for flag in argument.flags or ("*",):
-                explained = f"[{_zsh_text(argument.help)}]" if argument.flags else ""
-                value = f":{_zsh_text(argument.help)}:{_zsh_value(argument)}" if argument.takes_value else ""
-                repeated = "" if flag == "*" or not argument.takes_value else "*"
-                specs.append(_quoted(f"{repeated}{flag}{explained}{value}"))
-        words = [spec for spec in specs if spec.startswith("'*:")][:1]  # there can be one rule for the rest
-        options = [spec for spec in specs if not spec.startswith("'*:")]
-        cases.append(f"    {command}) _arguments {' '.join([*options, *words])} ;;")
-    return _ZSH.format(commands=commands, cases="\n".join(cases), ask=_ASK)
+        options = [argument for argument in arguments if argument.flags]
+        specs = [_quoted(_zsh_option(flag, option)) for option in options for flag in option.flags]
+        words = _quoted(f"*:word:{_zsh_value(_positional(arguments))}")  # there can be one rule for the rest
+        cases.append(f"    {command}) _arguments {' '.join([*specs, words])} ;;")
+    return _ZSH.format(commands=commands, cases="\n".join(cases))
+
+
+def _zsh_option(flag: str, option: Argument) -> str:
+    text = _zsh_text(option.help)
+    return f"*{flag}[{text}]:{text}:{_zsh_value(option)}" if option.takes_value else f"{flag}[{text}]"
 
 
 def _zsh_value(argument: Argument) -> str:
+    """An action of `_arguments`; after a space it is called with the words that follow and no others."""
     if argument.study:
-        return "_autoreap_studies"
+        return f" _autoreap_studies{' files' * argument.file}"
     if argument.file:
-        return "_files"
+        return f" _autoreap_words files {' '.join(argument.choices)}" if argument.choices else "_files"
     return f"({' '.join(argument.choices)})" if argument.choices else " "
 
 
@@ -143,11 +143,16 @@ def _quoted(text: str) -> str:
 
 _ZSH = """\
 #compdef autoreap
+_autoreap_words() {{ # "files" or nothing, then words
+  local -a kinds=("words:word:(${{*:2}})")
+  [[ $1 ]] && kinds+=('files:file:_files')
+  _alternative $kinds
+}}
 _autoreap_studies() {{
-  local -a studies=(${{(f)"$({ask})"}})
-  _alternative "studies:study:($studies)" 'files:file:_files'
+  _autoreap_words "$1" ${{(f)"$(${{~program}} completion studies 2>/dev/null)"}}
 }}
 _autoreap() {{
+  local program=$words[1] # the one that is typed, which $PATH may not know
   local -a commands=(
 {commands}
   )
@@ -170,15 +175,15 @@ fi"""
 
 def fish_script(known: Grammar) -> str:
     """For `~/.config/fish/completions/autoreap.fish`."""
-    lines = ["complete -c autoreap -f"]
+    lines = [_FISH]
     for command, summary in known.summaries.items():
-        lines.append(f"complete -c autoreap -n __fish_use_subcommand -a {command} -d {_fish_quoted(summary)}")
+        lines.append(f"complete -c autoreap -n __autoreap_command -a {command} -d {_fish_quoted(summary)}")
     for command, arguments in known.commands.items():
-        start = f"complete -c autoreap -n '__fish_seen_subcommand_from {command}'"
+        start = f"complete -c autoreap -n '__autoreap_command {command}'"
         for argument in arguments:
             flags = [f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in argument.flags]
-            needs = ["-r"] * (argument.takes_value and bool(flags)) + ["-F"] * argument.file
-            words = [*argument.choices, *[f"({_ASK})"] * argument.study]
+            needs = ["-r -F" if argument.file else "-x"] if argument.takes_value and flags else ["-F"] * argument.file
+            words = [*argument.choices, *["(__autoreap_studies)"] * argument.study]
             offered = [f"-a {_fish_quoted(' '.join(words))}"] * bool(words)
             if flags or words or argument.file:
                 lines.append(" ".join([start, *flags, *needs, *offered, f"-d {_fish_quoted(argument.help)}"]))
@@ -188,5 +193,16 @@ def fish_script(known: Grammar) -> str:
 def _fish_quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
+
+_FISH = """\
+function __autoreap_command # whether the command is $argv, or has still to be typed where that is empty
+  set -l words (commandline -opc)
+  test "$words[2]" = "$argv"
+end
+function __autoreap_studies
+  set -l words (commandline -opc)
+  command -q $words[1]; and $words[1] completion studies 2>/dev/null # the one that is typed may not be on $PATH
+end
+complete -c autoreap -f"""
 
 SCRIPTS: Mapping[str, Callable[[Grammar], str]] = {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}

@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
+_LOOK_SECONDS = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,6 +56,13 @@ class Signals:
         """Raise `Interrupted` if a signal came."""
         if self._asked is not None:
             raise Interrupted(self._asked)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; raise `Interrupted` if a signal comes meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, _LOOK_SECONDS))
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._asked is not None:

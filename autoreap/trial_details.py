@@ -14,21 +14,19 @@ from autoreap.comparison import Comparison, compare_outcomes
 from autoreap.comparison_text import comparison_text
 from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
 from autoreap.errors import InputError
-from autoreap.front import (
-    DEFAULT_ROOT,
-    ERROR,
-    INFEASIBLE,
-    PLAN,
-    RESULT,
-    broken_text,
-    objectives_of,
-    outcomes_path,
-    pareto,
-    points_of,
-    reason_of,
-)
+from autoreap.front import broken_text, costs_of, pareto
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan, plan_from_dict
+from autoreap.study import (
+    DEFAULT_ROOT,
+    PLAN,
+    RESULT,
+    Became,
+    fate_of,
+    objectives_of,
+    outcomes_path,
+    points_of,
+)
 from autoreap.trial_text import trial_text
 from autoreap.wording import duration, metric_text, shown, size_text
 
@@ -95,7 +93,7 @@ def trial_line(trial: FrozenTrial, objectives: Mapping[str, str]) -> str:
     return trial_text(trial, objectives)
 
 
-def details_text(details: TrialDetails, *, width: int, colour: bool = False) -> str:
+def details_text(details: TrialDetails, *, width: int) -> str:
     """All about the trial in lines of about `width` columns."""
     trial, study = details.trial, details.study
     values = ", ".join(f"{name} {_value(value)}" for name, value in trial.params.items()) or "none sampled"
@@ -107,7 +105,7 @@ def details_text(details: TrialDetails, *, width: int, colour: bool = False) -> 
     ]
     if details.comparison:
         lines += ["", "A is the unpruned model, B this trial:"]
-        lines += [comparison_text(details.comparison, NUM_WORST, width=width, colour=colour)]
+        lines += [comparison_text(details.comparison, NUM_WORST, width=width)]
     lines += [details.missing] if details.missing else []
     if trial.state == TrialState.COMPLETE:
         name = f"{study.study_name}-trial-{trial.number}"
@@ -120,8 +118,8 @@ def _reason(study: optuna.Study, trial: FrozenTrial) -> str:
         return _standing(study, trial)
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
         return "nothing is known of it yet; it runs, or was cut off"
-    reason = reason_of(trial) or "it was cut off"
-    return f"it breaks {reason}" if INFEASIBLE in trial.user_attrs and ERROR not in trial.user_attrs else reason
+    fate = fate_of(trial)
+    return f"it breaks {fate.reason}" if fate.became == Became.INFEASIBLE else fate.reason or f"it was {fate.became}"
 
 
 def _standing(study: optuna.Study, trial: FrozenTrial) -> str:
@@ -135,8 +133,10 @@ def _standing(study: optuna.Study, trial: FrozenTrial) -> str:
         return f"it breaks {broken_text(own)}"
     if own.trial in {point.trial for point in front}:
         return "on the front"
-    signs = {name: 1 if direction == "minimize" else -1 for name, direction in objectives.items()}
-    better = next(p for p in front if all(s * p.values[name] <= s * own.values[name] for name, s in signs.items()))
+    costs = costs_of(own.values, objectives)
+    better = next(
+        point for point in front if all(costs_of(point.values, objectives)[name] <= costs[name] for name in objectives)
+    )
     return f"behind trial {better.trial}, which is at least as good in {' and '.join(objectives)}"
 
 
@@ -159,11 +159,11 @@ def _kept(trial: FrozenTrial, width: int) -> list[str]:
     if PLAN not in trial.user_attrs:
         return []
     plan = plan_from_dict(trial.user_attrs[PLAN], where=f"trial {trial.number}")
-    lines = [f"vision   {'stripped' if plan.strip_vision else 'stays'}", *["speech   dropped"] * plan.drop_speech]
+    lines = [*["vision   stripped"] * plan.strip_vision, *["speech   dropped"] * plan.drop_speech]
     for name in COMPONENTS:
         if edit := plan.component(name):
             lines += ["", f"{name}: {len(edit.layers)} of {len(edit.experts)} layers, {_cut(edit)}"]
-            for layer in edit.layers:
+            for layer in edit.layers if edit.num_retained_experts else ():
                 text = f"layer {layer:>2}  experts {spans(edit.experts[layer])}"
                 lines += textwrap.wrap(text, max(width - 2, 40), initial_indent="  ", subsequent_indent=" " * 20)
     return lines
@@ -171,7 +171,7 @@ def _kept(trial: FrozenTrial, width: int) -> list[str]:
 
 def _cut(edit: ComponentPlan) -> str:
     gone = [layer for layer in range(len(edit.experts)) if layer not in edit.layers]
-    experts = f"{edit.num_retained_experts} experts in each"
+    experts = f"{edit.num_retained_experts} experts in each" if edit.num_retained_experts else "it is dense"
     return f"without {spans(gone)}; {experts}" if gone else f"none cut; {experts}"
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT, SCREENED
+from autoreap.study import RACED, RESULT, SCREENED, Became, Fate, fate_of
 from autoreap.wording import duration, metric_text, shown, size_text
 
 
@@ -16,28 +16,38 @@ def trial_text(trial: FrozenTrial, objectives: Iterable[str]) -> str:
 
 
 def _end(trial: FrozenTrial, objectives: Iterable[str]) -> str:
-    if raced := trial.user_attrs.get(RACED):
-        return f" raced: {_stopped(raced)}"
-    if INFEASIBLE in trial.user_attrs:
-        return f" not scored: {trial.user_attrs[INFEASIBLE]}"
-    if trial.state == TrialState.PRUNED:
-        return f" screened out: {_stopped(trial.user_attrs[SCREENED])}"
-    if trial.state != TrialState.COMPLETE:
-        return f" failed: {trial.user_attrs.get(ERROR, 'unknown')}"
-    result = trial.user_attrs[RESULT]
-    twin = result.get("duplicate_of")
-    spent = duration(result["seconds"]) if twin is None else f"same plan as trial {twin}"
-    return f": {scores_text(result['metrics'], result['size_bytes'], objectives)}; {spent}"
+    fate, known = fate_of(trial), trial.user_attrs
+    match fate.became:
+        case Became.SCORED | Became.REPEAT:
+            result = known[RESULT]
+            spent = duration(result["seconds"]) if fate.twin is None else _same_plan(fate)
+            return f": {scores_text(result['metrics'], result['size_bytes'], objectives)}; {spent}"
+        case Became.RACED:
+            scored = "{num_scored} of {num_utterances} utterances, ".format_map(known[RACED])
+            return f" raced: {_stopped(fate, scored, known[RACED]['seconds'])}"
+        case Became.SCREENED:
+            return f" screened out: {_stopped(fate, '', known[SCREENED]['seconds'])}"
+        case Became.INFEASIBLE:
+            return f" not scored: {fate.reason}"
+        case Became.FAILED:
+            return f" failed: {fate.reason}"
+    return f" {fate.became}"
 
 
-def _stopped(raced: Mapping[str, Any]) -> str:
-    if raced.get("duplicate_of") is not None:
-        return f"same plan as trial {raced['duplicate_of']}"
-    scored = f"{raced['num_scored']} of {raced['num_utterances']} utterances, " if "num_scored" in raced else ""
-    return f"{raced['reason']}; {scored}{duration(raced['seconds'])}"
+def _stopped(fate: Fate, scored: str, seconds: float) -> str:
+    return f"{fate.reason}; {scored}{duration(seconds)}" if fate.twin is None else _same_plan(fate)
+
+
+def _same_plan(fate: Fate) -> str:
+    return f"same plan as trial {fate.twin}"
 
 
 def scores_text(metrics: Mapping[str, Mapping[str, Any]], size_bytes: int, objectives: Iterable[str]) -> str:
     """Size and scores, each with its interval."""
     names = shown(metrics, objectives)
     return ", ".join([size_text(size_bytes), *[f"{name} {metric_text(name, metrics[name])}" for name in names]])
+
+
+def scoring_seconds(trial: FrozenTrial) -> float:
+    """What scoring it took; 0 where nothing had to be scored."""
+    return float(trial.user_attrs.get(RESULT, trial.user_attrs.get(RACED, {})).get("seconds", 0))

@@ -22,7 +22,8 @@ from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.plan import PruningPlan, make_plan
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
 from autoreap.samples import Sample
 from autoreap.scores import Counts, paired_difference, score
 

@@ -29,14 +29,16 @@ from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen
 
 from autoreap.candidate import Candidate
 from autoreap.described import Loaded, describe, load
-from autoreap.drafting import DraftedDecoder, Embed, Prompt
+from autoreap.draft_rows import Prompt
+from autoreap.drafting import DraftedDecoder, Embed
 from autoreap.evals_config import load_evals
-from autoreap.evaluate import read_task
+from autoreap.evals_data import read_task
 from autoreap.families.chat_inputs import Encoded
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.masking import masked
-from autoreap.plan import PruningPlan, make_plan
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
 from autoreap.prompts import audio_of, embedded
 from autoreap.tasks import task_named
 

@@ -18,7 +18,8 @@ from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import EvalsConfig, load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.plan import ComponentPlan, PruningPlan, make_plan, num_retained, retained_experts
+from autoreap.plan import ComponentPlan, PruningPlan
+from autoreap.planning import make_plan, num_retained, retained_experts
 from autoreap.saliency import Saliency
 from autoreap.scores import Score
 

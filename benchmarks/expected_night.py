@@ -46,7 +46,7 @@ class Clips:
 
 
 CARDS = (Card("H100 80 GB", 989e12, 3.35e12, 80), Card("H200 141 GB", 989e12, 4.8e12, 141))
-SEARCH_SPLIT = Clips(500, 5.3 * 3600 / 2864)  # LibriSpeech dev-other, the first rows of evals/english.yaml
+SEARCH_SPLIT = Clips(500, 5.3 * 3600 / 2864)  # LibriSpeech dev-other, as evals/english.yaml draws them
 CALIBRATION = (Clips(300, 100.6 * 3600 / 28539), Clips(300, 496.7 * 3600 / 148688))  # train.100 clean, train.500 other
 
 

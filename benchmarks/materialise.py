@@ -28,7 +28,8 @@ from builders import write_sparse_checkpoint  # noqa: E402
 from autoreap.candidate import Candidate  # noqa: E402
 from autoreap.checkpoint import open_checkpoint  # noqa: E402
 from autoreap.families import family_of  # noqa: E402
-from autoreap.plan import BaseModel, make_plan, without_layers  # noqa: E402
+from autoreap.plan import BaseModel  # noqa: E402
+from autoreap.planning import make_plan, without_layers  # noqa: E402
 
 CONFIG = TESTS / "data" / "qwen3-omni-30b-a3b-instruct.config.json"
 AUTOREAP = [sys.executable, "-m", "autoreap.cli"]

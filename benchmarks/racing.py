@@ -26,8 +26,9 @@ from scipy.stats import binomtest, t
 
 from autoreap import jobs
 from autoreap.evaluate import CHUNKED_FROM, random_chunks
-from autoreap.front import RACED, RESULT, objectives_of, pareto, points_of
+from autoreap.front import pareto
 from autoreap.racing import ALPHA, curbed, lower_bound
+from autoreap.study import RACED, RESULT, objectives_of, points_of
 
 ROOT = Path(__file__).parent.parent
 NUM_TRIALS, NUM_STUDIES = 100, 200

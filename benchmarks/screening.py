@@ -27,8 +27,9 @@ from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.outcomes import Outcome
 from autoreap.parameters_config import Range
-from autoreap.plan import PruningPlan, make_plan
-from autoreap.screening import spread
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
+from autoreap.samples import spread
 from autoreap.space_config import load_space
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +139,7 @@ def print_limits(candidates: Sequence[Measured], lengths: Sequence[int]) -> None
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
     print(f"\n| WER on a share of the rows | {len(candidates)} candidates | {len(good)} under 10% WER |\n|---|---|---|")
     for share in SHARES[:-1]:
-        rows = spread(lengths, share)
+        rows = spread(lengths, round(share * len(lengths)))
         full = [correlation(part_wer(group, rows), part_wer(group, order)) for group in (candidates, good)]
         print(f"| {share:g} | {full[0]:.3f} | {full[1]:.3f} |")
     halves = [correlation(part_wer(group, order[::2]), part_wer(group, order[1::2])) for group in (candidates, good)]

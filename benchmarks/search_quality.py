@@ -26,7 +26,6 @@ from optuna.trial import TrialState
 from autoreap.described import Loaded, describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator, Watch
-from autoreap.front import PLAN, RACED, SCREENED, points_of
 from autoreap.group import seat_of
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.objective import Objective, Scored
@@ -37,6 +36,8 @@ from autoreap.sampling import sample
 from autoreap.search import Search
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig, load_space
+from autoreap.study import PLAN, RACED, SCREENED, points_of
+from autoreap.study_identity import Identity
 from autoreap.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
@@ -70,12 +71,9 @@ class Replayed(Objective):
     ledger: Ledger
 
     def __init__(self, loaded: Loaded, space: SpaceConfig) -> None:
-        described = loaded.described
         saliency = calibrated(loaded, read_calibration(space.calibration))
         evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(space.evals), batch_size=space.batch_size)
-        super().__init__(
-            described.checkpoint, described.shape, described.base_model, saliency, evaluator, space.objectives
-        )
+        super().__init__(loaded.described, saliency, evaluator, space.objectives)
         self._answers: dict[str, tuple[Scored, list[tuple[str, Outcome]]]] = {}
         self._screens: dict[str, dict[str, float]] = {}
         self.baseline = self.score_baseline()
@@ -126,7 +124,7 @@ def plain(objective: Replayed, space: SpaceConfig, sampler: BaseSampler) -> list
     found: list[Found] = []
     while objective.ledger.spent < objective.ledger.budget:
         trial = study.ask()
-        scored = objective.score(objective.plan(sample(trial, space, objective._shape)))
+        scored = objective.score(objective.plan(sample(trial, space, objective.shape)))
         study.tell(trial, scored.values)
         found.append((objective.ledger.spent, *_point(objective, scored.values)))
     return found
@@ -137,7 +135,7 @@ def ours(objective: Replayed, space: SpaceConfig, lost: list[int] | None = None)
     spent: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         seat = seat_of(f"sqlite:///{folder}/s.db", "s", Path(folder) / "locks", None)
-        search = Search(replace(space, trials=10**6), objective, objective._shape, seat, {}, Path(folder))
+        search = Search(replace(space, trials=10**6), objective, seat, Identity({}), Path(folder))
         tell = search.study.tell
 
         def told(trial: optuna.Trial | int, *args: object, **kwargs: object) -> object:

@@ -23,11 +23,11 @@ import torch
 
 from autoreap import jobs
 from autoreap.described import describe, load
-from autoreap.evals_config import load_evals, task_of
-from autoreap.evaluate import metric_name, read_task
-from autoreap.front import RESULT, plan_of
+from autoreap.evals_config import load_evals, metric_name, task_of
+from autoreap.evals_data import read_task
 from autoreap.prompts import audio_of, embedded
 from autoreap.scores import score
+from autoreap.study import RESULT, plan_of
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ from autoreap.candidate import Candidate
 from autoreap.described import describe
 from autoreap.jobs import calibrated, evaluator_of, read_calibration
 from autoreap.materialise import materialise
-from autoreap.plan import make_plan
+from autoreap.planning import make_plan
 
 described = describe("tiny")  # or a directory, or a name of the hub
 loaded, evaluator = evaluator_of(described, Path("evals/tiny.yaml"), batch_size=64)

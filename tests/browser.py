@@ -5,7 +5,6 @@ command line can do: the width of a phone, dark mode, keys and clicks as a perso
 """
 
 import base64
-import fcntl
 import json
 import os
 import shutil
@@ -132,14 +131,10 @@ def opened(page: Path, *, address: str = "", width: int = 1200, dark: bool = Fal
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for_browser, to_browser = os.pipe()
         from_browser, of_browser = os.pipe()
-
-        def place() -> None:  # where the browser looks for them: it reads from 3 and writes to 4
-            ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (for_browser, of_browser)]
-            for number, end in enumerate(ends, start=3):
-                os.dup2(end, number)
-
-        command = [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, preexec_fn=place, close_fds=False, stderr=subprocess.DEVNULL)
+        # The browser reads from 3 and writes to 4. Debian's sh can't name a file descriptor above 9, bash can.
+        pipes = f'exec "$@" 3<&{for_browser} 4>&{of_browser}'
+        command = ["bash", "-c", pipes, "bash", str(CHROMIUM), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(command, pass_fds=(for_browser, of_browser), stderr=subprocess.DEVNULL)
         for end in (for_browser, of_browser):
             os.close(end)
         try:

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from autoreap.candidate import Candidate
 from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
+from autoreap.tiny_omni import CHECKPOINT
 
 FINGERPRINT = "0123456789abcdef"
 BASE_MODEL = BaseModel(name="test/model", fingerprint=FINGERPRINT)
@@ -46,6 +49,11 @@ def saliency_of(shape: ModelShape, *, fingerprint: str = FINGERPRINT, seed: int 
         name: measured(decoder.num_layers, decoder.num_experts, seed=seed) for name, decoder in shape.components.items()
     }
     return Saliency(components=components, provenance={"model_fingerprint": fingerprint, "audio": "digest"})
+
+
+def planned(**values: Any) -> PruningPlan:
+    """The plan of a candidate of these values, on random measurements of `SHAPE`."""
+    return make_plan(Candidate(**values), saliency_of(SHAPE), SHAPE, BASE_MODEL)
 
 
 def wav_bytes(num_samples: int = 1600, sampling_rate: int = 16_000) -> bytes:
@@ -91,3 +99,24 @@ def random_component(
     draws = [rng.permutation(shape.num_experts)[: num_experts or shape.num_experts] for _ in range(shape.num_layers)]
     experts = tuple(tuple(sorted(int(expert) for expert in draw)) for draw in draws)
     return ComponentPlan(experts=experts, layers=layers or tuple(range(shape.num_layers)))
+
+
+def copy_tokenizer(folder: Path, renamed: Mapping[str, str]) -> None:
+    """The embedded model's tokenizer, chat template and preprocessor beside the weights in `folder`.
+
+    `renamed` maps its special tokens to those of the family.
+    """
+    for source in CHECKPOINT.iterdir():
+        if source.suffix in (".json", ".jinja") and source.name not in ("config.json", "generation_config.json"):
+            text = source.read_text()
+            for old, new in renamed.items():
+                text = text.replace(old, new)
+            (folder / source.name).write_text(text)
+
+
+def copy_rows(source: Path, target: Path, num_rows: int) -> None:
+    """The first rows of a JSONL file; their media stay where they are."""
+    rows = [json.loads(line) for line in source.read_text().splitlines()[:num_rows]]
+    for row in rows:
+        row |= {key: str((source.parent / row[key]).resolve()) for key in ("audio", "image") if key in row}
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,15 +1,61 @@
-"""Fixtures: random models of the real class, made once a session."""
+"""Fixtures: models, random ones of the real class and the embedded one, and the hub out of reach."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from random_models import save_random_model
+from builders import random_component
+from random_models import QWEN3_OMNI
+from specimen import Specimen
+
+from autoreap.described import Loaded, describe, load
+from autoreap.plan import PruningPlan
 
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits
 
 
 @pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Specimen], Path]:
+    """The checkpoint of a specimen."""
+    paths: dict[int, Path] = {}
+
+    def path_of(specimen: Specimen) -> Path:
+        if id(specimen) not in paths:
+            paths[id(specimen)] = specimen.save(tmp_path_factory.mktemp("random") / "model")
+        return paths[id(specimen)]
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(saved: Callable[[Specimen], Path]) -> Path:
     """A random Qwen3-Omni with talker, stored in bf16."""
-    return save_random_model(tmp_path_factory.mktemp("random") / "model", dtype=torch.bfloat16)
+    return saved(QWEN3_OMNI)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    """The embedded model in float32, without speech."""
+    return load(describe("tiny"))
+
+
+@pytest.fixture(scope="module")
+def plan(loaded: Loaded) -> PruningPlan:
+    """Half of the experts of the embedded model, drawn at random, and a layer less."""
+    shape = loaded.described.shape.components["thinker"]
+    layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
+    thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
+    return PruningPlan(loaded.described.base_model, False, thinker)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The libraries read these settings once, when they are imported; so set what they read them into, too."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))

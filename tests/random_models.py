@@ -1,12 +1,19 @@
 """Random models of the real classes, a few units wide, shaped after the real 30B configuration."""
 
-import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
+from specimen import Specimen, enlarge_weights
+from transformers import (
+    Qwen3OmniMoeConfig,
+    Qwen3OmniMoeForConditionalGeneration,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+)
+
+from autoreap.plan import ComponentShape, ModelShape
 
 REAL_CONFIG = Path(__file__).parent / "data" / "qwen3-omni-30b-a3b-instruct.config.json"
 
@@ -61,16 +68,20 @@ def small_config() -> dict[str, Any]:
 
 def save_random_model(path: Path, *, dtype: torch.dtype = torch.float32, speech: bool = True, seed: int = 0) -> Path:
     """A checkpoint with large random weights, so that no expert, layer or head is negligible."""
-    config = copy.deepcopy(small_config())
-    config["enable_audio_output"] = speech
-    torch.manual_seed(seed)
-    model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**config))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and "code2wav" not in name:
-                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
-    model.to(dtype).save_pretrained(path)
+    _random_model(speech=speech, seed=seed).to(dtype).save_pretrained(path)
     return path
+
+
+def _save_random_thinker(path: Path) -> Path:
+    _random_model(speech=False, seed=0).thinker.to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+def _random_model(*, speech: bool, seed: int) -> Any:
+    torch.manual_seed(seed)
+    model = Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(**small_config() | {"enable_audio_output": speech}))
+    enlarge_weights(model, but="code2wav")
+    return model
 
 
 END = 445
@@ -92,3 +103,33 @@ def answer_aloud(model: Any, prompt: dict[str, torch.Tensor], *, max_steps: int)
         return {"text": model.generate(**prompt, **bounds)}
     text, waveform = model.generate(**prompt, **bounds, talker_do_sample=False, talker_max_new_tokens=max_steps)
     return {"text": text, "waveform": waveform}
+
+
+def _aloud(model: Any) -> dict[str, torch.Tensor]:
+    """What it answers to a second of audio: only there does the talker listen to the middle of the thinker."""
+    prompt = random_prompt(batch_size=1, length=26)
+    prompt["input_ids"][:, 5:20] = torch.tensor([469, *[475] * 13, 470])
+    audio = torch.linspace(-2, 2, 128 * 100).view(1, 128, 100)
+    prompt |= {"input_features": audio, "feature_attention_mask": torch.ones(1, 100, dtype=torch.long)}
+    return answer_aloud(model, prompt, max_steps=6)
+
+
+_THINKER = ComponentShape(num_layers=6, num_experts=8, top_k=3)
+_TALKER = ComponentShape(num_layers=4, num_experts=6, top_k=2)
+_HEARS_AND_SEES = frozenset({"thinker", "audio", "vision"})
+_IMAGE = {"pixel_values": torch.linspace(-2, 2, 16 * 1536).view(16, 1536), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+QWEN3_OMNI = Specimen(
+    save=partial(save_random_model, dtype=torch.bfloat16),
+    stock=Qwen3OmniMoeForConditionalGeneration,
+    shape=ModelShape({"thinker": _THINKER, "talker": _TALKER}, deepstack_layers=2, speech_tap=3),
+    parts=_HEARS_AND_SEES | {"talker", "speech"},
+    image=_IMAGE,
+    aloud=_aloud,
+)
+QWEN3_OMNI_THINKER = Specimen(
+    save=_save_random_thinker,
+    stock=Qwen3OmniMoeThinkerForConditionalGeneration,
+    shape=ModelShape({"thinker": _THINKER}, deepstack_layers=2),
+    parts=_HEARS_AND_SEES,
+    image=_IMAGE,
+)

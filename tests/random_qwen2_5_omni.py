@@ -1,12 +1,29 @@
 """Random Qwen2.5-Omnis of the real classes, a few units wide."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+from builders import copy_tokenizer
+from random_models import random_prompt
+from specimen import Specimen, enlarge_weights
+from transformers import (
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
+
+from autoreap.plan import ComponentShape, ModelShape
+from autoreap.tiny_omni import CHECKPOINT
 
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 32}
+MEDIA_TOKENS = ("audio_token_id", "image_token_id", "video_token_id")
+RENAMED = {  # special tokens of Qwen3-Omni to those of Qwen2.5-Omni
+    "<|audio_start|>": "<|audio_bos|>", "<|audio_pad|>": "<|AUDIO|>", "<|audio_end|>": "<|audio_eos|>",
+    "<|vision_start|>": "<|vision_bos|>", "<|vision_end|>": "<|vision_eos|>",
+    "<|image_pad|>": "<|IMAGE|>", "<|video_pad|>": "<|VIDEO|>",
+}  # fmt: skip
 
 
 def small_config() -> dict[str, Any]:
@@ -48,15 +65,66 @@ def small_config() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save_random_model(path: Path, *, speech: bool = True, seed: int = 0) -> Path:
+def save_random_model(path: Path) -> Path:
     """A checkpoint in bf16 with large random weights, so that no layer or head is negligible, and a voice."""
-    torch.manual_seed(seed)
-    model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig(**small_config(), enable_audio_output=speech))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and "token2wav" not in name:
-                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
-    model.to(torch.bfloat16).save_pretrained(path)
+    _save(_random_model(small_config()), path)
+    return path
+
+
+def save_hearing_model(path: Path) -> Path:
+    """The same with the embedded model's tokenizer and preprocessor, its special tokens renamed."""
+    config, embedded = small_config(), json.loads((CHECKPOINT / "config.json").read_text())["thinker_config"]
+    thinker = config["thinker_config"]
+    thinker["text_config"]["vocab_size"] = embedded["text_config"]["vocab_size"]
+    thinker["vision_config"]["patch_size"] = embedded["vision_config"]["patch_size"]
+    thinker |= {key: value for key, value in embedded.items() if key.endswith("_token_id")}
+    thinker |= {key.replace("_id", "_index"): embedded[key] for key in MEDIA_TOKENS}
+    _save(_random_model(config), path)
+    copy_tokenizer(path, RENAMED)
+    return path
+
+
+def _save(model: Any, path: Path) -> None:
+    model.save_pretrained(path)
     voice = {"bos_token": 91, "cond": torch.randn(1, 16), "ref_mel": torch.randn(1, 20, 8)}
     torch.save({"Chelsie": voice}, path / "spk_dict.pt")
+
+
+def _save_random_thinker(path: Path) -> Path:
+    _random_model(small_config() | {"enable_audio_output": False}).thinker.save_pretrained(path)
     return path
+
+
+def _random_model(config: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig(**config))
+    enlarge_weights(model, but="token2wav")
+    return model.to(torch.bfloat16)
+
+
+def _aloud(model: Any) -> dict[str, torch.Tensor]:
+    """What the talker makes of embeddings such as it hears."""
+    if not model.has_talker:
+        return {}
+    heard = model.thinker.get_input_embeddings()(random_prompt(batch_size=3, length=14)["input_ids"])
+    return {"talker": model.talker(inputs_embeds=heard).logits}
+
+
+_THINKER, _TALKER = ComponentShape(6, num_experts=0, top_k=0), ComponentShape(4, num_experts=0, top_k=0)
+_HEARS_AND_SEES = frozenset({"thinker", "audio", "vision"})
+_IMAGE = {"pixel_values": torch.linspace(-2, 2, 16 * 1176).view(16, 1176), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+QWEN2_5_OMNI = Specimen(
+    save=save_random_model,
+    stock=Qwen2_5OmniForConditionalGeneration,
+    shape=ModelShape({"thinker": _THINKER, "talker": _TALKER}),
+    parts=_HEARS_AND_SEES | {"talker", "speech"},
+    image=_IMAGE,
+    aloud=_aloud,
+)
+QWEN2_5_OMNI_THINKER = Specimen(
+    save=_save_random_thinker,
+    stock=Qwen2_5OmniThinkerForConditionalGeneration,
+    shape=ModelShape({"thinker": _THINKER}),
+    parts=_HEARS_AND_SEES,
+    image=_IMAGE,
+)

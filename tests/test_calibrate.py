@@ -5,7 +5,7 @@ Shape legend: T tokens, L layers, E experts, K = top-k, H hidden.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -137,11 +137,6 @@ def thinker_layers(model: Any) -> Sequence[Any]:
     return layers
 
 
-def measure(loaded: Loaded, data: Mapping[str, Sequence[Sample]], **options: Any) -> Saliency:
-    described = loaded.described
-    return calibrate(loaded.model, described.family, loaded.inputs, described.base_model, data, **options)
-
-
 @torch.inference_mode()
 def recorded_one_by_one(loaded: Loaded, samples: Sequence[Sample]) -> Recorder:
     """The stock thinker on each sample alone: no batch, no padding."""
@@ -181,7 +176,7 @@ def leftovers(model: nn.Module) -> dict[str, tuple[int, int, bool]]:
 @pytest.fixture(scope="module")
 def measured(loaded: Loaded, data: dict[str, list[Sample]]) -> Saliency:
     """All of `data`, in padded batches."""
-    return measure(loaded, data)
+    return calibrate(loaded, data)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +208,7 @@ def test_a_padded_batch_measures_what_its_samples_measure_one_by_one(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     together = measured.components["thinker"]
-    alone = measure(loaded, data, options=Options(batch_tokens=1)).components["thinker"]
+    alone = calibrate(loaded, data, options=Options(batch_tokens=1)).components["thinker"]
     for modality, sums in together.modalities.items():
         assert_same_sums(sums, alone.modalities[modality])
     np.testing.assert_allclose(together.layer_cosine, alone.layer_cosine, rtol=RELATIVE)
@@ -221,14 +216,14 @@ def test_a_padded_batch_measures_what_its_samples_measure_one_by_one(
 
 def test_a_recording_of_less_than_a_second_measures_the_same_beside_a_longer_one(loaded: Loaded) -> None:
     samples = [Sample(id=str(n), where=f"a:{n}", audio=wav_bytes(n), question="transcribe") for n in (6_000, 17_000)]
-    together = measure(loaded, {"audio": samples}).components["thinker"].modalities["audio"]
+    together = calibrate(loaded, {"audio": samples}).components["thinker"].modalities["audio"]
     assert_same_sums(together, recorded_one_by_one(loaded, samples).sums())
 
 
 def test_the_prompt_the_media_and_the_answer_all_count(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     sample = data["audio"][1]
     encoded = encode(loaded.inputs, sample, with_answer=True)
-    sums = measure(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
+    sums = calibrate(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
     assert sums.tokens == len(encoded.input_ids) > encoded.num_prompt_tokens > loaded.inputs.num_text_tokens("five")
 
 
@@ -236,7 +231,7 @@ def test_tokens_of_the_prompt_and_of_the_answer_add_up_to_both(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     both = measured.components["thinker"].modalities
-    parts = [measure(loaded, data, options=Options(tokens=kind)) for kind in ("prompt", "answer")]
+    parts = [calibrate(loaded, data, options=Options(tokens=kind)) for kind in ("prompt", "answer")]
     for modality, sums in both.items():
         prompt, answer = (part.components["thinker"].modalities[modality] for part in parts)
         assert prompt.tokens > answer.tokens > 0
@@ -250,7 +245,7 @@ def test_tokens_of_the_prompt_and_of_the_answer_add_up_to_both(
 
 
 def test_the_answers_tokens_are_those_of_the_text_and_its_end(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
-    saliency = measure(loaded, {"audio": data["audio"]}, options=Options(tokens="answer"))
+    saliency = calibrate(loaded, {"audio": data["audio"]}, options=Options(tokens="answer"))
     texts = [sample.text for sample in data["audio"] if sample.audio is not None and sample.text]
     expected = sum(loaded.inputs.num_text_tokens(text) + 1 for text in texts)
     assert saliency.components["thinker"].modalities["audio"].tokens == expected
@@ -264,15 +259,15 @@ def test_how_it_is_measured_is_as_the_calibration_says_and_its_defaults_are_the_
 
 def test_rows_without_a_token_that_counts_are_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     with pytest.raises(InputError, match="a:3: rows hold no tokens of kind 'answer'"):
-        measure(loaded, {"audio": data["audio"][2:]}, options=Options(tokens="answer"))
+        calibrate(loaded, {"audio": data["audio"][2:]}, options=Options(tokens="answer"))
     with pytest.raises(InputError, match="tokens: must be one of prompt, answer, both, got 'question'"):
-        measure(loaded, {"audio": data["audio"]}, options=Options(tokens="question"))
+        calibrate(loaded, {"audio": data["audio"]}, options=Options(tokens="question"))
 
 
 def test_raw_gates_are_smaller_and_count_the_same_tokens(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
-    raw = measure(loaded, {"audio": data["audio"]}, options=Options(gates="raw"))
+    raw = calibrate(loaded, {"audio": data["audio"]}, options=Options(gates="raw"))
     sums, normalised = (each.components["thinker"].modalities["audio"] for each in (raw, measured))
     used = normalised.routed_tokens > 0
     np.testing.assert_array_equal(sums.routed_tokens, normalised.routed_tokens)
@@ -293,7 +288,7 @@ def test_layer_cosines_equal_those_of_the_hidden_states_around_the_layers(
 
 
 def test_layer_cosines_are_of_audio_alone(loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency) -> None:
-    audio = measure(loaded, {"audio": data["audio"]})
+    audio = calibrate(loaded, {"audio": data["audio"]})
     np.testing.assert_array_equal(measured.components["thinker"].layer_cosine, audio.components["thinker"].layer_cosine)
 
 
@@ -304,7 +299,7 @@ def test_every_implementation_of_the_experts_measures_the_same(
     other = load(loaded.described)
     other.model.set_experts_implementation(implementation)
     assert other.model.thinker.config.text_config._experts_implementation == implementation
-    for modality, sums in measure(other, data).components["thinker"].modalities.items():
+    for modality, sums in calibrate(other, data).components["thinker"].modalities.items():
         assert_same_sums(sums, measured.components["thinker"].modalities[modality])
 
 
@@ -314,14 +309,14 @@ def test_in_bfloat16_sums_equal_the_reference_on_the_same_routing_within_its_rou
     halved = load(loaded.described, dtype="bfloat16")
     recorder = Recorder(thinker_layers(halved.model))
     with recorder.attached():
-        rounded = measure(halved, {"audio": data["audio"]}, options=Options(batch_tokens=1))
+        rounded = calibrate(halved, {"audio": data["audio"]}, options=Options(batch_tokens=1))
     assert_same_sums(rounded.components["thinker"].modalities["audio"], recorder.sums(), RELATIVE_BF16)
     assert rounded.provenance["dtype"] == "torch.bfloat16"
 
 
 def test_measuring_leaves_the_model_as_it_was(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     before, attached = logits(loaded, data["audio"]), leftovers(loaded.model)
-    measure(loaded, data)
+    calibrate(loaded, data)
     assert leftovers(loaded.model) == attached
     assert torch.equal(logits(loaded, data["audio"]), before)
 
@@ -330,7 +325,7 @@ def test_a_row_that_breaks_halfway_leaves_the_model_as_it_was(loaded: Loaded, da
     before, attached = logits(loaded, data["audio"]), leftovers(loaded.model)
     broken = Sample(id="broken", where="a.jsonl:2", audio=b"no audio at all")
     with pytest.raises(InputError, match=r"1 of 2 rows .*: a\.jsonl:2: audio can't be decoded"):
-        measure(loaded, {"audio": [data["audio"][0], broken]}, options=Options(batch_tokens=1))
+        calibrate(loaded, {"audio": [data["audio"][0], broken]}, options=Options(batch_tokens=1))
     assert leftovers(loaded.model) == attached
     assert torch.equal(logits(loaded, data["audio"]), before)
 
@@ -338,8 +333,8 @@ def test_a_row_that_breaks_halfway_leaves_the_model_as_it_was(loaded: Loaded, da
 def test_measuring_the_same_twice_gives_the_same_bits_whatever_was_measured_in_between(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
-    measure(loaded, {"audio": data["audio"][:1]})
-    assert_equal(measure(loaded, data), measured)
+    calibrate(loaded, {"audio": data["audio"][:1]})
+    assert_equal(calibrate(loaded, data), measured)
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +342,7 @@ def spoken(loaded: Loaded, data: dict[str, list[Sample]]) -> tuple[Saliency, Rec
     """The talker measured while it speaks, and a record of what it did meanwhile."""
     recorder = Recorder(loaded.model.talker.model.layers)
     with recorder.attached():
-        saliency = measure(loaded, {"audio": data["audio"][:1]}, components=("talker",))
+        saliency = calibrate(loaded, {"audio": data["audio"][:1]}, components=("talker",))
     return saliency, recorder
 
 
@@ -374,14 +369,14 @@ def test_the_talkers_speech_is_the_same_each_time(
     loaded: Loaded, data: dict[str, list[Sample]], spoken: tuple[Saliency, Recorder]
 ) -> None:
     torch.manual_seed(7)
-    again = measure(loaded, {"audio": data["audio"][:1]}, components=("talker",))
+    again = calibrate(loaded, {"audio": data["audio"][:1]}, components=("talker",))
     assert_equal(again, spoken[0])
 
 
 @pytest.mark.parametrize("modality", ["audio", "video", "mixed"])
 def test_the_talker_answers_rows_of_every_kind(loaded: Loaded, data: dict[str, list[Sample]], modality: str) -> None:
     rows = [sample for sample in data[modality] if sample.id not in ("short", "long")]
-    saliency = measure(loaded, {"audio": data["audio"][:1], modality: rows}, components=("talker",))
+    saliency = calibrate(loaded, {"audio": data["audio"][:1], modality: rows}, components=("talker",))
     sums = saliency.components["talker"].modalities[modality]
     assert set(sums.routed_tokens.sum(axis=1)) == {loaded.described.shape.components["talker"].top_k * sums.tokens}
     assert saliency.provenance[f"data.{modality}.silent"] == "0"
@@ -405,7 +400,7 @@ def silenced(loaded: Loaded, part: str, samples: Sequence[Sample], silent: Seque
     hook = head.register_forward_pre_hook(lambda _head, arguments: seen.append(arguments[0][0, -1]))
     for sample in samples:
         seen.clear()
-        measure(loaded, {"audio": [sample]}, components=("talker",))
+        calibrate(loaded, {"audio": [sample]}, components=("talker",))
         firsts.append(seen[0])
     hook.remove()
     wanted = torch.tensor([[100.0 if number in silent else -100.0] for number in range(len(samples))])
@@ -425,8 +420,8 @@ def test_a_row_that_is_answered_with_nothing_is_left_out_named_and_counted(
 ) -> None:
     rows = data["audio"][THREE_ROWS]
     with silenced(loaded, part, rows, silent=[0]):
-        saliency = measure(loaded, {"audio": rows}, components=("thinker", "talker"))
-        expected = measure(loaded, {"audio": rows[1:]}, components=("talker",)).components["talker"]
+        saliency = calibrate(loaded, {"audio": rows}, components=("thinker", "talker"))
+        expected = calibrate(loaded, {"audio": rows[1:]}, components=("talker",)).components["talker"]
     sums = saliency.components["talker"]
     assert_same_sums(sums.modalities["audio"], expected.modalities["audio"], RELATIVE_ORDER)
     np.testing.assert_allclose(sums.layer_cosine, expected.layer_cosine, rtol=RELATIVE_ORDER)
@@ -442,9 +437,9 @@ def test_a_model_that_answers_most_rows_with_nothing_is_refused_and_left_as_it_w
     with silenced(loaded, "talker", rows, silent=[0, 2]):
         named = "a:[13]: answered with no sound; a:[13]: answered with no sound"
         with pytest.raises(InputError, match=f"^2 of 3 rows so far were answered with nothing: {named} "):
-            measure(loaded, {"audio": rows}, components=("talker",))
+            calibrate(loaded, {"audio": rows}, components=("talker",))
         with pytest.raises(InputError, match=r"^1 of 1 rows so far were answered with nothing: a:1"):
-            measure(loaded, {"audio": rows[:1]}, components=("talker",))
+            calibrate(loaded, {"audio": rows[:1]}, components=("talker",))
     assert leftovers(loaded.model) == attached
 
 
@@ -454,18 +449,18 @@ def test_the_thinker_alone_is_not_asked_to_speak(measured: Saliency) -> None:
 
 def test_calibration_without_audio_is_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     with pytest.raises(InputError, match="--audio: calibration needs audio data"):
-        measure(loaded, {"mixed": data["mixed"]})
+        calibrate(loaded, {"mixed": data["mixed"]})
 
 
 def test_a_talker_that_is_not_there_is_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     silent = load(loaded.described)
     with pytest.raises(InputError, match="--component: this model has no talker"):
-        measure(silent, data, components=("thinker", "talker"))
+        calibrate(silent, data, components=("thinker", "talker"))
 
 
 def test_a_row_with_neither_media_nor_text_is_refused_with_its_place(loaded: Loaded) -> None:
     with pytest.raises(InputError, match=r"^a\.jsonl:3: row has neither media nor text"):
-        measure(loaded, {"audio": [Sample(id="empty", where="a.jsonl:3")]})
+        calibrate(loaded, {"audio": [Sample(id="empty", where="a.jsonl:3")]})
 
 
 def test_provenance_names_the_model_the_data_and_the_versions(
@@ -475,16 +470,16 @@ def test_provenance_names_the_model_the_data_and_the_versions(
     assert provenance["model_fingerprint"] == loaded.described.checkpoint.fingerprint
     assert {"data.audio", "data.video", "data.mixed", "autoreap", "transformers", "torch", "dtype"} <= set(provenance)
     reworded = replace(data["video"][0], text="blue")
-    other = measure(loaded, {**data, "video": [reworded, *data["video"][1:]]}).provenance
+    other = calibrate(loaded, {**data, "video": [reworded, *data["video"][1:]]}).provenance
     changed = {key for key in provenance if provenance[key] != other[key]}
     assert changed == {"data.video"}
 
 
 def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
-    loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency, tmp_path: Path
+    loaded: Loaded, data: dict[str, list[Sample]], tmp_path: Path
 ) -> None:
     shape = loaded.described.shape
-    saliency = measure(loaded, {"audio": data["audio"][:1]}, options=Options(shape=shape))
+    saliency = calibrate(loaded, {"audio": data["audio"][:1]})
     saliency.save(tmp_path / "saliency.safetensors")
     kept = load_saliency(tmp_path / "saliency.safetensors").provenance
     assert json.loads(kept["shape"]) == {
@@ -492,13 +487,12 @@ def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
         "deepstack_layers": shape.deepstack_layers,
         "speech_tap": shape.speech_tap,
     }
-    assert "shape" not in measured.provenance
 
 
 def test_provenance_names_all_that_the_numbers_follow_from(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     heavy = replace(data["audio"][1], where="hub/name de[train] row 7", weight=2.5)
     options = Options(tokens="prompt", gates="raw", batch_tokens=300, max_unreadable=0.5)
-    saliency = measure(loaded, {"audio": [*data["audio"], heavy]}, options=options)
+    saliency = calibrate(loaded, {"audio": [*data["audio"], heavy]}, options=options)
     provenance = saliency.provenance
     assert {key: provenance[key] for key in ("tokens", "gates", "batch_tokens", "max_unreadable")} == {
         "tokens": "prompt", "gates": "raw", "batch_tokens": "300", "max_unreadable": "0.5",
@@ -535,7 +529,7 @@ def test_a_measurement_is_kept_and_taken_from_the_cache_the_second_time(
     assert recorder.hidden[0] == []  # the model did not run
     assert [kept.stat().st_mtime_ns] == [path.stat().st_mtime_ns for path in cache.iterdir()] == [written]
     assert_equal(second, first)
-    assert_equal(first, measure(loaded, {"audio": read_samples(rows)}, options=Options(shape=loaded.described.shape)))
+    assert_equal(first, calibrate(loaded, {"audio": read_samples(rows)}))
 
 
 @pytest.mark.parametrize("change", ["row", "media"])
@@ -565,11 +559,11 @@ def test_a_set_of_a_whole_weight_counts_as_if_it_were_given_so_many_times(
 ) -> None:
     first, second = data["audio"][:2]
     options = Options(batch_tokens=1)
-    repeated = measure(loaded, {"audio": [first, *[second] * 3]}, components=("thinker",), options=options)
+    repeated = calibrate(loaded, {"audio": [first, *[second] * 3]}, components=("thinker",), options=options)
     heavy = replace(second, weight=3.0)
-    weighted = measure(loaded, {"audio": [first, heavy]}, components=(component,), options=options)
+    weighted = calibrate(loaded, {"audio": [first, heavy]}, components=(component,), options=options)
     alone = [
-        measure(loaded, {"audio": [sample]}, components=(component,), options=options).components[component]
+        calibrate(loaded, {"audio": [sample]}, components=(component,), options=options).components[component]
         for sample in (first, second)
     ]
     sums = weighted.components[component].modalities["audio"]
@@ -584,8 +578,8 @@ def test_a_set_of_a_whole_weight_counts_as_if_it_were_given_so_many_times(
 
 def test_a_fractional_weight_counts_to_the_nearest_whole_token(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     sample = data["audio"][1]
-    whole = measure(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
-    half = measure(loaded, {"audio": [replace(sample, weight=0.3)]}).components["thinker"].modalities["audio"]
+    whole = calibrate(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
+    half = calibrate(loaded, {"audio": [replace(sample, weight=0.3)]}).components["thinker"].modalities["audio"]
     assert half.tokens == round(0.3 * whole.tokens)
     assert np.array_equal(half.routed_tokens, np.rint(0.3 * whole.routed_tokens))
     np.testing.assert_allclose(half.gate_norm_sum, 0.3 * whole.gate_norm_sum, rtol=1e-12)
@@ -595,8 +589,8 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted(loaded: Loaded, data:
     broken = Sample(id="broken", where="a.jsonl:2", audio=b"no audio at all")
     allowed = Options(max_unreadable=0.5)
     rows = [data["audio"][0], broken, *data["audio"][1:]]
-    saliency = measure(loaded, {**data, "audio": rows}, options=allowed)
-    expected = measure(loaded, data)
+    saliency = calibrate(loaded, {**data, "audio": rows}, options=allowed)
+    expected = calibrate(loaded, data)
     assert_same_sums(
         saliency.components["thinker"].modalities["audio"], expected.components["thinker"].modalities["audio"]
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
 
@@ -14,13 +13,7 @@ from autoreap.commands.options import add_calibration_options, calibration_confi
 from autoreap.errors import InputError
 from autoreap.samples import Sample
 
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def recording(number: int) -> dict[str, Any]:

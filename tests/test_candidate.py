@@ -77,6 +77,10 @@ def test_a_preset_scales_its_cuts_with_depth_and_strips_vision(
     assert preset(name, num_layers) == Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
 
 
+def test_a_preset_of_a_dense_decoder_is_its_cuts_alone() -> None:
+    assert preset("medium", 48, dense=True) == Candidate(layers_cut=8, strip_vision=True)
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown preset 'tiny'.*light, medium, aggressive"):
         preset("tiny", 48)

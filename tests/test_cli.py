@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -15,18 +16,20 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from builders import FINGERPRINT, SHAPE, measured, saliency_of
+from builders import FINGERPRINT, SHAPE, copy_rows, measured, saliency_of
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import cli
 from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.described import describe
-from autoreap.front import PLAN, RESULT
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan, make_plan
+from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
+from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.scores import Counts, score
+from autoreap.scores import Counts, exact, score
+from autoreap.study import PLAN, RESULT
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
@@ -43,21 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as it is now, a few rows, what calibrate and plan make of them, and a study of one trial."""
     folder = tmp_path_factory.mktemp("cli")
     shutil.copytree(CHECKPOINT, folder / "model")
-    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl")
-    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl")
+    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl", 3)
+    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl", 3)
     (folder / "evals.yaml").write_text("search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n")
     saliency = str(folder / "saliency.safetensors")
     assert cli.main(["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl"), "-o", saliency]) == 0
     assert cli.main(["plan", saliency, "--preset", "light", "-o", str(folder / "plan.json")]) == 0
     make_study(folder)
     return folder
-
-
-def copy_rows(source: Path, target: Path) -> None:
-    rows = [json.loads(line) for line in source.read_text().splitlines()[:3]]
-    for row in rows:
-        row["audio"] = str((source.parent / row["audio"]).resolve())
-    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def make_study(folder: Path) -> None:
@@ -67,7 +63,8 @@ def make_study(folder: Path) -> None:
     study = optuna.create_study(storage=storage(folder), study_name="night", directions=["minimize", "minimize"])
     study.set_user_attr("objectives", {"size_bytes": "minimize", "wer": "minimize"})
     study.set_user_attr("baseline", {"metrics": {"wer": wer}, "size_bytes": 2_000_000})
-    result = {"metrics": {"wer": wer}, "size_bytes": 1_000_000, "plan_digest": plan.digest(), "seconds": 1.0}
+    metrics = {"wer": wer, "size_4bit_bytes": exact(400_000)}
+    result = {"metrics": metrics, "size_bytes": 1_000_000, "plan_digest": plan.digest(), "seconds": 1.0}
     scored = optuna.trial.create_trial(
         values=[1_000_000, wer["value"]],
         params={"retention": 0.75},
@@ -156,6 +153,129 @@ def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Cap
     space = write(tmp_path / "space.yaml", text)
     message = f"{space}: parameters.layers_cut: at most 6 of 8 layers may be cut, got 7"
     assert_refused(["search", space, "--model", folder / "model"], capsys, message)
+
+
+@pytest.mark.parametrize(
+    ("rest", "key", "fix"),
+    [
+        ("parameters: {retention: 0.5, strip_vision: true}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5, strip_vision: [true, false]}", "parameters.strip_vision", "set it to false"),
+        ("parameters: {retention: 0.5}\ncontrols: [random]", "controls", "leave controls out"),
+    ],
+)
+def test_a_search_that_strips_vision_is_not_scored_on_pictures(
+    rest: str, key: str, fix: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = ROOT / "evals" / "tiny" / "caption_report.jsonl"
+    write(tmp_path / "evals.yaml", f"search: [{{task: audio_qa, dataset_path: {rows}}}]\n")
+    objectives = "objectives: {size_bytes: minimise, accuracy: maximise}"
+    text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: evals.yaml\n{rest}\n{objectives}\n"
+    space = write(tmp_path / "space.yaml", text)
+    message = f"{space}: {key}: strips vision, but accuracy is scored on pictures, the first one at {rows}:1 ({fix}"
+    assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, message)
+
+
+def test_a_folder_as_a_space(capsys: Capture, tmp_path: Path) -> None:
+    assert_refused_at_once(["search", tmp_path], capsys, f"{tmp_path}: is a directory (name a YAML file)")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [("{mer: minimise}", "unknown metric 'mer' (known: size_bytes, wer,"), ("{wer: maximise}", "(wer: minimise)")],
+)
+def test_an_objective_that_is_none_is_refused_with_its_file(
+    objectives: str, expected: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    data = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {{retention: 0.5}}\n"
+    space = write(tmp_path / "space.yaml", f"{data}objectives: {objectives}\n")
+    assert_refused_at_once(["search", space], capsys, f"{space}: objectives: ", expected)
+
+
+def test_an_evals_file_that_contains_itself(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    evals = write(tmp_path / "evals.yaml", "search: &a\n  - *a\n")
+    assert_refused_at_once(["evaluate", folder / "model", "--evals", evals], capsys, f"{evals}: a part of it contains")
+
+
+@pytest.mark.parametrize("place", ["taken", "file/below"])
+def test_outcomes_that_can_not_be_written_are_found_before_the_model_is_loaded(
+    place: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    arguments = ["evaluate", folder / "model", "--evals", folder / "evals.yaml", "--outcomes", tmp_path / place]
+    assert_refused_at_once(arguments, capsys, f"{tmp_path}/{place.partition('/')[0]}: ")
+
+
+def without_tensor(tensors: dict[str, torch.Tensor], name: str) -> None:
+    del tensors[name]
+
+
+def of_another_shape(tensors: dict[str, torch.Tensor], name: str) -> None:
+    tensors[name] = tensors[name][:5].clone()
+
+
+@pytest.mark.parametrize("damaged", [without_tensor, of_another_shape])
+@pytest.mark.parametrize("part", ["self_attn.q_proj", "mlp.experts.3.up_proj"])
+def test_a_checkpoint_whose_weights_would_be_random_is_not_loaded(
+    damaged: Callable[[dict[str, torch.Tensor], str], None], part: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    name = f"thinker.model.layers.3.{part}.weight"
+    damaged(tensors, name)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    arguments = ["evaluate", tmp_path / "model", "--evals", folder / "evals.yaml"]
+    assert_refused_at_once(arguments, capsys, f"{tmp_path}/model: tensor {name} is ", "fetch the checkpoint again")
+
+
+def test_a_checkpoint_without_its_tokenizer(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    arguments = ["evaluate", tmp_path / "model", "--evals", folder / "evals.yaml"]
+    assert_refused(arguments, capsys, f"{tmp_path}/model: its tokenizer or preprocessor can't be read")
+
+
+@pytest.mark.parametrize(
+    "command", [["pareto"], ["show"], ["show", "--trial", "0"], ["report"], ["select"], ["materialise", "--trial", "0"]]
+)
+def test_a_study_of_another_program(command: list[str], capsys: Capture, tmp_path: Path) -> None:
+    study = optuna.create_study(storage=storage(tmp_path), study_name="day", directions=["minimize", "minimize"])
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 0.0), n_trials=1)
+    arguments = [command[0], "day", *command[1:], "--storage", storage(tmp_path)]
+    assert_refused_at_once(arguments, capsys, "study day: has no objectives: another program has made it")
+
+
+def test_a_search_leaves_the_study_of_another_program_as_it_is(
+    folder: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage=storage(tmp_path), study_name="day")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    data = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {{retention: 0.5}}\n"
+    space = write(tmp_path / "space.yaml", data)
+    arguments = ["search", space, "--model", folder / "model", "--study", "day", "--storage", storage(tmp_path)]
+    assert_refused_at_once(arguments, capsys, "study day: another program has made it")
+    assert study.user_attrs == {}
+    assert len(study.trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            ["materialise", "night", "--trial", "0", "--dry-run", "--evals", "x"],
+            "--evals: compares answers, which --dry-run",
+        ),
+        (
+            ["materialise", "night", "--trial", "0", "--skip-behaviour", "--evals", "x"],
+            "which --skip-behaviour leaves out",
+        ),
+        (["select", "night", "--max-size", "20GB"], "--rule knee: has no --max-size (--rule best has it)"),
+        (["select", "night", "--rule", "best", "--max-wer-increase", "1"], "(--rule smallest)"),
+    ],
+)
+def test_an_option_that_would_have_no_effect(command: list[str], expected: str, capsys: Capture) -> None:
+    assert_refused_at_once(command, capsys, expected)
 
 
 def test_an_unknown_key_of_a_space(capsys: Capture, tmp_path: Path) -> None:
@@ -448,6 +568,10 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         ["saliency", "saliency.safetensors", "--component", "ear"],
         ["select", "night", "--rule", "cheapest"],
         ["prune", "tiny", "--strip-vision", "--carry", "-3"],
+        ["select", "night", "--rule", "smallest", "--max-wer-increase", "nan"],
+        ["materialise", "night", "--trial", "-1", "--dry-run"],
+        ["pareto", "night", "--png", "front.bmp"],
+        ["saliency", "saliency.safetensors", "--png", "folder"],
     ],
 )
 def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:
@@ -494,12 +618,15 @@ def json_of(arguments: Sequence[object], capsys: Capture) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_shows_an_example(command: str, capsys: Capture) -> None:
+def test_the_help_of_every_command_ends_in_an_example_that_it_takes(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([command, "--help"])
     assert exit_.value.code == 0
-    name = command.replace("materialize", "materialise")  # one command, two spellings
-    assert f"example: autoreap {name} " in " ".join(capsys.readouterr().out.split())
+    *_, heading, example = capsys.readouterr().out.splitlines()
+    assert heading == "example:"
+    program, name, *arguments = shlex.split(example.partition(" > ")[0])
+    assert (program, name) == ("autoreap", command.replace("materialize", "materialise"))  # two spellings of one
+    cli.command_parser().parse_args([command, *arguments])
 
 
 def test_the_help_lists_every_command(capsys: Capture) -> None:

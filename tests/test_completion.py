@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -11,8 +12,8 @@ import pytest
 
 from autoreap.cli import command_parser, main
 from autoreap.commands import COMMANDS
-from autoreap.front import default_storage
 from autoreap.shell_completion import SCRIPTS, grammar
+from autoreap.study import default_storage
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,18 +34,77 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def completed(*words: str) -> list[str]:
-    """What bash offers in the place of the last of `words`."""
-    script = SCRIPTS["bash"](grammar(command_parser()))
+# Completes $2 in a terminal of its own; what is offered goes to the file $1, which ends in a line "done".
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "source $3"
+zpty -w shell "$2"$'\\t'
+for _ in {1..300}; do
+  [[ -e $1 && "$(tail -n 1 $1)" == done ]] && break
+  sleep 0.1
+done
+zpty -d shell
+"""
+ZSH_IN_TERMINAL = """
+autoload -U compinit
+fpath=(FOLDER $fpath)
+compinit -u -D
+bindkey '^I' complete-word
+compadd() {
+  if [[ " $* " != *" -"[OAD]" "* ]]; then # those that fit, of a call that adds
+    local -a hits
+    builtin compadd -A hits "$@"
+    print -rl -- $hits >> FOLDER/offered
+  fi
+  builtin compadd "$@"
+}
+finish() { print done >> FOLDER/offered }
+comppostfuncs=(finish)
+"""
+
+
+def in_bash(_folder: Path, script: str, words: Sequence[str]) -> list[str]:
     program = f'{script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _autoreap; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    command = ["bash", "-c", program, "bash", *words]
+    return output("bash", "-c", program, "bash", *words)
+
+
+def in_zsh(folder: Path, script: str, words: Sequence[str]) -> list[str]:
+    (folder / "_autoreap").write_text(script)
+    (folder / "terminal").write_text(ZSH_IN_TERMINAL.replace("FOLDER", str(folder)))
+    offered = folder / "offered"
+    output("zsh", "-f", "-c", ZSH, "zsh", str(offered), " ".join(words), str(folder / "terminal"))
+    *found, done = offered.read_text().splitlines()
+    assert done == "done"
+    return [line.replace("\\", "") for line in found if line]
+
+
+def in_fish(folder: Path, script: str, words: Sequence[str]) -> list[str]:
+    (folder / "completions").write_text(script)
+    program = f'source {folder}/completions; complete -C "$argv"'
+    return [line.split("\t")[0] for line in output("fish", "--no-config", "-c", program, " ".join(words))]
+
+
+SHELLS = {"bash": in_bash, "zsh": in_zsh, "fish": in_fish}
+
+
+def output(*command: str) -> list[str]:
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr == ""
     return [line for line in result.stdout.splitlines() if line]
 
 
+@pytest.fixture(params=SHELLS)
+def completed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """What a shell offers in the place of the last of its arguments, in alphabetical order."""
+    shell = request.param
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    script, folder = SCRIPTS[shell](grammar(command_parser())), tmp_path_factory.mktemp(shell)
+    return lambda *words: sorted(SHELLS[shell](folder, script, words))
+
+
 @pytest.mark.usefixtures("folder")
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -54,22 +114,33 @@ def completed(*words: str) -> list[str]:
         (["search", "space.yaml", "--dtype", "b"], ["bfloat16"]),
         (["search", "space.yaml", "--trials", ""], []),
         (["search", "space.yaml", "--model", "t"], ["tiny"]),
-        (["search", "space.yaml", "--tr"], ["--trials", "--tracking-uri"]),
+        (["search", "space.yaml", "--model", "s"], ["space.yaml"]),
+        (["search", "space.yaml", "--tr"], ["--tracking-uri", "--trials"]),
+        (["search", "space.yaml", "--as"], []),
         (["pareto", ""], ["night-1"]),
         (["show", "night-1", "--t"], ["--trial"]),
+        (["show", "night-1", "--trial", "3", "search", "--tri"], ["--trial"]),
         (["materialize", "n"], ["night-1"]),
         (["completion", "f"], ["fish"]),
     ],
     ids=" ".join,
 )
-def test_bash_offers_what_fits(words: list[str], offered: list[str]) -> None:
+def test_a_shell_offers_what_fits(words: list[str], offered: list[str], completed: Callable[..., list[str]]) -> None:
     assert completed("autoreap", *words) == offered
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_the_program_that_is_typed_is_asked_for_studies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_that_is_typed_is_asked_for_studies(
+    folder: Path, completed: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert completed(str(folder / "bin" / "autoreap"), "pareto", "") == ["night-1"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_a_shell_asks_for_is_told_without_a_heavy_library() -> None:
+    loaded = "import sys; from autoreap.cli import main; main(['completion', 'studies']); print(*sys.modules)"
+    names = set(subprocess.check_output([sys.executable, "-c", loaded], text=True, cwd=ROOT).split())
+    assert names.isdisjoint({"torch", "transformers", "optuna", "mlflow"})
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 from builders import wav_bytes
+from pages import block
 
 from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
 from autoreap.columns import Constant, Place
 from autoreap.conditions import Condition
 from autoreap.errors import InputError
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
-from autoreap.evaluate import metric_name
+from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name
 from autoreap.parameters_config import Range
 from autoreap.space_config import SpaceConfig, load_space
 
@@ -47,7 +47,7 @@ def test_every_shipped_search_space_loads_and_its_evals_too(path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_loads_and_shows_every_key(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "search-spaces.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    text = block("docs/search-spaces.md", "space")
     for name in ("speech", "video", "mixed"):
         (tmp_path / f"{name}.jsonl").touch()
     config = space(tmp_path, text)

@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from builders import BASE_MODEL, SHAPE, saliency_of
+from builders import planned
 
-from autoreap.candidate import Candidate
 from autoreap.confirmation import answerable
 from autoreap.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed_lines, legend, smaller_tied, ties
 from autoreap.evals_config import load_evals
-from autoreap.front import PLAN, RESULT, pareto, points_of
+from autoreap.front import pareto
 from autoreap.outcomes import Outcome
-from autoreap.plan import make_plan
 from autoreap.report import front_table
 from autoreap.scores import Counts
 from autoreap.selection import select
+from autoreap.study import PLAN, RESULT, points_of
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"
 NUM_UTTERANCES, NUM_WORDS = 200, 10
@@ -116,9 +115,7 @@ def study() -> optuna.Study:
     study.set_user_attr("baseline", {"metrics": {"wer": {"value": 0.1} | measured}, "size_bytes": 70_000_000_000})
     for size, wer in ((60_000_000_000, 0.10), (30_000_000_000, 0.12)):
         trial = study.ask()
-        plan = make_plan(
-            Candidate(retention=0.5, saliency="random", seed=trial.number), saliency_of(SHAPE), SHAPE, BASE_MODEL
-        )
+        plan = planned(retention=0.5, saliency="random", seed=trial.number)
         result = {"metrics": {"wer": {"value": wer} | measured}, "size_bytes": size, "plan_digest": plan.digest()}
         trial.set_user_attr(PLAN, plan.as_dict())
         trial.set_user_attr(RESULT, result)
@@ -149,7 +146,7 @@ def test_the_table_has_the_report_split_beside_the_search_split(study: optuna.St
 
 def test_without_vision_a_front_is_confirmed_on_what_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
     evals = load_evals(EVALS)
-    seeing = make_plan(Candidate(retention=0.5, saliency="random"), saliency_of(SHAPE), SHAPE, BASE_MODEL)
+    seeing = planned(retention=0.5, saliency="random")
     seeing = replace(seeing, strip_vision=False)
     assert answerable(evals, [seeing]) == evals
     left = answerable(evals, [seeing, replace(seeing, strip_vision=True)])

@@ -1,33 +1,27 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub.constants
 import pytest
 from builders import wav_bytes
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoreap.behaviour import write_utterances
 from autoreap.columns import Constant
-from autoreap.dataset import read_dataset
+from autoreap.dataset import STREAMED_FOR_ONE, drawn, read_dataset
 from autoreap.errors import InputError
 from autoreap.evals_config import TaskConfig, load_evals
-from autoreap.evaluate import read_task
-from autoreap.jobs import evals_digest
+from autoreap.evals_data import evals_digest, read_task
 from autoreap.samples import Sample, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr
 
+pytestmark = pytest.mark.usefixtures("offline")
+
 REQUIRED = ("audio", "text")
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The libraries read these settings once, when they are imported; so set what they read them into, too."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def recording(number: int) -> dict[str, Any]:
@@ -82,12 +76,43 @@ def test_audio_stored_as_a_path_is_read_from_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, 1), (2, 2), (9, 3), (None, 3)])
-def test_the_limit_takes_the_first_rows_of_either_form(limit: int | None, expected: int, tmp_path: Path) -> None:
+def test_the_limit_draws_the_same_rows_of_either_form_in_their_order(
+    limit: int | None, expected: int, tmp_path: Path
+) -> None:
     write(tmp_path / "set", [row(number) for number in range(3)])
     (tmp_path / "set.jsonl").write_text("".join(f'{{"id": "u{n}", "text": "x"}}\n' for n in range(3)))
-    for path, required in (("set", REQUIRED), ("set.jsonl", ("text",))):
-        samples = read_dataset(task(dataset_path=path, limit=limit), tmp_path, required)
-        assert [sample.id for sample in samples] == [f"u{number}" for number in range(expected)]
+    chosen = [
+        [sample.id for sample in read_dataset(task(dataset_path=path, limit=limit), tmp_path, required)]
+        for path, required in (("set", REQUIRED), ("set.jsonl", ("text",)))
+    ]
+    assert chosen[0] == chosen[1] == sorted(set(chosen[0]))
+    assert len(chosen[0]) == expected
+
+
+@given(num_rows=st.integers(0, 300), limit=st.integers(1, 100), more=st.integers(0, 50))
+def test_rows_are_drawn_once_in_order_and_a_higher_limit_keeps_them(num_rows: int, limit: int, more: int) -> None:
+    rows = [f"row {number}" for number in range(num_rows)]
+    chosen = drawn(rows, limit)
+    assert len(chosen) == min(limit, num_rows)
+    assert chosen == sorted(chosen)
+    assert all(rows[number] == row for number, row in chosen)
+    assert set(chosen) <= set(drawn(rows, limit + more))
+
+
+def test_rows_are_drawn_from_every_speaker_of_a_set_that_is_ordered_by_them() -> None:
+    speakers = [number // 90 for number in range(2864)]  # as LibriSpeech's validation data
+    counts = Counter(speaker for _, speaker in drawn(speakers, 500))
+    assert counts.keys() == set(speakers)
+    assert max(counts.values()) < 2 * 500 / len(counts)
+
+
+def test_of_a_hub_data_set_not_all_rows_are_streamed(tmp_path: Path) -> None:
+    num_rows = 5 * STREAMED_FOR_ONE
+    write(tmp_path / "set", [row(number) for number in range(num_rows)])
+    (sample,) = read_dataset(task(limit=1), tmp_path, REQUIRED)
+    number, _ = drawn(range(STREAMED_FOR_ONE), 1)[0]
+    assert (sample.id, sample.where) == (f"u{number}", f"set [test] row {number}")
+    assert drawn(range(num_rows), 1)[0][0] >= STREAMED_FOR_ONE  # of all rows it would be another one
 
 
 def test_images_videos_and_frames_are_left_encoded(tmp_path: Path) -> None:
@@ -284,10 +309,11 @@ def test_a_key_of_jsonl_that_columns_name_and_a_row_lacks_is_missed_with_its_lin
 def test_slices_of_a_split_share_no_row(limit: int | None, tmp_path: Path) -> None:
     write(tmp_path / "set", [row(number) for number in range(10)])
     first, rest = (
-        [sample.id for sample in read_dataset(task(test_split=split, limit=limit), tmp_path, REQUIRED)]
+        {int(sample.id[1:]) for sample in read_dataset(task(test_split=split, limit=limit), tmp_path, REQUIRED)}
         for split in ("test[:30%]", "test[30%:]")
     )
-    assert (first + rest) == ([f"u{number}" for number in (range(10) if limit is None else (0, 1, 3, 4))])
+    assert max(first) < 3 <= min(rest)
+    assert (len(first), len(rest)) == ((3, 7) if limit is None else (2, 2))
 
 
 def test_a_question_is_not_needed_where_the_prompt_asks_it(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +34,7 @@ MACHINE = Machine(
 )
 GPU = Accelerator("H", 80 * 10**9, 79 * 10**9)
 NONE = Path("no-such-file")
+SPACE = Path(__file__).parent.parent / "search_spaces" / "tiny.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +163,11 @@ def test_a_torchvision_of_another_torch_is_found_before_it_breaks_a_night(
     (line,) = captured.err.splitlines()
     assert "pip uninstall torchvision" in line
     assert "Traceback" not in captured.out
+    command = [sys.executable, "-m", "autoreap.cli", "search", str(SPACE), "--study", "night"]
+    searched = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert searched.returncode == 1
+    assert re.fullmatch(r"autoreap: a library can't be imported: .*`autoreap doctor` says how .*\n", searched.stderr)
+    assert searched.stdout == ""
 
 
 def test_a_model_of_the_hub_that_is_not_here_is_not_fetched(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from random_models import END, save_random_model, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoreap.drafting import Answer, DraftedDecoder, Prompt
+from autoreap.draft_rows import Answer, Prompt
+from autoreap.drafting import DraftedDecoder
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.masking import masked
 from autoreap.plan import BaseModel, ModelShape, PruningPlan

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from builders import random_component, saliency_of, wav_bytes
+from builders import saliency_of, wav_bytes
 from PIL import Image
 
 from autoreap.candidate import PRESETS, preset
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, ScoringError
 from autoreap.evals_config import load_evals
-from autoreap.evaluate import Evaluator, check_splits_apart, read_task
+from autoreap.evals_data import check_splits_apart, read_task
+from autoreap.evaluate import Evaluator
 from autoreap.masking import masked
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
-from autoreap.plan import ComponentPlan, PruningPlan, make_plan
+from autoreap.plan import ComponentPlan, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks import task_named
@@ -37,14 +39,6 @@ search:
   - {{task: audio_qa, label: caption, dataset_path: caption.jsonl, max_new_tokens: {MAX_NEW_TOKENS}}}
   - {{task: audio_qa, label: mixed, dataset_path: mixed.jsonl, max_new_tokens: {MAX_NEW_TOKENS}}}
 """
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """The embedded model as it is now, in float32."""
-    copy = tmp_path_factory.mktemp("embedded") / "model"
-    shutil.copytree(CHECKPOINT, copy)
-    return load(describe(str(copy)))
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +72,6 @@ def bounded(loaded: Loaded, folder: Path) -> Evaluator:
 @pytest.fixture(scope="module")
 def baseline(bounded: Evaluator) -> Evaluation:
     return bounded.run()
-
-
-@pytest.fixture(scope="module")
-def plan(loaded: Loaded) -> PruningPlan:
-    """Half of the experts, drawn at random, and a layer less."""
-    shape = loaded.described.shape.components["thinker"]
-    layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
-    thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
-    return PruningPlan(loaded.described.base_model, False, thinker)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from autoreap.checkpoint import Checkpoint, open_checkpoint
 from autoreap.described import describe, load
 from autoreap.families import family_of
 from autoreap.footprint import Footprint
-from autoreap.plan import BaseModel, PruningPlan, make_plan
+from autoreap.plan import BaseModel, PruningPlan
+from autoreap.planning import make_plan
 from autoreap.prompts import audio_of
 from autoreap.samples import read_samples
 from autoreap.sizes import component_sizes
@@ -117,7 +118,7 @@ def test_the_working_memory_of_the_tiny_model_is_what_was_estimated() -> None:
     decoder: Any = family.decoder(model, "thinker")
     for num_frames in (1000, 6000):
         mel = torch.zeros(128, num_frames)
-        heard = family.audio_embeddings(model, mel)
+        heard = family.audio_embeddings(model, mel, mel.shape[1])
         tower = peak_bytes(partial(family.audio_embeddings, model, mel))
         prefill = peak_bytes(partial(decoder, inputs_embeds=heard[None], use_cache=False))
         assert 4 * family.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.1)

@@ -4,31 +4,17 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import BASE_MODEL, SHAPE, saliency_of
+from builders import planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.front import (
-    ERROR,
-    INFEASIBLE,
-    PLAN,
-    RESULT,
-    Point,
-    default_storage,
-    drawn_metric,
-    empty_front,
-    nearest,
-    open_study,
-    pareto,
-    plan_of,
-    points_of,
-)
-from autoreap.plan import PruningPlan, make_plan
+from autoreap.front import drawn_metric, empty_front, nearest, pareto
+from autoreap.plan import PruningPlan
 from autoreap.report import front_table, plot_front
 from autoreap.scores import exact
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RESULT, Point, default_storage, open_study, plan_of, points_of
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1
@@ -38,8 +24,7 @@ FAILED, RUNNING = 6, 7
 
 
 def plan_for(trial: int) -> PruningPlan:
-    candidate = Candidate(retention=0.5, saliency="random", seed=trial)
-    return make_plan(candidate, saliency_of(SHAPE), SHAPE, BASE_MODEL)
+    return planned(retention=0.5, saliency="random", seed=trial)
 
 
 def write_study(storage: str) -> None:

@@ -5,26 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from autoreap.described import Loaded, describe, load
+from autoreap.described import Loaded
 from autoreap.errors import InputError
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.families.chat_inputs import Encoded
 from autoreap.footprint import Footprint
-from autoreap.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio, spread
+from autoreap.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.masking import masked
 from autoreap.objective import Objective, costs
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.saliency import Saliency
 
 ASR = Path(__file__).parent.parent / "evals" / "tiny" / "asr_search.jsonl"
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Loaded:
-    return load(describe("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +85,32 @@ def test_the_unpruned_model_is_timed_against_itself(stopwatch: Stopwatch) -> Non
     assert "mask_seconds" not in metrics
 
 
+class StoppedError(Exception):
+    """What a check raises."""
+
+
+def test_a_check_can_end_a_measurement_before_any_answer_and_leaves_no_mask(
+    loaded: Loaded, evaluator: Evaluator
+) -> None:
+    left = [None] * 5  # more than warming up takes
+
+    def check() -> None:
+        if not left:
+            raise StoppedError
+        left.pop()
+
+    timed = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(4), num_utterances=4, check=check)
+    with pytest.raises(StoppedError):
+        timed.measure(cut_to(loaded, (0, 7)), weights_bytes=1)
+    decoder = loaded.described.family.decoder(loaded.model, "thinker")
+    assert decoder is not None
+    assert len(decoder.layers) == 8
+
+
 def test_prompts_without_audio_are_not_timed(loaded: Loaded, evaluator: Evaluator) -> None:
     (encoded, bound), *_ = evaluator.prompts(4)
     with pytest.raises(InputError, match="no task has audio"):
         Stopwatch(loaded.model, loaded.inputs, [(replace(encoded, mel=None), bound)])
-
-
-def test_utterances_are_spread_from_the_shortest_to_the_longest() -> None:
-    prompts = [(Encoded(torch.zeros(length), length), length) for length in (9, 3, 7, 1, 5)]
-    assert [bound for _, bound in spread(prompts, 3)] == [1, 5, 9]
-    assert [bound for _, bound in spread(prompts, 16)] == [1, 3, 5, 7, 9]
 
 
 def test_a_drift_that_both_sides_share_leaves_the_ratio_and_its_interval_alone() -> None:
@@ -115,7 +125,7 @@ def test_an_objective_with_a_stopwatch_reports_scores_counts_and_times_and_the_b
 ) -> None:
     described, objectives = loaded.described, {"first_token_ratio": "minimize", "active_parameters": "minimize"}
     measured = Saliency(components={}, provenance={})
-    parts = (described.checkpoint, described.shape, described.base_model, measured, evaluator, objectives)
+    parts = (described, measured, evaluator, objectives)
     plan = cut_to(loaded, (0, 1, 6, 7))
     scored = Objective(*parts, stopwatch).score(plan)
     assert scored.values == tuple(scored.metrics[name]["value"] for name in objectives)

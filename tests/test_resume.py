@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,7 @@ def interrupted(loaded: Loaded, data: Data, output: Path, after: int, options: O
 
 
 def saved_parts(loaded: Loaded, data: Data, path: Path) -> dict[str, Part]:
-    described = loaded.described
-    options = replace(OPTIONS, shape=described.shape)
-    base = described.base_model
-    known = identity(loaded.model, described.family, base, data, components=("thinker",), options=options)
+    known = identity(loaded, data, components=("thinker",), options=OPTIONS)
     file = ResumeFile(path, known)
     return {modality: file.part(f"thinker.{modality}") for modality in data}
 
@@ -263,6 +260,28 @@ def test_two_measurements_for_one_file_at_once_are_refused(loaded: Loaded, data:
     with resumable(output), pytest.raises(InputError, match=r"another calibration that writes .*s\.safetensors is"):
         jobs.calibrated(loaded, data, options=OPTIONS, output=output)
     jobs.calibrated(loaded, data, options=OPTIONS, output=output)
+
+
+def test_processes_that_come_and_go_never_write_one_file_together(tmp_path: Path) -> None:
+    """The lock goes with each of them: who had opened it before must not hold one that is no longer there."""
+    inside, counts = tmp_path / "inside", tmp_path / "counts"
+
+    def work() -> None:
+        alone, deadline = 0, time.monotonic() + 1
+        while time.monotonic() < deadline:
+            with suppress(InputError), resumable(tmp_path / "s.safetensors"):
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+                os.sched_yield()
+                inside.unlink()
+                alone += 1
+        (counts / str(os.getpid())).write_text(str(alone))
+
+    counts.mkdir()
+    for child in [in_a_child(work) for _ in range(3)]:
+        os.waitpid(child, 0)
+    ended = [int(path.read_text()) for path in counts.iterdir()]
+    assert len(ended) == 3  # another one inside, or a lock that is gone, would have ended it
+    assert sum(ended) > 10
 
 
 def test_a_killed_process_holds_up_nobody(loaded: Loaded, data: Data, eager: None, tmp_path: Path) -> None:

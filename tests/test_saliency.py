@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from autoreap.errors import InputError
-from autoreap.plan import retained_experts
+from autoreap.planning import retained_experts
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency, load_saliency
 
 

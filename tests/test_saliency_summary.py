@@ -8,7 +8,8 @@ from builders import SHAPE, measured, saliency_of
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
-from autoreap.plan import ComponentShape, retained_experts
+from autoreap.plan import ComponentShape
+from autoreap.planning import retained_experts
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
 from autoreap.saliency_summary import (
     component_shape,

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 from builders import wav_bytes
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from autoreap.errors import InputError, MediaError
-from autoreap.samples import Sample, contents, digest, load_audio, load_frames, read_samples
+from autoreap.samples import Sample, contents, digest, load_audio, load_frames, read_samples, spread
 
 
 @pytest.fixture
@@ -217,3 +219,22 @@ def test_frames_that_differ_in_size_or_are_broken_are_refused_with_their_row(pic
     for row, message in rows:
         with pytest.raises(MediaError, match=rf"^rows\.jsonl:3: {message}"):
             load_frames(Sample(id="v", where="rows.jsonl:3", **row))
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=200), data=st.data())
+def test_rows_spread_over_their_lengths_are_each_taken_once_and_from_short_to_long(
+    lengths: list[int], data: st.DataObject
+) -> None:
+    number = data.draw(st.integers(0, len(lengths)))
+    chosen = spread(lengths, number)
+    assert len(set(chosen)) == len(chosen) == number
+    assert [lengths[row] for row in chosen] == sorted(lengths[row] for row in chosen)
+
+
+@pytest.mark.parametrize("number", [100, 250, 500])
+def test_rows_spread_over_their_lengths_are_as_long_as_the_others(number: int) -> None:
+    lengths = [(row * 7919) % 1000 for row in range(1000)]
+    chosen = [lengths[row] for row in spread(lengths, number)]
+    assert sum(chosen) / number == pytest.approx(sum(lengths) / 1000, rel=0.01)
+    assert min(chosen) < 1000 / number
+    assert max(chosen) >= 1000 - 1000 / number

@@ -16,7 +16,7 @@ from autoreap.errors import InputError
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.plan import ComponentShape, ModelShape
 from autoreap.samplers import sampler
-from autoreap.sampling import check_space, enqueue_presets, sample
+from autoreap.sampling import check_known_parameters, check_space, enqueue_presets, sample
 from autoreap.space_config import SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
@@ -231,6 +231,41 @@ def test_a_tpe_over_conditions_models_them_in_groups(tmp_path: Path) -> None:
         study.tell(trial, [candidate.retention, abs(candidate.lambda_ - 3)])
     relative = [set(study.sampler.infer_relative_search_space(study, trial)) for trial in study.trials[-1:]]
     assert relative == [{"saliency", "retention", "lambda", "beta"}]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{low: 0.25, high: 1.0}", "[0.25, 0.5]"),
+        ("[0.25, 0.5]", "[0.25, 0.75]"),
+        ("[0.25, 0.5]", "[0.5, 0.25]"),
+        ("{low: 0.25, high: 1.0}", "{low: 0.25, high: 1.0, log: true}"),
+    ],
+)
+def test_a_parameter_that_no_trial_could_sample_any_more_is_refused_by_its_key(
+    before: str, after: str, tmp_path: Path
+) -> None:
+    study = sampled_once(tmp_path, f"  lambda: 1\n  retention: {before}\n")
+    changed = space(tmp_path, f"  retention: {after}\n")
+    with pytest.raises(ValueError, match=r"distribution|log|dynamic"):
+        sample(study.ask(), changed, LARGE)
+    with pytest.raises(InputError, match=r"space.yaml: parameters.retention: study .* has sampled from .* --study"):
+        check_known_parameters(study, changed)
+
+
+@pytest.mark.parametrize("after", ["{low: 0.5, high: 0.75}", "{low: 0.25, high: 1.0, step: 0.25}", "0.5"])
+def test_a_range_may_change_and_a_parameter_may_become_fixed(after: str, tmp_path: Path) -> None:
+    study = sampled_once(tmp_path, "  retention: {low: 0.25, high: 1.0}\n")
+    changed = space(tmp_path, f"  retention: {after}\n  beta: {{low: 0.0, high: 1.0}}\n")
+    check_known_parameters(study, changed)
+    sample(study.ask(), changed, LARGE)
+
+
+def sampled_once(folder: Path, parameters: str) -> optuna.Study:
+    config = space(folder, parameters)
+    study = optuna.create_study(storage=f"sqlite:///{folder}/studies.db", sampler=sampler(config, 0))
+    sample(study.ask(), config, LARGE)
+    return study
 
 
 def test_a_resumed_search_draws_anew(tmp_path: Path) -> None:

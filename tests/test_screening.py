@@ -2,56 +2,23 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import random_component
-from hypothesis import given
-from hypothesis import strategies as st
 
-from autoreap.described import Loaded, describe, load
+from autoreap.described import Loaded
 from autoreap.errors import ScoringError
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.masking import masked
 from autoreap.plan import PruningPlan
 from autoreap.samples import Sample
-from autoreap.screening import screened, spread
-from autoreap.tiny_omni import CHECKPOINT
+from autoreap.screening import screened
 
 DATA = Path(__file__).parent.parent / "evals" / "tiny"
 NUM_ROWS = 8
-
-
-@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=200), share=st.floats(0.001, 1))
-def test_a_share_of_the_rows_is_taken_each_once_and_from_short_to_long(lengths: list[int], share: float) -> None:
-    chosen = spread(lengths, share)
-    assert len(set(chosen)) == len(chosen) == max(1, round(share * len(lengths)))
-    assert [lengths[number] for number in chosen] == sorted(lengths[number] for number in chosen)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_the_rows_taken_are_as_long_as_the_others(share: float) -> None:
-    lengths = [(number * 7919) % 1000 for number in range(1000)]
-    chosen = [lengths[number] for number in spread(lengths, share)]
-    assert sum(chosen) / len(chosen) == pytest.approx(sum(lengths) / len(lengths), rel=0.01)
-    assert min(chosen) < 1 / share
-    assert max(chosen) >= 1000 - 1 / share
-
-
-def test_all_rows_are_taken_where_the_share_is_one() -> None:
-    assert sorted(spread([3, 1, 2], 1.0)) == [0, 1, 2]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """The embedded model as it is now, in float32."""
-    copy = tmp_path_factory.mktemp("embedded") / "model"
-    shutil.copytree(CHECKPOINT, copy)
-    return load(describe(str(copy)))
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +38,6 @@ def evaluator(loaded: Loaded, folder: Path, **options: Any) -> Evaluator:
     return Evaluator(loaded.model, loaded.inputs, load_evals(folder / "evals.yaml"), **options)
 
 
-@pytest.fixture(scope="module")
-def plan(loaded: Loaded) -> PruningPlan:
-    shape = loaded.described.shape.components["thinker"]
-    layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
-    thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
-    return PruningPlan(loaded.described.base_model, False, thinker)
-
-
 @torch.inference_mode()
 def stock_nats(loaded: Loaded, folder: Path, task: str, numbers: list[int]) -> tuple[float, int]:
     """From the logits of the stock model, which hears the features itself; one row at a time."""
@@ -94,6 +53,30 @@ def stock_nats(loaded: Loaded, folder: Path, task: str, numbers: list[int]) -> t
         nats -= sum(float(logits[place - 1, encoded.input_ids[place]]) for place in answer)
         num_tokens += len(answer)
     return nats, num_tokens
+
+
+class StoppedError(Exception):
+    """What a check raises."""
+
+
+@pytest.mark.parametrize(("ends", "at"), [("screen", 3), ("run", 1)])
+def test_a_check_can_end_a_pass_between_two_batches_and_leaves_no_mask(
+    loaded: Loaded, folder: Path, plan: PruningPlan, ends: str, at: int
+) -> None:
+    passed: list[int] = []
+
+    def check() -> None:
+        passed.append(len(passed))
+        if len(passed) == at:
+            raise StoppedError
+
+    stopped = evaluator(loaded, folder, batch_size=1, check=check)
+    stopped.run()  # its answers are the drafts from here on, so that references need a pass of their own
+    before = evaluator(loaded, folder).screen(None)
+    with pytest.raises(StoppedError):
+        stopped.screen(plan, 1.0) if ends == "screen" else stopped.run(plan, likelihoods=True)
+    assert len(passed) == at
+    assert evaluator(loaded, folder).screen(None) == before
 
 
 @pytest.mark.parametrize("is_masked", [False, True])

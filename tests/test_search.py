@@ -22,7 +22,6 @@ from autoreap.candidate import Candidate
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Watch
 from autoreap.failures import RepeatedFailureError
-from autoreap.front import ERROR, RESULT
 from autoreap.group import seat_of
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
@@ -34,6 +33,8 @@ from autoreap.scores import Counts
 from autoreap.search import Search
 from autoreap.signals import Signals
 from autoreap.space_config import SpaceConfig
+from autoreap.study import ERROR, RESULT
+from autoreap.study_identity import Identity
 from autoreap.tracking import Tracker
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,8 @@ _numbers = itertools.count()
 
 class Faulty(Objective):
     """Fails on demand, as a model does; what it scores is the same for every plan."""
+
+    shape = SHAPE
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
@@ -102,7 +105,7 @@ class Night:
         )
         space = replace(space, **changes)
         seat = seat_of(f"sqlite:///{self._folder}/studies.db", "night", self._folder / "locks", None)
-        search = Search(space, Faulty(fault), SHAPE, seat, {}, self._folder / "trials")
+        search = Search(space, Faulty(fault), seat, Identity({}), self._folder / "trials")
         tracker = Tracker(self._folder, "night", tracking_uri="unheard-of://server")
         with Signals() as signals, signals.deferred():
             search.run(tracker, signals, trials=trials, deadline=time.monotonic() + 60)

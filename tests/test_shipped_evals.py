@@ -1,7 +1,6 @@
 """Every file of evals/ that names a data set of the hub, on a local set of exactly that schema."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 import datasets
 import pytest
 import yaml
+from pages import block
 
-from autoreap.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, task_of
-from autoreap.evaluate import check_splits_apart, metric_name, read_task
+from autoreap.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
+from autoreap.evals_data import check_splits_apart, read_task
 from autoreap.lm_eval_keys import LM_EVAL_KEYS
 from autoreap.samples import Sample, load_audio
 from autoreap.tasks.normalise import units
@@ -206,9 +206,7 @@ def test_choices_stored_as_text_are_lettered_and_spoken_ones_are_not_asked_again
 
 
 def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
-    document = (EVALS.parent / "docs" / "tasks.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", document, flags=re.DOTALL)
-    (tmp_path / "evals.yaml").write_text(example)
+    (tmp_path / "evals.yaml").write_text(block("docs/tasks.md", "evals"))
     splits = load_evals(tmp_path / "evals.yaml").splits
     assert [metric_name(task) for split in splits.values() for task in split] == ["wer", "cer.zh", "accuracy"]
     rows = datasets.Dataset.from_list(

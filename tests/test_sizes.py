@@ -9,7 +9,8 @@ from random_models import real_config
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint, open_checkpoint
 from autoreap.families import Family, family_of
-from autoreap.plan import BaseModel, make_plan
+from autoreap.plan import BaseModel
+from autoreap.planning import make_plan
 from autoreap.rewrite import plan_rewrite
 from autoreap.sizes import Size, component_sizes
 

@@ -13,7 +13,7 @@ import pytest
 from autoreap.cli import main
 from autoreap.errors import InputError
 from autoreap.evals_config import load_evals
-from autoreap.evaluate import check_splits_apart
+from autoreap.evals_data import check_splits_apart
 from autoreap.jobs import read_calibration
 from autoreap.space_config import load_space
 from autoreap.starter import write_starter

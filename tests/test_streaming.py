@@ -25,10 +25,11 @@ from autoreap import cli, jobs
 from autoreap.calibrate import Options
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import AutoreapError, InputError
+from autoreap.layer_weights import read_layer
 from autoreap.lock import exclusive
 from autoreap.saliency import load_saliency
 from autoreap.samples import Sample
-from autoreap.streaming import read_layer, spool_beside
+from autoreap.spool import spool_beside
 from autoreap.tiny_omni import CHECKPOINT
 
 PACKAGE = Path(autoreap.__file__).parent

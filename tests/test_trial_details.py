@@ -7,16 +7,14 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import BASE_MODEL, SHAPE, saliency_of
+from builders import planned
 from optuna.trial import TrialState
 
-from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.confirmed import CONFIRMED
-from autoreap.front import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import make_plan
 from autoreap.scores import Counts
+from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 from autoreap.trial_details import spans
 
 NUM_UTTERANCES = 10
@@ -50,8 +48,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
             continue
         trial = study.ask()
         trial.suggest_float("retention", 0, 1)
-        candidate = Candidate(retention=0.5, layers_cut=1, saliency="random", seed=int(name))
-        plan = make_plan(candidate, saliency_of(SHAPE), SHAPE, BASE_MODEL)
+        plan = planned(retention=0.5, layers_cut=1, saliency="random", seed=int(name))
         trial.set_user_attr(PLAN, plan.as_dict())
         result = {"metrics": scored.metrics(), "size_bytes": size_bytes, "plan_digest": plan.digest(), "seconds": 200.0}
         trial.set_user_attr(RESULT, result)

@@ -22,15 +22,15 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from autoreap.cli import command_parser
-from autoreap.crew import Crew
 from autoreap.errors import InputError
-from autoreap.front import ERROR, PLAN
 from autoreap.group import Group, seat_of
 from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.plan import PruningPlan
 from autoreap.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
 from autoreap.search_options import SearchOptions
 from autoreap.storage import Pulse, open_storage, patiently, shown
+from autoreap.study import ERROR, PLAN
+from autoreap.trial_queue import TrialQueue
 from autoreap.workers import code_digest, gpu_shares, run_workers, seated
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -288,16 +288,16 @@ def test_a_plan_that_another_worker_scores_now_waits_until_it_is_known(tmp_path:
     seat = seat_of(f"sqlite:///{tmp_path}/studies.db", "s", tmp_path / "locks", PULSE)
     storage = open_storage(seat.storage, seat.pulse)
     study = optuna.create_study(study_name="s", storage=storage)
-    first, second = (Crew(study, storage, seat) for _ in range(2))
+    first, second = (TrialQueue(study, storage, seat) for _ in range(2))
     plan = identity_plan(FINGERPRINT, SHAPE)
 
-    def take(crew: Crew, plan: PruningPlan) -> tuple[int | None, bool]:
+    def take(queue: TrialQueue, plan: PruningPlan) -> tuple[int | None, bool]:
         """The trial that is taken, and whether it waits."""
-        if (trial := crew.take(3, lambda _number: None)) is None:
+        if (trial := queue.take(3, lambda _number: None)) is None:
             return None, False
         trial.suggest_float("retention", 0.25, 1.0)
         trial.set_user_attr(PLAN, plan.as_dict())
-        return trial.number, crew.defers(trial, plan.digest())
+        return trial.number, queue.defers(trial, plan.digest())
 
     assert take(first, plan) == (0, False)
     assert take(second, plan) == (1, True)
@@ -313,19 +313,19 @@ def test_of_two_that_wait_for_a_plan_one_scores_it_if_the_first_failed(tmp_path:
     seat = seat_of(f"sqlite:///{tmp_path}/studies.db", "s", tmp_path / "locks", PULSE)
     storage = open_storage(seat.storage, seat.pulse)
     study = optuna.create_study(study_name="s", storage=storage)
-    crews = [Crew(study, storage, seat) for _ in range(3)]
+    queues = [TrialQueue(study, storage, seat) for _ in range(3)]
     plan = identity_plan(FINGERPRINT, SHAPE)
 
-    def waits(crew: Crew) -> tuple[int, bool]:
-        trial = crew.take(3, lambda _number: None)
+    def waits(queue: TrialQueue) -> tuple[int, bool]:
+        trial = queue.take(3, lambda _number: None)
         assert trial is not None
         trial.set_user_attr(PLAN, plan.as_dict())
-        return trial.number, crew.defers(trial, plan.digest())
+        return trial.number, queue.defers(trial, plan.digest())
 
-    assert [waits(crew) for crew in crews] == [(0, False), (1, True), (2, True)]
+    assert [waits(queue) for queue in queues] == [(0, False), (1, True), (2, True)]
     study.tell(0, state=TrialState.FAIL)
-    assert waits(crews[1]) == (1, False)
-    assert waits(crews[2]) == (3, True)  # its own still waits, for the second worker now
+    assert waits(queues[1]) == (1, False)
+    assert waits(queues[2]) == (3, True)  # its own still waits, for the second worker now
 
 
 def test_a_cluster_needs_a_storage_that_all_nodes_reach(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def add_options(add: Add) -> None:
     add("second", metavar="B", help="the same; B is judged against A")
     add("--html", type=Path, metavar="FILE", help="write a page with every utterance, the worst first")
     add("--worst", type=at_least_zero, default=5, metavar="N", help="show the N worst of each metric (default: 5)")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
 def run(options: Arguments) -> Result:
@@ -76,6 +76,6 @@ def _path(name: str, storage: str | None) -> Path:
     trial = re.fullmatch(r"([\w.-]+)/(\d+|baseline)", name)
     if trial is None:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
-    from autoreap.front import open_study, outcomes_path
+    from autoreap.study import open_study, outcomes_path
 
     return outcomes_path(open_study(trial[1], storage), None if trial[2] == "baseline" else int(trial[2]))

@@ -14,7 +14,12 @@ _STUDIES = "studies"
 def add_options(add: Add) -> None:
     """What the command takes."""
     choices = ("bash", "zsh", "fish", _STUDIES)
-    add("shell", choices=choices, help=f"whose script; {_STUDIES}: names of studies, which the scripts ask for")
+    add(
+        "shell",
+        choices=choices,
+        help="whose script; of zsh it goes into a file _autoreap in a folder of $fpath, of fish into "
+        f"~/.config/fish/completions/autoreap.fish; {_STUDIES}: names of studies, which the scripts ask for",
+    )
 
 
 def run(options: Arguments) -> Result:

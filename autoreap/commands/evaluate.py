@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, positive
+from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, check_output, positive
 
 SUMMARY = "score a model or a plan"
 EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
@@ -11,13 +11,14 @@ EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
-    add("--plan", type=Path, help="score the model under this plan")
-    add("--evals", type=Path, required=True, help="a file of evals/")
+    add("--plan", type=Path, metavar="FILE", help="score the model under this plan")
+    add("--evals", type=Path, metavar="FILE", required=True, help="a file of evals/")
     add("--split", choices=("search", "report"), default="search", help="default: search")
     add(
         "--batch-size",
         type=positive,
-        help="decoded together (default: 32; on an accelerator 256, halved until they fit)",
+        metavar="N",
+        help="utterances decoded together (default: 32; on an accelerator 256, halved until they fit)",
     )
     add_loading_options(add)
     add("--latency", action="store_true", help="time answers, too, in turns with the unpruned model")
@@ -32,6 +33,8 @@ def run(options: Arguments) -> Result:
     from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
 
+    if options.outcomes:  # a place that can't be written is found before the model is loaded
+        check_output(options.outcomes, "--outcomes")
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
     evaluation = jobs.evaluated(

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from autoreap.checkpoint import TensorInfo
     from autoreap.rewrite import OutputTensor
 
-SUMMARY = "parameters and bytes per component"
+SUMMARY = "count parameters and bytes per component"
 EXAMPLE = "autoreap inspect tiny"
 
 
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_model(add)
-    add("--plan", type=Path, help="as this plan would make it")
+    add("--plan", type=Path, metavar="FILE", help="count what this plan would leave")
 
 
 def run(options: Arguments) -> Result:

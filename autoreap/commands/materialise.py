@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoreap.commands.options import Add, Arguments, Result, add_tracking_option
+from autoreap.commands.options import Add, Arguments, Result, add_tracking_option, at_least_zero
 from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
 
@@ -17,11 +17,16 @@ EXAMPLE = "autoreap materialise tiny-tiny --trial 7 -o pruned"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add("source", metavar="STUDY|MODEL", help="a study with --trial, or a model with --plan")
-    add("--trial", type=int, help="number of the trial")
-    add("--plan", type=Path, help="a plan.json")
+    add("--trial", type=at_least_zero, metavar="N", help="number of the trial")
+    add("--plan", type=Path, metavar="FILE", help="a plan.json")
     add("--model", help="where the base model is now (default: where the study had it)")
-    add("--evals", type=Path, help="compare answers to these (default: those that the trial was scored on)")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add(
+        "--evals",
+        type=Path,
+        metavar="FILE",
+        help="compare answers to these (default: those that the trial was scored on)",
+    )
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
     add("--register", metavar="NAME", help="make the trial's checkpoint a version of this model in MLflow's registry")
     add_tracking_option(add)
     add_output_options(add)
@@ -33,6 +38,9 @@ def run(options: Arguments) -> Result:
         raise InputError("needs STUDY with --trial, or MODEL with --plan", where="materialise")
     if options.register and (options.trial is None or options.dry_run):
         raise InputError("needs STUDY with --trial, and no --dry-run", where="--register")
+    if options.evals and not compares(options):
+        taken = "--dry-run" if options.dry_run else "--skip-behaviour"
+        raise InputError(f"compares answers, which {taken} leaves out", where="--evals", fix="take one of them")
     return _of_plan(options) if options.plan is not None else _of_trial(options)
 
 
@@ -55,8 +63,8 @@ def _of_plan(options: Arguments) -> Result:
 def _of_trial(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.described import describe
-    from autoreap.front import DEFAULT_ROOT, open_study, plan_of, points_of
     from autoreap.progress import log
+    from autoreap.study import DEFAULT_ROOT, open_study, plan_of, points_of
 
     study = open_study(options.source, options.storage)
     plan = plan_of(study, options.trial)

@@ -28,7 +28,7 @@ def add_model(add: Add) -> None:
 def add_study_options(add: Add) -> None:
     """STUDY, and where it lies."""
     add("study", metavar="STUDY", help="name of a study")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
 
 
 def add_tracking_option(add: Add) -> None:
@@ -42,9 +42,14 @@ def add_calibration_options(add: Add) -> None:
     add("--audio", help="JSONL of audio rows, or a data set of the hub; may be given several times", **several)
     add("--video", help="the same of video or image rows", **several)
     add("--mixed", help="the same of rows with both", **several)
-    add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/files.md)")
+    add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/calibration.md)")
     add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
-    add("--max-unreadable", type=share, metavar="SHARE", help="of broken recordings to leave out (default 0.01)")
+    add(
+        "--max-unreadable",
+        type=share,
+        metavar="SHARE",
+        help="of recordings that may be broken; they are left out (default 0.01)",
+    )
     add("--tokens", choices=TOKENS, help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")
     add(
         "--gates",
@@ -135,6 +140,13 @@ def hours(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
     return number
+
+
+def png_file(text: str) -> Path:
+    """A file whose name ends as that of a PNG does: by it a picture's form is chosen."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"must be a file name that ends in .png, got {text!r}")
+    return Path(text)
 
 
 def indices(text: str) -> list[int]:

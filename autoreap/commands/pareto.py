@@ -9,7 +9,7 @@ from autoreap.commands.options import Add, Arguments, Result, add_study_options,
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.front import Point
+    from autoreap.study import Point
 
 SUMMARY = "print the front of a study, and draw it"
 EXAMPLE = "autoreap pareto tiny-tiny --png front.png"
@@ -27,18 +27,10 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import (
-        CONTROLS,
-        drawn_metric,
-        empty_front,
-        nearest,
-        objectives_of,
-        open_study,
-        pareto,
-        points_of,
-    )
+    from autoreap.front import drawn_metric, empty_front, nearest, pareto
     from autoreap.front_csv import write_front_csv
     from autoreap.report import FORMATS, front_table, plot_front
+    from autoreap.study import CONTROLS, objectives_of, open_study, points_of
 
     if options.png:
         check_output(options.png, "--png", FORMATS)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from autoreap.plan import BaseModel, ModelShape
     from autoreap.saliency import Saliency
 
-SUMMARY = "decide what is kept"
+SUMMARY = "decide what is kept, and write the plan"
 EXAMPLE = "autoreap plan saliency.safetensors --retention 0.5 --layers-cut 1 -o plan.json"
 
 

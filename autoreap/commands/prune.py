@@ -48,7 +48,7 @@ def run(options: Arguments) -> Result:
     """All three steps; what needs no measurement loads no weight."""
     from autoreap.described import describe
     from autoreap.materialise import check_target
-    from autoreap.plan import needs_saliency
+    from autoreap.planning import check_candidate, needs_saliency
 
     described = describe(options.model)
     if not options.dry_run:
@@ -56,6 +56,7 @@ def run(options: Arguments) -> Result:
     values = candidate(options, described.shape)
     if values == Candidate() and options.layers is None:
         raise InputError("names nothing to prune", where="prune", fix="give --preset medium, or --retention 0.5")
+    check_candidate(values, described.shape)
     decide = partial(planned, options, shape=described.shape, base_model=described.base_model)
     if not needs_saliency(values):
         return write(described, decide(None), options, expected="no weight was loaded to compare with")
@@ -68,7 +69,7 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
     from autoreap import jobs
     from autoreap.calibrate import Options
     from autoreap.described import load, release
-    from autoreap.streaming import spool_beside
+    from autoreap.spool import spool_beside
 
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoreap.candidate import Candidate
-from autoreap.commands.options import COMPONENTS, Add, Arguments, Result
+from autoreap.commands.options import COMPONENTS, Add, Arguments, Result, png_file
 
 SUMMARY = "show what a calibration measured"
 EXAMPLE = "autoreap saliency saliency.safetensors --retention 0.5 --html saliency.html"
 
 _LEGEND = """
+cosine     between input and output of the layer on audio; cut: order in which single layers go"""
+_LEGEND_OF_EXPERTS = """
 top hold   share of S1 in as many of its highest experts as are kept
 effective  exp(entropy) of the shares of S1: how many equal experts would spread it as wide
 no audio   experts that took no audio token; no token: that took none at all
-cosine     between input and output of the layer on audio; cut: order in which single layers go
 moved      share of the kept experts that lambda and beta brought in"""
 
 
@@ -21,10 +22,17 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add("saliency_file", type=Path, metavar="FILE", help="what calibrate wrote")
     add("--component", choices=tuple(COMPONENTS), help="default: all that were measured")
-    add("--retention", type=float, default=0.5, help="fraction of experts kept in each layer (default 0.5)")
-    add("--lambda", dest="lambda_", type=float, default=1.0, help="weight of the contrast term (default 1)")
-    add("--beta", type=float, default=1.0, help="how much of the video saliency it subtracts (default 1)")
-    add("--png", type=Path, metavar="FILE", help="draw it")
+    add("--retention", type=float, default=0.5, metavar="SHARE", help="of the experts kept in each layer (default 0.5)")
+    add(
+        "--lambda",
+        dest="lambda_",
+        type=float,
+        default=1.0,
+        metavar="WEIGHT",
+        help="weight of the contrast term (default 1)",
+    )
+    add("--beta", type=float, default=1.0, metavar="SHARE", help="of the video saliency that it subtracts (default 1)")
+    add("--png", type=png_file, metavar="FILE", help="draw it")
     add("--html", type=Path, metavar="FILE", help="write a page with the same pictures, and how to read them")
 
 
@@ -53,7 +61,8 @@ def run(options: Arguments) -> Result:
         "retention": values.retention,
         "components": {name: summary.as_dict() for name, summary in summaries.items()},
     }
-    return document, "\n".join([*lines, _LEGEND])
+    has_experts = not all(summary.shape.is_dense for summary in summaries.values())
+    return document, "\n".join([*lines, _LEGEND + _LEGEND_OF_EXPERTS * has_experts])
 
 
 def _provenance(provenance: Mapping[str, str]) -> list[str]:

@@ -26,13 +26,24 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add("space", type=Path, metavar="SPACE", help="a file of search_spaces/")
     add("--model", default="tiny", help="a directory, a hub name, or tiny (default)")
-    add("--study", help="name of the study (default: SPACE-MODEL); the same name resumes it")
-    add("--trials", type=positive, help="finished trials to reach in all (default: the space's)")
-    add("--hours", type=hours, help="stop after so many hours")
-    add("--storage", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
-    add("--seed", type=at_least_zero, help="seed of the sampler (default: the space's)")
-    add("--workers", type=positive, default=1, metavar="N", help="processes that search together, a GPU each")
-    add("--engine", choices=ENGINES, default="local", help="where they run: on this machine, or on a Ray cluster")
+    add("--study", metavar="NAME", help="of the study (default: SPACE-MODEL); the same name resumes it")
+    add("--trials", type=positive, metavar="N", help="finished trials to reach in all (default: the space's)")
+    add("--hours", type=hours, metavar="H", help="stop after so many hours (default: the space's, or never)")
+    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+    add("--seed", type=at_least_zero, metavar="N", help="seed of the sampler (default: the space's)")
+    add(
+        "--workers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes that search together, a GPU each (default: 1)",
+    )
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="where they run: local, on this machine (default), or on a Ray cluster",
+    )
     add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
     add("--no-confirm", action="store_true", help="do not score the front on the report split at the end")
     add("--as-worker", help=argparse.SUPPRESS)  # the options of a search that has started this one, as JSON
@@ -44,9 +55,10 @@ def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
     from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
-    from autoreap.front import CONTROLS, empty_front, plan_of
+    from autoreap.front import empty_front
     from autoreap.report import front_table
     from autoreap.search_options import SearchOptions
+    from autoreap.study import CONTROLS, plan_of
     from autoreap.verification import behaviour_text
 
     chosen = (
@@ -76,10 +88,10 @@ def run(options: Arguments) -> Result:
     lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
     lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
     if shipped:
-        kept = plan_of(study, shipped.trial).summary()["thinker"]
+        kept = plan_of(study, shipped.trial).thinker
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {kept['experts']} experts in {kept['layers']} layers",
+            f"         trial {shipped.trial} with {kept.in_words}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]

@@ -1,5 +1,7 @@
 """autoreap select: the trial that a rule picks."""
 
+import argparse
+import math
 import re
 
 from autoreap.commands.options import Add, Arguments, Result, add_study_options
@@ -13,15 +15,15 @@ def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
     add("--rule", choices=("knee", "smallest", "best"), default="knee", help="default: knee")
-    add("--max-wer-increase", type=float, metavar="POINTS", help="for smallest: percentage points over the baseline")
+    add("--max-wer-increase", type=points, metavar="POINTS", help="for smallest: percentage points over the baseline")
     add("--max-size", metavar="SIZE", help="for best: 20GB, 900MB")
 
 
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import objectives_of, open_study
     from autoreap.selection import select
+    from autoreap.study import objectives_of, open_study
     from autoreap.trial_text import scores_text
 
     study = open_study(options.study, options.storage)
@@ -33,6 +35,17 @@ def run(options: Arguments) -> Result:
     name = f"{study.study_name}-trial-{point.trial}"
     write = f"to write it: autoreap materialise {study.study_name} --trial {point.trial} -o {name}"
     return document, f"trial {point.trial}: {scores}\nwhy: {reason}\n{write}"
+
+
+def points(text: str) -> float:
+    """A finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    return number
 
 
 def _bytes(text: str) -> float:

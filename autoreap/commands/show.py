@@ -18,7 +18,7 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """A line a trial, or a page about one."""
-    from autoreap.front import objectives_of, open_study
+    from autoreap.study import objectives_of, open_study
     from autoreap.trial_details import details_of, details_text, listed, trial_line
 
     study = open_study(options.study, options.storage)

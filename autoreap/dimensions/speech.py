@@ -11,7 +11,7 @@ from autoreap.plan import PruningPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PARTS = ("talker", "speech")
+PARTS = ("talker", "speech")  # of the model, all that speaks
 
 
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractContextManager[None]:
@@ -21,7 +21,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractC
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Drop the talker and the waveform decoder."""
-    return None if plan.drop_speech and role.part in _PARTS else role
+    return None if plan.drop_speech and role.part in PARTS else role
 
 
 def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:

@@ -1,26 +1,24 @@
 """Prompts to tensors, for families whose chat template marks media with placeholder tokens.
 
 transformers' own omni processors need torchvision for their video half; this needs none. For audio and text its output
-equals the real processor's, called with one conversation at a time (tests/families/test_chat_inputs.py). Pixels equal
-its own to within rounding, a level or two of 255 where a picture is resized. Frames of a video are resized like images
-here; the real processor enlarges small frames, and shrinks large ones, more than it does images.
+equals the real processor's, called with one conversation at a time (tests/families/test_chat_inputs.py); for images and
+video see `pictures`.
 
 Features are extracted per utterance, never per batch: what an utterance looks like must not depend on its neighbours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
-from autoreap.checkpoint import read_json
-from autoreap.errors import InputError
+from autoreap.errors import InputError, MediaError
+from autoreap.families.pictures import Pictures, read_pictures
 from autoreap.measuring import DEFAULT_TOKENS, TOKENS
 from autoreap.samples import SAMPLING_RATE, Sample, load_audio, load_frames
 from autoreap.video_files import FRAMES_PER_SECOND
@@ -28,11 +26,11 @@ from autoreap.video_files import FRAMES_PER_SECOND
 
 @dataclass(frozen=True)
 class Placeholders:
-    """The placeholder tokens of a family, one for each embedding that takes its place."""
+    """The placeholder tokens of a family, one for each embedding that takes its place; None of what it can't see."""
 
     audio: str
-    image: str
-    video: str
+    image: str | None = None
+    video: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Encoded:
         input_ids: [T] prompt tokens, then answer tokens if an answer was given.
         num_prompt_tokens: how many of them are the prompt.
         mel: [mel_bins, frames] features of the audio, or None.
+        num_frames: how many of these frames are the recording; what follows is silence.
         pixels: [patches, patch_dim] of the image or the video, or None.
         grid: (temporal, height, width) in patches, of the image or the video.
         is_video: the pixels are a video's.
@@ -53,6 +52,7 @@ class Encoded:
     input_ids: torch.Tensor
     num_prompt_tokens: int
     mel: torch.Tensor | None = None
+    num_frames: int = 0
     pixels: torch.Tensor | None = None
     grid: tuple[int, int, int] | None = None
     is_video: bool = False
@@ -71,20 +71,35 @@ def read_chat_inputs(
     Raises:
         InputError: its tokenizer, chat template or preprocessor can't be read.
     """
-    stored = path / "video_preprocessor_config.json"
-    frame_size = read_json(stored)["size"] if stored.exists() else default_frame_size
-    try:
+    with _read_from(path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if tokenizer.chat_template is None:
             raise ValueError("there is no chat template")
+        if unknown := [token for token in astuple(placeholders) if token not in tokenizer.get_vocab()]:
+            raise ValueError(f"the tokenizer does not know {unknown[0]}")
+        extractor, pictures = WhisperFeatureExtractor.from_pretrained(path), read_pictures(path, default_frame_size)
+        return ChatInputs(tokenizer, extractor, placeholders, num_audio_tokens, pictures=pictures)
+
+
+def read_audio_inputs(path: Path, num_audio_tokens: Callable[[int], int]) -> "ChatInputs":
+    """Those of a checkpoint that sees nothing, through its stock processor; recordings are padded to one length.
+
+    Raises:
+        InputError: its tokenizer, chat template or preprocessor can't be read.
+    """
+    with _read_from(path):
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        processor.tokenizer.chat_template = processor.chat_template  # the stock one goes by its own, whatever it is
+        placeholders = Placeholders(audio=processor.audio_token)
         return ChatInputs(
-            tokenizer=tokenizer,
-            feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
-            image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
-            frame_processor=Qwen2VLImageProcessorPil.from_pretrained(path, size=frame_size),
-            placeholders=placeholders,
-            num_audio_tokens=num_audio_tokens,
+            processor.tokenizer, processor.feature_extractor, placeholders, num_audio_tokens, pads_audio=True
         )
+
+
+@contextmanager
+def _read_from(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -93,38 +108,50 @@ def read_chat_inputs(
 
 
 class ChatInputs:
-    """Builds model inputs from samples; holds tokenizer, feature extractor and image processor of one checkpoint."""
+    """Builds model inputs from samples.
+
+    Args:
+        tokenizer: with a chat template.
+        feature_extractor: of the audio.
+        placeholders: in the chat template.
+        num_audio_tokens: how many tokens so many frames of a recording become.
+        pictures: for images and video; None for a model that can't see.
+        pads_audio: every recording is padded with silence to the extractor's longest, and none may be longer.
+    """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         feature_extractor: WhisperFeatureExtractor,
-        image_processor: Qwen2VLImageProcessorPil,
-        frame_processor: Qwen2VLImageProcessorPil,
         placeholders: Placeholders,
         num_audio_tokens: Callable[[int], int],
+        *,
+        pictures: Pictures | None = None,
+        pads_audio: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self._feature_extractor = feature_extractor
-        self._image_processor = image_processor
-        self._frame_processor = frame_processor  # the same with the size limits of video
         self._placeholders = placeholders
         self._num_audio_tokens = num_audio_tokens
+        self._pictures = pictures
+        self._pads_audio = pads_audio
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self._reserved = (*astuple(placeholders), *special)
+        self._reserved = (*filter(None, astuple(placeholders)), *special)
 
     def encode(self, sample: Sample, question: str, answer: str | None = None) -> Encoded:
         """`sample`'s media and the user's `question` as a chat prompt, with `answer` after it if there is one.
 
         Raises:
-            MediaError: the audio, the image or the video can't be decoded.
-            InputError: the question or the answer spells a special token.
+            MediaError: the audio, the image or the video can't be decoded, or the audio is too long.
+            InputError: the question or the answer spells a special token, or there is something to see for a model that
+                can't.
         """
         for text in (question, answer or ""):
             self._refuse_special_tokens(text, sample.where)
-        mel = self._mel(load_audio(sample)) if sample.audio is not None else None
-        frames = load_frames(sample)
-        pixels, grid = self._patches(frames.images, is_video=bool(sample.video)) if frames else (None, None)
+        mel, num_frames = self._mel(load_audio(sample), sample.where) if sample.audio is not None else (None, 0)
+        frames, pixels, grid = load_frames(sample), None, None
+        if frames:
+            pixels, grid = self._sight(sample.where).patches(frames.images, is_video=bool(sample.video))
 
         media = [("audio", sample.audio), ("video", sample.video), ("image", sample.image)]
         content = [{"type": kind} for kind, present in media if present] + [{"type": "text", "text": question}]
@@ -132,19 +159,17 @@ class ChatInputs:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         if mel is not None:
-            text = text.replace(
-                self._placeholders.audio, self._placeholders.audio * self._num_audio_tokens(mel.shape[1])
-            )
+            text = text.replace(self._placeholders.audio, self._placeholders.audio * self._num_audio_tokens(num_frames))
         if grid is not None:
-            placeholder = self._placeholders.video if sample.video else self._placeholders.image
-            num_tokens = int(np.prod(grid)) // self._image_processor.merge_size**2
-            text = text.replace(placeholder, placeholder * num_tokens)
+            placeholder = (self._placeholders.video if sample.video else self._placeholders.image) or ""
+            text = text.replace(placeholder, placeholder * self._sight(sample.where).num_tokens(grid))
         prompt_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         answer_ids = self._answer_ids(answer) if answer is not None else []
         return Encoded(
             input_ids=torch.tensor(prompt_ids + answer_ids),
             num_prompt_tokens=len(prompt_ids),
             mel=mel,
+            num_frames=num_frames,
             pixels=pixels,
             grid=grid,
             is_video=bool(sample.video),
@@ -176,15 +201,15 @@ class ChatInputs:
             input_ids[row, length - len(encoded.input_ids) :] = encoded.input_ids
             attention_mask[row, length - len(encoded.input_ids) :] = 1
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        inputs |= self._collate_audio([encoded.mel for encoded in batch if encoded.mel is not None])
+        inputs |= self._collate_audio([(each.mel, each.num_frames) for each in batch if each.mel is not None])
         for prefix, suffix, is_video in (("image", "", False), ("video", "_videos", True)):
-            visual = [encoded for encoded in batch if encoded.pixels is not None and encoded.is_video == is_video]
-            if visual:
-                inputs["pixel_values" + suffix] = torch.cat([e.pixels for e in visual if e.pixels is not None])
-                inputs[f"{prefix}_grid_thw"] = torch.tensor([encoded.grid for encoded in visual])
-            if visual and is_video:
-                depth = self._image_processor.temporal_patch_size
-                inputs["video_second_per_grid"] = torch.tensor([depth * encoded.seconds_apart for encoded in visual])
+            seen = [encoded for encoded in batch if encoded.pixels is not None and encoded.is_video == is_video]
+            if seen:
+                inputs["pixel_values" + suffix] = torch.cat([e.pixels for e in seen if e.pixels is not None])
+                inputs[f"{prefix}_grid_thw"] = torch.tensor([encoded.grid for encoded in seen])
+            if seen and is_video:
+                depth = self._sight(seen[0].where).frames_per_patch
+                inputs["video_second_per_grid"] = torch.tensor([depth * encoded.seconds_apart for encoded in seen])
         return inputs
 
     def counted(self, batch: Sequence[Encoded], tokens: str = DEFAULT_TOKENS) -> torch.Tensor:
@@ -245,51 +270,39 @@ class ChatInputs:
     def _answer_ids(self, answer: str) -> list[int]:
         return [*self.text_tokens(answer), self.end_token_id]
 
-    def _mel(self, waveform: NDArray[np.float32]) -> torch.Tensor:
+    def _sight(self, where: str | None) -> Pictures:
+        if self._pictures is None:
+            raise InputError("this model can't see images or video", where=where, fix="give audio and text alone")
+        return self._pictures
+
+    def _mel(self, waveform: NDArray[np.float32], where: str) -> tuple[torch.Tensor, int]:
+        """[mel_bins, frames], and how many of the frames are the recording."""
+        longest = self._feature_extractor.n_samples
+        if self._pads_audio and len(waveform) > longest:
+            problem = (
+                f"recording of {len(waveform) / SAMPLING_RATE:.1f} s is longer than the {longest / SAMPLING_RATE:g} s "
+                "that this model hears"
+            )
+            raise MediaError(problem, where=where, fix="cut it into pieces")
         features = self._feature_extractor(
             waveform,
             sampling_rate=SAMPLING_RATE,
-            padding=True,
+            padding="max_length" if self._pads_audio else True,
             truncation=False,
             return_attention_mask=True,
             return_tensors="pt",
         )
         num_frames = int(features["attention_mask"][0].sum())
-        mel: torch.Tensor = features["input_features"][0, :, :num_frames]
-        return mel
+        mel: torch.Tensor = features["input_features"][0]
+        return mel if self._pads_audio else mel[:, :num_frames], num_frames
 
-    def _collate_audio(self, mels: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        if not mels:
+    def _collate_audio(self, recordings: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+        if not recordings:
             return {}
-        longest = max(mel.shape[1] for mel in mels)
-        features = torch.zeros(len(mels), mels[0].shape[0], longest)
-        mask = torch.zeros((len(mels), longest), dtype=torch.long)
-        for row, mel in enumerate(mels):
+        longest = max(mel.shape[1] for mel, _ in recordings)
+        features = torch.zeros(len(recordings), recordings[0][0].shape[0], longest)
+        mask = torch.zeros((len(recordings), longest), dtype=torch.long)
+        for row, (mel, num_frames) in enumerate(recordings):
             features[row, :, : mel.shape[1]] = mel
-            mask[row, : mel.shape[1]] = 1
+            mask[row, :num_frames] = 1
         return {"input_features": features, "feature_attention_mask": mask}
-
-    def _patches(self, images: Sequence[Image.Image], *, is_video: bool) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """[patches, patch_dim] and the grid of an image, or of a video's frames.
-
-        Frames of a video go two by two into temporal patches, an image twice.
-
-        The patch layout [..., channel, temporal, height, width] is Qwen2-VL's; an image alone fills the temporal
-        dimension with copies of itself, so a video is assembled from its frames' own patches.
-        """
-        processor = self._frame_processor if is_video else self._image_processor
-        processed = processor(list(images), return_tensors="pt")
-        _, height, width = (int(size) for size in processed["image_grid_thw"][0])
-        per_frame = processed["pixel_values"].view(len(images), height * width, -1)
-        if not is_video:
-            return per_frame[0], (1, height, width)
-        depth = processor.temporal_patch_size
-        padded = [*per_frame, *[per_frame[-1]] * (-len(images) % depth)]
-        blocks = []
-        for start in range(0, len(padded), depth):
-            block = [
-                frame.view(height * width, -1, depth, processor.patch_size**2)[:, :, 0]
-                for frame in padded[start : start + depth]
-            ]
-            blocks.append(torch.stack(block, dim=2).flatten(1))
-        return torch.cat(blocks), (len(blocks), height, width)

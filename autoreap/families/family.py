@@ -1,18 +1,21 @@
 """What every model family must say of itself: the only place where its names are known.
 
 A dimension (`autoreap.dimensions`) asks these questions and never spells a module path, config key or tensor name.
+A question has an answer here where most families give the same: names that transformers itself gives, and what a model
+answers that has no vision or no speech. docs/adding-a-family.md walks through one.
 Families and dimensions import torch and transformers where they touch a model, not before: what is read from headers
 and configs alone then answers at once.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from autoreap.checkpoint import TensorInfo
 from autoreap.errors import InputError
@@ -75,20 +78,53 @@ def _refuse(pixel_values: Any = None, pixel_values_videos: Any = None, *_argumen
     raise InputError("this model's vision was stripped; it can't see images or video", fix="send audio and text alone")
 
 
+_DECODER_TENSOR = re.compile(r"(?P<prefix>(\w+\.)?model\.layers\.)(?P<layer>\d+)\.(?P<rest>.+)")
+
+
 class Family(ABC):
-    """One model family of transformers. `config` is always the raw contents of config.json."""
+    """One model family of transformers. `config` is always the raw contents of config.json.
+
+    Attributes:
+        model_type: as config.json names the family.
+        title: what people call it.
+        frames_per_second: of audio features.
+        companions: files that look like weights in another format, yet the stock class needs them.
+    """
 
     model_type: str
-    frames_per_second: int  # of audio features
-    companions: tuple[str, ...] = ()  # files that look like weights in another format, yet the stock class needs them
+    title: str
+    frames_per_second = 100
+    companions: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, str]:
+        """The part of a stored tensor (see `TensorRole`), by the beginning of its name."""
 
     @abstractmethod
+    def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
+        """As `shape`. `KeyError`, `TypeError` and `AttributeError` say that the config is not the family's."""
+
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """What a plan must know of the model."""
+        """What a plan must know of the model; `InputError` if the config is not the family's."""
+        try:
+            return self.model_shape(config)
+        except KeyError as error:
+            raise InputError(f"key {error} is missing", where="config.json", fix=f"is this a {self.title}?") from None
+        except (TypeError, AttributeError) as error:
+            problem = f"a value is of another kind than a {self.title}'s: {error}"
+            raise InputError(problem, where="config.json") from None
 
-    @abstractmethod
     def role(self, tensor_name: str) -> TensorRole:
         """What the stored tensor is; `InputError` for a name that this family does not know."""
+        part = next((part for prefix, part in self.parts.items() if tensor_name.startswith(prefix)), None)
+        if part is None:
+            problem = f"unknown tensor {tensor_name!r}; a {self.title} has none of that name"
+            raise InputError(problem, where="checkpoint")
+        match = _DECODER_TENSOR.fullmatch(tensor_name)
+        if match is None:
+            return TensorRole(part, tensor_name)
+        return TensorRole(part, f"{match['prefix']}{{layer}}.{match['rest']}", layer=int(match["layer"]))
 
     def role_of(self, tensor: TensorInfo) -> TensorRole:
         """`role` of a tensor in a checkpoint; the error for an unknown one names its file."""
@@ -122,17 +158,20 @@ class Family(ABC):
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
         """Decoder layer `number` of the thinker as the stock class builds it, without weights (on the meta device)."""
 
-    @abstractmethod
     def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
         """Where a stored tensor of a decoder layer goes: a parameter, named within the layer, and the index into it."""
+        match = _DECODER_TENSOR.fullmatch(tensor_name)
+        if match is None:
+            raise InputError(f"tensor {tensor_name!r} belongs to no decoder layer", where="checkpoint")
+        return match["rest"], ()
 
     @abstractmethod
     def inputs(self, path: Path) -> ChatInputs:
         """What turns a prompt into this checkpoint's input tensors."""
 
-    @abstractmethod
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
         """The part of `model` that hears and writes; `model` itself where it is nothing else."""
+        return model
 
     def device(self, model: PreTrainedModel) -> torch.device:
         """Where inputs of the thinker go: where its embeddings run, wherever layers lie and weights rest."""
@@ -147,9 +186,9 @@ class Family(ABC):
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
         """The text decoder of `component`; None where the model has none."""
 
-    @abstractmethod
     def number_layer(self, layer: nn.Module, number: int) -> None:
         """Tell a decoder layer its place, by which it finds its part of the cache."""
+        cast(Any, layer).self_attn.layer_idx = number
 
     @abstractmethod
     def router(self, layer: nn.Module) -> Router | None:
@@ -164,40 +203,46 @@ class Family(ABC):
         """Probabilities [T, k] of the chosen experts before they are renormalised, from what the router returned."""
 
     @abstractmethod
-    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor) -> torch.Tensor:
-        """Embeddings [num_tokens, H] of one utterance, from its features [mel_bins, frames]."""
+    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Embeddings [num_tokens, H] of one utterance, from its features [mel_bins, frames].
 
-    @abstractmethod
+        The first `num_frames` are the recording; what follows is silence that `inputs` added.
+        """
+
     def is_audio(self, model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
         """Where in `input_ids` [B, T] the audio embeddings go, in order; bool [B, T]."""
+        return cast("torch.Tensor", input_ids == self.thinker(model).config.audio_token_id)
 
-    @abstractmethod
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Positions [axes, B, T] of left-padded prompts, as `generate` counts them; those after it follow the last."""
+        """Positions of left-padded prompts, as `generate` counts them; those after it follow the last.
 
-    @abstractmethod
+        [B, T], or [axes, B, T] where images have several; as the decoder takes them.
+        """
+        mask = inputs["attention_mask"]
+        return (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
+
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """Answer one prompt aloud, of at most `max_steps` steps of the talker; what is said does not matter.
 
         Raises:
             SilenceError: nothing is said. The talker may have read the prompt by then.
         """
+        raise AssertionError("a model without a talker is never asked to speak")
 
-    @abstractmethod
     def without_speech(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """Within the context, `model` is as it would be loaded from a checkpoint that can't speak."""
+        return nullcontext()
 
-    @abstractmethod
-    def write_no_speech(self, config: Config) -> None:
-        """Say that the model has no voice."""
+    def write_no_speech(self, config: Config) -> None:  # noqa: B027  # most models have no voice to speak of
+        """Say that the model has no voice; nothing to say where it never had one."""
 
-    @abstractmethod
     def speech_tap(self, model: PreTrainedModel) -> int | None:
-        """Which hidden state of the thinker the talker listens to; None without a talker."""
+        """Which hidden state amid the thinker the talker listens to; None where there is none."""
+        return None
 
-    @abstractmethod
     def set_speech_tap(self, model: PreTrainedModel, tap: int) -> None:
         """Set, in memory, what `speech_tap` returns."""
+        raise AssertionError("where no talker listens amid the thinker there is nothing to set")
 
     @abstractmethod
     def write_experts(self, config: Config, component: str, num_experts: int) -> None:
@@ -207,13 +252,13 @@ class Family(ABC):
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
         """Set the depth of `component`, and move every key that names a layer of it."""
 
-    @abstractmethod
     def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
         """Replace the vision tower by the smallest stub that the stock class loads; the stub's tensors by name."""
+        raise AssertionError("no plan strips the vision of a model that has none; see `check_plan`")
 
-    @abstractmethod
     def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
-        """The (module, method) pairs through which images and video enter the model."""
+        """The (module, method) pairs through which images and video enter the model; none where it can't see."""
+        return []
 
     @abstractmethod
     def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
@@ -229,3 +274,10 @@ class Family(ABC):
     @abstractmethod
     def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Names and shapes, as stored one tensor an expert, that the stock class expects for this config."""
+
+
+def integer(config: Mapping[str, Any], key: str) -> int:
+    """The integer `key` of a config; `TypeError` where it is something else."""
+    if type(config[key]) is not int:
+        raise TypeError(f"{key} is {config[key]!r}")
+    return cast(int, config[key])

@@ -158,15 +158,17 @@ function across(text, className) {
 
 function keeps(plan) {
   const found = Object.entries(plan.maps).flatMap(([component, encoded]) => {
-    const num = data.experts[component];
+    const num = plan.dense.includes(component) ? 1 : data.experts[component];
     const layers = encoded.map((layer) => expertMarks(layer, num));
     const kept = layers.filter(Boolean);
     const experts = kept[0].replaceAll("0", "").length;
-    const text = word("details.layers", { component, kept: kept.length, all: layers.length, experts, num });
-    return [made("p", text), heatMap(layers, num, text)];
+    const text = { component, kept: kept.length, all: layers.length, experts, num };
+    const said = word(plan.dense.includes(component) ? "details.layers.dense" : "details.layers", text);
+    return [made("p", said), heatMap(layers, num, said)];
   });
   const dropped = [plan.strip_vision && "details.vision", plan.drop_speech && "details.speech"].filter(Boolean);
-  return section(word("details.keeps"), ...found, made("p", word("details.map"), "note"),
+  return section(word("details.keeps"), ...found,
+    made("p", word(plan.dense.length ? "details.map.dense" : "details.map"), "note"),
     ...dropped.map((key) => made("p", word(key))));
 }
 

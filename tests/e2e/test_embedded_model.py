@@ -13,7 +13,7 @@ from autoreap.candidate import Candidate
 from autoreap.described import describe, load
 from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
-from autoreap.plan import make_plan
+from autoreap.planning import make_plan
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent.parent

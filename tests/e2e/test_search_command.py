@@ -15,10 +15,10 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap.cli import main
 from autoreap.errors import InputError
-from autoreap.front import PLAN, RACED, RESULT
 from autoreap.lock import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
+from autoreap.study import PLAN, RACED, RESULT
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +76,19 @@ def test_what_changed_since_the_study_began_is_refused(project: Path, capsys: py
     capsys.readouterr()
     assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 2
     assert "was started with evals" in capsys.readouterr().err
+
+
+def test_what_no_trial_could_sample_any_more_is_refused_before_the_model_is_loaded(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 0
+    text = (project / "space.yaml").read_text()
+    (project / "space.yaml").write_text(text.replace("layers_cut: {low: 0, high: 2}", "layers_cut: [0, 1, 2]"))
+    capsys.readouterr()
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("autoreap: space.yaml: parameters.layers_cut: study night has sampled from")
+    assert len(_results()) == 1
 
 
 def test_equal_plans_are_scored_once(project: Path) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from autoreap.described import Described
-from autoreap.evals_config import EvalsConfig
-from autoreap.evaluate import metric_name, read_task
-from autoreap.front import ERROR, INFEASIBLE, RACED, RESULT, SCREENED
+from autoreap.evals_config import EvalsConfig, metric_name
+from autoreap.evals_data import read_task
 from autoreap.mlflow_runs import DataSet, StudyRecord, TrialRecord
 from autoreap.retries import RETRY_OF
 from autoreap.saliency import Saliency
 from autoreap.samples import digest
 from autoreap.space_config import SpaceConfig
+from autoreap.study import ERROR, INFEASIBLE, RACED, RESULT, SCREENED
 
 
 def study_record(space: SpaceConfig, described: Described, evals: EvalsConfig, saliency: Saliency) -> StudyRecord:

@@ -1,30 +1,33 @@
-"""One worker among those that search the same study: which trial it takes, and when it has nothing left to do.
+"""The trials of a study as one of its workers takes them: which is next, and when there is nothing left to do.
 
 A trial is taken in turn, and which plan it scores is said within that turn. So there is never a trial too many, and no
 plan is scored by two workers at the same time.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
-from autoreap.front import PLAN
 from autoreap.group import Seat
 from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.plan import plan_from_dict
 from autoreap.progress import log
 from autoreap.retries import num_taken, retry_cut_off
+from autoreap.study import PLAN
 
 _DEFERRED = "autoreap.deferred"  # user attribute of a running trial: another worker scores the same plan
 
 Wait = Callable[[float], None]  # sleeps so many seconds, unless a signal comes
 
 
-class Crew:
-    """This worker and its company; a seat without a pulse has none."""
+class TrialQueue:
+    """What this worker takes; where its seat has a pulse, others take from the same study.
+
+    Use it within `joined`; `take` and `defers` are called within one turn of the group.
+    """
 
     def __init__(self, study: optuna.Study, storage: RDBStorage, seat: Seat) -> None:
         self._study = study
@@ -47,17 +50,9 @@ class Crew:
 
     @contextmanager
     def joined(self, when_alone: Callable[[], None]) -> Iterator[None]:
-        """Be one of the crew; see `Group.joined`."""
+        """Be one of the workers, and give signs of life; see `Group.joined`."""
         with self._group.joined(when_alone), self._heartbeat:
             yield
-
-    def turn(self) -> AbstractContextManager[bool]:
-        """Nobody else takes a trial meanwhile."""
-        return self._group.turn()
-
-    def only(self, what: str, wait: Wait) -> AbstractContextManager[None]:
-        """See `Group.only`."""
-        return self._group.only(what, wait)
 
     def take(self, trials: int, seed: Callable[[int], None]) -> Trial | None:
         """In turn: a trial whose plan another worker did not score after all, or else a new one, up to `trials` in all.

@@ -1,0 +1,57 @@
+"""What families without experts share: their answers when asked for them, and what their models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autoreap.families.family import Config, Family, Router
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Dense(Family):
+    """A family of dense decoders; inherit it first."""
+
+    def router(self, layer: nn.Module) -> Router | None:
+        """See `Family.router`. There is none."""
+        return None
+
+    def experts(self, layer: nn.Module) -> nn.Module | None:
+        """See `Family.experts`. There are none."""
+        return None
+
+    def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """See `Family.raw_gates`."""
+        raise AssertionError("a dense model has no router that could return anything")
+
+    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
+        """See `Family.write_experts`. Nothing to set: zero of them is what the config says already."""
+
+    def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        """See `Family.one_by_one`. Nothing is fused."""
+        return [(tensor_name, shape)]
+
+
+def write_windows(text: Config, retained: tuple[int, ...]) -> None:
+    """Move what the config of a Qwen2 decoder says of layers that attend within a window.
+
+    Which they are is a matter of their number, unless they are listed.
+    """
+    if text.get("layer_types"):
+        text["layer_types"] = [text["layer_types"][layer] for layer in retained]
+    if "max_window_layers" in text:
+        text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in retained)
+
+
+def hear_and_read(audio: Mapping[str, Any], text: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
+    """`Family.working_values` of a tower like Whisper's over a dense decoder, from the configs of both.
+
+    The tower holds its features three times, or its states of every second frame with what is between its two
+    projections; the decoder holds the tokens with their residuals and three times what is between its projections.
+    """
+    states = -(-num_frames // 2) * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"])
+    tower = 3 * num_frames * audio["num_mel_bins"] + 2 * num_frames * audio["d_model"] + states
+    return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))

@@ -1,0 +1,132 @@
+"""Qwen2-Audio, as transformers 5 stores and builds it: what hears stands before a dense decoder. It can't see or speak.
+
+On disk the prefixes are `{audio_tower,multi_modal_projector,language_model.model}`, and `language_model.lm_head`; in
+memory `model.{audio_tower,multi_modal_projector,language_model}`, and `lm_head`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from autoreap.families.dense import Dense, hear_and_read, write_windows
+from autoreap.families.family import Config, Decoder, integer
+from autoreap.families.stock import empty_layer, read_model, shapes_in_memory
+from autoreap.plan import ComponentShape, ModelShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from autoreap.families.chat_inputs import ChatInputs
+
+# The published config leaves out of `text_config` what is so by default; here it is known without torch.
+TEXT_DEFAULTS = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
+_NAMES_ON_DISK = (
+    (re.compile(r"^model\.language_model\."), "language_model.model."),
+    (re.compile(r"^model\."), ""),
+    (re.compile(r"^lm_head\."), "language_model.lm_head."),
+)
+
+
+class Qwen2Audio(Dense):
+    """Qwen2AudioForConditionalGeneration."""
+
+    model_type = "qwen2_audio"
+    title = "Qwen2-Audio"
+    parts: Mapping[str, str] = {
+        "audio_tower.": "audio",
+        "multi_modal_projector.": "audio",
+        "language_model.": "thinker",
+    }
+
+    def stock_class(self) -> Any:
+        """The class of transformers that loads a checkpoint."""
+        from transformers import Qwen2AudioForConditionalGeneration
+
+        return Qwen2AudioForConditionalGeneration
+
+    def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
+        """See `Family.model_shape`."""
+        num_layers = integer(_text_config(config), "num_hidden_layers")
+        return ModelShape({"thinker": ComponentShape(num_layers, num_experts=0, top_k=0)}, has_vision=False)
+
+    def num_audio_tokens(self, num_frames: int) -> int:
+        """See `Family.num_audio_tokens`. A convolution takes every second frame, a pool two of those: 25 a second."""
+        return ((num_frames - 1) // 2 + 1 - 2) // 2 + 1
+
+    def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
+        """See `Family.cache_values_per_token`. The width of a head follows from that of the hidden states."""
+        text = _text_config(config)
+        head_dim = text["hidden_size"] // text["num_attention_heads"]
+        return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
+
+    def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
+        """See `Family.working_values`. The tower hears every clip at its full length."""
+        audio = config["audio_config"]
+        return hear_and_read(audio, _text_config(config), 2 * integer(audio, "max_source_positions"), num_tokens)
+
+    def load(
+        self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
+    ) -> PreTrainedModel:
+        """See `Family.load`."""
+        stock = self.stock_class()
+        config = stock.config_class.from_pretrained(path)
+        if not layers:
+            config.text_config.num_hidden_layers = 0
+        return read_model(stock.from_pretrained, path, config, dtype=dtype, device=device, layers=layers)
+
+    def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
+        """See `Family.new_layer`."""
+        from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+        return empty_layer(Qwen2DecoderLayer, model.model.language_model.config, number, model.dtype)
+
+    def inputs(self, path: Path) -> ChatInputs:
+        """See `Family.inputs`."""
+        from autoreap.families.chat_inputs import read_audio_inputs
+
+        return read_audio_inputs(path, self.num_audio_tokens)
+
+    def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
+        """See `Family.decoder`."""
+        return cast(Decoder, model.model.language_model) if component == "thinker" else None
+
+    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """See `Family.audio_embeddings`. As `Qwen2AudioModel.forward` computes them: silence is not attended to."""
+        import torch
+        from transformers.masking_utils import create_bidirectional_mask
+
+        tower, device = model.model.audio_tower, self.device(model)
+        states = torch.zeros((1, tower.config.max_source_positions, 1), dtype=model.dtype, device=device)
+        is_heard = torch.arange(states.shape[1], device=device)[None] < (num_frames - 1) // 2 + 1
+        mask = create_bidirectional_mask(config=tower.config, inputs_embeds=states, attention_mask=is_heard.long())
+        hidden = tower(mel[None].to(device), attention_mask=mask).last_hidden_state
+        embeddings = model.model.multi_modal_projector(hidden)[0, : self.num_audio_tokens(num_frames)]
+        return cast("torch.Tensor", embeddings)
+
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        """See `Family.write_layers`."""
+        config["text_config"]["num_hidden_layers"] = len(retained)
+        write_windows(config["text_config"], retained)
+
+    def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """See `Family.expected_tensors`."""
+        return {_name_on_disk(name): shape for name, shape in shapes_in_memory(self.stock_class(), config).items()}
+
+
+def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder's part of a config, with what it leaves out."""
+    text: dict[str, Any] = TEXT_DEFAULTS | config["text_config"]
+    return text
+
+
+def _name_on_disk(name: str) -> str:
+    """The stored name of a parameter."""
+    for pattern, replacement in _NAMES_ON_DISK:
+        if pattern.match(name):
+            return pattern.sub(replacement, name)
+    raise AssertionError(f"the stock class has no parameter {name}")

@@ -1,0 +1,63 @@
+"""What families ask of transformers' own classes, each of them in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from autoreap.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def read_model(
+    read: Callable[..., Any], path: Path, config: Any, *, dtype: torch.dtype | str, device: str, layers: bool
+) -> PreTrainedModel:
+    """What `read`, a `from_pretrained`, makes of a checkpoint with this `config`, in evaluation mode.
+
+    Without `layers` it has tensors that the model has no place for; nothing is said of them.
+    """
+    with nullcontext() if layers else _unreported():
+        model = read(path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False)
+    return cast("PreTrainedModel", model.eval())
+
+
+def empty_layer(layer_class: Any, config: Any, number: int, dtype: torch.dtype) -> nn.Module:
+    """Decoder layer `number` as its class builds it from the decoder's `config`, on the meta device."""
+    import torch
+
+    with torch.device("meta"):
+        layer = layer_class(config, number)
+    return cast("nn.Module", layer.to(dtype).eval())
+
+
+def shapes_in_memory(stock: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of the class `stock` built from the raw `config`; `InputError` if it can't be."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        with torch.device("meta"):
+            model = stock(stock.config_class(**config))
+    except (StrictDataclassError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the stock class can't be built from it: {reason}", where="config.json") from None
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without the report of tensors that the checkpoint has and the model has not."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,76 @@
+"""Measure a model, or take the same measurement from where it was saved."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from autoreap import calibration_data
+from autoreap.calibrate import Options, calibrate, identity
+from autoreap.calibration_config import CalibrationConfig, CalibrationSet
+from autoreap.described import Loaded
+from autoreap.errors import InputError
+from autoreap.progress import log
+from autoreap.resume import resumable
+from autoreap.saliency import Saliency, load_saliency
+from autoreap.samples import Sample
+from autoreap.spool import spool_beside
+from autoreap.streaming import calibrate_by_layer
+
+
+def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dict[str, list[Sample]]:
+    """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded."""
+    if isinstance(calibration, CalibrationConfig):
+        return calibration_data.read_calibration(calibration)
+    sets = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
+    return calibration_data.read_calibration(CalibrationConfig(sets))
+
+
+def calibrated(
+    loaded: Loaded,
+    data: Mapping[str, Sequence[Sample]],
+    components: Sequence[str] = ("thinker",),
+    *,
+    options: Options | None = None,
+    output: Path | None = None,
+    cache: Path | None = None,
+) -> Saliency:
+    """Measure the model on `data` (rows by modality), or take the same measurement from where it was saved before.
+
+    Saved as `output`, or in the folder `cache` under a name that is its own. A measurement that is to be saved can be
+    interrupted: the next call goes on from what is left beside the file. A model of which one layer is in memory at a
+    time starts anew; without a place to save, it needs `options.spool`.
+
+    Raises:
+        InputError: another process measures for the same file now, and as `calibrate` does.
+    """
+    options = options or Options()
+    measure = partial(calibrate_by_layer if loaded.streamed else calibrate, loaded, data)
+    known = identity(loaded, data, components=components, options=options)
+    if output is None and cache is not None:
+        output = cache / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    if output is None:
+        return measure(components=components, options=options)
+    if output.is_dir():
+        raise InputError("is a directory", where=output, fix="name a file")
+    if saliency := _measured_before(output, known):
+        return saliency
+    with resumable(output) as resume:
+        options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
+        saliency = measure(components=components, options=options)
+        saliency.save(output)
+    return saliency
+
+
+def _measured_before(path: Path, known: Mapping[str, str]) -> Saliency | None:
+    """What is saved in `path`, if it is the measurement of this identity."""
+    try:
+        saliency = load_saliency(path)
+    except InputError:  # what it is then, a measurement may take the place of
+        return None
+    if not known.items() <= saliency.provenance.items():
+        return None
+    log(f"saliency measured before: {path}")
+    return saliency

@@ -1,0 +1,60 @@
+"""One decoder layer of a model that was loaded without its layers, read from the checkpoint."""
+
+import torch
+from torch import nn
+
+from autoreap.checkpoint import TensorInfo
+from autoreap.described import Described, Loaded
+from autoreap.errors import InputError
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_layer(loaded: Loaded, number: int) -> nn.Module:
+    """Layer `number` of the thinker with its weights from the checkpoint, in the model's type and on its device.
+
+    One stored tensor is in memory beside it at a time.
+
+    Raises:
+        InputError: a tensor of it is missing, of another shape, or of a type that is no floating-point number.
+    """
+    described, model = loaded.described, loaded.model
+    layer = described.family.new_layer(model, number).to_empty(device=model.device)
+    parameters = dict(layer.named_parameters())
+    missing = {name: parameter.numel() for name, parameter in parameters.items()}
+    for info in _tensors_of_layer(described, number):
+        name, index = described.family.slot(info.name, info.shape)
+        if name not in parameters or parameters[name][index].shape != info.shape:
+            raise InputError(f"tensor {info.name} of shape {info.shape} fits no parameter", where=info.shard)
+        with torch.no_grad():
+            parameters[name][index].copy_(_tensor(info))
+        missing[name] -= info.num_parameters
+    if incomplete := [name for name, left in missing.items() if left]:
+        raise InputError(
+            f"tensors of {incomplete[0]} of layer {number} are missing",
+            where=described.checkpoint.path,
+            fix="fetch the checkpoint again",
+        )
+    return layer
+
+
+def _tensors_of_layer(described: Described, number: int) -> list[TensorInfo]:
+    """In the order of their bytes."""
+    roles = {name: described.family.role(name) for name in described.checkpoint.tensors}
+    own = [
+        info
+        for name, info in described.checkpoint.tensors.items()
+        if (roles[name].part, roles[name].layer) == ("thinker", number)
+    ]
+    return sorted(own, key=lambda info: (info.shard, info.offset))
+
+
+def _tensor(info: TensorInfo) -> torch.Tensor:
+    if info.dtype not in _DTYPES:
+        raise InputError(f"tensor {info.name} is of type {info.dtype}", where=info.shard)
+    buffer = bytearray(info.num_bytes)
+    with info.shard.open("rb") as file:
+        file.seek(info.offset)
+        if file.readinto(buffer) != info.num_bytes:
+            raise InputError(f"ends in the middle of {info.name}", where=info.shard, fix="fetch it again")
+    return torch.frombuffer(buffer, dtype=_DTYPES[info.dtype]).view(info.shape)

@@ -1,0 +1,178 @@
+"""candidate + saliency + model shape -> `PruningPlan`. Pure functions; NumPy alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autoreap.candidate import Candidate
+from autoreap.errors import InputError
+from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan, check_plan
+from autoreap.saliency import ComponentSaliency, FloatArray, Saliency, random_scores
+
+
+def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape, base_model: BaseModel) -> PruningPlan:
+    """The edit that `candidate` means on the measured model; None measured will do where nothing is ranked.
+
+    Raises:
+        InputError: the saliency is of another model or missing, or the candidate asks for what the model has not, or
+            cuts more layers than may be cut.
+    """
+    if saliency is not None and saliency.model_fingerprint != base_model.fingerprint:
+        raise InputError(
+            f"was measured on another model (fingerprint {saliency.model_fingerprint}, not {base_model.fingerprint})",
+            where="saliency",
+            fix="calibrate this model, or name the model that was measured",
+        )
+    check_candidate(candidate, shape)
+    protect = {"first": candidate.protect_first, "last": candidate.protect_last}
+    pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, **protect)
+    thinker = _component_plan(candidate, "thinker", saliency, shape.components["thinker"], pinned)
+    talker = None
+    if candidate.talker_retention < 1 or candidate.talker_layers_cut:
+        talker_shape = shape.components.get("talker")
+        if talker_shape is None:
+            raise InputError("this model has no talker", where="talker.retention", fix="leave the talker unpruned")
+        as_talker = replace(
+            candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
+        )
+        talker = _component_plan(as_talker, "talker", saliency, talker_shape, edges(talker_shape.num_layers, **protect))
+    strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
+    plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
+    check_plan(plan, shape)
+    return plan
+
+
+def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
+    """Raise `InputError` if `candidate` asks for fewer experts of a decoder that has none; no measurement is needed."""
+    retentions = {"thinker": candidate.retention, "talker": candidate.talker_retention}
+    for name, decoder in shape.components.items():
+        if decoder.is_dense and retentions[name] < 1:
+            raise InputError(
+                f"the {name} is dense, it has no experts to choose from",
+                where="retention" if name == "thinker" else f"{name}.retention",
+                fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
+            )
+
+
+def needs_saliency(candidate: Candidate) -> bool:
+    """Whether `make_plan` has something to rank: experts by a measured ranking, or layers."""
+    fewer_experts = min(candidate.retention, candidate.talker_retention) < 1
+    return (fewer_experts and candidate.saliency != "random") or max(
+        candidate.layers_cut, candidate.talker_layers_cut
+    ) > 0
+
+
+def _component_plan(
+    candidate: Candidate, name: str, saliency: Saliency | None, shape: ComponentShape, pinned: frozenset[int]
+) -> ComponentPlan:
+    """The edit of one decoder; `pinned` layers are never cut."""
+    edit = ComponentPlan.identity(shape)
+    if candidate.retention < 1:
+        if candidate.saliency == "random":  # needs no measurement
+            scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
+        else:
+            scores = _measured(saliency, name, "which experts to keep").scores(
+                candidate.saliency, lambda_=candidate.lambda_, beta=candidate.beta, seed=candidate.seed
+            )
+        edit = replace(edit, experts=retained_experts(scores, num_retained(candidate.retention, shape)))
+    if candidate.layers_cut:
+        cosine = _measured(saliency, name, "which layers to cut").layer_cosine
+        cut = layers_to_cut(
+            cosine,
+            candidate.layers_cut,
+            pinned,
+            selection=candidate.layer_selection,
+            threshold=candidate.similarity_threshold,
+        )
+        edit = replace(edit, layers=tuple(layer for layer in edit.layers if layer not in cut))
+    return edit
+
+
+def _measured(saliency: Saliency | None, component: str, what: str) -> ComponentSaliency:
+    if saliency is None:
+        raise InputError(
+            f"{what} of the {component} is decided by measurement",
+            where="plan",
+            fix="give calibration data with --audio, or name layers with --layers, or rank with --saliency random",
+        )
+    return saliency.component(component)
+
+
+def num_retained(retention: float, shape: ComponentShape) -> int:
+    """K = round(retention * E), at least top-k; halves round up."""
+    return max(shape.top_k, int(retention * shape.num_experts + 0.5))
+
+
+def retained_experts(scores: FloatArray, num_retained: int) -> tuple[tuple[int, ...], ...]:
+    """In each layer the `num_retained` experts with the highest of `scores` [L, E]; ties go to the lower index."""
+    best_first = np.argsort(-scores, axis=1, kind="stable")
+    return tuple(tuple(sorted(row[:num_retained].tolist())) for row in best_first)
+
+
+def edges(num_layers: int, first: int | None = None, last: int | None = None) -> frozenset[int]:
+    """The first and last layers that ranking never cuts; by default a twelfth of the depth (4 of 48), at least one."""
+    width = max(1, round(num_layers / 12))
+    first, last = (width if given is None else min(given, num_layers) for given in (first, last))
+    return frozenset([*range(first), *range(num_layers - last, num_layers)])
+
+
+def pinned_layers(
+    shape: ModelShape, *, strip_vision: bool, first: int | None = None, last: int | None = None
+) -> frozenset[int]:
+    """Thinker layers that ranking must not cut: the edges, and those that vision feeds while it is kept."""
+    fed_by_vision = frozenset() if strip_vision else frozenset(range(shape.deepstack_layers))
+    return edges(shape.components["thinker"].num_layers, first, last) | fed_by_vision
+
+
+def layers_to_cut(
+    layer_cosine: FloatArray,
+    num_cut: int,
+    pinned: frozenset[int],
+    *,
+    selection: str = "single",
+    threshold: float = -1.0,
+) -> frozenset[int]:
+    """The layers whose removal changes the hidden states least, judged by `layer_cosine` [S, L].
+
+    `single` (the ranking of ShortGPT's block influence; Men et al., 2024) takes the `num_cut` layers with the highest
+    cos(h_l, h_{l+1}); `block` (Gromov et al., 2024) the run of n = `num_cut` layers with the highest cos(h_l, h_{l+n}).
+    Ties go to the lower index. What is not as similar as `threshold` stays, so that fewer layers may go.
+    """
+    num_spans, num_layers = layer_cosine.shape
+    free = [layer for layer in range(num_layers) if layer not in pinned]
+    if num_cut == 0:
+        return frozenset()
+    if selection == "single":
+        if num_cut > len(free):
+            raise InputError(
+                f"can cut at most {len(free)} of {num_layers} layers, got {num_cut}",
+                where="layers_cut",
+                fix=f"layers {sorted(pinned)} are protected; name layers with --layers to overrule",
+            )
+        similar = [layer for layer in free if layer_cosine[0, layer] >= threshold]
+        return frozenset(sorted(similar, key=lambda layer: -layer_cosine[0, layer])[:num_cut])
+    if num_cut > num_spans:
+        raise InputError(f"blocks of at most {num_spans} layers were measured, got {num_cut}", where="layers_cut")
+    starts = [start for start in free if set(range(start, start + num_cut)) <= set(free)]
+    if not starts:
+        raise InputError(f"no block of {num_cut} layers is free of protected ones", where="layers_cut")
+    start = max(starts, key=lambda first: layer_cosine[num_cut - 1, first])
+    return frozenset(range(start, start + num_cut)) if layer_cosine[num_cut - 1, start] >= threshold else frozenset()
+
+
+def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape: ModelShape) -> PruningPlan:
+    """`plan` with exactly the layers `cut` missing from `component`: the user's own list, no ranking, no protection."""
+    decoder = shape.components.get(component)
+    if decoder is None:
+        raise InputError(f"this model has no {component}", where="--component")
+    outside = [layer for layer in cut if not 0 <= layer < decoder.num_layers]
+    if outside:
+        raise InputError(
+            f"there is no layer {outside[0]}", where="--layers", fix=f"layers are 0 to {decoder.num_layers - 1}"
+        )
+    edit = plan.component(component) or ComponentPlan.identity(decoder)
+    edit = replace(edit, layers=tuple(layer for layer in range(decoder.num_layers) if layer not in set(cut)))
+    edited = replace(plan, thinker=edit) if component == "thinker" else replace(plan, talker=edit)
+    check_plan(edited, shape)
+    return edited
