@@ -6,6 +6,7 @@ flash). The talker's passes are not counted; its weights are, while a plan keeps
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from autoreap.checkpoint import Checkpoint, TensorInfo
@@ -94,11 +95,15 @@ class Footprint:
         The cache holds the clip and a transcript of four tokens a second. The working memory is the family's own
         estimate for hearing and reading the whole clip at once; a server that reads in pieces needs less.
         """
+        return self.memory_with(self.size_bytes(bits), seconds)
+
+    def memory_with(self, weights_bytes: int, seconds: float) -> MemoryNeeded:
+        """The same where what the weights take is known; of the tensors only their type counts then."""
         num_tokens = self._num_audio_tokens(seconds)
         num_frames = round(seconds * self.family.frames_per_second)
         working = self.family.working_values(self.config, num_frames, num_tokens) * self._item_bytes
         transcript = round(_TRANSCRIPT_TOKENS_PER_SECOND * seconds)
-        return MemoryNeeded(self.size_bytes(bits), self.kv_bytes(num_tokens + transcript), working)
+        return MemoryNeeded(weights_bytes, self.kv_bytes(num_tokens + transcript), working)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """All but `size_bytes`, by the names of objectives."""
@@ -113,7 +118,7 @@ class Footprint:
     def _num_audio_tokens(self, seconds: float) -> int:
         return self.family.num_audio_tokens(round(seconds * self.family.frames_per_second))
 
-    @property
+    @cached_property
     def _item_bytes(self) -> int:
         """Bytes of a value of the thinker: what its passes and its cache hold has the type of its matrices."""
         for tensor in self.tensors:

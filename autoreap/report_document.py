@@ -44,6 +44,8 @@ def report_document(study: optuna.Study, root: Path = DEFAULT_ROOT) -> dict[str,
     splits = {"search": baseline["metrics"], **({"report": confirmed["baseline"]["metrics"]} if confirmed else {})}
     controls = study.user_attrs.get(CONTROLS, {})
     scores = {split: _measured(metrics, objectives) for split, metrics in splits.items()}
+    knee, smallest = _picked(study, "knee"), _smallest(study)
+    picked = [number for number in (knee, (smallest or {}).get("trial")) if number is not None]
     return {
         "study": study.study_name,
         "model": _model_name(study),
@@ -56,9 +58,9 @@ def report_document(study: optuna.Study, root: Path = DEFAULT_ROOT) -> dict[str,
         "baseline": {"scores": _scores(baseline, splits.get("report"))},
         "controls": {name: {"scores": _scores(known, None)} for name, known in controls.items()},
         "trials": _trials(study, front, confirmed),
-        "head": {"knee": _picked(study, "knee"), "smallest": _smallest(study), "points": MAX_WER_INCREASE},
+        "head": {"knee": knee, "smallest": smallest, "points": MAX_WER_INCREASE},
         "night": night_of(study, points),
-        **details_of(study, points, front, root),
+        **details_of(study, points, front, picked, root),
     }
 
 

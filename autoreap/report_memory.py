@@ -1,5 +1,8 @@
 """What fits where: the memory that a candidate needs, as far as the model's headers are still at hand."""
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from autoreap.described import Described, describe
 from autoreap.errors import AutoreapError
 from autoreap.footprint import Footprint
 from autoreap.plan import PruningPlan
+from autoreap.rewrite import rewrite_config
 from autoreap.study import PLAN
 
 GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops
@@ -43,12 +47,22 @@ def _on_disk(name: str) -> str | None:
         return None
 
 
-def memory_of(described: Described | None, plan: PruningPlan | None) -> list[dict[str, Any]]:
-    """One entry a clip and number of bits: weights, cache and working memory in bytes; none where it is not known."""
+def memory_of(described: Described | None, plan: PruningPlan | None, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry a clip and number of bits: weights, cache and working memory in bytes, and the tokens of the cache.
+
+    There is none where the model is not known. `known` is a trial's result or the baseline: the size of the weights
+    in it is not counted again, which would take seconds for the 30B model.
+    """
     if described is None:
         return []
-    footprint = Footprint.of(described.checkpoint, plan)
-    needed = ((seconds, bits, footprint.memory_needed(seconds, bits)) for seconds in CLIPS_SECONDS for bits in BITS)
+    checkpoint = described.checkpoint
+    whole = Footprint.of(checkpoint)
+    footprint = whole if plan is None else replace(whole, config=rewrite_config(checkpoint, plan))
+    weights = {bits: _weights_bytes(described, plan, known, bits) for bits in BITS}
+    token_bytes = footprint.kv_bytes(1)
+    needed = (
+        (seconds, bits, footprint.memory_with(weights[bits], seconds)) for seconds in CLIPS_SECONDS for bits in BITS
+    )
     return [
         {
             "clip_seconds": seconds,
@@ -56,6 +70,25 @@ def memory_of(described: Described | None, plan: PruningPlan | None) -> list[dic
             "weights": one.weights_bytes,
             "cache": one.kv_cache_bytes,
             "working": one.working_bytes,
+            "tokens": one.kv_cache_bytes // token_bytes,
         }
         for seconds, bits, one in needed
     ]
+
+
+def _weights_bytes(described: Described, plan: PruningPlan | None, known: Mapping[str, Any], bits: int) -> int:
+    if bits == 16:
+        return int(known["size_bytes"])
+    measured = known["metrics"].get(f"size_{bits}bit_bytes")
+    return int(measured["value"]) if measured else Footprint.of(described.checkpoint, plan).size_bytes(bits)
+
+
+def stored_type(described: Described | None) -> str | None:
+    """The type of most of the model's bytes, by the name that people use; None where it is not known."""
+    if described is None:
+        return None
+    num_bytes: Counter[str] = Counter()
+    for tensor in described.checkpoint.tensors.values():
+        num_bytes[tensor.dtype] += tensor.num_bytes
+    ((dtype, _),) = num_bytes.most_common(1)
+    return {"F32": "fp32", "F16": "fp16"}.get(dtype, dtype.lower())

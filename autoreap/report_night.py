@@ -22,6 +22,7 @@ def night_of(study: optuna.Study, points: Sequence[Point]) -> dict[str, Any]:
     """The part of the document that is about time, losses, and what the search learnt."""
     trials = study.get_trials(deepcopy=False)
     return {
+        **_times(trials),
         "seconds": round(sum(seconds_of(trial) or 0 for trial in trials), 1),
         "failures": _failures(trials),
         "raced": _raced(trials),
@@ -31,7 +32,17 @@ def night_of(study: optuna.Study, points: Sequence[Point]) -> dict[str, Any]:
         "hypervolume": hypervolumes(points, objectives_of(study)),
         "importance": importances(study, points),
         "importance_needs": MIN_TRIALS_FOR_IMPORTANCE,
+        "plans": len({point.plan_digest for point in points}),
     }
+
+
+def _times(trials: Sequence[FrozenTrial]) -> dict[str, str]:
+    """When the first trial began and the last one ended, by the clock of the machine that searched."""
+    began = [trial.datetime_start for trial in trials if trial.datetime_start]
+    ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+    if not began or not ended:
+        return {}
+    return {"began": f"{min(began):%Y-%m-%d %H:%M}", "ended": f"{max(ended):%Y-%m-%d %H:%M}"}
 
 
 def seconds_of(trial: FrozenTrial) -> float | None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from autoreap.checkpoint import Checkpoint, TensorInfo
@@ -69,6 +69,21 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
     Raises:
         InputError: the plan belongs to another model, or the checkpoint holds a tensor of unknown purpose.
     """
+    family, config, added = _rewritten_config(checkpoint, plan)
+    kept = [tensor for info in checkpoint.tensors.values() if (tensor := _rewritten(info, family, plan)) is not None]
+    stubs = [_zeros(name, shape, _like(checkpoint, family, name)) for name, shape in added.items()]
+    return Rewrite(tuple(kept + stubs), config, num_dropped=len(checkpoint.tensors) - len(kept))
+
+
+def rewrite_config(checkpoint: Checkpoint, plan: PruningPlan) -> Config:
+    """The config that goes with `plan_rewrite`'s tensors, without looking at these; raises as it does."""
+    return _rewritten_config(checkpoint, plan)[1]
+
+
+def _rewritten_config(
+    checkpoint: Checkpoint, plan: PruningPlan
+) -> tuple[Family, Config, Mapping[str, tuple[int, ...]]]:
+    """The family, the config of the result, and the shapes of tensors that it needs and the checkpoint lacks."""
     family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
     if plan.base_model.fingerprint != checkpoint.fingerprint:
         raise InputError(
@@ -82,9 +97,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
     added: dict[str, tuple[int, ...]] = {}
     for dimension in DIMENSIONS:
         added |= dimension.rewrite_config(config, family, plan)
-    kept = [tensor for info in checkpoint.tensors.values() if (tensor := _rewritten(info, family, plan)) is not None]
-    stubs = [_zeros(name, shape, _like(checkpoint, family, name)) for name, shape in added.items()]
-    return Rewrite(tuple(kept + stubs), config, num_dropped=len(checkpoint.tensors) - len(kept))
+    return family, config, added
 
 
 def _rewritten(info: TensorInfo, family: Family, plan: PruningPlan) -> OutputTensor | None:

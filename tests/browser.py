@@ -74,6 +74,10 @@ class Tab:
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=_KEYS[key], **text)
 
+    def print_out(self) -> None:
+        """Show it as it goes to paper."""
+        self._call("Emulation.setEmulatedMedia", media="print")
+
     def picture(self, path: Path) -> None:
         """The whole page, as a PNG."""
         told = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)

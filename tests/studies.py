@@ -43,9 +43,18 @@ def plan_of(seed: int, shape: ModelShape = SHAPE, base: BaseModel = GONE) -> Pru
     return make_plan(candidate, saliency_of(shape, fingerprint=base.fingerprint), shape, base)
 
 
-def add_trial(study: optuna.Study, values: Sequence[float], *, plan: PruningPlan | None = None, **result: Any) -> int:
+def add_trial(
+    study: optuna.Study,
+    values: Sequence[float],
+    *,
+    plan: PruningPlan | None = None,
+    preset: str | None = None,
+    **result: Any,
+) -> int:
     """A scored trial; `values` are those of the objectives, sizes in GB."""
     trial = study.ask()
+    if preset:
+        trial.set_user_attr("preset", preset)
     retention = trial.suggest_float("retention", 0, 1)
     trial.suggest_float("beta", 0, 2)
     plan = plan or plan_of(trial.number)

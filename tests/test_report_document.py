@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from studies import BASELINE_BYTES, add_ends, add_trial, new_study, plan_of, rat
 from autoreap.confirmed import CONFIRMED
 from autoreap.described import describe
 from autoreap.footprint import Footprint
+from autoreap.front import pareto
 from autoreap.plan import BaseModel
 from autoreap.report_details import MAX_DETAILED
 from autoreap.report_document import report_document
@@ -60,7 +62,7 @@ def test_the_head_names_the_knee_and_the_smallest_that_is_good_enough(tmp_path: 
     assert report_document(study, tmp_path)["head"]["smallest"] == {"trial": 1}
     worse = new_study()
     add_trial(worse, (10, 0.9))
-    assert report_document(worse, tmp_path)["head"] == {"knee": 0, "smallest": {"trial": None}, "points": 0.5}
+    assert report_document(worse, tmp_path)["head"] == {"knee": None, "smallest": {"trial": None}, "points": 0.5}
     other = new_study({"size_bytes": "minimize", "accuracy": "maximize"})
     add_trial(other, (10, 0.9))
     assert report_document(other, tmp_path)["head"]["smallest"] is None
@@ -126,37 +128,56 @@ def test_the_worst_utterances_come_first_beside_what_the_unpruned_model_heard(tm
     study = new_study()
     add_trial(study, (30, 0.12))
     answered(tmp_path)
-    split = report_document(study, tmp_path)["details"]["0"]["splits"]["search"]
+    split = report_document(study, tmp_path)["details"]["0"]["search"]
     assert [one["id"] for one in split["worst"]] == ["u3", "u2", "u1"]
     assert [side["count"] for side in split["worst"][0]["sides"]] == [0, 4]
     assert split["differences"]["wer"]["value"] == 7 / 16
     assert split["differences"]["wer"]["worse"] == 3
 
 
-def test_the_map_has_a_row_a_layer_and_a_mark_an_expert(tmp_path: Path) -> None:
+def test_the_map_has_a_row_a_layer_and_a_bit_an_expert(tmp_path: Path) -> None:
     study = new_study()
     plan = plan_of(0)
     add_trial(study, (30, 0.12), plan=plan)
-    rows = report_document(study, tmp_path)["details"]["0"]["plan"]["maps"]["thinker"]
-    kept = {layer: tuple(e for e, mark in enumerate(row) if mark == "1") for layer, row in enumerate(rows) if row}
+    document = report_document(study, tmp_path)
+    assert document["experts"]["thinker"] == 8
+    rows = document["plans"]["0"]["maps"]["thinker"]
+    marks = [f"{int(row, 16):08b}" if row else "" for row in rows]
+    kept = {layer: tuple(e for e, mark in enumerate(row) if mark == "1") for layer, row in enumerate(marks) if row}
     assert kept == {layer: plan.thinker.experts[layer] for layer in plan.thinker.layers}
     assert rows.count("") == 1
 
 
-def test_the_memory_needed_is_that_of_the_model_while_it_is_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("counted", [False, True], ids=["older study", "sizes in the result"])
+def test_the_memory_needed_is_that_of_the_model_while_it_is_where_it_was(counted: bool, tmp_path: Path) -> None:
     described = describe("tiny")
     plan = plan_of(0, described.shape, described.base_model)
+    footprint = Footprint.of(described.checkpoint, plan)
     study = new_study()
-    add_trial(study, (30, 0.12), plan=plan)
-    memory = report_document(study, tmp_path)["details"]["0"]["memory"]
-    needed = Footprint.of(described.checkpoint, plan).memory_needed(2400, 4)
-    assert memory[-1] == {
-        "clip_seconds": 2400, "bits": 4, "weights": needed.weights_bytes, "cache": needed.kv_cache_bytes,
-        "working": needed.working_bytes,
-    }  # fmt: skip
+    metrics = {"wer": rate(0.12), **(footprint.metrics() if counted else {})}
+    add_trial(study, (footprint.size_bytes() / 1e9, 0.12), plan=plan, metrics=metrics)
+    document = report_document(study, tmp_path)
+    assert document["memory"]["stored"] == "bf16"
+    for entry, (seconds, bits) in zip(
+        document["plans"]["0"]["memory"], itertools.product((30, 2400), (16, 8, 4)), strict=True
+    ):
+        needed = footprint.memory_needed(seconds, bits)
+        assert entry == {
+            "clip_seconds": seconds, "bits": bits, "weights": needed.weights_bytes, "cache": needed.kv_cache_bytes,
+            "working": needed.working_bytes, "tokens": needed.kv_cache_bytes // footprint.kv_bytes(1),
+        }  # fmt: skip
     changed = new_study(name="changed")
     add_trial(changed, (30, 0.12), plan=replace(plan, base_model=BaseModel("tiny", "0" * 16)))
-    assert report_document(changed, tmp_path)["details"]["0"]["memory"] == []
+    assert report_document(changed, tmp_path)["plans"]["0"]["memory"] == []
+
+
+def test_the_night_tells_when_it_began_and_ended(tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    night = report_document(study, tmp_path)["night"]
+    (trial,) = study.get_trials()
+    assert night["began"] == trial.datetime_start.strftime("%Y-%m-%d %H:%M")  # type: ignore[union-attr]
+    assert night["ended"] == trial.datetime_complete.strftime("%Y-%m-%d %H:%M")  # type: ignore[union-attr]
 
 
 def evals_with(tmp_path: Path, text: str) -> Path:
@@ -175,7 +196,7 @@ def test_the_recordings_of_the_worst_utterances_can_be_heard(tmp_path: Path) -> 
     study.set_user_attr(SCORING, {"evals": str(evals_with(tmp_path, REFERENCE))})
     document = report_document(study, tmp_path)
     found = document["recordings"]
-    assert [one["recording"] for one in document["details"]["0"]["splits"]["search"]["worst"]] == list(found)
+    assert [one["recording"] for one in document["details"]["0"]["search"]["worst"]] == list(found)
     waveform, sampling_rate = soundfile.read(io.BytesIO(base64.b64decode(found["search/wer/u3"])))
     assert sampling_rate == 16_000
     assert len(waveform) / sampling_rate == pytest.approx(1, abs=0.15)
@@ -198,10 +219,14 @@ def test_a_recording_that_is_gone_or_another_one_now_is_left_out(gone: str, tmp_
     assert len(found) == (2 if gone == "recording" else 0)
 
 
-def test_of_a_long_night_the_front_is_told_in_detail_and_some_others(tmp_path: Path) -> None:
+def test_of_a_long_night_the_picked_and_the_front_are_told_in_detail_and_every_plan(tmp_path: Path) -> None:
     study = new_study()
     for number in range(MAX_DETAILED + 5):
-        add_trial(study, (60 - number / 10, 0.2))
-    details = report_document(study, tmp_path)["details"]
-    assert len(details) == MAX_DETAILED
-    assert next(iter(details)) == str(MAX_DETAILED + 4)
+        add_trial(study, (60 - number, 0.1 + number / 1000))
+    document = report_document(study, tmp_path)
+    knee, smallest = document["head"]["knee"], document["head"]["smallest"]["trial"]
+    front = [point.trial for point in pareto(points_of(study), study.user_attrs["objectives"])]
+    assert len(front) == MAX_DETAILED + 5
+    assert list(document["details"])[:2] == [str(knee), str(smallest)]
+    assert len(document["details"]) == MAX_DETAILED
+    assert len(document["plans"]) == MAX_DETAILED + 5

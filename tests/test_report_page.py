@@ -3,17 +3,23 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from browser import ask, needs_browser
+from browser import ask, needs_browser, opened
 from studies import add_ends, add_trial, new_study, rate, save_answers
 
+from autoreap import footprint, latency
+from autoreap.candidate import FRACTION_OF_COUNT, Candidate, parameter_name
 from autoreap.comparison_page import asset
 from autoreap.confirmed import CONFIRMED
+from autoreap.evaluate import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
+from autoreap.report_document import report_document
 from autoreap.report_page import LANGUAGES, write_report
+from autoreap.tasks import TASKS
 from autoreap.wording import metric_text, size_text
 
 EVIL = "</script><script>window.hacked=1</script><img/src=x/onerror=hacked=1>"
@@ -70,36 +76,69 @@ def test_the_head_says_what_was_found_with_intervals(page: Path) -> None:
     said = ask(page, steps, address="split=search")
     baseline = metric_text("wer", rate(0.1))
     assert said[0] == f"Unpruned, test/model takes {size_text(70e9)} and has a WER of {baseline}."
-    assert said[2].startswith("The smallest that was within +0.5 points on the search split is trial 1: ")
-    assert f": {size_text(40e9)}, 57%, at {metric_text('wer', rate(0.104))}" in said[2]
-    assert "paired with the unpruned model +" in said[2], "it has answers"
+    assert said[1].startswith("The knee of the front is trial 1: ")
+    assert f": {size_text(40e9)}, 57% of that, at {metric_text('wer', rate(0.104))} WER" in said[1]
+    assert "paired with the unpruned model +" in said[1], "it has answers"
+    assert said[2] == "It is also the smallest that was within +0.5 points on the search split."
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [(60, 0.1), (50, 0.104), (20, 0.13), (10, 0.3)],
+            ["knee of the front is trial 2", "on the search split is trial 1: 50.00"],
+        ),
+        ([(60, 0.3), (40, 0.31)], ["knee of the front is trial", "No point of the front was within +0.5 points"]),
+        ([(60, 0.5), (40, 0.9)], ["No point of the front is useful", "No point of the front was within"]),
+    ],
+)
+def test_the_head_says_what_the_rules_pick(rows: list[tuple[float, float]], said: list[str], tmp_path: Path) -> None:
+    study = new_study()
+    for values in rows:
+        add_trial(study, values)
+    write_report(study, tmp_path / "report.html", tmp_path)
+    steps = "return [[...document.querySelectorAll('.lead')].map((one) => one.textContent), details.textContent]"
+    (_, *found), details = ask(tmp_path / "report.html", steps)
+    assert [part in text for part, text in zip(said, found, strict=True)] == [True, True]
+    picked = report_document(study, tmp_path)["head"]["knee"]
+    assert details.startswith("unpruned" if picked is None else f"trial {picked}"), "its command is there to copy"
 
 
 @needs_browser
 def test_a_click_on_a_point_shows_that_candidate(page: Path) -> None:
-    steps = """
-      const click = () => new MouseEvent('click', { bubbles: true });
-      document.querySelector('.point[data-key="2"]').dispatchEvent(click());
-      return [location.hash, details.querySelector('h3').textContent, details.querySelector('code').textContent,
-        details.textContent.includes('%s'), document.querySelector('tr.chosen').dataset.key];
-    """
-    address, title, command, has_score, row = ask(page, steps % metric_text("wer", rate(0.2)), address="split=search")
-    assert "trial=2" in address
-    assert title.startswith("trial 2")
-    assert command == "autoreap materialise night --trial 2 -o OUT"
-    assert (has_score, row) == (True, "2")
+    steps = """return [location.hash, details.querySelector('h3').textContent,
+      details.querySelector('code').textContent, details.textContent,
+      document.querySelector('tr.chosen').dataset.key]"""
+    with opened(page, address="split=search") as tab:
+        tab.click('.point[data-key="2"]')
+        address, title, command, text, row = tab.run(steps)
+        assert "trial=2" in address
+        assert title.startswith("trial 2")
+        assert command == "autoreap materialise night --trial 2 -o night-trial-2"
+        assert (metric_text("wer", rate(0.2)) in text, row) == (True, "2")
+        tab.click("#details .close")
+        assert tab.run("return details.textContent") == "Choose a point or a row."
 
 
 @needs_browser
-def test_a_row_is_chosen_by_the_keyboard(page: Path) -> None:
-    steps = """
-      const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
-      document.querySelector('tr[data-key="0"]').focus();
-      press('ArrowDown'); press('Enter');
-      return [details.querySelector('h3').textContent, document.activeElement.dataset.key];
-    """
-    title, focused = ask(page, steps)
-    assert (title.startswith("trial 1"), focused) == (True, "1")
+def test_points_and_rows_are_reached_and_chosen_by_the_keyboard(page: Path) -> None:
+    steps = "return [details.querySelector('h3').textContent.replace('×', ''), document.activeElement.dataset.key]"
+    with opened(page, address="split=search&trial=2") as tab:
+        tab.run("document.querySelector('#axes [name=fit]').focus()")
+        tab.press("Tab")
+        assert tab.run(steps) == ["trial 2", "2"], "Tab reaches one point, the chosen one"
+        for key, reached in (("ArrowRight", "3"), ("ArrowRight", "random"), ("ArrowLeft", "3"), ("ArrowLeft", "2")):
+            tab.press(key)
+            assert tab.run(steps) == ["trial 2", reached], "from left to right"
+        tab.press("ArrowRight")
+        tab.press("Enter")
+        assert tab.run(steps) == ["trial 3", "3"], "the focus stays when the picture is drawn anew"
+        tab.run("document.querySelector('tr[data-key=\"0\"]').focus()")
+        tab.press("ArrowDown")
+        tab.press("Enter")
+        assert tab.run(steps) == ["trial 1", "1"]
 
 
 @needs_browser
@@ -186,9 +225,9 @@ def test_no_gap_and_no_key_is_left_on_the_page(page: Path, language: str) -> Non
 def test_a_trial_that_the_report_split_did_not_see_is_told_of_by_the_search_split(page: Path) -> None:
     steps = "return [details.textContent, document.getElementById('notes').textContent]"
     text, notes = ask(page, steps, address="trial=3&split=report")
-    assert "Values (search split)" in text
+    assert "Scores (search split)" in text
     assert metric_text("wer", rate(0.5)) in text
-    assert "1 scored trials are not drawn" in notes
+    assert "Scored but not drawn: 1, " in notes
 
 
 @needs_browser
@@ -204,10 +243,71 @@ def test_what_is_no_scored_trial_can_be_chosen_too(page: Path, chosen: str, titl
 
 
 @needs_browser
-def test_a_phone_needs_no_sideways_scrolling(page: Path) -> None:
-    steps = "return [document.documentElement.scrollWidth, innerWidth]"
-    content, width = ask(page, steps, address="trial=1", width=500)
-    assert content <= width <= 500
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_a_narrow_screen_needs_no_sideways_scrolling(page: Path, width: int, language: str) -> None:
+    steps = """
+      const wide = [...document.querySelectorAll('main *')].filter((one) => !one.closest('.scroll, .command, svg')
+        && one.getBoundingClientRect().right > innerWidth);
+      return [document.documentElement.scrollWidth, innerWidth, wide.map((one) => one.outerHTML.slice(0, 80))]"""
+    assert ask(page, steps, address=f"trial=1&lang={language}", width=width) == [width, width, []]
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(page: Path, dark: bool) -> None:
+    with opened(page, address="trial=1&split=search", dark=dark) as tab:
+        number, faint = tab.run((Path(__file__).parent / "contrast.js").read_text())
+    assert number > 150
+    assert faint == []
+
+
+@needs_browser
+def test_a_preset_is_a_square_also_on_the_front(tmp_path: Path) -> None:
+    study = new_study()
+    for values, preset in (((60, 0.1), None), ((40, 0.104), "light"), ((50, 0.2), "medium")):
+        add_trial(study, values, preset=preset)
+    write_report(study, tmp_path / "report.html", tmp_path)
+    steps = """return [...document.querySelectorAll('#chart .point')].map((one) =>
+      [one.dataset.key, one.classList[1], one.querySelector('.mark').tagName])"""
+    marks = {key: (kind, shape) for key, kind, shape in ask(tmp_path / "report.html", steps)}
+    front, other = ("front", "circle"), ("preset", "rect")
+    assert marks == {"0": front, "1": ("front", "rect"), "2": other, "baseline": ("baseline", "path")}
+
+
+def test_every_metric_and_parameter_has_a_name_in_both_languages() -> None:
+    metrics = {task.METRIC for task in TASKS} | {*footprint.DIRECTIONS, *latency.DIRECTIONS, "mask_seconds", "nll"}
+    parameters = {
+        name.rpartition(".")[2]
+        for name in [*(parameter_name(field.name) for field in fields(Candidate)), *FRACTION_OF_COUNT]
+    }
+    reasons = {NOT_A_NUMBER, RUNAWAY, EMPTY, UNPARSEABLE}
+    for language in LANGUAGES:
+        words = json.loads(asset(f"words.{language}.json"))
+        wanted = {f"metric.{name}" for name in metrics} | {f"param.{name}" for name in parameters}
+        assert wanted | {f"reason.{name}" for name in reasons} <= set(words)
+
+
+NAMES = {"thinker", "talker", "KV", "bf16", "PED", "ANOVA", "NaN", "GB", "autoreap", "English"}
+
+
+def test_nothing_is_left_in_english_in_the_chinese_words() -> None:
+    words = json.loads(asset("words.zh.json"))
+    texts = {key: re.sub(r"\{[^}]+\}", "", text) for key, text in words.items()}
+    english = {key: set(re.findall(r"[A-Za-z]{2,}", text)) - NAMES for key, text in texts.items()}
+    assert {key: found for key, found in english.items() if found} == {}
+    beside = r"[\u4e00-\u9fff][,:;()]|[,:;()][\u4e00-\u9fff]"
+    half_width = [key for key, text in texts.items() if re.search(beside, text)]
+    assert half_width == [], "beside Chinese characters punctuation is full-width"
+
+
+@needs_browser
+def test_on_paper_the_page_is_light_and_whole(page: Path) -> None:
+    steps = """return [getComputedStyle(document.body).backgroundColor, details.scrollHeight - details.clientHeight,
+      ['nav', '#axes', '.close'].map((one) => getComputedStyle(document.querySelector(one)).display)]"""
+    with opened(page, address="trial=1&split=search&theme=dark") as tab:
+        tab.print_out()
+        assert tab.run(steps) == ["rgb(255, 255, 255)", 0, ["none", "none", "none"]]
 
 
 @needs_browser

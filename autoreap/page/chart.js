@@ -1,4 +1,4 @@
-const MARGIN = { left: 60, right: 18, top: 14, bottom: 46 };
+const MARGIN = { left: 60, right: 18, top: 30, bottom: 46 };
 
 function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -15,7 +15,7 @@ function scale(low, high, start, end, log) {
 }
 
 function linearTicks(low, high, number) {
-  const rough = (high - low) / Math.max(number, 2);
+  const rough = (high - low) / Math.max(number, 4);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
   const ticks = [];
@@ -49,22 +49,30 @@ function drawChart(host, choose) {
   const height = Math.min(560, Math.max(300, 0.68 * width));
   const fitted = view.fit ? shown.filter(({ one }) => ["front", "baseline"].includes(one.kind)) : shown;
   const log = data.log.includes(view.y) && fitted.some(({ y }) => y[0] > 0);
-  const [xs, ys] = [axisRange(fitted.map(({ x }) => [x[0]]), false), axisRange(fitted.map(({ y }) => y), log)];
-  const x = scale(...xs, MARGIN.left, width - MARGIN.right, false);
+  const across = data.log.includes(view.x) && fitted.some(({ x }) => x[0] > 0);
+  const [xs, ys] = [axisRange(fitted.map(({ x }) => [x[0]]), across), axisRange(fitted.map(({ y }) => y), log)];
+  const x = scale(...xs, MARGIN.left, width - MARGIN.right, across);
   const y = scale(...ys, height - MARGIN.bottom, MARGIN.top, log);
   const inside = ({ x: [at], y: [up] }) => !view.fit || (at >= xs[0] && at <= xs[1] && up <= ys[1] && up >= ys[0]);
   const clamp = (value) => Math.min(Math.max(value, ys[0]), ys[1]);
   const placed = shown.filter(inside).map((found) => ({
-    ...found, at: x.pixel(found.x[0]), up: y.pixel(clamp(found.y[0])), ends: found.y.slice(1).map((v) => y.pixel(clamp(v))),
+    ...found, at: x.pixel(Math.max(found.x[0], xs[0])), up: y.pixel(clamp(found.y[0])), ends: found.y.slice(1).map((v) => y.pixel(clamp(v))),
   }));
+  placed.sort((a, b) => a.at - b.at || a.up - b.up);
+  const keys = placed.map(({ one }) => one.key);
+  const entry = keys.includes(view.trial) ? view.trial : keys[0];
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group" });
   chart.setAttribute("aria-label", `${metricName(view.x)}, ${metricName(view.y)}`);
-  chart.append(grid(x, y, width, height, [xs, ys, log]), ties(placed), staircase(placed));
+  chart.append(grid(x, y, width, height, [xs, ys, across, log]), ties(placed), staircase(placed));
   const order = ["broken", "trial", "preset", "control", "baseline", "front"];
   placed.sort((a, b) => order.indexOf(a.one.kind) - order.indexOf(b.one.kind));
-  chart.append(...placed.map((found) => point(found, choose)), labels(placed));
+  chart.append(...placed.map((found) => point(found, choose, entry)), labels(placed));
+  chart.addEventListener("keydown", (event) => walk(event, chart, keys, choose));
+  const focused = host.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   host.replaceChildren(chart);
-  drawLegend(new Set(placed.map(({ one }) => one.kind)), placed.some(({ one }) => one.tied?.length));
+  if (focused !== null) focusPoint(chart, focused);
+  drawLegend(new Set(placed.flatMap(({ one }) => (one.preset ? [one.kind, "preset"] : [one.kind]))),
+    placed.some(({ one }) => one.tied?.length), placed.some(({ ends }) => ends.length));
 }
 
 // With room on both sides; on a log scale a zero lies on the floor.
@@ -76,7 +84,7 @@ function axisRange(values, log) {
   return [low - room, high + room];
 }
 
-function grid(x, y, width, height, [xs, ys, log]) {
+function grid(x, y, width, height, [xs, ys, across, log]) {
   const group = svg("g", { class: "grid" });
   for (const tick of y.ticks) {
     const up = y.pixel(tick);
@@ -89,10 +97,10 @@ function grid(x, y, width, height, [xs, ys, log]) {
     group.append(svg("line", { x1: at, x2: at, y1: floor, y2: floor + 5 }));
     group.append(svg("text", { x: at, y: floor + 20, "text-anchor": "middle" }, tickText(view.x, tick, xs[1])));
   }
-  const title = metricName(view.y) + (log ? ` (${word("front.log")})` : "");
-  group.append(svg("text", { x: MARGIN.left, y: 10, class: "axis" }, title));
+  const title = (name, log) => metricName(name) + (log ? aside(word("front.log")) : "");
+  group.append(svg("text", { x: MARGIN.left, y: 10, class: "axis" }, title(view.y, log)));
   group.append(svg("text", { x: width - MARGIN.right, y: height - 6, class: "axis", "text-anchor": "end" },
-    metricName(view.x)));
+    title(view.x, across)));
   return group;
 }
 
@@ -117,23 +125,31 @@ function staircase(placed) {
   return svg("path", { d: steps.join(""), class: "stairs" });
 }
 
-function point({ one, x, y, at, up, ends }, choose) {
-  const words = [called(one), scoreText(view.x, x), `${metricName(view.y)} ${scoreText(view.y, y)}`];
+const focusPoint = (chart, key) => chart.querySelector(`.point[data-key="${CSS.escape(key)}"]`)?.focus();
+
+// Tab reaches one point; from there arrows go to the next one on either side, and Enter chooses.
+function walk(event, chart, keys, choose) {
+  const place = keys.indexOf(event.target.closest(".point")?.dataset.key);
+  const to = { ArrowRight: place + 1, ArrowUp: place + 1, ArrowLeft: place - 1, ArrowDown: place - 1, Home: 0,
+    End: keys.length - 1 }[event.key];
+  if (keys[to] !== undefined) focusPoint(chart, keys[to]);
+  else if (event.key === "Enter" || event.key === " ") choose(keys[place]);
+  else if (to === undefined) return;
+  event.preventDefault();
+}
+
+function point({ one, x, y, at, up, ends }, choose, entry) {
+  const words = [called(one), scoreText(view.x, x), `${metricName(view.y)} ${scoreText(view.y, y)}`,
+    one.preset && word("details.preset", { name: one.preset })].filter(Boolean);
   const chosen = one.key === view.trial ? " chosen" : "";
-  const group = svg("g", { class: `point ${one.kind}${chosen}`, "data-key": one.key, role: "button" });
-  group.setAttribute("aria-label", words.join(", "));
-  if (!["trial", "broken"].includes(one.kind)) group.setAttribute("tabindex", "0");
+  const group = svg("g", { class: `point ${one.kind}${chosen}`, "data-key": one.key, role: "button",
+    "aria-label": words.join(", "), "aria-pressed": Boolean(chosen), tabindex: one.key === entry ? 0 : -1 });
   if (ends.length && !["trial", "broken"].includes(one.kind))
     group.append(svg("line", { x1: at, x2: at, y1: ends[0], y2: ends[1], class: "whisker" }));
   if (chosen) group.append(svg("circle", { cx: at, cy: up, r: 11, class: "ring" }));
   group.append(svg("circle", { cx: at, cy: up, r: 13, class: "target" }));
-  group.append(mark(one.kind, at, up), svg("title", {}, words.join("\n")));
+  group.append(mark(one.kind, at, up, one.preset), svg("title", {}, words.join("\n")));
   group.addEventListener("click", () => choose(one.key));
-  group.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
-    event.preventDefault();
-    choose(one.key);
-  });
   return group;
 }
 
@@ -144,26 +160,30 @@ function labels(placed) {
   wanted.sort((a, b) => (b.one.key === view.trial) - (a.one.key === view.trial));
   const taken = [];
   for (const { one, at, up } of wanted) {
-    if (taken.some(([x, y]) => Math.abs(x - at) < 22 && Math.abs(y - up) < 14)) continue;
+    const wide = 8 * one.key.length + 6;
+    if (taken.some(([x, y]) => Math.abs(x - at) < wide && Math.abs(y - up) < 14)) continue;
     taken.push([at, up]);
     group.append(svg("text", { x: at + 9, y: up - 7 }, one.trial));
   }
   return group;
 }
 
-function mark(kind, at, up) {
+// A preset is a square wherever it lies; colour says whether that is on the front.
+function mark(kind, at, up, preset) {
   if (kind === "baseline") return svg("path", { d: `M${at} ${up - 7}l7 7l-7 7l-7 -7z`, class: "mark" });
   if (kind === "control") return svg("path", { d: `M${at} ${up - 7}l7 12h-14z`, class: "mark" });
-  if (kind === "preset") return svg("rect", { x: at - 5, y: up - 5, width: 10, height: 10, class: "mark" });
+  if (kind === "preset" || preset) return svg("rect", { x: at - 5, y: up - 5, width: 10, height: 10, class: "mark" });
   return svg("circle", { cx: at, cy: up, r: kind === "front" ? 5.5 : 4, class: "mark" });
 }
 
-function drawLegend(kinds, tied) {
+function drawLegend(kinds, tied, intervals) {
   const shown = ["front", "trial", "preset", "broken", "control", "baseline"].filter((kind) => kinds.has(kind));
   const entries = shown.map((kind) => {
     const swatch = svg("svg", { width: 18, height: 18, class: `point ${kind}` }, mark(kind, 9, 9));
     return [swatch, word("legend." + kind)];
   });
+  const whisker = svg("line", { x1: 6, x2: 6, y1: 1, y2: 17, class: "whisker" });
+  if (intervals) entries.push([svg("svg", { width: 12, height: 18, class: "point front" }, whisker), word("legend.interval")]);
   const band = svg("svg", { width: 22, height: 18, class: "tie" }, svg("line", { x1: 4, x2: 18, y1: 9, y2: 9 }));
   if (tied) entries.push([band, word("legend.tied")]);
   document.getElementById("legend").replaceChildren(...entries.map(([swatch, text]) => {

@@ -2,7 +2,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const WORDS = JSON.parse(document.getElementById("words").textContent);
 const SPLITS = Object.keys(data.y);
 // What is shown, and in which language; the page's address holds it.
-const view = { lang: "en", theme: "", split: SPLITS.findLast((split) => data.y[split].includes(data.drawn)), x: data.x[0], y: data.drawn, fit: "", trial: "" };
+const view = {
+  lang: "en", theme: "", split: SPLITS.findLast((split) => data.y[split].includes(data.drawn)), x: data.x[0], y: data.drawn,
+  fit: "", trial: String(data.head.knee ?? data.head.smallest?.trial ?? "baseline"),
+};
 
 const candidates = [
   ...data.trials.map((trial) => ({ ...trial, key: String(trial.trial), kind: kindOf(trial) })),
@@ -32,6 +35,10 @@ function sentence(key, values, className) {
   return paragraph;
 }
 
+const aside = (text) => word("aside", { text });
+const listed = (parts) => parts.filter(Boolean).join(word("list"));
+const sentences = (parts) => parts.filter(Boolean).join(word("gap"));
+
 function called(one) {
   if (one.kind === "baseline") return word("baseline");
   return one.kind === "control" ? word("control", { name: one.key }) : word("trial", { trial: one.key });
@@ -54,7 +61,7 @@ function amount(name, value) {
     bytes: () => size(value),
     parameters: () => (value >= 1e9 ? digits(value / 1e9, 2) + " B" : digits(value / 1e6, 2) + " M"),
     seconds: () => (value < 1 ? digits(value * 1000, 1) + " ms" : digits(value, 2) + " s"),
-    nats: () => value.toFixed(3) + " nats",
+    nats: () => `${value.toFixed(3)} ${word("unit.nats")}`,
     ratio: () => value.toFixed(3),
   }[data.units[name]];
   return written ? written() : (100 * value).toFixed(2) + "%";
@@ -90,9 +97,14 @@ const splitOf = (one) => (one.scores?.[view.split] ? view.split : "search");
 
 function params(one) {
   const shown = (value) => (typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value));
-  return Object.entries(one.params ?? {}).map(([name, value]) => `${name} ${shown(value)}`).join(", ");
+  return listed(Object.entries(one.params ?? {}).map(([name, value]) => `${parameterName(name)} ${shown(value)}`));
+}
+
+function parameterName(name) {
+  const [own, component] = name.split(".").reverse();
+  return (component ? component + " " : "") + (WORDS[view.lang]["param." + own] ?? own);
 }
 
 const count = (state) => data.trials.filter((trial) => trial.state === state).length;
 const STATES = ["scored", "repeat", "raced", "screened", "infeasible", "failed", "cut off", "running"];
-const counted = (states) => states.filter(count).map((state) => `${word("state." + state)} ${count(state)}`).join(", ");
+const counted = (states) => listed(states.filter(count).map((state) => `${word("state." + state)} ${count(state)}`));

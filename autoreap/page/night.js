@@ -4,9 +4,10 @@ function drawNight(host, choose) {
   const { num, scored, answers, seconds } = night.raced;
   const { screened } = night;
   const raced = { num, scored: digits(scored, 0), answers: digits(answers, 0), seconds: duration(seconds) };
-  const sessions = { number: night.sessions.length, trials: night.sessions.join(", ") };
+  const sessions = { number: night.sessions.length, trials: listed(night.sessions.map(String)) };
   const cutOff = count("cut off");
   list.append(
+    ...(night.began ? [made("li", word("night.times", night))] : []),
     made("li", night.sessions.length > 1 ? word("night.sessions", sessions) : word("night.session")),
     made("li", num ? word("night.raced", raced) : word("night.not-raced")),
     ...(screened.num ? [made("li", word("night.screened", { ...screened, seconds: duration(screened.seconds) }))] : []),
@@ -56,7 +57,7 @@ function timeline(choose) {
     const bar = svg("rect", { x: place * step, y: height - tall, width: Math.max(step - 1, step * 0.6), height: tall,
       class: `state-${trial.state.replace(" ", "-")}` });
     const took = trial.seconds == null ? "" : duration(trial.seconds);
-    bar.append(svg("title", {}, `${word("trial", trial)}: ${word("state." + trial.state)} ${took}`));
+    bar.append(svg("title", {}, `${word("trial", trial)}${word("colon")}${word("state." + trial.state)} ${took}`));
     bar.addEventListener("click", () => choose(String(trial.trial)));
     chart.append(bar);
     if (data.night.sessions.slice(1).includes(trial.trial))
@@ -101,7 +102,7 @@ function growth(steps) {
 function importance() {
   const found = Object.entries(data.night.importance);
   if (!found.length)
-    return made("p", word("night.importance.none", { needs: data.night.importance_needs }), "note");
+    return made("p", word("night.importance.none", { needs: data.night.importance_needs, plans: data.night.plans }), "note");
   const all = made("div", "");
   for (const [objective, shares] of found) {
     all.append(made("h4", metricName(objective)));
@@ -109,7 +110,7 @@ function importance() {
     for (const [name, share] of Object.entries(shares).sort((a, b) => b[1] - a[1])) {
       const bar = made("span", "", "bar");
       bar.style.setProperty("--share", share);
-      bars.append(made("span", name), bar, made("span", `${Math.round(100 * share)}%`));
+      bars.append(made("span", parameterName(name)), bar, made("span", `${Math.round(100 * share)}%`));
     }
     all.append(bars);
   }

@@ -3,13 +3,16 @@ const [axes, filters] = [at("axes"), at("filters")];
 const SHOWN_AT_ONCE = 1000;
 const sorting = { column: "trial", down: false };
 
+// What may lie across: what follows from a plan alone, then the scores of the split.
+const AXES = () => [...data.x, ...data.y[view.split]];
+
 // The address keeps what is shown, so that it can be sent to somebody and survives a reload.
 function readAddress() {
   const said = new URLSearchParams(location.hash.slice(1));
   for (const key of Object.keys(view)) if (said.has(key)) view[key] = said.get(key);
   if (!WORDS[view.lang]) view.lang = "en";
   if (!SPLITS.includes(view.split)) view.split = SPLITS[0];
-  if (!data.x.includes(view.x)) view.x = data.x[0];
+  if (!AXES().includes(view.x)) view.x = data.x[0];
   if (!data.y[view.split].includes(view.y)) view.y = data.y[view.split].includes(data.drawn) ? data.drawn : data.y[view.split][0];
   if (!byKey.has(view.trial)) view.trial = "";
 }
@@ -18,7 +21,8 @@ function change(part) {
   Object.assign(view, part);
   const said = Object.entries(view).filter(([, value]) => value !== "");
   history.replaceState(null, "", "#" + new URLSearchParams(said));
-  show();
+  if (Object.keys(part).join() === "trial") showChosen();
+  else show();
 }
 
 const choose = (key) => {
@@ -35,11 +39,18 @@ function show() {
   filters.text.placeholder = word(filters.text.dataset.wordPlaceholder);
   showHead();
   showAxes();
-  drawChart(at("chart"), choose);
-  drawDetails(at("details"), byKey.get(view.trial), choose);
   showStates();
   showTable();
   drawNight(at("night"), choose);
+  showChosen();
+}
+
+// All that depends on the chosen candidate; the table of a long night takes too long to make it anew for that.
+function showChosen() {
+  drawChart(at("chart"), choose);
+  drawDetails(at("details"), byKey.get(view.trial), choose);
+  at("details").scrollTop = 0;
+  for (const line of at("trials").tBodies[0].rows) line.classList.toggle("chosen", line.dataset.key === view.trial);
 }
 
 function showHead() {
@@ -55,27 +66,31 @@ function showHead() {
     const [own] = one.scores.search.size_bytes;
     const share = `${Math.round((100 * own) / bytes)}%`;
     const difference = made("span", paired(trial, split));
-    return { trial: link(trial, choose), size: size(own), share, score: score(one), difference, points: made("span", points) };
+    return { trial: link(trial, choose), size: size(own), share, score: score(one), difference,
+      points: made("span", points), metric: made("span", metricName(data.drawn)) };
   };
   const metric = made("span", metricName(data.drawn));
-  const model = made("span", data.model ?? "");
-  const sentences = [
-    sentence("head.baseline", { model, metric, size: size(bytes), score: score(unpruned) }, "lead"),
-    knee === null ? sentence("head.no-front", {}, "lead") : sentence("head.knee", facts(knee), "lead"),
+  const model = made("span", data.model?.startsWith("/") ? data.model.split("/").pop() : data.model ?? "");
+  const front = data.trials.some((trial) => trial.front);
+  const lead = (key, values) => sentence(key, values, "lead");
+  const told = [lead("head.baseline", { model, metric, size: size(bytes), score: score(unpruned) })];
+  if (!front) told.push(lead("head.no-front", {}));
+  else {
+    told.push(knee === null ? lead("head.no-knee", {}) : lead("head.knee", facts(knee)));
+    const key = smallest?.trial === null ? "head.no-smallest" : smallest?.trial === knee ? "head.same" : "head.smallest";
+    if (smallest) told.push(lead(key, key === "head.smallest" ? facts(smallest.trial) : { points: made("span", points) }));
+  }
+  const notes = [
+    word("head.trials", { trials: data.trials.length, states: counted(STATES), seconds: duration(data.night.seconds) }),
+    word("head.split", { split: word("split." + split) }), word("interval"),
+    word(SPLITS.length > 1 ? "split.note" : "split.only-search"), knee === null ? "" : word("head.knee.why"),
   ];
-  if (smallest && knee !== null)
-    sentences.push(smallest.trial === null ? sentence("head.no-smallest", { points: made("span", points) }, "lead")
-      : sentence("head.smallest", facts(smallest.trial), "lead"));
-  const trials = word("head.trials", { trials: data.trials.length, seconds: duration(data.night.seconds) });
-  const which = word("head.split", { split: word("split." + split) });
-  const notes = [`${trials}: ${counted(STATES)}.`, which, word("interval"),
-    word(SPLITS.length > 1 ? "split.note" : "split.only-search")];
-  at("head").replaceChildren(...sentences, made("p", notes.join(" "), "note"));
+  at("head").replaceChildren(...told, made("p", sentences(notes), "note"));
 }
 
 // How a trial fares against the unpruned model; empty where that is not known.
 function paired(trial, split) {
-  const found = data.details[trial]?.splits[split]?.differences[data.drawn];
+  const found = data.details[trial]?.[split]?.differences[data.drawn];
   return found ? word("head.difference", {
     difference: differenceText(data.drawn, found), verdict: word("details." + found.verdict) }) : "";
 }
@@ -90,7 +105,7 @@ function options(select, names, chosen, text) {
 }
 
 function showAxes() {
-  options(axes.x, data.x, view.x, metricName);
+  options(axes.x, AXES(), view.x, metricName);
   options(axes.y, data.y[view.split], view.y, metricName);
   axes.fit.checked = view.fit !== "";
   at("splits").replaceChildren(...SPLITS.filter(() => SPLITS.length > 1).map((split) => {
@@ -102,8 +117,8 @@ function showAxes() {
   }));
   const hidden = counted(["raced", "screened", "infeasible", "failed", "cut off", "running"]);
   const number = data.trials.filter((trial) => trial.scores && !measured(trial, view.y)).length;
-  at("notes").textContent = [word("front.hint"), hidden && word("front.not-drawn", { hidden }),
-    number && word("front.elsewhere", { number })].filter(Boolean).join(" ");
+  at("notes").textContent = sentences([word("front.hint"), hidden && word("front.not-drawn", { hidden }),
+    number && word("front.elsewhere", { number })]);
 }
 
 function showStates() {
@@ -168,7 +183,8 @@ function showTable() {
 
 function tableRow(trial) {
   const key = String(trial.trial);
-  const line = made("tr", "", [trial.front ? "front" : "", key === view.trial ? "chosen" : ""].join(" ").trim());
+  const line = made("tr", "", trial.front ? "front" : "");
+  if (key === view.trial) line.classList.add("chosen");
   line.tabIndex = 0;
   line.dataset.key = key;
   line.append(...columns().map((column) => made("td", cellText(trial, column))));
@@ -182,10 +198,8 @@ at("trials").addEventListener("keydown", (event) => {
   if (!line) return;
   const next = { ArrowDown: line.nextElementSibling, ArrowUp: line.previousElementSibling }[event.key];
   if (next) next.focus();
-  else if (event.key === "Enter" || event.key === " ") {
-    choose(line.dataset.key);
-    document.querySelector(`tr[data-key="${line.dataset.key}"]`)?.focus({ preventScroll: true });
-  } else return;
+  else if (event.key === "Enter" || event.key === " ") choose(line.dataset.key);
+  else return;
   event.preventDefault();
 });
 axes.addEventListener("change", () =>
