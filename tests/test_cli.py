@@ -203,7 +203,7 @@ def test_outcomes_that_can_not_be_written_are_found_before_the_model_is_loaded(
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").touch()
     arguments = ["evaluate", folder / "model", "--evals", folder / "evals.yaml", "--outcomes", tmp_path / place]
-    assert_refused_at_once(arguments, capsys, f"{tmp_path}/{place.partition('/')[0]}: ")
+    assert_refused_at_once(arguments, capsys, f"--outcomes {tmp_path / place}: ")
 
 
 def without_tensor(tensors: dict[str, torch.Tensor], name: str) -> None:
@@ -270,11 +270,9 @@ def test_a_search_leaves_the_study_of_another_program_as_it_is(
             ["materialise", "night", "--trial", "0", "--skip-behaviour", "--evals", "x"],
             "which --skip-behaviour leaves out",
         ),
-        (["select", "night", "--max-size", "20GB"], "--rule knee: has no --max-size (--rule best has it)"),
-        (["select", "night", "--rule", "best", "--max-wer-increase", "1"], "(--rule smallest)"),
     ],
 )
-def test_an_option_that_would_have_no_effect(command: list[str], expected: str, capsys: Capture) -> None:
+def test_answers_that_would_not_be_compared(command: list[str], expected: str, capsys: Capture) -> None:
     assert_refused_at_once(command, capsys, expected)
 
 
@@ -570,8 +568,6 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         ["prune", "tiny", "--strip-vision", "--carry", "-3"],
         ["select", "night", "--rule", "smallest", "--max-wer-increase", "nan"],
         ["materialise", "night", "--trial", "-1", "--dry-run"],
-        ["pareto", "night", "--png", "front.bmp"],
-        ["saliency", "saliency.safetensors", "--png", "folder"],
     ],
 )
 def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:
