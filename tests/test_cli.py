@@ -573,7 +573,6 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         ["prune", "tiny", "--strip-vision", "--carry", "-3"],
         ["select", "night", "--rule", "smallest", "--max-wer-increase", "nan"],
         ["materialise", "night", "--trial", "-1", "--dry-run"],
-        ["saliency", "saliency.safetensors", "--png", "folder"],
     ],
 )
 def test_what_the_parser_refuses_exits_with_2_and_says_why(arguments: list[str], capsys: Capture) -> None:
