@@ -12,19 +12,19 @@ from pathlib import Path
 import torch
 
 from autoreap import __version__
-from autoreap.batching import Batch, batches
-from autoreap.calibration_config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
+from autoreap.calibration.batching import Batch, batches
+from autoreap.calibration.meter import Meter, State
+from autoreap.calibration.resume import Part, ResumeFile
+from autoreap.config.calibration import DEFAULT_MAX_UNREADABLE, CalibrationConfig
 from autoreap.described import Loaded
 from autoreap.errors import InputError, SilenceError
 from autoreap.families.family import Decoder
 from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS
-from autoreap.meter import Meter, State
+from autoreap.media.samples import MODALITIES, Sample, digest
 from autoreap.plan import BaseModel, ComponentShape
 from autoreap.progress import Progress, log
 from autoreap.prompts import audio_of, embedded
-from autoreap.resume import Part, ResumeFile
 from autoreap.saliency import ComponentSaliency, Saliency
-from autoreap.samples import MODALITIES, Sample, digest
 
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192

@@ -10,7 +10,7 @@ from autoreap import __version__
 from autoreap.commands import ALIASES, COMMANDS
 from autoreap.commands.options import Result
 from autoreap.errors import AutoreapError, InputError, UnhealthyError
-from autoreap.signals import Interrupted
+from autoreap.terminal.signals import Interrupted
 
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 

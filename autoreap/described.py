@@ -10,9 +10,9 @@ from autoreap.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.dimensions.speech import PARTS as SPEAKING_PARTS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
-from autoreap.needs import ACTIVATIONS
 from autoreap.plan import BaseModel, ModelShape
 from autoreap.progress import log
+from autoreap.sizing.needs import ACTIVATIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,22 +14,22 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.draft_rows import Answer
-from autoreap.drafting import DraftedDecoder
+from autoreap.config.evals import EvalsConfig, metric_name, task_of
+from autoreap.data.evals_data import read_task
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig, metric_name, task_of
-from autoreap.evals_data import read_task
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.masking import family_of_model, masked
+from autoreap.media.samples import Sample, spread
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan
-from autoreap.preparing import Item, Preparer
 from autoreap.progress import Progress
-from autoreap.samples import Sample, spread
 from autoreap.scores import Nats, Score
-from autoreap.screening import DEFAULT_SHARE, Row, screened, surprises
+from autoreap.scoring.draft_rows import Answer
+from autoreap.scoring.drafting import DraftedDecoder
+from autoreap.scoring.preparing import Item, Preparer
+from autoreap.scoring.screening import DEFAULT_SHARE, Row, screened, surprises
+from autoreap.scoring.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 from autoreap.tasks import Task
-from autoreap.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 
 # Where memory runs out it is halved, and the largest batch comes first. A CPU is as fast with few rows as with many.
 _BATCH_SIZE = {"cpu": 32}

@@ -18,12 +18,19 @@ from autoreap.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.errors import InputError, VerificationError
 from autoreap.families import family_of
 from autoreap.lock import exclusive
-from autoreap.model_card import model_card, public_name
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress, log
-from autoreap.rewrite import Rewrite, plan_rewrite
-from autoreap.shards import Shard, check_shard, shards_of, write_shard
-from autoreap.verification import Record, Verified, check_structure, facts_of_versions, file_checksums, structure_fault
+from autoreap.writing.model_card import model_card, public_name
+from autoreap.writing.rewrite import Rewrite, plan_rewrite
+from autoreap.writing.shards import Shard, check_shard, shards_of, write_shard
+from autoreap.writing.verification import (
+    Record,
+    Verified,
+    check_structure,
+    facts_of_versions,
+    file_checksums,
+    structure_fault,
+)
 
 _JOURNAL = ".journal.jsonl"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")

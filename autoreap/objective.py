@@ -7,21 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoreap import footprint, latency
 from autoreap.candidate import Candidate
+from autoreap.config.evals import EvalsConfig, metric_name, task_of
 from autoreap.constraints import values_of
+from autoreap.data.evals_data import read_task
 from autoreap.described import Described
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import EvalsConfig, metric_name, task_of
-from autoreap.evals_data import read_task
 from autoreap.evaluate import Evaluator, Watch
-from autoreap.footprint import Footprint
-from autoreap.latency import Stopwatch
 from autoreap.outcomes import OUTCOMES_NAME, Evaluation, Outcome, language_metrics
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
-from autoreap.racing import Race, Rival
 from autoreap.saliency import Saliency
+from autoreap.scoring import latency
+from autoreap.scoring.latency import Stopwatch
+from autoreap.sizing import footprint
+from autoreap.sizing.footprint import Footprint
+from autoreap.study.racing import Race, Rival
 
 
 def measured(evals: EvalsConfig, names: Iterable[str] = ()) -> dict[str, str]:

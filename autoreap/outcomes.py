@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoreap.alignment import align
+from autoreap.comparison.alignment import align
 from autoreap.errors import InputError
 from autoreap.scores import Counts, Nats, Score, score
 from autoreap.whole_file import written_whole

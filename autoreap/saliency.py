@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from autoreap.errors import InputError
-from autoreap.samples import MODALITIES
+from autoreap.media.samples import MODALITIES
 from autoreap.whole_file import written_whole
 
 FloatArray = NDArray[np.float64]

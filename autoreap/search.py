@@ -12,28 +12,28 @@ from pathlib import Path
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from autoreap.baselines import Baselines
-from autoreap.failures import FailuresInARow, RepeatedFailureError
-from autoreap.front import best_so_far
-from autoreap.group import Seat
-from autoreap.history import History
-from autoreap.mlflow_records import trial_record
-from autoreap.night_log import NightLog
+from autoreap.config.space import SpaceConfig
 from autoreap.objective import Objective, objective_values
 from autoreap.outcomes import Outcome
 from autoreap.progress import log
-from autoreap.retries import retry_cut_off
-from autoreap.samplers import sampler
-from autoreap.sampling import enqueue_presets
-from autoreap.signals import Signals
-from autoreap.space_config import SpaceConfig
-from autoreap.storage import open_storage
-from autoreap.study import ERROR, RESULT, is_cut_off
-from autoreap.study_identity import Identity, study_of
+from autoreap.study.baselines import Baselines
+from autoreap.study.failures import FailuresInARow, RepeatedFailureError
+from autoreap.study.front import best_so_far
+from autoreap.study.group import Seat
+from autoreap.study.history import History
+from autoreap.study.identity import Identity, study_of
+from autoreap.study.mlflow_records import trial_record
+from autoreap.study.retries import retry_cut_off
+from autoreap.study.samplers import sampler
+from autoreap.study.sampling import enqueue_presets
+from autoreap.study.storage import open_storage
+from autoreap.study.trial_queue import TrialQueue
+from autoreap.study.trial_scorer import TrialScorer
+from autoreap.study.trial_text import scoring_seconds, trial_text
+from autoreap.study.trials import ERROR, RESULT, is_cut_off
+from autoreap.terminal.night_log import NightLog
+from autoreap.terminal.signals import Signals
 from autoreap.tracking import Tracker
-from autoreap.trial_queue import TrialQueue
-from autoreap.trial_scorer import TrialScorer
-from autoreap.trial_text import scoring_seconds, trial_text
 
 
 class Search:

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from autoreap.mlflow_runs import StudyRecord, StudyRuns, TrialRecord
 from autoreap.progress import log
+from autoreap.study.mlflow_runs import StudyRecord, StudyRuns, TrialRecord
 from autoreap.wording import duration
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 900.0

@@ -17,17 +17,17 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from autoreap.calibrate import Options
-from autoreap.calibration_config import load_calibration
+from autoreap.calibration.summary import cut_order, turnover
 from autoreap.candidate import RANKINGS, Candidate
+from autoreap.config.calibration import load_calibration
+from autoreap.config.evals import load_evals
 from autoreap.described import Loaded, describe, load
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
+from autoreap.media.samples import Sample
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan, pinned_layers
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
-from autoreap.saliency_summary import cut_order, turnover
-from autoreap.samples import Sample
 
 ROOT = Path(__file__).parent.parent
 NUM_DRAWS = 10

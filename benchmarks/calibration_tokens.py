@@ -18,13 +18,13 @@ import numpy as np
 
 from autoreap.calibrate import Options
 from autoreap.candidate import Candidate
+from autoreap.config.evals import EvalsConfig, TaskConfig, load_evals
 from autoreap.described import Loaded, describe, load
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
+from autoreap.media.samples import Sample
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
-from autoreap.samples import Sample
 from autoreap.scores import Counts, paired_difference, score
 
 ROOT = Path(__file__).parent.parent

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from autoreap.candidate import Candidate
+from autoreap.config.evals import EvalsConfig, load_evals
 from autoreap.described import Loaded, describe, load
-from autoreap.evals_config import EvalsConfig, load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.plan import ComponentPlan, PruningPlan

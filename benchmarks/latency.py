@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoreap.config.evals import load_evals
 from autoreap.described import Loaded, describe, load
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
-from autoreap.footprint import Footprint
-from autoreap.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
 from autoreap.masking import masked
 from autoreap.materialise import materialise
 from autoreap.plan import ComponentPlan, PruningPlan
+from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
+from autoreap.sizing.footprint import Footprint
 from autoreap.wording import metric_text
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"

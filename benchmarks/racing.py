@@ -26,9 +26,9 @@ from scipy.stats import binomtest, t
 
 from autoreap import jobs
 from autoreap.evaluate import CHUNKED_FROM, random_chunks
-from autoreap.front import pareto
-from autoreap.racing import ALPHA, curbed, lower_bound
-from autoreap.study import RACED, RESULT, objectives_of, points_of
+from autoreap.study.front import pareto
+from autoreap.study.racing import ALPHA, curbed, lower_bound
+from autoreap.study.trials import RACED, RESULT, objectives_of, points_of
 
 ROOT = Path(__file__).parent.parent
 NUM_TRIALS, NUM_STUDIES = 100, 200

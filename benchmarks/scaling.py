@@ -27,12 +27,12 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoreap.group import seat_of
-from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.plan import BaseModel, ComponentPlan, PruningPlan
-from autoreap.retries import num_taken, retry_cut_off
-from autoreap.storage import Pulse, open_storage
-from autoreap.study import PLAN, RESULT, default_storage, open_study
+from autoreap.study.group import seat_of
+from autoreap.study.heartbeat import Heartbeat, fail_dead_trials
+from autoreap.study.retries import num_taken, retry_cut_off
+from autoreap.study.storage import Pulse, open_storage
+from autoreap.study.trials import PLAN, RESULT, default_storage, open_study
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "tiny.yaml"
 SPANS: dict[str, BaseDistribution] = {

@@ -21,16 +21,16 @@ import torch
 from scipy.stats import spearmanr
 
 from autoreap.candidate import Candidate
+from autoreap.config.evals import load_evals
+from autoreap.config.parameters import Range
+from autoreap.config.space import load_space
 from autoreap.described import describe, load
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
+from autoreap.media.samples import spread
 from autoreap.outcomes import Outcome
-from autoreap.parameters_config import Range
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
-from autoreap.samples import spread
-from autoreap.space_config import load_space
 
 ROOT = Path(__file__).parent.parent
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)

@@ -23,21 +23,21 @@ import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
+from autoreap.config.evals import load_evals
+from autoreap.config.space import SpaceConfig, load_space
 from autoreap.described import Loaded, describe, load
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator, Watch
-from autoreap.group import seat_of
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import PruningPlan, plan_from_dict
-from autoreap.racing import Race, Rival
-from autoreap.sampling import sample
 from autoreap.search import Search
-from autoreap.signals import Signals
-from autoreap.space_config import SpaceConfig, load_space
-from autoreap.study import PLAN, RACED, SCREENED, points_of
-from autoreap.study_identity import Identity
+from autoreap.study.group import seat_of
+from autoreap.study.identity import Identity
+from autoreap.study.racing import Race, Rival
+from autoreap.study.sampling import sample
+from autoreap.study.trials import PLAN, RACED, SCREENED, points_of
+from autoreap.terminal.signals import Signals
 from autoreap.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent

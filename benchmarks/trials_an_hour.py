@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 
 from autoreap import jobs
+from autoreap.config.evals import load_evals, metric_name, task_of
+from autoreap.data.evals_data import read_task
 from autoreap.described import describe, load
-from autoreap.evals_config import load_evals, metric_name, task_of
-from autoreap.evals_data import read_task
 from autoreap.prompts import audio_of, embedded
 from autoreap.scores import score
-from autoreap.study import RESULT, plan_of
+from autoreap.study.trials import RESULT, plan_of
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,8 @@ def _search(project: Path, storage: str, trials: int, log: Path) -> None:
 
     from autoreap import jobs
     from autoreap.errors import AutoreapError
-    from autoreap.search_options import SearchOptions
-    from autoreap.storage import Pulse
+    from autoreap.study.options import SearchOptions
+    from autoreap.study.storage import Pulse
 
     torch.set_num_threads(1)
     os.chdir(project)

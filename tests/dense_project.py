@@ -11,8 +11,8 @@ from builders import copy_rows
 
 from autoreap import cli
 from autoreap.checkpoint import open_checkpoint
-from autoreap.evals_config import load_evals
-from autoreap.evals_data import read_task
+from autoreap.config.evals import load_evals
+from autoreap.data.evals_data import read_task
 from autoreap.families import family_of
 
 _ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import Counts, exact
-from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED
+from autoreap.study.trials import ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED
 
 BASELINE_BYTES = 70 * 10**9
 GONE = BaseModel("test/model", "0123456789abcdef")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoreap.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column, Edit, align, columns
-from autoreap.samples import Sample
+from autoreap.comparison.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column, Edit, align, columns
+from autoreap.media.samples import Sample
 from autoreap.tasks import asr
 from autoreap.tasks.normalise import units
 

@@ -14,11 +14,11 @@ import torch
 from builders import wav_bytes
 from PIL import Image
 
-from autoreap.batching import START, Batch, Position, batches, encode, in_order
+from autoreap.calibration.batching import START, Batch, Position, batches, encode, in_order
 from autoreap.described import describe
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 
 BUDGETS = (1, 60, 100, 150, 400, 100_000)
 

@@ -19,14 +19,14 @@ from PIL import Image
 from torch import nn
 
 from autoreap import jobs
-from autoreap.batching import encode
 from autoreap.calibrate import Options, calibrate
-from autoreap.calibration_config import CalibrationConfig
+from autoreap.calibration.batching import encode
+from autoreap.config.calibration import CalibrationConfig
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import Encoded
+from autoreap.media.samples import Sample, read_samples
 from autoreap.saliency import ModalitySums, Saliency, load_saliency
-from autoreap.samples import Sample, read_samples
 from autoreap.tiny_omni import CHECKPOINT
 
 # float32 sums of thousands of products in another order; measured: 2e-6 at worst.

@@ -7,11 +7,11 @@ import datasets
 import pytest
 from builders import wav_bytes
 
-from autoreap.calibration_config import CalibrationConfig, CalibrationSet
-from autoreap.calibration_data import read_calibration, read_set
 from autoreap.commands.options import add_calibration_options, calibration_config, share, weighted_set
+from autoreap.config.calibration import CalibrationConfig, CalibrationSet
+from autoreap.data.calibration_data import read_calibration, read_set
 from autoreap.errors import InputError
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 
 pytestmark = pytest.mark.usefixtures("offline")
 

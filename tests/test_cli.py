@@ -29,7 +29,7 @@ from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
 from autoreap.scores import Counts, exact, score
-from autoreap.study import PLAN, RESULT
+from autoreap.study.trials import PLAN, RESULT
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent

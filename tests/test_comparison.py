@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from autoreap.comparison import compare_outcomes
-from autoreap.comparison_page import write_comparison_page
-from autoreap.comparison_text import comparison_text, visible
+from autoreap.comparison.comparison import compare_outcomes
+from autoreap.comparison.page import write_comparison_page
+from autoreap.comparison.text import comparison_text, visible
 from autoreap.errors import InputError
+from autoreap.media.samples import Sample
 from autoreap.outcomes import Outcome
-from autoreap.samples import Sample
 from autoreap.scores import UNDECIDED, WORSE, paired_difference
 from autoreap.tasks import asr, audio_qa
 

@@ -12,8 +12,8 @@ import pytest
 
 from autoreap.cli import command_parser, main
 from autoreap.commands import COMMANDS
-from autoreap.shell_completion import SCRIPTS, grammar
-from autoreap.study import default_storage
+from autoreap.study.trials import default_storage
+from autoreap.terminal.completion import SCRIPTS, grammar
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,8 +8,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoreap.conditions import Condition, Waveform
 from autoreap.errors import InputError
+from autoreap.media.conditions import Condition, Waveform
 
 RATE = 16_000
 

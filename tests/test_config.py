@@ -5,13 +5,13 @@ import pytest
 from builders import wav_bytes
 from pages import block
 
-from autoreap.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
-from autoreap.columns import Constant, Place
-from autoreap.conditions import Condition
+from autoreap.config.calibration import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
+from autoreap.config.columns import Constant, Place
+from autoreap.config.evals import EvalsConfig, TaskConfig, load_evals, metric_name
+from autoreap.config.parameters import Range
+from autoreap.config.space import SpaceConfig, load_space
 from autoreap.errors import InputError
-from autoreap.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name
-from autoreap.parameters_config import Range
-from autoreap.space_config import SpaceConfig, load_space
+from autoreap.media.conditions import Condition
 
 ROOT = Path(__file__).parent.parent
 SPACE = """\

@@ -8,15 +8,15 @@ import optuna
 import pytest
 from builders import planned
 
-from autoreap.confirmation import answerable
-from autoreap.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed_lines, legend, smaller_tied, ties
-from autoreap.evals_config import load_evals
-from autoreap.front import pareto
+from autoreap.config.evals import load_evals
 from autoreap.outcomes import Outcome
-from autoreap.report import front_table
+from autoreap.report.table import front_table
 from autoreap.scores import Counts
-from autoreap.selection import select
-from autoreap.study import PLAN, RESULT, points_of
+from autoreap.study.confirmation import answerable
+from autoreap.study.confirmed import CONFIRMED, MOST_FOR_ALL_PAIRS, columns, confirmed_lines, legend, smaller_tied, ties
+from autoreap.study.front import pareto
+from autoreap.study.selection import select
+from autoreap.study.trials import PLAN, RESULT, points_of
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"
 NUM_UTTERANCES, NUM_WORDS = 200, 10

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoreap import footprint
 from autoreap.constraints import EXACT, FORMS, Constraint, check_measured, parse_constraint, values_of
 from autoreap.errors import InputError, ScoringError
+from autoreap.sizing import footprint
 
 BASELINE = {
     "wer": 0.04, "wer.noisy": 0.1, "wer/zh": 0.2, "accuracy": 0.8, "size_bytes": 70e9, "size_4bit_bytes": 18e9,

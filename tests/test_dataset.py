@@ -9,15 +9,15 @@ from builders import wav_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoreap.behaviour import write_utterances
-from autoreap.columns import Constant
-from autoreap.dataset import STREAMED_FOR_ONE, drawn, read_dataset
+from autoreap.config.columns import Constant
+from autoreap.config.evals import TaskConfig, load_evals
+from autoreap.data.dataset import STREAMED_FOR_ONE, drawn, read_dataset
+from autoreap.data.evals_data import evals_digest, read_task
 from autoreap.errors import InputError
-from autoreap.evals_config import TaskConfig, load_evals
-from autoreap.evals_data import evals_digest, read_task
-from autoreap.samples import Sample, load_audio
+from autoreap.media.samples import Sample, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr
+from autoreap.writing.behaviour import write_utterances
 
 pytestmark = pytest.mark.usefixtures("offline")
 

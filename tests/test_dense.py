@@ -17,7 +17,7 @@ from autoreap.described import describe, load
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.study import open_study
+from autoreap.study.trials import open_study
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ from test_resume import assert_same_bits
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import jobs
-from autoreap.behaviour import place
 from autoreap.calibrate import Options
+from autoreap.calibration.meter import Meter
 from autoreap.described import Described, Loaded, default_device, describe, load, shortage
 from autoreap.families.qwen3_omni import Qwen3Omni
-from autoreap.meter import Meter
+from autoreap.media.samples import Sample
 from autoreap.plan import ComponentShape
 from autoreap.prompts import audio_of, embedded
-from autoreap.samples import Sample
+from autoreap.writing.behaviour import place
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
 AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))

@@ -14,10 +14,10 @@ from random_models import real_config
 
 from autoreap.cli import main
 from autoreap.described import describe
-from autoreap.doctor import BROKEN, GOOD, NOTE, Finding, abilities, examine
 from autoreap.families import family_of
-from autoreap.machine import Accelerator, Machine
-from autoreap.needs import PUBLISHED_NEED, need_of
+from autoreap.sizing.doctor import BROKEN, GOOD, NOTE, Finding, abilities, examine
+from autoreap.sizing.machine import Accelerator, Machine
+from autoreap.sizing.needs import PUBLISHED_NEED, need_of
 
 Capture = pytest.CaptureFixture[str]
 MACHINE = Machine(

@@ -13,16 +13,16 @@ from builders import saliency_of, wav_bytes
 from PIL import Image
 
 from autoreap.candidate import PRESETS, preset
+from autoreap.config.evals import load_evals
+from autoreap.data.evals_data import check_splits_apart, read_task
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import load_evals
-from autoreap.evals_data import check_splits_apart, read_task
 from autoreap.evaluate import Evaluator
 from autoreap.masking import masked
+from autoreap.media.samples import Sample
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.planning import make_plan
-from autoreap.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks import task_named
 from autoreap.tiny_omni import CHECKPOINT

@@ -13,7 +13,7 @@ from autoreap.materialise import materialise
 from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.tiny_omni import CHECKPOINT
-from autoreap.verification import Verified
+from autoreap.writing.verification import Verified
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny"
 Answers = dict[str, tuple[Outcome, ...]]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from autoreap.config.evals import load_evals
 from autoreap.described import Loaded
 from autoreap.errors import InputError, ScoringError
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE, Evaluator
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 
@@ -118,7 +118,7 @@ def test_a_recording_too_long_for_memory_is_left_out(loaded: Loaded, tmp_path: P
 
 
 def sample_of(row: Mapping[str, Any]) -> Any:
-    from autoreap.samples import Sample
+    from autoreap.media.samples import Sample
 
     return Sample(id=row["id"], where="here", audio=Path(row["audio"]), text=row["text"])
 

@@ -17,12 +17,12 @@ from autoreap.candidate import Candidate
 from autoreap.checkpoint import Checkpoint, open_checkpoint
 from autoreap.described import describe, load
 from autoreap.families import family_of
-from autoreap.footprint import Footprint
+from autoreap.media.samples import read_samples
 from autoreap.plan import BaseModel, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.prompts import audio_of
-from autoreap.samples import read_samples
-from autoreap.sizes import component_sizes
+from autoreap.sizing.footprint import Footprint
+from autoreap.sizing.sizes import component_sizes
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny"
 

@@ -10,11 +10,21 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from autoreap.errors import InputError
-from autoreap.front import drawn_metric, empty_front, nearest, pareto
 from autoreap.plan import PruningPlan
-from autoreap.report import front_table, plot_front
+from autoreap.report.table import front_table, plot_front
 from autoreap.scores import exact
-from autoreap.study import ERROR, INFEASIBLE, PLAN, RESULT, Point, default_storage, open_study, plan_of, points_of
+from autoreap.study.front import drawn_metric, empty_front, nearest, pareto
+from autoreap.study.trials import (
+    ERROR,
+    INFEASIBLE,
+    PLAN,
+    RESULT,
+    Point,
+    default_storage,
+    open_study,
+    plan_of,
+    points_of,
+)
 
 OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 BASELINE_WER = 0.1

@@ -12,12 +12,12 @@ from test_resume import assert_same_bits
 
 from autoreap import cli
 from autoreap.described import describe, load
-from autoreap.latency import Stopwatch
+from autoreap.media.samples import SAMPLING_RATE, Sample
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.samples import SAMPLING_RATE, Sample
-from autoreap.study import open_study
+from autoreap.scoring.latency import Stopwatch
+from autoreap.study.trials import open_study
 
 
 @pytest.fixture(scope="module")

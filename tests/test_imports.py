@@ -17,66 +17,21 @@ PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
-        *("errors", "candidate", "saliency", "scores", "progress", "checks", "wording", "lock", "whole_file"),
-        "constraints",
-        *("signals", "failures", "night_log"),
-        *("terminal_plot", "shell_completion", "starter", "machine"),
-        *("samples", "conditions", "video_files", "measuring"),
+        *("errors", "candidate", "saliency", "scores", "constraints", "measuring", "media"),
+        *("progress", "wording", "lock", "whole_file", "terminal", "starter"),
     ),
-    (
-        "tasks",
-        *("plan", "planning"),
-        *("columns", "lm_eval_keys", "evals_config"),
-        "calibration_config",
-        "parameters_config",
-        "space_config",
-        "checkpoint",
-        "dataset",
-        *("calibration_data", "evals_data"),
-        "saliency_summary",
-        "outcomes",
-        "alignment",
-        "comparison",
-        "comparison_text",
-        "comparison_page",
-        "racing",
-        "triage",
-    ),
+    ("plan", "planning", "checkpoint", "outcomes", "config", "data", "tasks", "comparison"),
     ("families", "dimensions"),
     (
-        *("described", "prompts", "batching", "meter", "expert_outputs", "resume", "calibrate"),
-        *("streaming", "spool", "layer_weights"),
-        *("masking", "tensor_store", "preparing", "screening", "evaluate"),
-        *("drafting", "draft_rows", "draft_pools", "draft_passes"),
-        *("sizes", "footprint", "latency", "needs", "doctor"),
-        *("rewrite", "shards", "materialise", "verification", "behaviour", "model_card"),
+        *("described", "masking", "prompts", "calibrate", "calibration", "evaluate", "scoring"),
+        *("materialise", "writing", "sizing"),
     ),
-    (
-        *(
-            "objective",
-            "confirmed",
-            "front",
-            "selection",
-            "confirmation",
-            "samplers",
-            "sampling",
-            "storage",
-            *("study", "study_identity", "history", "baselines", "trial_scorer", "search"),
-            "trial_text",
-            "report",
-            *("report_document", "report_details", "report_memory", "report_night", "report_recordings", "report_page"),
-            *("saliency_report", "saliency_pictures"),
-            "jobs",
-        ),
-        *("mlflow_runs", "mlflow_registry", "tracking", "mlflow_records"),
-        *("front_csv", "trial_details"),
-        *("group", "trial_queue", "heartbeat", "retries", "engines", "search_options", "workers"),
-    ),
+    ("objective", "search", "study", "tracking", "report", "engines", "jobs"),
     ("commands", "cli"),
 )
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
-ALLOWED = {"mlflow_runs": "mlflow"}
+ALLOWED = {"study.mlflow_runs": "mlflow"}
 EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
 
 

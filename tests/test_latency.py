@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoreap.config.evals import load_evals
 from autoreap.described import Loaded
 from autoreap.errors import InputError
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.families.chat_inputs import Encoded
-from autoreap.footprint import Footprint
-from autoreap.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.masking import masked
 from autoreap.objective import Objective, costs
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.saliency import Saliency
+from autoreap.scoring.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
+from autoreap.sizing.footprint import Footprint
 
 ASR = Path(__file__).parent.parent / "evals" / "tiny" / "asr_search.jsonl"
 

@@ -21,13 +21,13 @@ from random_models import save_random_model
 from safetensors.torch import load_file, save_file
 
 from autoreap import materialise as module
-from autoreap import shards
 from autoreap.checkpoint import INDEX_NAME, open_checkpoint
 from autoreap.errors import InputError
 from autoreap.families import family_of
 from autoreap.lock import exclusive
 from autoreap.materialise import materialise
 from autoreap.plan import PruningPlan, load_plan
+from autoreap.writing import shards
 
 SMALL_SHARD_BYTES = 20_000
 

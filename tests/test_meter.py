@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeThinkerTextExperts
 
+from autoreap.calibration.meter import Meter
 from autoreap.errors import InputError
 from autoreap.families.family import Decoder
 from autoreap.families.qwen3_omni import Qwen3Omni
-from autoreap.meter import Meter
 from autoreap.plan import ComponentShape
 
 FAMILY = Qwen3Omni()

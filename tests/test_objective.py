@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from autoreap.config.evals import load_evals
 from autoreap.errors import InputError
-from autoreap.evals_config import load_evals
 from autoreap.objective import check_device, check_objectives
 
 EVALS = load_evals(Path(__file__).parent.parent / "evals" / "tiny.yaml")

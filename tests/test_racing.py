@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoreap import evaluate, jobs
+from autoreap.config.evals import load_evals
 from autoreap.described import describe, load
 from autoreap.errors import InputError
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import CHUNKED_FROM, Evaluator, random_chunks
-from autoreap.front import pareto
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.racing import ALPHA, MIN_POPULATION, Numerators, Race, Raced, Rival, Verdict, lower_bound
 from autoreap.scores import Counts
-from autoreap.study import RACED, RESULT, Point, plan_of, points_of
+from autoreap.study.front import pareto
+from autoreap.study.racing import ALPHA, MIN_POPULATION, Numerators, Race, Raced, Rival, Verdict, lower_bound
+from autoreap.study.trials import RACED, RESULT, Point, plan_of, points_of
 
 WER = {"size_bytes": "minimize", "wer": "minimize"}
 SEVERAL = {"size_bytes": "minimize", "wer": "minimize", "wer.noisy": "minimize", "accuracy": "maximize"}

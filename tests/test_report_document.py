@@ -13,15 +13,15 @@ import soundfile
 from builders import wav_bytes
 from studies import BASELINE_BYTES, add_ends, add_trial, new_study, plan_of, rate, save_answers
 
-from autoreap.confirmed import CONFIRMED
 from autoreap.described import describe
-from autoreap.footprint import Footprint
-from autoreap.front import pareto
 from autoreap.plan import BaseModel
-from autoreap.report_details import MAX_DETAILED
-from autoreap.report_document import report_document
-from autoreap.report_night import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
-from autoreap.study import SCORING, points_of
+from autoreap.report.details import MAX_DETAILED
+from autoreap.report.document import report_document
+from autoreap.report.night import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
+from autoreap.sizing.footprint import Footprint
+from autoreap.study.confirmed import CONFIRMED
+from autoreap.study.front import pareto
+from autoreap.study.trials import SCORING, points_of
 
 REFERENCE = "the big red dog"
 

@@ -12,13 +12,14 @@ import pytest
 from browser import ask, needs_browser, opened
 from studies import add_ends, add_trial, new_study, rate, save_answers
 
-from autoreap import footprint, latency
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, parameter_name
-from autoreap.comparison_page import asset
-from autoreap.confirmed import CONFIRMED
+from autoreap.comparison.page import asset
 from autoreap.evaluate import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
-from autoreap.report_document import report_document
-from autoreap.report_page import LANGUAGES, write_report
+from autoreap.report.document import report_document
+from autoreap.report.page import LANGUAGES, write_report
+from autoreap.scoring import latency
+from autoreap.sizing import footprint
+from autoreap.study.confirmed import CONFIRMED
 from autoreap.tasks import TASKS
 from autoreap.wording import metric_text, size_text
 

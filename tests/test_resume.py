@@ -15,14 +15,15 @@ import torch
 from builders import wav_bytes
 from PIL import Image
 
-from autoreap import jobs, resume
-from autoreap.batching import batches
+from autoreap import jobs
 from autoreap.calibrate import Options, identity
+from autoreap.calibration import resume
+from autoreap.calibration.batching import batches
+from autoreap.calibration.resume import Part, ResumeFile, resumable
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError
-from autoreap.resume import Part, ResumeFile, resumable
+from autoreap.media.samples import Sample
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.samples import Sample
 
 OPTIONS = Options(batch_tokens=1, max_unreadable=0.3)  # a row a batch
 NUM_BATCHES = 19

@@ -9,9 +9,9 @@ import pytest
 from builders import SHAPE, measured, saliency_of
 from PIL import Image
 
+from autoreap.calibration.report import plot_saliency, write_saliency_page
 from autoreap.candidate import Candidate
 from autoreap.saliency import ComponentSaliency, Saliency
-from autoreap.saliency_report import plot_saliency, write_saliency_page
 
 VALUES = Candidate(retention=0.5)
 

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from builders import SHAPE, measured, saliency_of
 
-from autoreap.candidate import Candidate
-from autoreap.errors import InputError
-from autoreap.plan import ComponentShape
-from autoreap.planning import retained_experts
-from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
-from autoreap.saliency_summary import (
+from autoreap.calibration.summary import (
     component_shape,
     cut_order,
     effective_experts,
@@ -25,6 +20,11 @@ from autoreap.saliency_summary import (
     turnover,
     turnover_from_audio,
 )
+from autoreap.candidate import Candidate
+from autoreap.errors import InputError
+from autoreap.plan import ComponentShape
+from autoreap.planning import retained_experts
+from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
 
 
 def sums(gate_norm_sum: list[list[float]], routed_tokens: list[list[int]], tokens: int) -> ModalitySums:

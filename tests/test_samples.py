@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autoreap.errors import InputError, MediaError
-from autoreap.samples import Sample, contents, digest, load_audio, load_frames, read_samples, spread
+from autoreap.media.samples import Sample, contents, digest, load_audio, load_frames, read_samples, spread
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from autoreap.config.evals import load_evals
 from autoreap.described import Loaded
 from autoreap.errors import ScoringError
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.masking import masked
+from autoreap.media.samples import Sample
 from autoreap.plan import PruningPlan
-from autoreap.samples import Sample
-from autoreap.screening import screened
+from autoreap.scoring.screening import screened
 
 DATA = Path(__file__).parent.parent / "evals" / "tiny"
 NUM_ROWS = 8

@@ -17,24 +17,24 @@ import torch
 from builders import SHAPE, identity_plan
 from optuna.trial import TrialState
 
-from autoreap.calibration_config import CalibrationConfig
 from autoreap.candidate import Candidate
+from autoreap.config.calibration import CalibrationConfig
+from autoreap.config.parameters import Range
+from autoreap.config.space import SpaceConfig
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Watch
-from autoreap.failures import RepeatedFailureError
-from autoreap.group import seat_of
 from autoreap.objective import Objective, Scored
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.parameters_config import Range
 from autoreap.plan import PruningPlan
 from autoreap.progress import StatusLine
-from autoreap.racing import Rival
 from autoreap.scores import Counts
 from autoreap.search import Search
-from autoreap.signals import Signals
-from autoreap.space_config import SpaceConfig
-from autoreap.study import ERROR, RESULT
-from autoreap.study_identity import Identity
+from autoreap.study.failures import RepeatedFailureError
+from autoreap.study.group import seat_of
+from autoreap.study.identity import Identity
+from autoreap.study.racing import Rival
+from autoreap.study.trials import ERROR, RESULT
+from autoreap.terminal.signals import Signals
 from autoreap.tracking import Tracker
 
 pytestmark = pytest.mark.slow
@@ -248,6 +248,6 @@ def _all_of(terminal: int) -> str:
 def test_a_long_trial_is_told_of_within_it(
     night: Night, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("autoreap.night_log.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("autoreap.terminal.night_log.HEARTBEAT_SECONDS", 0.0)
     night.search(trials=1)
     assert "trial 0: 3/8 answers, 0 s\n" in capsys.readouterr().err

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 from studies import add_ends, add_trial, new_study, plan_of
 
 from autoreap.errors import InputError
-from autoreap.front import pareto
-from autoreap.selection import select
-from autoreap.study import RESULT, Point, points_of
+from autoreap.study.front import pareto
+from autoreap.study.selection import select
+from autoreap.study.trials import RESULT, Point, points_of
 
 TRIALS = [(60, 0.10), (40, 0.11), (30, 0.12), (20, 0.30), (45, 0.20)]
 THREE = {"size_bytes": "minimize", "first_token_ratio": "minimize", "wer": "minimize"}

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from pages import block
 
-from autoreap.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
-from autoreap.evals_data import check_splits_apart, read_task
-from autoreap.lm_eval_keys import LM_EVAL_KEYS
-from autoreap.samples import Sample, load_audio
+from autoreap.config.evals import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
+from autoreap.config.lm_eval_keys import LM_EVAL_KEYS
+from autoreap.data.evals_data import check_splits_apart, read_task
+from autoreap.media.samples import Sample, load_audio
 from autoreap.tasks.normalise import units
 
 EVALS = Path(__file__).parent.parent / "evals"

@@ -11,8 +11,8 @@ from autoreap.checkpoint import Checkpoint, open_checkpoint
 from autoreap.families import Family, family_of
 from autoreap.plan import BaseModel
 from autoreap.planning import make_plan
-from autoreap.rewrite import plan_rewrite
-from autoreap.sizes import Size, component_sizes
+from autoreap.sizing.sizes import Size, component_sizes
+from autoreap.writing.rewrite import plan_rewrite
 
 # Qwen3-Omni-30B-A3B-Instruct in bf16, as published.
 NUM_PARAMETERS, NUM_TENSORS = 35_259_818_545, 28_010

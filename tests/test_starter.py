@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from autoreap.cli import main
+from autoreap.config.evals import load_evals
+from autoreap.config.space import load_space
+from autoreap.data.evals_data import check_splits_apart
 from autoreap.errors import InputError
-from autoreap.evals_config import load_evals
-from autoreap.evals_data import check_splits_apart
 from autoreap.jobs import read_calibration
-from autoreap.space_config import load_space
 from autoreap.starter import write_starter
 
 ROOT = Path(__file__).parent.parent

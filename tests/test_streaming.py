@@ -23,13 +23,13 @@ from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneratio
 import autoreap
 from autoreap import cli, jobs
 from autoreap.calibrate import Options
+from autoreap.calibration.layer_weights import read_layer
+from autoreap.calibration.spool import spool_beside
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import AutoreapError, InputError
-from autoreap.layer_weights import read_layer
 from autoreap.lock import exclusive
+from autoreap.media.samples import Sample
 from autoreap.saliency import load_saliency
-from autoreap.samples import Sample
-from autoreap.spool import spool_beside
 from autoreap.tiny_omni import CHECKPOINT
 
 PACKAGE = Path(autoreap.__file__).parent

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED, Became, Fate, fate_of
+from autoreap.study.trials import ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED, Became, Fate, fate_of
 
 STOPPED = {"reason": "trial 2 is better"}
 

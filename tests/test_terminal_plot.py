@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoreap.terminal_plot import Scene, plot
+from autoreap.terminal.plot import Scene, plot
 
 FRONT = {7: (20e9, 0.5), 2: (30e9, 0.1), 4: (60e9, 0.02)}
 BASELINE = (70e9, 0.02)

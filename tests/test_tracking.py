@@ -19,9 +19,9 @@ from mlflow.entities import DatasetInput, Metric, Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
 
 from autoreap.errors import AutoreapError
-from autoreap.mlflow_registry import register
-from autoreap.mlflow_runs import FRONT_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyRecord, TrialRecord
 from autoreap.scores import Counts, exact, score
+from autoreap.study.mlflow_registry import register
+from autoreap.study.mlflow_runs import FRONT_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyRecord, TrialRecord
 from autoreap.tracking import Tracker
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from autoreap.triage import MIN_TRIALS, Screened, telling_ratio, triage
+from autoreap.study.triage import MIN_TRIALS, Screened, telling_ratio, triage
 
 
 def trials(surprises: list[float], wer: list[float], sizes: list[float] | None = None) -> list[Screened]:

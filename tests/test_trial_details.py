@@ -11,11 +11,11 @@ from builders import planned
 from optuna.trial import TrialState
 
 from autoreap.cli import main
-from autoreap.confirmed import CONFIRMED
 from autoreap.outcomes import Evaluation, Outcome
+from autoreap.report.trial_details import spans
 from autoreap.scores import Counts
-from autoreap.study import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
-from autoreap.trial_details import spans
+from autoreap.study.confirmed import CONFIRMED
+from autoreap.study.trials import ERROR, INFEASIBLE, PLAN, RACED, RESULT, default_storage
 
 NUM_UTTERANCES = 10
 # Wrong words of each utterance: of the unpruned model, and of trials 0 (on the front) and 1 (behind it).

@@ -10,18 +10,18 @@ import torch
 from builders import random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
-from autoreap import shards
-from autoreap.behaviour import Expected, check_behaviour, check_carried, check_scores, place
+from autoreap.config.evals import EvalsConfig, load_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.evals_config import EvalsConfig, load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.materialise import Materialised, materialise
 from autoreap.outcomes import Outcome, load_outcomes
 from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
-from autoreap.verification import Verified, check_content, check_structure, load_record
+from autoreap.writing import shards
+from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, place
+from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny"
 ROWS = {"asr_search": 6, "qa_search": 4}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from autoreap.errors import InputError, MediaError
-from autoreap.samples import Sample, load_frames
-from autoreap.video_files import MAX_FRAMES, num_sampled, sampled_frames, size_from_header
+from autoreap.media.samples import Sample, load_frames
+from autoreap.media.video_files import MAX_FRAMES, num_sampled, sampled_frames, size_from_header
 
 IDENTITY = [0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000]  # an mp4's display matrix
 QUARTER_TURN = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]  # clockwise

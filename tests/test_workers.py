@@ -23,15 +23,15 @@ from sqlalchemy.exc import OperationalError
 
 from autoreap.cli import command_parser
 from autoreap.errors import InputError
-from autoreap.group import Group, seat_of
-from autoreap.heartbeat import Heartbeat, fail_dead_trials
 from autoreap.plan import PruningPlan
-from autoreap.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
-from autoreap.search_options import SearchOptions
-from autoreap.storage import Pulse, open_storage, patiently, shown
-from autoreap.study import ERROR, PLAN
-from autoreap.trial_queue import TrialQueue
-from autoreap.workers import code_digest, gpu_shares, run_workers, seated
+from autoreap.study.group import Group, seat_of
+from autoreap.study.heartbeat import Heartbeat, fail_dead_trials
+from autoreap.study.options import SearchOptions
+from autoreap.study.retries import DEATHS, RETRY_OF, num_taken, retry_cut_off
+from autoreap.study.storage import Pulse, open_storage, patiently, shown
+from autoreap.study.trial_queue import TrialQueue
+from autoreap.study.trials import ERROR, PLAN
+from autoreap.study.workers import code_digest, gpu_shares, run_workers, seated
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 FORK = multiprocessing.get_context("fork")

@@ -31,13 +31,13 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The figures with their verdicts, then the worst utterances."""
-    from autoreap.comparison import compare_outcomes
-    from autoreap.comparison_text import comparison_text
+    from autoreap.comparison.comparison import compare_outcomes
+    from autoreap.comparison.text import comparison_text
 
     sides = [_outcomes(name, options.storage) for name in (options.first, options.second)]
     comparison = compare_outcomes(*sides)
     if options.html:
-        from autoreap.comparison_page import write_comparison_page
+        from autoreap.comparison.page import write_comparison_page
 
         write_comparison_page(comparison, (options.first, options.second), options.html)
     width = shutil.get_terminal_size((_WIDTH, 0)).columns
@@ -76,6 +76,6 @@ def _path(name: str, storage: str | None) -> Path:
     trial = re.fullmatch(r"([\w.-]+)/(\d+|baseline)", name)
     if trial is None:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
-    from autoreap.study import open_study, outcomes_path
+    from autoreap.study.trials import open_study, outcomes_path
 
     return outcomes_path(open_study(trial[1], storage), None if trial[2] == "baseline" else int(trial[2]))

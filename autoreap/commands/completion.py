@@ -28,7 +28,7 @@ def run(options: Arguments) -> Result:
         names = _study_names()
         return {"studies": names}, "\n".join(names)
     from autoreap.cli import command_parser
-    from autoreap.shell_completion import SCRIPTS, grammar
+    from autoreap.terminal.completion import SCRIPTS, grammar
 
     script = SCRIPTS[options.shell](grammar(command_parser()))
     return {"shell": options.shell, "script": script}, script

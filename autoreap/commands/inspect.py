@@ -9,7 +9,7 @@ from autoreap.wording import size_text
 
 if TYPE_CHECKING:
     from autoreap.checkpoint import TensorInfo
-    from autoreap.rewrite import OutputTensor
+    from autoreap.writing.rewrite import OutputTensor
 
 SUMMARY = "count parameters and bytes per component"
 EXAMPLE = "autoreap inspect tiny"
@@ -25,8 +25,8 @@ def run(options: Arguments) -> Result:
     """Sizes, from headers alone."""
     from autoreap.described import describe
     from autoreap.plan import load_plan
-    from autoreap.rewrite import plan_rewrite
-    from autoreap.sizes import component_sizes
+    from autoreap.sizing.sizes import component_sizes
+    from autoreap.writing.rewrite import plan_rewrite
 
     described = describe(options.model)
     tensors: Iterable[TensorInfo | OutputTensor] = described.checkpoint.tensors.values()

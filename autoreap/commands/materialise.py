@@ -8,7 +8,7 @@ from autoreap.commands.writing import add_output_options, compares, target, writ
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.behaviour import Expected
+    from autoreap.writing.behaviour import Expected
 
 SUMMARY = "write a pruned checkpoint"
 EXAMPLE = "autoreap materialise tiny-tiny --trial 7 -o pruned"
@@ -64,7 +64,7 @@ def _of_trial(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.described import describe
     from autoreap.progress import log
-    from autoreap.study import DEFAULT_ROOT, open_study, plan_of, points_of
+    from autoreap.study.trials import DEFAULT_ROOT, open_study, plan_of, points_of
 
     study = open_study(options.source, options.storage)
     plan = plan_of(study, options.trial)
@@ -84,7 +84,7 @@ def _of_trial(options: Arguments) -> Result:
     document, text = write(described, plan, options, facts=facts, expected=expected)
     if not options.register:
         return document, text
-    from autoreap.mlflow_registry import register
+    from autoreap.study.mlflow_registry import register
 
     uri = options.tracking_uri
     version = register(options.output, options.register, trial, folder=DEFAULT_ROOT, tracking_uri=uri)

@@ -11,7 +11,7 @@ from autoreap.errors import InputError
 from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 
 if TYPE_CHECKING:
-    from autoreap.calibration_config import CalibrationConfig
+    from autoreap.config.calibration import CalibrationConfig
 
 Arguments = argparse.Namespace
 Add = Callable[..., Any]  # argparse's add_argument
@@ -61,7 +61,7 @@ def add_calibration_options(add: Add) -> None:
 
 def calibration_config(options: Arguments) -> "CalibrationConfig":
     """The sets of the file and of the options, by modality; `InputError` where there is none of audio."""
-    from autoreap.calibration_config import calibration_of
+    from autoreap.config.calibration import calibration_of
 
     named = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
     config = calibration_of(

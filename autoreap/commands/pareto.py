@@ -9,7 +9,7 @@ from autoreap.commands.options import Add, Arguments, Result, add_study_options,
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.study import Point
+    from autoreap.study.trials import Point
 
 SUMMARY = "print the front of a study, and draw it"
 EXAMPLE = "autoreap pareto tiny-tiny --png front.png"
@@ -26,11 +26,11 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The front as a table, and as points with intervals; where no trial keeps the constraints, the nearest ones."""
-    from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.front import drawn_metric, empty_front, nearest, pareto
-    from autoreap.front_csv import write_front_csv
-    from autoreap.report import FORMATS, front_table, plot_front
-    from autoreap.study import CONTROLS, objectives_of, open_study, points_of
+    from autoreap.report.front_csv import write_front_csv
+    from autoreap.report.table import FORMATS, front_table, plot_front
+    from autoreap.study.confirmed import CONFIRMED, with_confirmed
+    from autoreap.study.front import drawn_metric, empty_front, nearest, pareto
+    from autoreap.study.trials import CONTROLS, objectives_of, open_study, points_of
 
     if options.png:
         check_output(options.png, "--png", FORMATS)
@@ -63,7 +63,7 @@ def run(options: Arguments) -> Result:
 def _picture(points: "Sequence[Point]", front: "Sequence[Point]", baseline: Mapping[str, Any], metric: str) -> str:
     """All points in characters, as wide as the terminal."""
     from autoreap.scores import exact
-    from autoreap.terminal_plot import Scene, plot
+    from autoreap.terminal.plot import Scene, plot
     from autoreap.wording import metric_text
 
     scene = Scene(

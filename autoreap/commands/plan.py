@@ -36,8 +36,8 @@ def run(options: Arguments) -> Result:
 
 def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShape", "BaseModel"]:
     """What to plan for: by the saliency file alone where it carries the shape, else by the model on disk."""
+    from autoreap.calibration.summary import measured_shape
     from autoreap.plan import BaseModel
-    from autoreap.saliency_summary import measured_shape
 
     name = model or saliency.provenance.get("model")
     if name is None:

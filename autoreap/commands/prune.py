@@ -25,10 +25,10 @@ from autoreap.commands.writing import add_output_options, compares, target, writ
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.behaviour import Expected
     from autoreap.described import Described
     from autoreap.plan import PruningPlan
     from autoreap.saliency import Saliency
+    from autoreap.writing.behaviour import Expected
 
 SUMMARY = "calibrate, plan and materialise in one go"
 EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.jsonl -o pruned"
@@ -68,8 +68,8 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
         decide(None)  # says what would have to be measured
     from autoreap import jobs
     from autoreap.calibrate import Options
+    from autoreap.calibration.spool import spool_beside
     from autoreap.described import load, release
-    from autoreap.spool import spool_beside
 
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)

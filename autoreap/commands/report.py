@@ -18,9 +18,9 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Write the page; also of a night on which everything failed, for its reasons."""
-    from autoreap.front import pareto
-    from autoreap.report_page import write_report
-    from autoreap.study import objectives_of, open_study, points_of
+    from autoreap.report.page import write_report
+    from autoreap.study.front import pareto
+    from autoreap.study.trials import objectives_of, open_study, points_of
 
     check_output(options.output, "-o")
     study = open_study(options.study, options.storage)

@@ -38,8 +38,8 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Where it comes from, and what it says of each layer; pictures where asked for."""
+    from autoreap.calibration.summary import headline, layer_table, summarise
     from autoreap.saliency import load_saliency
-    from autoreap.saliency_summary import headline, layer_table, summarise
 
     if options.png:
         check_output(options.png, "--png", ("png",))
@@ -51,7 +51,7 @@ def run(options: Arguments) -> Result:
     names = COMPONENTS[options.component] if options.component else measured
     summaries = {name: summarise(saliency, name, values) for name in names}
     if options.png or options.html:
-        from autoreap.saliency_report import plot_saliency, write_saliency_page
+        from autoreap.calibration.report import plot_saliency, write_saliency_page
 
         if options.png:
             plot_saliency(saliency, names, values, options.png)

@@ -54,12 +54,12 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
-    from autoreap.confirmed import CONFIRMED, confirmed_lines, with_confirmed
-    from autoreap.front import empty_front
-    from autoreap.report import front_table
-    from autoreap.search_options import SearchOptions
-    from autoreap.study import CONTROLS, plan_of
-    from autoreap.verification import behaviour_text
+    from autoreap.report.table import front_table
+    from autoreap.study.confirmed import CONFIRMED, confirmed_lines, with_confirmed
+    from autoreap.study.front import empty_front
+    from autoreap.study.options import SearchOptions
+    from autoreap.study.trials import CONTROLS, plan_of
+    from autoreap.writing.verification import behaviour_text
 
     chosen = (
         SearchOptions.from_json(options.as_worker)

@@ -21,10 +21,10 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
-    from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.selection import check_bounds, select
-    from autoreap.study import objectives_of, open_study
-    from autoreap.trial_text import scores_text
+    from autoreap.study.confirmed import CONFIRMED, with_confirmed
+    from autoreap.study.selection import check_bounds, select
+    from autoreap.study.trial_text import scores_text
+    from autoreap.study.trials import objectives_of, open_study
 
     bounds = {
         "max_wer_increase": options.max_wer_increase,

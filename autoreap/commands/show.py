@@ -18,8 +18,8 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """A line a trial, or a page about one."""
-    from autoreap.study import objectives_of, open_study
-    from autoreap.trial_details import details_of, details_text, listed, trial_line
+    from autoreap.report.trial_details import details_of, details_text, listed, trial_line
+    from autoreap.study.trials import objectives_of, open_study
 
     study = open_study(options.study, options.storage)
     if options.trial is not None:

@@ -20,7 +20,7 @@ def run(options: Arguments) -> Result:
     from dataclasses import replace
 
     from autoreap.progress import log
-    from autoreap.verification import Verified, check_content, check_structure, load_record
+    from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
     record = load_record(options.checkpoint)
     log("verifying structure")
@@ -29,7 +29,7 @@ def run(options: Arguments) -> Result:
     check_content(checkpoint, record)
     behaviour = Verified(None, "--skip-behaviour")
     if not options.skip_behaviour:
-        from autoreap.behaviour import check_carried
+        from autoreap.writing.behaviour import check_carried
 
         log("verifying behaviour")
         behaviour = check_carried(options.checkpoint, record)

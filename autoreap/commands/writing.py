@@ -10,10 +10,10 @@ from autoreap.errors import InputError
 from autoreap.wording import size_text
 
 if TYPE_CHECKING:
-    from autoreap.behaviour import Expected
     from autoreap.described import Described
     from autoreap.plan import PruningPlan
-    from autoreap.verification import Verified
+    from autoreap.writing.behaviour import Expected
+    from autoreap.writing.verification import Verified
 
 
 def add_output_options(add: Add) -> None:
@@ -55,8 +55,8 @@ def write(
 
     `expected` is what the checkpoint must answer, or why there is nothing to compare with.
     """
-    from autoreap.rewrite import plan_rewrite
-    from autoreap.shards import shards_of
+    from autoreap.writing.rewrite import plan_rewrite
+    from autoreap.writing.shards import shards_of
 
     verified: dict[str, str] = {}
     if options.dry_run:
@@ -93,10 +93,10 @@ def verified_lines(levels: dict[str, str]) -> list[str]:
 
 
 def _behaviour(expected: "Expected | str", carry: int) -> "Callable[[Path], Verified]":
-    from autoreap.verification import Verified
+    from autoreap.writing.verification import Verified
 
     if isinstance(expected, str):
         return lambda _checkpoint: Verified(None, expected)
-    from autoreap.behaviour import check_behaviour
+    from autoreap.writing.behaviour import check_behaviour
 
     return partial(check_behaviour, expected=expected, carried=carry)

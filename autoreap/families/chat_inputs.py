@@ -20,8 +20,8 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, 
 from autoreap.errors import InputError, MediaError
 from autoreap.families.pictures import Pictures, read_pictures
 from autoreap.measuring import DEFAULT_TOKENS, TOKENS
-from autoreap.samples import SAMPLING_RATE, Sample, load_audio, load_frames
-from autoreap.video_files import FRAMES_PER_SECOND
+from autoreap.media.samples import SAMPLING_RATE, Sample, load_audio, load_frames
+from autoreap.media.video_files import FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from autoreap.jobs.evaluating import evaluated, evaluator_of
 from autoreap.jobs.search_run import SearchResult
 from autoreap.jobs.searching import search
 from autoreap.jobs.shipping import Shipped, ship
-from autoreap.search_options import SearchOptions
+from autoreap.study.options import SearchOptions
 
 __all__ = [
     "SearchOptions",

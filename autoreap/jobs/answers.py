@@ -5,16 +5,16 @@ from pathlib import Path
 
 import optuna
 
-from autoreap.behaviour import DEFAULT_CARRIED, Expected, place, write_utterances
+from autoreap.config.evals import TaskConfig, load_evals
+from autoreap.data.evals_data import evals_digest
 from autoreap.described import Described, Loaded, load
 from autoreap.errors import InputError
-from autoreap.evals_config import TaskConfig, load_evals
-from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
+from autoreap.media.samples import Sample
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import PruningPlan
-from autoreap.samples import Sample
-from autoreap.study import DEFAULT_ROOT, SCORING, outcomes_path
+from autoreap.study.trials import DEFAULT_ROOT, SCORING, outcomes_path
+from autoreap.writing.behaviour import DEFAULT_CARRIED, Expected, place, write_utterances
 
 
 def answers_of_trial(study: optuna.Study, number: int, root: Path = DEFAULT_ROOT) -> Expected:

@@ -7,17 +7,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autoreap import calibration_data
 from autoreap.calibrate import Options, calibrate, identity
-from autoreap.calibration_config import CalibrationConfig, CalibrationSet
+from autoreap.calibration.resume import resumable
+from autoreap.calibration.spool import spool_beside
+from autoreap.calibration.streaming import calibrate_by_layer
+from autoreap.config.calibration import CalibrationConfig, CalibrationSet
+from autoreap.data import calibration_data
 from autoreap.described import Loaded
 from autoreap.errors import InputError
+from autoreap.media.samples import Sample
 from autoreap.progress import log
-from autoreap.resume import resumable
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.samples import Sample
-from autoreap.spool import spool_beside
-from autoreap.streaming import calibrate_by_layer
 
 
 def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dict[str, list[Sample]]:

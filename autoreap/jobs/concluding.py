@@ -5,26 +5,26 @@ from pathlib import Path
 
 import optuna
 
-from autoreap.baselines import check_same_scores
-from autoreap.confirmation import Confirmation, answerable, is_confirmed
-from autoreap.confirmed import CONFIRMED
-from autoreap.confirmed import SPLIT as REPORT_SPLIT
+from autoreap.data.evals_data import evals_digest
 from autoreap.described import load, release
 from autoreap.errors import InputError
-from autoreap.evals_data import evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.front import pareto
 from autoreap.jobs.search_run import SearchResult, SearchRun
 from autoreap.jobs.shipping import ship
-from autoreap.mlflow_records import trial_record
 from autoreap.outcomes import load_outcomes
 from autoreap.progress import log
-from autoreap.report import plot_front
-from autoreap.report_page import write_report
-from autoreap.selection import select
-from autoreap.signals import Interrupted
-from autoreap.storage import STORAGE_ERRORS
-from autoreap.study import Point, objectives_of, open_study, outcomes_path, plan_of, points_of
+from autoreap.report.page import write_report
+from autoreap.report.table import plot_front
+from autoreap.study.baselines import check_same_scores
+from autoreap.study.confirmation import Confirmation, answerable, is_confirmed
+from autoreap.study.confirmed import CONFIRMED
+from autoreap.study.confirmed import SPLIT as REPORT_SPLIT
+from autoreap.study.front import pareto
+from autoreap.study.mlflow_records import trial_record
+from autoreap.study.selection import select
+from autoreap.study.storage import STORAGE_ERRORS
+from autoreap.study.trials import Point, objectives_of, open_study, outcomes_path, plan_of, points_of
+from autoreap.terminal.signals import Interrupted
 from autoreap.tracking import Tracker
 
 _CONCLUDED = "concluded"  # of a study: how many trials had finished when its front was drawn and shipped

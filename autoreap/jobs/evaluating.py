@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoreap.config.evals import load_evals
+from autoreap.data.evals_data import read_task
 from autoreap.described import Described, Loaded, load
-from autoreap.evals_config import load_evals
-from autoreap.evals_data import read_task
 from autoreap.evaluate import Evaluator
-from autoreap.footprint import Footprint
-from autoreap.latency import NUM_UTTERANCES, Stopwatch
 from autoreap.objective import costs
 from autoreap.outcomes import Evaluation
 from autoreap.plan import PruningPlan
+from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch
+from autoreap.sizing.footprint import Footprint
 
 
 def evaluated(

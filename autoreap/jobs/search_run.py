@@ -6,14 +6,14 @@ from pathlib import Path
 
 import optuna
 
+from autoreap.config.evals import EvalsConfig
+from autoreap.config.space import SpaceConfig
 from autoreap.described import Described
-from autoreap.evals_config import EvalsConfig
-from autoreap.group import Seat
 from autoreap.jobs.shipping import Shipped
-from autoreap.search_options import SearchOptions
-from autoreap.signals import Signals
-from autoreap.space_config import SpaceConfig
-from autoreap.study import Point, trials_folder
+from autoreap.study.group import Seat
+from autoreap.study.options import SearchOptions
+from autoreap.study.trials import Point, trials_folder
+from autoreap.terminal.signals import Signals
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,31 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autoreap.behaviour import place
 from autoreap.calibrate import Options
+from autoreap.config.evals import load_evals
+from autoreap.config.space import load_space
 from autoreap.constraints import check_measured
+from autoreap.data.evals_data import check_splits_apart, evals_digest
 from autoreap.described import default_device, describe, load, release
 from autoreap.errors import InputError
-from autoreap.evals_config import load_evals
-from autoreap.evals_data import check_splits_apart, evals_digest
 from autoreap.evaluate import Evaluator
-from autoreap.failures import RepeatedFailureError
 from autoreap.jobs.calibrating import calibrated, read_calibration
 from autoreap.jobs.concluding import conclude
 from autoreap.jobs.search_run import SearchResult, SearchRun
-from autoreap.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
-from autoreap.mlflow_records import study_record
 from autoreap.objective import Objective, check_device, check_objectives, measured
-from autoreap.sampling import check_space, check_vision
+from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.search import Search
-from autoreap.search_options import SearchOptions
-from autoreap.signals import Interrupted, Signals
-from autoreap.space_config import load_space
-from autoreap.storage import stored
-from autoreap.study import SCORING, default_storage, study_names
-from autoreap.study_identity import Identity, check_resumed
+from autoreap.study.failures import RepeatedFailureError
+from autoreap.study.identity import Identity, check_resumed
+from autoreap.study.mlflow_records import study_record
+from autoreap.study.options import SearchOptions
+from autoreap.study.sampling import check_space, check_vision
+from autoreap.study.storage import stored
+from autoreap.study.trials import SCORING, default_storage, study_names
+from autoreap.study.workers import code_digest, measuring_alone, run_workers, seated
+from autoreap.terminal.signals import Interrupted, Signals
 from autoreap.tracking import Tracker
-from autoreap.workers import code_digest, measuring_alone, run_workers, seated
+from autoreap.writing.behaviour import place
 
 
 def search(space_path: Path, options: SearchOptions) -> SearchResult:

@@ -8,17 +8,17 @@ from typing import Any
 
 import optuna
 
-from autoreap.behaviour import check_behaviour
-from autoreap.comparison import compare_outcomes
+from autoreap.comparison.comparison import compare_outcomes
 from autoreap.described import Described
 from autoreap.jobs.answers import answers_of_trial
 from autoreap.materialise import materialise
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.scores import Difference
-from autoreap.selection import select
-from autoreap.study import outcomes_path, plan_of
-from autoreap.verification import Verified
+from autoreap.study.selection import select
+from autoreap.study.trials import outcomes_path, plan_of
+from autoreap.writing.behaviour import check_behaviour
+from autoreap.writing.verification import Verified
 
 
 @dataclass(frozen=True)

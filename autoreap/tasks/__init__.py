@@ -3,7 +3,7 @@
 import re
 from typing import Protocol
 
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks import asr, asr_characters, audio_qa
 

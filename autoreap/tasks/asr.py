@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jiwer
 
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks.normalise import units
 

@@ -1,6 +1,6 @@
 """Speech recognition, scored by character error rate in every language: `metric_list: [{metric: cer}]`."""
 
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks import asr
 from autoreap.tasks.normalise import characters

@@ -2,7 +2,7 @@
 
 import string
 
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks.answers import chosen, readings, same, yes_or_no
 

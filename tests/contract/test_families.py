@@ -11,14 +11,14 @@ from specimen import Specimen
 from test_dimensions import DimensionContract, load
 from transformers import PreTrainedModel
 
+from autoreap.calibration.layer_weights import read_layer
 from autoreap.checkpoint import Checkpoint, open_checkpoint
 from autoreap.described import Loaded, describe
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
-from autoreap.footprint import Footprint
-from autoreap.layer_weights import read_layer
 from autoreap.masking import masked
 from autoreap.plan import ModelShape, PruningPlan
+from autoreap.sizing.footprint import Footprint
 
 
 class FamilyContract(DimensionContract):

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.scores import Counts, score
 from autoreap.tasks import TASKS, Task, asr, asr_characters, audio_qa, task_named
 

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import postgres_server
 
 from autoreap.cli import main
-from autoreap.retries import RETRY_OF
-from autoreap.study import RESULT, is_cut_off
+from autoreap.study.retries import RETRY_OF
+from autoreap.study.trials import RESULT, is_cut_off
 
 pytestmark = pytest.mark.slow
 KILLS, WORKERS, TRIALS = 8, 4, 36

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from nights import start_search
 
 from autoreap.cli import main
-from autoreap.confirmed import CONFIRMED
 from autoreap.outcomes import load_outcomes
+from autoreap.study.confirmed import CONFIRMED
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from autoreap.cli import main
-from autoreap.front import pareto
-from autoreap.study import CONTROLS, INFEASIBLE, RESULT, objectives_of, open_study, points_of
+from autoreap.study.front import pareto
+from autoreap.study.trials import CONTROLS, INFEASIBLE, RESULT, objectives_of, open_study, points_of
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import jobs
 from autoreap.candidate import Candidate
+from autoreap.config.evals import load_evals
 from autoreap.described import describe, load
-from autoreap.evals_config import load_evals
 from autoreap.evaluate import Evaluator
 from autoreap.planning import make_plan
 from autoreap.tiny_omni import CHECKPOINT

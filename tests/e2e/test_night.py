@@ -19,7 +19,7 @@ from nights import start_search
 from optuna.trial import FrozenTrial, TrialState
 
 from autoreap import __version__
-from autoreap.study import RACED, RESULT, SCREENED
+from autoreap.study.trials import RACED, RESULT, SCREENED
 
 pytestmark = pytest.mark.slow
 

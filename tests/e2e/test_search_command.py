@@ -18,7 +18,7 @@ from autoreap.errors import InputError
 from autoreap.lock import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.study import PLAN, RACED, RESULT
+from autoreap.study.trials import PLAN, RACED, RESULT
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from data.processor.make_reference import CONVERSATIONS, REFERENCE, conversation
 from autoreap.errors import InputError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.families.qwen3_omni import Qwen3Omni
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.tiny_omni import CHECKPOINT
 
 Tensors = Mapping[str, torch.Tensor]

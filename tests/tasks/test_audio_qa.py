@@ -1,6 +1,6 @@
 import pytest
 
-from autoreap.samples import Sample
+from autoreap.media.samples import Sample
 from autoreap.scores import Counts
 from autoreap.tasks import audio_qa
 

@@ -1,0 +1,154 @@
+"""What an unfinished measurement has come to, in a file that outlives its process.
+
+Batches depend on rows and budget alone and sums are added in a fixed order, so a measurement that goes on from such a
+file ends with the bits it would have had in one go.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from autoreap.calibration.batching import START, Position
+from autoreap.calibration.meter import State
+from autoreap.lock import exclusive
+from autoreap.progress import log
+from autoreap.whole_file import partial_of, written_whole
+
+SAVE_INTERVAL_SECONDS = 120.0
+_FORMAT = "autoreap.resume.1"
+_NAMED = 3  # what differs, in a message
+
+
+@dataclass(frozen=True)
+class Part:
+    """How far one component is measured on one modality.
+
+    Attributes:
+        position: how many of the rows are used up; all of them where the part is finished.
+        weight: of the last of these rows; None before the first.
+        state: `Meter.state` over the rows of this weight.
+        total: the weighted sums over the rows before those; None where there are none.
+    """
+
+    position: Position = START
+    weight: float | None = None
+    state: State | None = None
+    total: State | None = None
+
+    def before(self, weight: float) -> "Part":
+        """The same, ready for a row of `weight`."""
+        if self.weight == weight:
+            return self
+        return Part(self.position, weight, state=None, total=self.sums())
+
+    def sums(self) -> State | None:
+        """Over all rows so far, each of whose tokens counts as often as its weight says; None before the first."""
+        if self.weight is None or self.state is None:
+            return self.total
+        weighted = {name: _times(tensor, self.weight) for name, tensor in self.state.items()}
+        return weighted if self.total is None else {name: self.total[name] + part for name, part in weighted.items()}
+
+
+def _times(tensor: torch.Tensor, weight: float) -> torch.Tensor:
+    """Whole numbers stay whole."""
+    return tensor * weight if tensor.is_floating_point() else (tensor.double() * weight).round().to(tensor.dtype)
+
+
+class ResumeFile:
+    """The parts of one measurement, by name. What an earlier process left of the same measurement is taken up.
+
+    Args:
+        path: the file; None keeps nothing on disk.
+        identity: all that the numbers follow from. A file of another measurement is ignored, and overwritten in time.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, str]) -> None:
+        self._path = path
+        self._identity = dict(identity)
+        self._parts = _read(path, self._identity) if path is not None and path.exists() else {}
+        self._saved = time.monotonic()
+
+    def part(self, name: str) -> Part:
+        """What is known of part `name`."""
+        return self._parts.get(name, Part())
+
+    def keep(self, name: str, part: Part) -> None:
+        """Remember `part`; the next `save` writes it."""
+        self._parts[name] = part
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return self._path is not None and time.monotonic() - self._saved >= SAVE_INTERVAL_SECONDS
+
+    def save(self) -> None:
+        """Write every part, whole or not at all."""
+        if self._path is None:
+            return
+        tensors: State = {}
+        parts = {}
+        for name, part in self._parts.items():
+            parts[name] = {"weight": part.weight, **asdict(part.position)}
+            for kind, state in (("state", part.state), ("total", part.total)):
+                tensors |= {f"{name}/{kind}/{key}": tensor for key, tensor in (state or {}).items()}
+        metadata = {"format": _FORMAT, "identity": json.dumps(self._identity), "parts": json.dumps(parts)}
+        with written_whole(self._path) as partial:
+            save_file(tensors, partial, metadata=metadata)
+        self._saved = time.monotonic()
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[Path]:
+    """The resume file of a measurement that will be saved as `output`; it goes with the context, unless that fails.
+
+    Raises:
+        InputError: another process measures for the same `output` now.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f".{output.name}.resume")
+    lock = output.with_name(f".{output.name}.lock")
+    lock.touch()
+    with exclusive(lock, f"another calibration that writes {output} is running", fix="wait for it, or use another -o"):
+        try:
+            yield path
+            path.unlink(missing_ok=True)
+            partial_of(path).unlink(missing_ok=True)
+        finally:
+            lock.unlink()
+
+
+def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
+    """The parts in `path`, none if they are not of the same measurement or can't be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = json.loads(metadata["identity"]) if metadata.get("format") == _FORMAT else {}
+        changed = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
+        if changed:
+            log(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
+            return {}
+        parts = {name: _part(name, entry, tensors) for name, entry in json.loads(metadata["parts"]).items()}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        log(f"starting anew: {path} is damaged: {error}")
+        return {}
+    stands = ", ".join(f"{name} after {part.position.num_rows} rows" for name, part in parts.items())
+    log(f"going on from {path}: {stands}")
+    return parts
+
+
+def _part(name: str, entry: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Part:
+    states = {
+        kind: {key.rpartition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/{kind}/")}
+        for kind in ("state", "total")
+    }
+    position = Position(int(entry["num_rows"]), tuple(entry["unreadable"]), tuple(entry["silent"]))
+    return Part(position, entry["weight"], states["state"] or None, states["total"] or None)

@@ -1,0 +1,1 @@
+"""The rows that these files name, from disk or from the hub."""

@@ -1,0 +1,1 @@
+"""What is heard and seen: recordings, images, videos, and the conditions they are played under."""

@@ -1,0 +1,1 @@
+"""What a model takes to store and to run, and what this machine has."""

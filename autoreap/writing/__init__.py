@@ -1,0 +1,1 @@
+"""From a plan to the bytes of a checkpoint, and the proof that they are right."""

@@ -1,0 +1,112 @@
+"""The README.md of a materialised checkpoint."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoreap.families import family_of
+from autoreap.plan import COMPONENTS, ModelShape, PruningPlan
+from autoreap.scores import is_exact
+from autoreap.writing.rewrite import Rewrite
+from autoreap.writing.verification import Record, behaviour_text
+
+_INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], record: Record, source: Path) -> str:
+    """Markdown: the base model and its licence, the edit, the size, what was verified, and the scores with intervals.
+
+    Args:
+        facts: `metrics`, scores as plain values, and `trial`, where they come from.
+        source: the base checkpoint, whose own card says the licence.
+    """
+    base = plan.base_model.name
+    inherited = _front_matter(source / "README.md")
+    front: dict[str, Any] = {"base_model": base} if _is_hub_name(base) else {}  # a path means nothing elsewhere
+    front |= {"library_name": "transformers", "tags": ["autoreap", "pruned"]}
+    front |= {key: inherited[key] for key in _INHERITED if key in inherited}
+    name = public_name(base)
+    licence = inherited.get("license_name") or inherited.get("license")
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
+        "---",
+        "",
+        f"# {name}, pruned by autoreap",
+        "",
+        f"Made from `{name}` (fingerprint `{plan.base_model.fingerprint}`). "
+        + (f"Licence: {licence}, that of the base model." if licence else "The base model's licence applies."),
+        f"{rewrite.num_parameters:,} parameters, {rewrite.size_bytes:,} bytes of weights. "
+        "The exact edit is in `plan.json`.",
+        "",
+        *_edit(plan, family_of(rewrite.config).shape(rewrite.config)),
+        "",
+        "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
+        f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "
+        "`autoreap verify` on this directory repeats it.",
+    ]
+    if metrics := facts.get("metrics"):
+        lines += ["", "Scores of the search:", *_scores(metrics)]
+    elif record.behaviour.metrics:
+        lines += ["", "Scores on the answers that were compared:", *_scores(record.behaviour.metrics)]
+    if trial := facts.get("trial"):
+        lines += ["", f"Trial `{trial}`."]
+    return "\n".join(lines) + "\n"
+
+
+def public_name(model: str) -> str:
+    """The name of MODEL without the folders of this machine: they mean nothing elsewhere, and may tell who runs it."""
+    return model if _is_hub_name(model) else Path(model).resolve().name
+
+
+def _is_hub_name(model: str) -> bool:
+    return _HUB_NAME.fullmatch(model) is not None and not Path(model).is_dir()
+
+
+def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
+    """A line for each part that the base model has; `made` is the shape of what was made of it."""
+    lines = ["| component | experts in each layer | layers |", "|---|---|---|"]
+    for name in COMPONENTS:
+        if name not in made.components and not plan.drop_speech:
+            continue
+        edit = plan.component(name)
+        shape = "as base | as base"
+        if edit:
+            shape = f"{edit.num_retained_experts or 'none: it is dense'} | {len(edit.layers)} of {len(edit.experts)}"
+        if name == "talker" and plan.drop_speech:
+            shape = "dropped | dropped"
+        lines.append(f"| {name} | {shape} |")
+    if made.has_vision:
+        vision = "stripped: images and video are not understood" if plan.strip_vision else "kept"
+        lines.append(f"| vision | {vision} | |")
+    if plan.drop_speech:
+        lines.append("| waveform decoder | dropped: it answers in text alone | |")
+    return lines
+
+
+def _scores(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        "",
+        "| metric | value | 95% interval | utterances |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} | {score['num_samples']} |"
+            for name, score in metrics.items()
+            if not is_exact(score)
+        ),
+    ]
+
+
+def _front_matter(card: Path) -> dict[str, Any]:
+    """The YAML block at the head of a model card; empty where there is none."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    try:
+        front = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return {}
+    return front if isinstance(front, dict) else {}

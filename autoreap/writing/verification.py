@@ -1,0 +1,152 @@
+"""Is the checkpoint what it should be? Structure, content and behaviour; light until a level needs torch.
+
+Structure: every name, type and shape, against the plan and against the stock class built on the meta device. Content:
+the checksum of every tensor, against the bytes read from the source, and of each file beside the weights. Behaviour:
+the same utterances, the same text (`autoreap.behaviour`). What a checkpoint needs to be verified again, anywhere, it
+carries in its folder `verification`.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoreap import __version__
+from autoreap.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
+from autoreap.errors import InputError, VerificationError
+from autoreap.families import family_of
+from autoreap.wording import size_text
+from autoreap.writing.rewrite import OutputTensor, Rewrite
+from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of
+
+FOLDER = "verification"
+RECORD = "record.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result of the behaviour level.
+
+    Attributes:
+        num_compared: how many answers were compared, all equal; None where the level did not run.
+        detail: on what, or why it did not run.
+        metrics: what the checkpoint scored, as plain values with intervals.
+        where: device and type that it was computed on.
+    """
+
+    num_compared: int | None
+    detail: str
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint says of its own verification.
+
+    Attributes:
+        checksums: of each tensor's bytes, by name.
+        behaviour: how the behaviour level went.
+        versions: of what wrote it.
+        files: checksums of the files beside the weights, by name; none in a record made before they were kept.
+    """
+
+    checksums: Mapping[str, str]
+    behaviour: Verified
+    versions: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, checkpoint: Path) -> None:
+        """Write it into the checkpoint's folder `verification`."""
+        (checkpoint / FOLDER).mkdir(exist_ok=True)
+        document = {"format": _FORMAT, "checksum": CHECKSUM, **asdict(self)}
+        (checkpoint / FOLDER / RECORD).write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+    def levels(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """For people and JSON: what each level covered, or why it did not run."""
+        return {
+            "structure": f"{len(checkpoint.tensors):,} tensors as the stock class expects them",
+            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
+            + (f", {len(self.files)} files beside them as written" if self.files else ""),
+            "behaviour": behaviour_text(self.behaviour),
+        }
+
+
+def behaviour_text(verified: Verified) -> str:
+    """One line on the behaviour level."""
+    if verified.num_compared is None:
+        return f"not run: {verified.detail}"
+    return f"{verified.num_compared} answers equal, {verified.detail}"
+
+
+def load_record(checkpoint: Path) -> Record:
+    """What `Record.save` wrote; `InputError` where there is none."""
+    path = checkpoint / FOLDER / RECORD
+    if not checkpoint.is_dir():
+        raise InputError("no such model directory", where=checkpoint)
+    if not path.is_file():
+        raise InputError(
+            f"carries no {FOLDER}/{RECORD}", where=checkpoint, fix="name a checkpoint that autoreap has written"
+        )
+    document = read_json(path)
+    if document.get("format") != _FORMAT or document.get("checksum") != CHECKSUM:
+        raise InputError(f"is not a record of format {_FORMAT} with {CHECKSUM}", where=path, fix="update autoreap")
+    try:
+        behaviour = Verified(**document["behaviour"])
+        files = dict(document.get("files", {}))
+        return Record(dict(document["checksums"]), behaviour, dict(document["versions"]), files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
+
+
+def facts_of_versions() -> dict[str, str]:
+    """Versions of what a checkpoint is written and verified with."""
+    return {"autoreap": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+
+
+def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
+    """The checkpoint in `folder`; `VerificationError` unless it is what the stock class expects, and `rewrite` says."""
+    written = open_checkpoint(folder)
+    if fault := structure_fault(written.config, written.tensors.values()):
+        raise VerificationError(f"{folder}: {fault}")
+    for tensor in rewrite.tensors if rewrite else ():
+        info = written.tensors.get(tensor.name)
+        if info is None or (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
+            raise VerificationError(f"{folder}: tensor {tensor.name} was not written as planned")
+    return written
+
+
+def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
+    """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
+    family = family_of(config)
+    expected = family.expected_tensors(config)
+    stored = dict(entry for info in tensors for entry in family.one_by_one(info.name, info.shape))
+    for name in sorted(stored.keys() | expected.keys()):
+        if stored.get(name) != expected.get(name):
+            there, wanted = stored.get(name, "missing"), expected.get(name, "none of that name")
+            return f"tensor {name} is {there}, the stock class expects {wanted}"
+    return None
+
+
+def check_content(checkpoint: Checkpoint, record: Record) -> None:
+    """Raise `VerificationError` unless every tensor holds the source's bytes, and each other file those written."""
+    for name in sorted(checkpoint.tensors.keys() ^ record.checksums.keys()):
+        raise VerificationError(f"{checkpoint.path}: tensor {name} is not in both checkpoint and record")
+    check_tensors(list(checkpoint.tensors.values()), record.checksums)
+    for name, checksum in record.files.items():
+        path = checkpoint.path / name
+        if not path.is_file():
+            raise VerificationError(f"{path}: is missing")
+        if checksum_of(path) != checksum:
+            raise VerificationError(f"{path}: is not as it was written")
+
+
+def file_checksums(folder: Path) -> dict[str, str]:
+    """Of every file beside the weights: config, plan, tokenizer. A model card may be edited, so it does not count."""
+    paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    return {
+        path.name: checksum_of(path) for path in paths if path.suffix != ".safetensors" and path.name != "README.md"
+    }
