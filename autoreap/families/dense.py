@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from autoreap.families.family import Config, Family, Router
 
@@ -43,3 +44,9 @@ def write_windows(text: Config, retained: tuple[int, ...]) -> None:
         text["layer_types"] = [text["layer_types"][layer] for layer in retained]
     if "max_window_layers" in text:
         text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in retained)
+
+
+def cached_values(text: Mapping[str, Any]) -> int:
+    """`Family.cache_values_per_token` of a Qwen2 decoder; a head's width follows from that of the hidden states."""
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])

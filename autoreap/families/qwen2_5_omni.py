@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import InputError
-from autoreap.families.dense import Dense, write_windows
+from autoreap.families.dense import Dense, cached_values, write_windows
 from autoreap.families.family import Config, integer
 from autoreap.families.qwen_omni import QwenOmni
 from autoreap.plan import ComponentShape
@@ -65,10 +65,8 @@ class Qwen25Omni(Dense, QwenOmni):
         return int(processing._get_feat_extract_output_lengths(num_frames))
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
-        """See `Family.cache_values_per_token`. The width of a head follows from that of the hidden states."""
-        text = self.decoder_config(config, "thinker")
-        head_dim = text["hidden_size"] // text["num_attention_heads"]
-        return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
+        """See `Family.cache_values_per_token`."""
+        return cached_values(self.decoder_config(config, "thinker"))
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
         """See `Family.working_values`.

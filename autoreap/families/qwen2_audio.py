@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autoreap.families.dense import Dense, write_windows
+from autoreap.families.dense import Dense, cached_values, write_windows
 from autoreap.families.family import Config, Decoder, integer
 from autoreap.families.stock import empty_layer, read_model, shapes_in_memory
 from autoreap.plan import ComponentShape, ModelShape
@@ -59,10 +59,8 @@ class Qwen2Audio(Dense):
         return ((num_frames - 1) // 2 + 1 - 2) // 2 + 1
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
-        """See `Family.cache_values_per_token`. The width of a head follows from that of the hidden states."""
-        text = _text_config(config)
-        head_dim = text["hidden_size"] // text["num_attention_heads"]
-        return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
+        """See `Family.cache_values_per_token`."""
+        return cached_values(_text_config(config))
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
         """See `Family.working_values`.
