@@ -49,7 +49,8 @@ class Need:
 
     def arithmetic(self) -> str:
         """How the bytes come about."""
-        rest = ", ".join(f"{name} {_count(count)}" for name, count in self.parameters.items() if name != "experts")
+        others = {name: count for name, count in self.parameters.items() if name != "experts" and count}
+        rest = ", ".join(f"{name} {_count(count)}" for name, count in others.items())
         stored = size_text(self.num_parameters * self.bytes_each)
         return (
             f"{self._experts_in_words()}, {rest}: "

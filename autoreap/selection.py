@@ -29,12 +29,12 @@ def select(
     Raises:
         InputError: no point of the front is what the rule asks for, or a bound is missing or of another rule.
     """
+    check_bounds(rule, max_wer_increase=max_wer_increase, max_size_bytes=max_size_bytes)
     objectives = objectives_of(study)
     front = pareto(points_of(study), objectives)
     if not front:
         fix = "search longer, or relax a constraint in a study of its own"
         raise InputError(empty_front(study), where=f"study {study.study_name}", fix=fix)
-    _check_bounds(rule, {"--max-wer-increase": max_wer_increase, "--max-size": max_size_bytes})
     if rule == "knee":
         point, reason = _knee(front, objectives, study.user_attrs["baseline"]["metrics"])
     elif rule == "smallest":
@@ -45,18 +45,19 @@ def select(
     return point, reason + tied_text(study.user_attrs.get(CONFIRMED), point.trial, sizes)
 
 
-def _check_bounds(rule: str, given: Mapping[str, float | None]) -> None:
-    """Every rule has its own bound; one that would be ignored is a mistake."""
+def check_bounds(rule: str, *, max_wer_increase: float | None, max_size_bytes: float | None) -> None:
+    """Raise `InputError` unless `rule` is one and is given its own bound; one that would be ignored is a mistake."""
+    given = {"--max-wer-increase": max_wer_increase, "--max-size": max_size_bytes}
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
     needed = {"smallest": ("--max-wer-increase", "0.5 (points)"), "best": ("--max-size", "20GB")}
     option, example = needed.get(rule, (None, None))
-    if option and given[option] is None:
-        raise InputError(f"needs {option}", where=f"--rule {rule}", fix=f"for example {example}")
     for name, value in given.items():
         if value is not None and name != option:
             other = next(rule for rule, (option, _) in needed.items() if option == name)
             raise InputError(f"has no {name}", where=f"--rule {rule}", fix=f"--rule {other} has it")
+    if option and given[option] is None:
+        raise InputError(f"needs {option}", where=f"--rule {rule}", fix=f"for example {example}")
 
 
 def _knee(

@@ -48,8 +48,8 @@ def _argument(action: argparse.Action) -> Argument:
     takes_value = action.nargs != 0
     choices = tuple(map(str, action.choices or (("tiny",) if action.dest in _MODEL else ())))
     study = action.dest in _STUDY
-    # A word as it is, a path, a picture, or a set with its weight may be a file; what is parsed into a number is none.
-    of_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") in ("weighted_set", "png_file")
+    # A word as it is, a path, or a set with its weight may be a file; what is parsed into a number is none.
+    of_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") == "weighted_set"
     file = takes_value and of_text and not action.choices and action.dest != "study"
     text = " ".join((action.help or "").replace("%%", "%").split())
     return Argument(tuple(action.option_strings), text, takes_value, choices, study, file)

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from autoreap.errors import InputError
 from autoreap.group import Seat
@@ -66,7 +67,8 @@ def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity)
     """Raise `InputError` if what the study was started with has changed since."""
     check_known_parameters(study, space)
     trials = study.get_trials(deepcopy=False)
-    if "objectives" not in study.user_attrs and (trials or len(study.directions) != len(space.objectives)):
+    begun = any(trial.state != TrialState.WAITING for trial in trials)  # others may wait for the first search
+    if "objectives" not in study.user_attrs and (begun or len(study.directions) != len(space.objectives)):
         where, fix = f"study {study.study_name}", "name another one with --study"
         raise InputError("another program has made it: it says nothing of its objectives", where=where, fix=fix)
     constraints = [constraint.text for constraint in space.constraints]

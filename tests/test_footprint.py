@@ -118,8 +118,8 @@ def test_the_working_memory_of_the_tiny_model_is_what_was_estimated() -> None:
     decoder: Any = family.decoder(model, "thinker")
     for num_frames in (1000, 6000):
         mel = torch.zeros(128, num_frames)
-        heard = family.audio_embeddings(model, mel, mel.shape[1])
-        tower = peak_bytes(partial(family.audio_embeddings, model, mel))
+        heard = family.audio_embeddings(model, mel, num_frames)
+        tower = peak_bytes(partial(family.audio_embeddings, model, mel, num_frames))
         prefill = peak_bytes(partial(decoder, inputs_embeds=heard[None], use_cache=False))
         assert 4 * family.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.1)
         assert 4 * family.working_values(config, 0, len(heard)) == pytest.approx(prefill, rel=0.1)

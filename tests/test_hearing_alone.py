@@ -43,6 +43,12 @@ def test_inspect_lists_what_hears_and_writes(run: Run) -> None:
     assert set(run("inspect", "model")["components"]) == {"audio", "thinker attention", "thinker rest", "total"}
 
 
+def test_doctor_counts_no_vision(run: Run) -> None:
+    arithmetic = run("doctor", "model")["needs"]["arithmetic"]
+    assert arithmetic.startswith("6 dense layers, rest ")
+    assert "vision" not in arithmetic
+
+
 def test_layers_are_measured_the_same_one_by_one(folder: Path) -> None:
     saliency, streamed = (load_saliency(folder / f"{name}.safetensors") for name in ("saliency", "streamed"))
     assert_same_bits(saliency, streamed)

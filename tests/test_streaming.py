@@ -214,9 +214,14 @@ def without(path: Path, target: Path, change: Callable[[dict[str, torch.Tensor]]
 
 
 LAST = "thinker.model.layers.10.mlp.experts.down_proj"
+EXTRA = "thinker.model.layers.10.self_attn.q_proj.bias"
 FAULTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
-    "missing": (lambda tensors: tensors.pop(LAST), "tensors of mlp.experts.down_proj of layer 10 are missing"),
-    "shape": (lambda tensors: tensors.update({LAST: tensors[LAST][:1]}), "of shape .* fits no parameter"),
+    "missing": (
+        lambda tensors: tensors.pop(LAST),
+        r"tensor thinker.model.layers.10.mlp.experts.\d+.down_proj.weight is missing",
+    ),
+    "shape": (lambda tensors: tensors.update({LAST: tensors[LAST][:1]}), r"experts.\d+.down_proj.weight is missing"),
+    "extra": (lambda tensors: tensors.update({EXTRA: torch.zeros(4)}), r"of shape \(4,\) fits no parameter"),
     "type": (lambda tensors: tensors.update({LAST: tensors[LAST].long()}), "is of type I64"),
 }
 
@@ -228,6 +233,7 @@ def test_a_layer_that_is_not_whole_is_refused_and_the_spool_goes(
     change, message = FAULTS[fault]
     path = without(checkpoints["fused"], tmp_path / "model", change)
     output = tmp_path / "out" / "s.safetensors"
+    output.parent.mkdir()
     with pytest.raises(InputError, match=message):
         jobs.calibrated(streamed(path), data, options=OPTIONS, output=output)
     assert list(output.parent.iterdir()) == []

@@ -142,13 +142,6 @@ def hours(text: str) -> float:
     return number
 
 
-def png_file(text: str) -> Path:
-    """A file whose name ends as that of a PNG does: by it a picture's form is chosen."""
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"must be a file name that ends in .png, got {text!r}")
-    return Path(text)
-
-
 def indices(text: str) -> list[int]:
     """Layer numbers separated by commas."""
     if not re.fullmatch(r"\d+(,\d+)*", text):

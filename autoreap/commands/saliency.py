@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoreap.candidate import Candidate
-from autoreap.commands.options import COMPONENTS, Add, Arguments, Result, png_file
+from autoreap.commands.options import COMPONENTS, Add, Arguments, Result, check_output
 
 SUMMARY = "show what a calibration measured"
 EXAMPLE = "autoreap saliency saliency.safetensors --retention 0.5 --html saliency.html"
@@ -32,7 +32,7 @@ def add_options(add: Add) -> None:
         help="weight of the contrast term (default 1)",
     )
     add("--beta", type=float, default=1.0, metavar="SHARE", help="of the video saliency that it subtracts (default 1)")
-    add("--png", type=png_file, metavar="FILE", help="draw it")
+    add("--png", type=Path, metavar="FILE", help="draw it")
     add("--html", type=Path, metavar="FILE", help="write a page with the same pictures, and how to read them")
 
 
@@ -41,6 +41,10 @@ def run(options: Arguments) -> Result:
     from autoreap.saliency import load_saliency
     from autoreap.saliency_summary import headline, layer_table, summarise
 
+    if options.png:
+        check_output(options.png, "--png", ("png",))
+    if options.html:
+        check_output(options.html, "--html")
     values = Candidate(retention=options.retention, lambda_=options.lambda_, beta=options.beta)
     saliency = load_saliency(options.saliency_file)
     measured = [name for name in COMPONENTS["both"] if name in saliency.components]

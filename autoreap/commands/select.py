@@ -22,13 +22,17 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
     from autoreap.confirmed import CONFIRMED, with_confirmed
-    from autoreap.selection import select
+    from autoreap.selection import check_bounds, select
     from autoreap.study import objectives_of, open_study
     from autoreap.trial_text import scores_text
 
+    bounds = {
+        "max_wer_increase": options.max_wer_increase,
+        "max_size_bytes": _bytes(options.max_size) if options.max_size else None,
+    }
+    check_bounds(options.rule, **bounds)
     study = open_study(options.study, options.storage)
-    max_size = _bytes(options.max_size) if options.max_size else None
-    point, reason = select(study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size)
+    point, reason = select(study, options.rule, **bounds)
     (document,) = with_confirmed([point.as_dict()], study.user_attrs.get(CONFIRMED))
     document |= {"rule": options.rule, "reason": reason}
     scores = scores_text(point.metrics, point.size_bytes, objectives_of(study))

@@ -1,9 +1,8 @@
-"""What families without experts share: their answers when asked for them, and what their models have in common."""
+"""What families without experts share: their answers when asked for them, and what the configs of decoders say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoreap.families.family import Config, Family, Router
 
@@ -44,14 +43,3 @@ def write_windows(text: Config, retained: tuple[int, ...]) -> None:
         text["layer_types"] = [text["layer_types"][layer] for layer in retained]
     if "max_window_layers" in text:
         text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in retained)
-
-
-def hear_and_read(audio: Mapping[str, Any], text: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-    """`Family.working_values` of a tower like Whisper's over a dense decoder, from the configs of both.
-
-    The tower holds its features three times, or its states of every second frame with what is between its two
-    projections; the decoder holds the tokens with their residuals and three times what is between its projections.
-    """
-    states = -(-num_frames // 2) * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"])
-    tower = 3 * num_frames * audio["num_mel_bins"] + 2 * num_frames * audio["d_model"] + states
-    return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import InputError
-from autoreap.families.dense import Dense, hear_and_read, write_windows
+from autoreap.families.dense import Dense, write_windows
 from autoreap.families.family import Config, integer
 from autoreap.families.qwen_omni import QwenOmni
 from autoreap.plan import ComponentShape
@@ -71,9 +71,15 @@ class Qwen25Omni(Dense, QwenOmni):
         return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-        """See `Family.working_values`."""
+        """See `Family.working_values`.
+
+        The tower holds its features three times, or its states of every second frame with what is between its two
+        projections; the decoder holds the tokens with their residuals and three times what is between its projections.
+        """
         audio, text = self.thinker_config(config)["audio_config"], self.decoder_config(config, "thinker")
-        return hear_and_read(audio, text, num_frames, num_tokens)
+        states = -(-num_frames // 2) * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"])
+        tower = 3 * num_frames * audio["num_mel_bins"] + 2 * num_frames * audio["d_model"] + states
+        return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))
 
     def reader(self, stock: Any) -> Callable[..., Any]:
         """See `QwenOmni.reader`. The stock class's own way ends with reading the voices; this is all before it."""

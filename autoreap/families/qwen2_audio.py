@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autoreap.families.dense import Dense, hear_and_read, write_windows
+from autoreap.families.dense import Dense, write_windows
 from autoreap.families.family import Config, Decoder, integer
 from autoreap.families.stock import empty_layer, read_model, shapes_in_memory
 from autoreap.plan import ComponentShape, ModelShape
@@ -65,9 +65,15 @@ class Qwen2Audio(Dense):
         return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-        """See `Family.working_values`. The tower hears every clip at its full length."""
-        audio = config["audio_config"]
-        return hear_and_read(audio, _text_config(config), 2 * integer(audio, "max_source_positions"), num_tokens)
+        """See `Family.working_values`.
+
+        The tower holds its states, of a full clip always, with what is between its two projections, and the mask over
+        them in bytes; the decoder holds the tokens with their residuals three times, and as often what is between.
+        """
+        audio, text = config["audio_config"], _text_config(config)
+        states = audio["max_source_positions"]
+        tower = states * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"]) + states**2 // 2
+        return int(max(tower, num_tokens * 3 * (text["hidden_size"] + text["intermediate_size"])))
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True

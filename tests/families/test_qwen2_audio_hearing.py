@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 import torch
 from builders import identity_plan, random_component, wav_bytes, write_sparse_checkpoint
 from data.processor.make_reference import conversation, real_inputs
-from random_qwen2_audio import QWEN2_AUDIO, save_hearing_model
-from transformers import Qwen2AudioProcessor, Qwen2Config
+from random_qwen2_audio import QWEN2_AUDIO, save_hearing_model, small_config
+from test_footprint import peak_bytes
+from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, Qwen2Config
 
 from autoreap.candidate import Candidate
 from autoreap.checkpoint import open_checkpoint
@@ -172,3 +175,39 @@ def test_layers_of_a_published_checkpoint_can_be_cut(tmp_path: Path) -> None:
     rewrite = plan_rewrite(checkpoint, replace(identity_plan(checkpoint.fingerprint, shape), thinker=thinker))
     assert rewrite.config["text_config"] == config["text_config"] | {"num_hidden_layers": 16}
     assert {tensor.name: tensor.shape for tensor in rewrite.tensors} == FAMILY.expected_tensors(rewrite.config)
+
+
+@torch.inference_mode()
+def test_the_working_memory_is_what_was_estimated() -> None:
+    config = small_config()
+    config["text_config"] |= {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 2}
+    config["audio_config"] |= {"d_model": 320, "encoder_ffn_dim": 1280, "max_source_positions": 1500}
+    model = QWEN2_AUDIO.stock(Qwen2AudioConfig(**config)).eval()
+    for num_frames in (300, 3000):
+        tower = peak_bytes(partial(FAMILY.audio_embeddings, model, torch.zeros(128, 3000), num_frames))
+        assert 4 * FAMILY.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.2)
+    prefill = peak_bytes(partial(model.model.language_model, inputs_embeds=torch.zeros(1, 3000, 512), use_cache=False))
+    assert 4 * FAMILY.working_values(config, 0, 3000) == pytest.approx(prefill, rel=0.1)
+
+
+def test_a_preprocessor_that_is_gone_is_named(path: Path, tmp_path: Path) -> None:
+    for name in ("preprocessor_config.json", "tokenizer.json"):
+        broken = tmp_path / name
+        shutil.copytree(path, broken)
+        (broken / name).unlink()
+        with pytest.raises(InputError, match=r"its tokenizer or preprocessor can't be read: .* \(fetch the checkpoint"):
+            FAMILY.inputs(broken)
+
+
+@torch.inference_mode()
+def test_positions_are_those_that_stock_generation_counts(path: Path, inputs: ChatInputs) -> None:
+    model: Any = FAMILY.load(path, dtype=torch.float32, device="cpu", speech=False)
+    given: list[torch.Tensor] = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda _module, _arguments, options: given.append(options["position_ids"]), with_kwargs=True
+    )
+    batch = inputs.collate([inputs.encode(recording(seconds), "transcribe") for seconds in (0.3, 2.2)])
+    model.generate(**batch, do_sample=False, max_new_tokens=2, eos_token_id=inputs.end_token_id)
+    positions = FAMILY.positions(model, batch)
+    assert torch.equal(given[0], positions)
+    assert torch.equal(given[1], positions[:, -1:] + 1)
