@@ -14,7 +14,7 @@ from builders import wav_bytes
 from studies import BASELINE_BYTES, add_ends, add_trial, new_study, plan_of, rate, save_answers
 
 from autoreap.described import describe
-from autoreap.plan import BaseModel
+from autoreap.plan import BaseModel, ComponentPlan
 from autoreap.report.details import MAX_DETAILED
 from autoreap.report.document import report_document
 from autoreap.report.night import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
@@ -146,6 +146,15 @@ def test_the_map_has_a_row_a_layer_and_a_bit_an_expert(tmp_path: Path) -> None:
     kept = {layer: tuple(e for e, mark in enumerate(row) if mark == "1") for layer, row in enumerate(marks) if row}
     assert kept == {layer: plan.thinker.experts[layer] for layer in plan.thinker.layers}
     assert rows.count("") == 1
+
+
+def test_a_dense_layer_is_one_mark(tmp_path: Path) -> None:
+    study = new_study()
+    dense = ComponentPlan(experts=((),) * 4, layers=(0, 1, 3))
+    add_trial(study, (30, 0.12), plan=replace(plan_of(0), thinker=dense))
+    plan = report_document(study, tmp_path)["plans"]["0"]
+    assert plan["dense"] == ["thinker"]
+    assert plan["maps"]["thinker"] == ["8", "8", "", "8"]
 
 
 @pytest.mark.parametrize("counted", [False, True], ids=["older study", "sizes in the result"])

@@ -5,7 +5,7 @@ function section(title, ...children) {
 }
 
 function rows(entries) {
-  const table = made("table", "");
+  const table = made("table", "", "values");
   for (const cells of entries) {
     const line = made("tr", "");
     cells.forEach((cell, place) => line.append(made(place ? "td" : "th", cell)));
@@ -33,7 +33,7 @@ function drawDetails(host, one, choose) {
       .filter(Boolean).join(" · "), "note"),
     one.twin !== undefined && sentence("details.twin", { trial: link(one.twin, choose) }, "note"),
     one.reason && section(word("details.reason"), made("p", one.reason)),
-    one.broken && made("p", word("details.broken", { constraints: one.broken.join("; ") }), "bad"),
+    one.broken && made("p", word("details.broken", { constraints: one.broken.join(word("clause")) }), "bad"),
     one.tied?.length && sentence("details.tied", { trials: links(one.tied, choose) }, "tiednote"),
     one.scores && command(one, isTrial),
     one.scores && values(one),
@@ -98,7 +98,7 @@ function against(compared, split) {
     const verdict = made("b", word("details." + found.verdict), found.verdict === "worse" ? "bad" : "");
     line.append(`${metricName(name)} ${differenceText(name, found)}${word("colon")}`, verdict);
     const few = found.verdict === "can't be told apart" && found.low * found.high > 0 && word("details.few");
-    line.append(made("small", aside([word("details.pairs", found), few].filter(Boolean).join("; "))));
+    line.append(made("small", aside([word("details.pairs", found), few].filter(Boolean).join(word("clause")))));
     return line;
   });
   const list = made("ul", "", "plain");

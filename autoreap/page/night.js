@@ -66,7 +66,7 @@ function timeline(choose) {
   chart.append(svg("text", { x: 0, y: 10 }, duration(longest)));
   const last = data.trials.at(-1)?.trial ?? 0;
   chart.append(svg("text", { x: 0, y: height + 14 }, data.trials[0]?.trial ?? ""));
-  chart.append(svg("text", { x: width, y: height + 14, "text-anchor": "end" }, last));
+  if (last) chart.append(svg("text", { x: data.trials.length * step, y: height + 14, "text-anchor": "end" }, last));
   const legend = made("p", "", "states");
   for (const state of STATES.filter(count)) {
     const entry = made("span", "");
