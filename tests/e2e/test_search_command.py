@@ -59,6 +59,24 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
 
 
+def test_a_night_that_found_nothing_of_use_ships_nothing_and_says_so(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quarter of the experts and four layers less: it hears nothing any more."""
+    space = (project / "space.yaml").read_text().replace("{low: 0.25, high: 1.0, step: 0.0625}", "0.25")
+    space = space.replace("{low: 0, high: 2}", "4").replace("presets: [light, medium]", "presets: []")
+    (project / "space.yaml").write_text(space)
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert [point["trial"] for point in document["points"]] == [0]
+    assert "shipped" not in document
+    assert "no checkpoint is written: --rule knee: no point of the front is useful" in told.err
+    assert not (project / "mlruns" / "checkpoints").exists()
+    assert main(["report", "night", "-o", "report.html"]) == 0
+    assert '"knee":null' in (project / "report.html").read_text()
+
+
 def test_the_same_command_resumes_and_repeats_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 0
     first = _results()
