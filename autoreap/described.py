@@ -12,12 +12,13 @@ from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.plan import BaseModel, ModelShape
 from autoreap.progress import log
-from autoreap.sizing.needs import ACTIVATIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from autoreap.families.chat_inputs import ChatInputs
+
+ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from autoreap.described import ACTIVATIONS, Described
 from autoreap.scores import exact
 from autoreap.wording import metric_text, size_text
 
-if TYPE_CHECKING:
-    from autoreap.described import Described
-
 PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
-ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ PUBLISHED_NEED = Need(
 )
 
 
-def need_of(described: "Described") -> Need:
+def need_of(described: Described) -> Need:
     """What an opened checkpoint takes."""
     from autoreap.sizing.sizes import is_expert
 
