@@ -98,7 +98,7 @@ def _check_weights(described: Described, *, speech: bool) -> None:
     """
     family, checkpoint = described.family, described.checkpoint
     stored = dict(entry for info in checkpoint.tensors.values() for entry in family.one_by_one(info.name, info.shape))
-    for name, shape in family.expected_tensors(checkpoint.config).items():
+    for name, shape in family.expected_tensors(checkpoint.config, stored).items():
         if (speech or family.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
             problem = f"tensor {name} is {stored.get(name, 'missing')}, the stock class expects {shape}"
             raise InputError(problem, where=checkpoint.path, fix="fetch the checkpoint again")

@@ -1,12 +1,15 @@
 """Random Qwen2.5-Omnis of the real classes, a few units wide."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from builders import copy_tokenizer
 from random_models import random_prompt
+from safetensors.torch import load_file, save_file
 from specimen import Specimen, enlarge_weights
 from transformers import (
     Qwen2_5OmniConfig,
@@ -26,8 +29,8 @@ RENAMED = {  # special tokens of Qwen3-Omni to those of Qwen2.5-Omni
 }  # fmt: skip
 
 
-def small_config() -> dict[str, Any]:
-    """The stock defaults with every width cut down."""
+def small_config(*, tied: bool = False) -> dict[str, Any]:
+    """The stock defaults with every width cut down; `tied`, the thinker's head is its table of embeddings."""
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}
     tokens = {"audio_token_index": 475, "image_token_index": 455, "video_token_index": 456}
     marks = {"audio_start_token_id": 469, "audio_end_token_id": 470}
@@ -42,7 +45,7 @@ def small_config() -> dict[str, Any]:
                 "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 4, "out_hidden_size": 32,
                 "fullatt_block_indexes": [1],
             },
-            "user_token_id": 72, "vision_start_token_id": 452, "vision_end_token_id": 453,
+            "user_token_id": 72, "vision_start_token_id": 452, "vision_end_token_id": 453, "tie_word_embeddings": tied,
             **tokens, **marks,
         },
         "talker_config": ATTENTION | tokens | marks | {
@@ -71,9 +74,9 @@ def save_random_model(path: Path) -> Path:
     return path
 
 
-def save_hearing_model(path: Path) -> Path:
+def save_hearing_model(path: Path, *, tied: bool = False) -> Path:
     """The same with the embedded model's tokenizer and preprocessor, its special tokens renamed."""
-    config, embedded = small_config(), json.loads((CHECKPOINT / "config.json").read_text())["thinker_config"]
+    config, embedded = small_config(tied=tied), json.loads((CHECKPOINT / "config.json").read_text())["thinker_config"]
     thinker = config["thinker_config"]
     thinker["text_config"]["vocab_size"] = embedded["text_config"]["vocab_size"]
     thinker["vision_config"]["patch_size"] = embedded["vision_config"]["patch_size"]
@@ -90,8 +93,18 @@ def _save(model: Any, path: Path) -> None:
     torch.save({"Chelsie": voice}, path / "spk_dict.pt")
 
 
-def _save_random_thinker(path: Path) -> Path:
-    _random_model(small_config() | {"enable_audio_output": False}).thinker.save_pretrained(path)
+def _save_random_thinker(path: Path, *, tied: bool = False) -> Path:
+    _random_model(small_config(tied=tied) | {"enable_audio_output": False}).thinker.save_pretrained(path)
+    return path
+
+
+def store_head(path: Path, *, embeddings: bool = True) -> Path:
+    """Store the head of a tied model too, which transformers leaves out; `embeddings` says whether these stay."""
+    tensors = load_file(path / "model.safetensors")
+    (name,) = {"model.embed_tokens.weight", "thinker.model.embed_tokens.weight"} & tensors.keys()
+    head = name.replace("model.embed_tokens", "lm_head")
+    tensors[head] = tensors[name].clone() if embeddings else tensors.pop(name)
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
     return path
 
 
@@ -128,3 +141,5 @@ QWEN2_5_OMNI_THINKER = Specimen(
     parts=_HEARS_AND_SEES,
     image=_IMAGE,
 )
+TIED_THINKER = replace(QWEN2_5_OMNI_THINKER, save=partial(_save_random_thinker, tied=True))
+TIED_THINKER_STORED_TWICE = replace(TIED_THINKER, save=lambda path: store_head(TIED_THINKER.save(path)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from autoreap.checkpoint import TensorInfo
 from autoreap.errors import InputError
+from autoreap.families.stock import tensors_in_memory
 from autoreap.plan import ModelShape
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ class Family(ABC):
     @abstractmethod
     def parts(self) -> Mapping[str, str]:
         """The part of a stored tensor (see `TensorRole`), by the beginning of its name."""
+
+    @abstractmethod
+    def stock_class(self) -> Any:
+        """The class of transformers that loads a checkpoint."""
+
+    @abstractmethod
+    def name_on_disk(self, name: str) -> str:
+        """The stored name of a tensor of the stock class."""
 
     @abstractmethod
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
@@ -271,9 +280,21 @@ class Family(ABC):
             setattr(module, name, _refuse)
         return opened
 
-    @abstractmethod
-    def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Names and shapes, as stored one tensor an expert, that the stock class expects for this config."""
+    def expected_tensors(self, config: Mapping[str, Any], stored: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
+        """Names and shapes, as stored one tensor an expert, that the stock class expects for this config.
+
+        Of tensors tied to one another the stock class needs one. Expected are those among `stored`, names on disk; the
+        one that transformers writes where there is none.
+        """
+        shapes, tied = tensors_in_memory(self.stock_class(), config)
+        for name, source in tied.items():
+            if self.name_on_disk(name) not in stored:
+                del shapes[name]
+            elif self.name_on_disk(source) not in stored:
+                shapes.pop(source, None)  # others that are tied to it may have had it left out already
+        return dict(
+            entry for name, shape in shapes.items() for entry in self.one_by_one(self.name_on_disk(name), shape)
+        )
 
 
 def integer(config: Mapping[str, Any], key: str) -> int:

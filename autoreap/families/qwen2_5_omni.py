@@ -33,7 +33,7 @@ class Qwen25Omni(Dense, QwenOmni):
     placeholders: Mapping[str, str] = {"audio": "<|AUDIO|>", "image": "<|IMAGE|>", "video": "<|VIDEO|>"}
 
     def stock_class(self) -> Any:
-        """See `QwenOmni.stock_class`."""
+        """See `Family.stock_class`."""
         from transformers import Qwen2_5OmniForConditionalGeneration
 
         return Qwen2_5OmniForConditionalGeneration

@@ -14,7 +14,7 @@ class Qwen25OmniThinker(ThinkerAlone, Qwen25Omni):
     model_type = "qwen2_5_omni_thinker"
 
     def stock_class(self) -> Any:
-        """See `QwenOmni.stock_class`."""
+        """See `Family.stock_class`."""
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
         return Qwen2_5OmniThinkerForConditionalGeneration

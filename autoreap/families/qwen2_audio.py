@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.families.dense import Dense, cached_values, write_windows
 from autoreap.families.family import Config, Decoder, integer
-from autoreap.families.stock import empty_layer, read_model, shapes_in_memory
+from autoreap.families.stock import empty_layer, read_model
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Qwen2Audio(Dense):
     }
 
     def stock_class(self) -> Any:
-        """The class of transformers that loads a checkpoint."""
+        """See `Family.stock_class`."""
         from transformers import Qwen2AudioForConditionalGeneration
 
         return Qwen2AudioForConditionalGeneration
@@ -117,20 +117,15 @@ class Qwen2Audio(Dense):
         config["text_config"]["num_hidden_layers"] = len(retained)
         write_windows(config["text_config"], retained)
 
-    def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """See `Family.expected_tensors`."""
-        return {_name_on_disk(name): shape for name, shape in shapes_in_memory(self.stock_class(), config).items()}
+    def name_on_disk(self, name: str) -> str:
+        """See `Family.name_on_disk`."""
+        for pattern, replacement in _NAMES_ON_DISK:
+            if pattern.match(name):
+                return pattern.sub(replacement, name)
+        raise AssertionError(f"the stock class has no parameter {name}")
 
 
 def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The decoder's part of a config, with what it leaves out."""
     text: dict[str, Any] = TEXT_DEFAULTS | config["text_config"]
     return text
-
-
-def _name_on_disk(name: str) -> str:
-    """The stored name of a parameter."""
-    for pattern, replacement in _NAMES_ON_DISK:
-        if pattern.match(name):
-            return pattern.sub(replacement, name)
-    raise AssertionError(f"the stock class has no parameter {name}")

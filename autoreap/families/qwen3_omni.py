@@ -36,7 +36,7 @@ class Qwen3Omni(QwenOmni):
     }
 
     def stock_class(self) -> Any:
-        """See `QwenOmni.stock_class`."""
+        """See `Family.stock_class`."""
         from transformers import Qwen3OmniMoeForConditionalGeneration
 
         return Qwen3OmniMoeForConditionalGeneration

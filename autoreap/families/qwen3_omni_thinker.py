@@ -14,7 +14,7 @@ class Qwen3OmniThinker(ThinkerAlone, Qwen3Omni):
     model_type = "qwen3_omni_moe_thinker"
 
     def stock_class(self) -> Any:
-        """See `QwenOmni.stock_class`."""
+        """See `Family.stock_class`."""
         from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
         return Qwen3OmniMoeThinkerForConditionalGeneration

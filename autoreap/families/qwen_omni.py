@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.errors import InputError
 from autoreap.families.family import Config, Decoder, Family, integer
-from autoreap.families.stock import empty_layer, read_model, shapes_in_memory
+from autoreap.families.stock import empty_layer, read_model
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ class QwenOmni(Family):
     placeholders: Mapping[str, str]
 
     @abstractmethod
-    def stock_class(self) -> Any:
-        """The class of transformers that loads a checkpoint."""
-
-    @abstractmethod
     def layer_class(self) -> Any:
-        """That of a decoder layer of the thinker."""
+        """The class of a decoder layer of the thinker."""
 
     @abstractmethod
     def processor_class(self) -> Any:
@@ -203,15 +199,8 @@ class QwenOmni(Family):
         """See `Family.vision_entrances`."""
         return [(self.thinker(model).model, name) for name in ("get_image_features", "get_video_features")]
 
-    def expected_tensors(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """See `Family.expected_tensors`."""
-        state = shapes_in_memory(self.stock_class(), config)
-        return dict(
-            entry for name, shape in state.items() for entry in self.one_by_one(self._name_on_disk(name), shape)
-        )
-
-    def _name_on_disk(self, name: str) -> str:
-        """The stored name of a parameter."""
+    def name_on_disk(self, name: str) -> str:
+        """See `Family.name_on_disk`."""
         inner = re.sub(r"^model\.(audio_tower|visual)\.", r"\1.", name.removeprefix(self.prefix))
         on_disk = re.sub(r"^model\.language_model\.", "model.", inner)
         return self.prefix + on_disk if name.startswith(self.prefix) else name

@@ -36,8 +36,14 @@ def empty_layer(layer_class: Any, config: Any, number: int, dtype: torch.dtype) 
     return cast("nn.Module", layer.to(dtype).eval())
 
 
-def shapes_in_memory(stock: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of the class `stock` built from the raw `config`; `InputError` if it can't be."""
+def tensors_in_memory(stock: Any, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Names and shapes of the tensors of the class `stock` built from the raw `config`, and which of them are tied.
+
+    Those that are tied share the tensor of another, whose name is given by theirs: the head that of the embeddings.
+
+    Raises:
+        InputError: the class can't be built from this config.
+    """
     import torch
     from huggingface_hub.errors import StrictDataclassError
 
@@ -47,7 +53,8 @@ def shapes_in_memory(stock: Any, config: Mapping[str, Any]) -> dict[str, tuple[i
     except (StrictDataclassError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the stock class can't be built from it: {reason}", where="config.json") from None
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return shapes, dict(model.all_tied_weights_keys)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ class FamilyContract(DimensionContract):
         self, checkpoint: Checkpoint, family: Family
     ) -> None:
         one_by_one = (family.one_by_one(name, info.shape) for name, info in checkpoint.tensors.items())
-        assert family.expected_tensors(checkpoint.config) == dict(entry for entries in one_by_one for entry in entries)
+        stored = dict(entry for entries in one_by_one for entry in entries)
+        assert family.expected_tensors(checkpoint.config, stored) == stored
 
     def test_what_is_pruned_loads_in_the_stock_class_with_nothing_missing_or_left_over(
         self, pruned: tuple[PruningPlan, Path]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from builders import identity_plan, random_component
-from random_qwen2_5_omni import QWEN2_5_OMNI, QWEN2_5_OMNI_THINKER
+from random_qwen2_5_omni import QWEN2_5_OMNI, QWEN2_5_OMNI_THINKER, TIED_THINKER, TIED_THINKER_STORED_TWICE
 from specimen import Specimen
 from test_dimensions import DimensionContract
 from test_families import FamilyContract
@@ -24,6 +24,14 @@ class TestQwen25Omni(FamilyContract):
 
 class TestQwen25OmniThinker(FamilyContract):
     specimen = QWEN2_5_OMNI_THINKER
+
+
+class TestTiedThinker(FamilyContract):
+    specimen = TIED_THINKER
+
+
+class TestTiedThinkerStoredTwice(FamilyContract):
+    specimen = TIED_THINKER_STORED_TWICE
 
 
 class TestThinkerLayersBesideVision(DimensionContract):
