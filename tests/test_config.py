@@ -265,6 +265,12 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_line(line: str, message: 
         space(folder, start + line + "\n")
 
 
+def test_a_key_that_is_there_twice_is_refused(folder: Path) -> None:
+    text = "calibration: {audio: a.jsonl}\nevals: evals.yaml\ntrials: 3\nparameters: {retention: 0.5}\ntrials: 5\n"
+    with pytest.raises(InputError, match=r"space\.yaml:5: trials: is there twice; leave one out"):
+        space(folder, text)
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "a: !unknown 3\n", "seed: 2024-13-45\n", "{a: 1}: 2\n"])
 def test_what_is_not_a_mapping_in_yaml_is_refused_by_name(text: str, folder: Path) -> None:
     for read in (space, evals):

@@ -170,13 +170,18 @@ def test_where_no_trial_keeps_the_constraints_the_nearest_is_named(tmp_path: Pat
     assert empty_front(study) == reason
 
 
-def test_where_every_candidate_was_ruled_out_before_scoring_the_last_reason_is_given(tmp_path: Path) -> None:
+def test_where_every_candidate_was_ruled_out_before_scoring_the_nearest_is_named(tmp_path: Path) -> None:
     study = optuna.create_study(storage=default_storage(tmp_path), directions=["minimize", "minimize"])
     study.set_user_attr("objectives", OBJECTIVES)
-    trial = study.ask()
-    trial.set_user_attr(INFEASIBLE, "size <= 90 GB (it is 99.00 GB)")
-    study.tell(trial, state=TrialState.PRUNED)
-    assert empty_front(study) == "has no finished trial yet; trial 0 breaks size <= 90 GB (it is 99.00 GB)"
+    for gigabytes in (99, 91, 95):
+        trial = study.ask()
+        trial.set_user_attr(INFEASIBLE, f"size <= 90 GB (it is {gigabytes}.00 GB)")
+        trial.set_constraint("size <= 90 GB", gigabytes / 90 - 1)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert empty_front(study) == (
+        "no trial is scored; of 3 that a constraint ruled out beforehand the nearest is trial 1, "
+        "which breaks size <= 90 GB (it is 91.00 GB)"
+    )
 
 
 def test_a_study_without_a_plain_wer_is_drawn_by_what_it_weighs(tmp_path: Path) -> None:

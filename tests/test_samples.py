@@ -74,6 +74,19 @@ def test_a_row_may_hold_any_character_that_json_allows(folder: Path) -> None:
     assert [sample.text for sample in read_samples(write(folder, {"id": 1, "text": text}, {"id": 2}))] == [text, None]
 
 
+def test_a_blank_text_is_none_where_a_text_is_needed(folder: Path) -> None:
+    path = write(folder, {"id": "a", "text": "x"}, {"id": "b", "text": "  "})
+    assert len(read_samples(path)) == 2
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: key 'text' is blank"):
+        read_samples(path, ("text",))
+
+
+def test_a_file_may_begin_with_the_mark_that_windows_writes(folder: Path) -> None:
+    path = write(folder, {"id": "a", "text": "x"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [sample.text for sample in read_samples(path)] == ["x"]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -84,7 +97,9 @@ def test_a_row_may_hold_any_character_that_json_allows(folder: Path) -> None:
         ({"text": "x"}, ":2: key 'id' is missing"),
         ({"id": "", "text": "x"}, ":2: key 'id' is missing"),
         ({"id": "b", "audio": "gone.wav"}, r":2: no such media file: .*gone\.wav .*relative to the JSONL"),
-        ({"id": "b", "audio": "media"}, ":2: no such media file"),
+        ({"id": "b", "audio": "media"}, ":2: not a file: .*media"),
+        ({"id": "b", "audio": "https://example.com/a.wav"}, ":2: addresses are not fetched: https://example.com/a.wav"),
+        ('{"id": "b", "text": "red", "text": "blue"}', ":2: key 'text' is there twice"),
         ({"id": "b", "video": ["media/0.png", "2.png"]}, r":2: no such media file: .*2\.png"),
         ({"id": "b", "video": "clip.mp4"}, r":2: no such media file: .*clip\.mp4"),
         ({"id": "b", "video": 7}, ":2: key 'video' must be a video file or a list of frames, got 7"),

@@ -145,7 +145,7 @@ def test_a_front_without_a_point_has_nothing_to_select(rule: str, bounds: dict[s
 def test_failures_alone_have_nothing_to_select() -> None:
     study = new_study()
     add_ends(study)
-    with pytest.raises(InputError, match="has no finished trial yet; trial 2 breaks size <= 20 GB"):
+    with pytest.raises(InputError, match=r"no trial is scored; of 1 that .* trial 2, which breaks size <= 20 GB"):
         select(study, "knee")
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,11 +135,11 @@ def is_hub_name(value: str) -> bool:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Problems]:
-    """The mapping in `path`, and an empty list of problems that knows its lines."""
+    """The mapping in `path`, and a list of problems that knows its lines; what is there twice is the first of them."""
     try:
         text = path.read_text(encoding="utf-8")
         root, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-        lines = dict(_lines(root, ())) if root is not None else {}
+        found = _lines(root, ()) if root is not None else []
     except FileNotFoundError:
         raise InputError("no such file", where=path) from None
     except IsADirectoryError:
@@ -149,7 +150,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Problems]:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", where=path) from None
     if not isinstance(document, dict):
         raise InputError("must be a mapping of keys to values", where=path)
-    return document, Problems(path, lines)
+    problems = Problems(path, dict(found))
+    for key, times in Counter(key for key, _ in found).items():
+        if times > 1:  # YAML would keep the last in silence
+            problems.add(key, "is there twice; leave one out")
+    return document, problems
 
 
 def _lines(node: yaml.Node, at: KeyPath) -> list[tuple[KeyPath, int]]:

@@ -98,7 +98,7 @@ def read_samples(
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would break at U+2028
     except FileNotFoundError:
         raise InputError("no such file", where=path) from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
@@ -108,18 +108,33 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", where=f"{where}:{error.colno}") from None
+        except KeyError as error:
+            raise InputError(f"key {error} is there twice", where=where, fix="leave one out") from None
         if not isinstance(row, dict):
             raise InputError("each line must be a JSON object", where=where)
         yield where, row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; `KeyError` for a key that is there twice, of which JSON would keep the last in silence."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise KeyError(key)
+        found[key] = value
+    return found
 
 
 def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence[str]) -> Sample:
     missing = [key for key in ("id", *required) if row.get(key) in (None, "", [])]
     if missing:
         raise InputError(f"key {missing[0]!r} is missing", where=where)
+    blank = [key for key in required if isinstance(row[key], str) and not row[key].strip()]
+    if blank:
+        raise InputError(f"key {blank[0]!r} is blank", where=where, fix="fill it in, or leave the row out")
     for key in _STRINGS:
         if not isinstance(row.get(key), str | None):
             raise InputError(f"key {key!r} must be a string, got {row[key]!r}", where=where)
@@ -131,6 +146,11 @@ def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence
             raise InputError(f"key {key!r} must be {form}, got {values!r}", where=where)
     if row["modality"] not in MODALITIES:
         raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {row['modality']!r}", where=where)
+    for key in ("audio", "image", "video"):
+        if isinstance(row.get(key), str) and "://" in row[key]:
+            raise InputError(
+                f"addresses are not fetched: {row[key]}", where=where, fix="download it, and name the file"
+            )
     files: dict[str, Any] = {key: folder / row[key] for key in ("audio", "image") if row.get(key)}
     if video := row.get("video"):
         files["video"] = folder / video if isinstance(video, str) else tuple(folder / frame for frame in video)
@@ -145,7 +165,8 @@ def check_media_files(sample: Sample, *, fix: str) -> None:
     """Raise `InputError` if a media file of `sample` is not there; `fix` says what its path is relative to."""
     for media in sample.media:
         if isinstance(media, Path) and not media.is_file():
-            raise InputError(f"no such media file: {media}", where=sample.where, fix=fix)
+            problem = f"not a file: {media}" if media.exists() else f"no such media file: {media}"
+            raise InputError(problem, where=sample.where, fix=fix)
 
 
 def digest(samples: Sequence[Sample]) -> str:

@@ -61,12 +61,15 @@ def empty_front(study: optuna.Study) -> str:
     if closest:
         broken = broken_text(closest[0])
         return f"no trial keeps every constraint; nearest is trial {closest[0].trial}, which breaks {broken}"
-    reasons = [
-        f"; trial {trial.number} breaks {trial.user_attrs[INFEASIBLE]}"
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        if INFEASIBLE in trial.user_attrs
-    ]
-    return f"has no finished trial yet{reasons[-1] if reasons else ''}"
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    ruled_out = [trial for trial in pruned if INFEASIBLE in trial.user_attrs]
+    if not ruled_out:
+        return "has no finished trial yet"
+    least = min(ruled_out, key=lambda trial: sum(max(0, violation) for violation in trial.constraints.values()))
+    return (
+        f"no trial is scored; of {len(ruled_out)} that a constraint ruled out beforehand the nearest is "
+        f"trial {least.number}, which breaks {least.user_attrs[INFEASIBLE]}"
+    )
 
 
 def broken_text(point: Point) -> str:

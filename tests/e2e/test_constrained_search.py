@@ -106,7 +106,9 @@ def test_a_bound_that_nothing_keeps_ends_with_an_empty_front_and_says_so(
 ) -> None:
     write_space(project, "1 MB")
     assert main(["search", "space.yaml", "--study", "night", "--trials", "3"]) == 0
-    assert "has no finished trial yet; trial 2 breaks size <= 1 MB (it is" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no trial is scored; of 3 that a constraint ruled out beforehand the nearest is trial" in said
+    assert "which breaks size <= 1 MB (it is" in said
     text = (project / "space.yaml").read_text().replace("size <= 1 MB", "wer <= 0%")
     (project / "space.yaml").write_text(text)
     assert main(["search", "space.yaml", "--study", "deaf", "--trials", "1"]) == 0
