@@ -1,8 +1,8 @@
 """Run tasks on a (masked) model -> `Evaluation`.
 
-What no candidate can change is computed once (`autoreap.preparing`), so a candidate costs the text decoder alone. Most
+What no candidate can change is computed once (`scoring.preparing`), so a candidate costs the text decoder alone. Most
 candidates repeat most of what the unpruned model answers, so that is handed to the decoder as a draft
-(`autoreap.drafting`); until the unpruned model has answered, the references are.
+(`scoring.drafting`); until the unpruned model has answered, the references are.
 """
 
 import time

@@ -7,7 +7,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["autoreap.jobs", "autoreap.mlflow_runs", "mlflow.store.tracking.sqlalchemy_store"])
+_FORKS.set_forkserver_preload(["autoreap.jobs", "autoreap.study.mlflow_runs", "mlflow.store.tracking.sqlalchemy_store"])
 
 
 def start_worker(project: Path, storage: str, trials: int, log: str) -> BaseProcess:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from builders import wav_bytes
+from optuna.trial import TrialState
 from studies import BASELINE_BYTES, add_ends, add_trial, new_study, plan_of, rate, save_answers
 
 from autoreap.described import describe
@@ -21,7 +22,7 @@ from autoreap.report.night import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
 from autoreap.sizing.footprint import Footprint
 from autoreap.study.confirmed import CONFIRMED
 from autoreap.study.front import pareto
-from autoreap.study.trials import SCORING, points_of
+from autoreap.study.trials import RACED, SCORING, points_of
 
 REFERENCE = "the big red dog"
 
@@ -239,3 +240,14 @@ def test_of_a_long_night_the_picked_and_the_front_are_told_in_detail_and_every_p
     assert list(document["details"])[:2] == [str(knee), str(smallest)]
     assert len(document["details"]) == MAX_DETAILED
     assert len(document["plans"]) == MAX_DETAILED + 5
+
+
+def test_what_was_set_just_before_a_kill_is_no_end_of_a_trial(tmp_path: Path) -> None:
+    study = new_study()
+    add_trial(study, (30, 0.12))
+    add_ends(study)
+    before = report_document(study, tmp_path)["night"]
+    killed = study.ask()
+    killed.set_user_attr(RACED, study.trials[1].user_attrs[RACED])
+    study.tell(killed, state=TrialState.FAIL)
+    assert report_document(study, tmp_path)["night"]["raced"] == before["raced"]

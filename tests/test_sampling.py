@@ -95,6 +95,17 @@ def test_a_preset_that_the_space_does_not_hold_is_named_and_left_out(
     assert f"preset medium lies outside the space ({outside}), not tried" in capsys.readouterr().err
 
 
+def test_a_preset_is_not_asked_for_a_parameter_that_is_not_drawn_beside_it(tmp_path: Path) -> None:
+    parameters = (
+        "  retention: {low: 0.2, high: 1.0}\n  layers_cut: {low: 0, high: 12}\n  layer_selection: [single, block]\n"
+        "  similarity_threshold: {low: 0.5, high: 0.99, when: {layer_selection: block}}\n"
+    )
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    enqueue_presets(study, space(tmp_path, parameters, "presets: [medium]\n"), LARGE)
+    (trial,) = study.trials
+    assert trial.system_attrs["fixed_params"] == {"retention": 0.5, "layers_cut": 8, "layer_selection": "single"}
+
+
 CONDITIONAL = """\
   saliency: [affinity, reap]
   retention: {low: 0.25, high: 1.0}

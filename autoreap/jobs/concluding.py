@@ -44,9 +44,10 @@ def conclude(run: SearchRun, tracker: Tracker, *, status: str = "FINISHED") -> S
             for trial in finished:
                 tracker.log_trial(trial_record(trial, list(space.objectives), run.folder))
         interrupted = None
+        is_judged = not space.confirm  # with --no-confirm a later run may still do it
         if status == "FINISHED" and options.confirm and space.confirm:
             try:
-                _confirm_front(study, run)
+                is_judged = _confirm_front(study, run)
             except Interrupted as error:
                 status, interrupted = "KILLED", error
             release()  # of its model; the checkpoint that ships needs its place
@@ -58,15 +59,16 @@ def conclude(run: SearchRun, tracker: Tracker, *, status: str = "FINISHED") -> S
             if company:
                 _bring_answers(study, space.materialise, run)
             shipped = ship(study, space.materialise, run.described, options.root)
-        if status == "FINISHED":
+        if status == "FINISHED" and is_judged:
             study.set_user_attr(_CONCLUDED, len(finished))
         return SearchResult(study, front, picture, report, shipped)
 
 
-def _confirm_front(study: optuna.Study, run: SearchRun) -> None:
+def _confirm_front(study: optuna.Study, run: SearchRun) -> bool:
     """Score the front and the baseline on the report split, unless that was done before. One process does it, once.
 
-    A failure leaves the study as it was: what the search has found does not depend on it.
+    Returns whether nothing is left to do. A failure leaves the study as it was: what the search has found does not
+    depend on it.
 
     Raises:
         Interrupted: a signal came; the next call goes on from there.
@@ -76,10 +78,10 @@ def _confirm_front(study: optuna.Study, run: SearchRun) -> None:
         front = pareto(points_of(study), objectives_of(study))
         if not front or not run.evals.splits[REPORT_SPLIT]:
             log("nothing is confirmed: " + ("the evals have no report split" if front else "the front is empty"))
-            return
+            return True
         digest = evals_digest(run.evals, REPORT_SPLIT)
         if is_confirmed(study, front, digest):
-            return
+            return True
         loaded = load(run.described, device=run.options.device, dtype=run.options.dtype)
         evals = answerable(run.evals, [plan_of(study, point.trial) for point in front])
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, split=REPORT_SPLIT, batch_size=run.space.batch_size)
@@ -90,10 +92,12 @@ def _confirm_front(study: optuna.Study, run: SearchRun) -> None:
         confirmation = Confirmation(study, evaluator, digest, run.folder, run.signals)
         with run.signals.deferred():
             confirmation.run(front)
+        return True
     except STORAGE_ERRORS:
         raise
     except Exception as error:  # the night's work is whole without it; the reason is shown
         log(f"warning: the front is not confirmed, the same command tries again: {type(error).__name__}: {error}")
+        return False
 
 
 def _can_ship(study: optuna.Study, rule: str) -> bool:

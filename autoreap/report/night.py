@@ -63,12 +63,18 @@ def _failures(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     return [{"reason": reason, "trials": numbers} for reason, numbers in ordered]
 
 
+def _was_told(trial: FrozenTrial, attribute: str) -> bool:
+    """Whether the study was told that `trial` ended so: what was set just before a kill does not count."""
+    reason = trial.user_attrs.get(attribute, {})
+    return trial.state == TrialState.PRUNED and (isinstance(reason, str) or "reason" in reason)
+
+
 def _raced(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """What trials that were stopped had taken, and how many of their answers were never needed.
 
     One that repeats a stopped plan was not run at all, so it counts neither way.
     """
-    verdicts = [trial.user_attrs[RACED] for trial in trials if RACED in trial.user_attrs]
+    verdicts = [trial.user_attrs[RACED] for trial in trials if _was_told(trial, RACED)]
     run = [verdict for verdict in verdicts if verdict.get("duplicate_of") is None]
     return {
         "num": len(run),
@@ -82,13 +88,13 @@ def _screened(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """How many trials a screen ended, and what the screens of all trials took."""
     screens = [trial.user_attrs[SCREENED] for trial in trials if SCREENED in trial.user_attrs]
     run = [screen for screen in screens if screen.get("duplicate_of") is None]
-    num = sum("reason" in screen for screen in run)
+    num = sum(_was_told(trial, SCREENED) and trial.user_attrs[SCREENED].get("duplicate_of") is None for trial in trials)
     return {"num": num, "seconds": round(sum(screen["seconds"] for screen in run), 1)}
 
 
 def _constraints(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     """How many trials broke each constraint: before they were scored, and after."""
-    broken = [(INFEASIBLE in trial.user_attrs, broken_of(trial.constraints)) for trial in trials]
+    broken = [(_was_told(trial, INFEASIBLE), broken_of(trial.constraints)) for trial in trials]
     return [
         {
             "text": text,

@@ -116,7 +116,9 @@ def details_text(details: TrialDetails, *, width: int) -> str:
 def _reason(study: optuna.Study, trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return _standing(study, trial)
-    if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+    if trial.state == TrialState.WAITING:
+        return "it waits to be tried"
+    if trial.state == TrialState.RUNNING:
         return "nothing is known of it yet; it runs, or was cut off"
     fate = fate_of(trial)
     return f"it breaks {fate.reason}" if fate.became == Became.INFEASIBLE else fate.reason or f"it was {fate.became}"

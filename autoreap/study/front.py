@@ -89,8 +89,8 @@ def costs_of(values: Mapping[str, float], objectives: Mapping[str, str]) -> dict
 def drawn_metric(study: optuna.Study) -> str:
     """What a picture shows against size: the WER if there is one, else the first objective that is another score."""
     measured = study.user_attrs["baseline"]["metrics"]
-    objectives = [name for name in objectives_of(study) if name in measured]
-    return "wer" if "wer" in measured else [*objectives, *measured][0]
+    scores = [name for name in (*objectives_of(study), *measured) if name in measured and name not in EXACT]
+    return "wer" if "wer" in scores else scores[0]
 
 
 def log_costs(point: Point, objectives: Mapping[str, str]) -> list[float]:

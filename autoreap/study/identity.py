@@ -48,7 +48,8 @@ def study_of(space: SpaceConfig, storage: RDBStorage, name: str, identity: Ident
         study = optuna.load_study(study_name=name, storage=storage)
     else:
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-    _check_identity(study, space, identity)
+    for key, value in _changes(study, space, identity).items():
+        study.set_user_attr(key, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(space.objectives))  # for optuna's plots and dashboard
@@ -60,11 +61,11 @@ def check_resumed(space: SpaceConfig, seat: Seat, identity: Identity) -> None:
     with seat.group.turn():
         storage = open_storage(seat.storage, seat.pulse)
         if seat.study in optuna.get_all_study_names(storage):
-            _check_identity(optuna.load_study(study_name=seat.study, storage=storage), space, identity)
+            _changes(optuna.load_study(study_name=seat.study, storage=storage), space, identity)
 
 
-def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity) -> None:
-    """Raise `InputError` if what the study was started with has changed since."""
+def _changes(study: optuna.Study, space: SpaceConfig, identity: Identity) -> dict[str, Any]:
+    """What is to be stored of the study; `InputError` if what it was started with has changed and may not."""
     check_known_parameters(study, space)
     trials = study.get_trials(deepcopy=False)
     begun = any(trial.state != TrialState.WAITING for trial in trials)  # others may wait for the first search
@@ -74,8 +75,9 @@ def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity)
     constraints = [constraint.text for constraint in space.constraints]
     wanted = {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}
     known = {"constraints": [], **study.user_attrs} if trials else study.user_attrs
-    for key, value in wanted.items():
-        if key in known and not _same(known[key], value):
+    changes = {key: value for key, value in wanted.items() if key not in known or not _same(known[key], value)}
+    for key, value in changes.items():
+        if key in known:
             if key not in identity.may_change:
                 raise InputError(
                     f"was started with {key} {known[key]}, now it is {value}",
@@ -83,8 +85,7 @@ def _check_identity(study: optuna.Study, space: SpaceConfig, identity: Identity)
                     fix=_MENDED.get(key, "undo the change, or start another study with --study"),
                 )
             log(f"study {study.study_name} goes on with {key} {value}, it was {known[key]}")
-        if known.get(key) != value:
-            study.set_user_attr(key, value)
+    return changes
 
 
 def _same(known: Any, value: Any) -> bool:

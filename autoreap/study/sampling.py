@@ -1,5 +1,6 @@
 """Which candidates are tried: what a sampler draws from a space, and the presets before it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -183,20 +184,27 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
         values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters()
         for name, fraction in counted.items():
             values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
-        outside = [name for name in {*searched, *decisive} if not can_be(offered[name], values[name])]
+        told = {name: values[name] if name in searched else spec for name, spec in offered.items()}
+        drawn = [name for name in searched if _holds(space, name, told)]
+        outside = [name for name in {*drawn, *decisive} if not can_be(offered[name], values[name])]
         if outside:
             name = min(outside)
             log(f"preset {preset_name} lies outside the space ({name} {values[name]}), not tried")
             continue
-        enqueued = {name: values[name] for name in searched}
+        enqueued = {name: values[name] for name in drawn}
         study.enqueue_trial(enqueued, user_attrs={"preset": preset_name}, skip_if_exists=True)
+
+
+def _holds(space: SpaceConfig, name: str, values: Mapping[str, Any]) -> bool:
+    """Whether parameter `name` is drawn beside `values`."""
+    return all(values.get(other) in allowed for other, allowed in space.conditions.get(name, {}).items())
 
 
 def sample(trial: Trial, space: SpaceConfig, shape: ModelShape) -> Candidate:
     """The candidate that `trial` stands for; values are drawn in the space's order, as conditions need."""
     values: dict[str, Any] = {}
     for name, spec in space.parameters.items():
-        if all(values.get(other) in allowed for other, allowed in space.conditions.get(name, {}).items()):
+        if _holds(space, name, values):
             values[name] = _suggest(trial, name, spec)
     for count, fraction in FRACTION_OF_COUNT.items():
         if count in values:

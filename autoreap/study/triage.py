@@ -1,6 +1,6 @@
 """Which candidates get a full score: not those that a screen tells from a better member of the front.
 
-A screen (`autoreap.screening`) costs a fraction of a full score. How far it can be trusted is not assumed but read from
+A screen (`scoring.screening`) costs a fraction of a full score. How far it can be trusted is not assumed but read from
 the trials that had both: among all pairs of them, from which ratio of surprises on was the more surprised the worse?
 """
 

@@ -2,7 +2,7 @@
 
 Structure: every name, type and shape, against the plan and against the stock class built on the meta device. Content:
 the checksum of every tensor, against the bytes read from the source, and of each file beside the weights. Behaviour:
-the same utterances, the same text (`autoreap.behaviour`). What a checkpoint needs to be verified again, anywhere, it
+the same utterances, the same text (`writing.behaviour`). What a checkpoint needs to be verified again, anywhere, it
 carries in its folder `verification`.
 """
 
