@@ -28,7 +28,7 @@ from autoreap.planning import make_plan
 from autoreap.scores import Counts, paired_difference, score
 
 ROOT = Path(__file__).parent.parent
-CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.jsonl" for modality in ("audio", "video", "mixed")}
+CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
 REFERENCE = "both"
 ARMS = {
     REFERENCE: Options(tokens="both"),

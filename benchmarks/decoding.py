@@ -44,7 +44,7 @@ from autoreap.tasks import task_named
 
 ROOT = Path(__file__).parent.parent
 EVALS = ROOT / "evals" / "tiny.yaml"
-CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.jsonl" for modality in ("audio", "video", "mixed")}
+CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
 BATCH_SIZES = (1, 8, 64)
 EDITED = (0.0, 0.03, 0.1, 0.3, 1.0)
 ANSWER_TOKENS = 30

@@ -24,7 +24,7 @@ from autoreap.saliency import Saliency
 from autoreap.scores import Score
 
 ROOT = Path(__file__).parent.parent
-CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.jsonl" for modality in ("audio", "video", "mixed")}
+CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
 RETENTIONS = (0.75, 0.5, 0.375, 0.25)
 SEEDS = range(5)
 BATCH_SIZE = 64

@@ -10,7 +10,7 @@ from autoreap.planning import make_plan
 
 described = describe("tiny")  # or a directory, or a name of the hub
 loaded, evaluator = evaluator_of(described, Path("evals/tiny.yaml"), batch_size=64)
-saliency = calibrated(loaded, read_calibration({"audio": Path("calibration/tiny/audio.jsonl")}))
+saliency = calibrated(loaded, read_calibration({"audio": Path("calibration/tiny/audio.parquet")}))
 for retention in (0.75, 0.5):
     candidate = Candidate(retention=retention, layers_cut=1, strip_vision=True)
     plan = make_plan(candidate, saliency, described.shape, described.base_model)

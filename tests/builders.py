@@ -4,11 +4,14 @@ import io
 import json
 import math
 import struct
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import soundfile
 
 from autoreap.candidate import Candidate
@@ -17,6 +20,7 @@ from autoreap.planning import make_plan
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
 from autoreap.tiny_omni import CHECKPOINT
 
+ROOT = Path(__file__).parent.parent
 FINGERPRINT = "0123456789abcdef"
 BASE_MODEL = BaseModel(name="test/model", fingerprint=FINGERPRINT)
 SHAPE = ModelShape(
@@ -120,3 +124,40 @@ def copy_rows(source: Path, target: Path, num_rows: int) -> None:
     for row in rows:
         row |= {key: str((source.parent / row[key]).resolve()) for key in ("audio", "image") if key in row}
     target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@cache
+def as_jsonl(name: str) -> Path:
+    """A folder with the sets of `evals/tiny` or `calibration/tiny` as JSONL files, their media beside them.
+
+    It is made once in each process, and removed at its end.
+    """
+    folder = Path(_TEMPORARY.name) / name
+    for kind in ("audio", "images"):
+        (folder / kind).mkdir(parents=True)
+    for path in (ROOT / name).glob("*.parquet"):
+        rows = [_with_files(row, folder) for row in pyarrow.parquet.read_table(path).to_pylist()]
+        (folder / f"{path.stem}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="autoreap-jsonl-")
+
+
+def _with_files(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A row of Parquet as JSONL has it: media are written to files, and named by their paths in `folder`."""
+    written: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in ("audio", "image") and value:
+            written[key] = _write_media(value, folder)
+        elif key == "video" and value:
+            written[key] = [_write_media(frame, folder) for frame in value]
+        elif value is not None:
+            written[key] = value
+    return written
+
+
+def _write_media(media: Mapping[str, Any], folder: Path) -> str:
+    kind = "audio" if media["path"].endswith(".ogg") else "images"
+    (folder / kind / media["path"]).write_bytes(media["bytes"])
+    return f"{kind}/{media['path']}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import copy_rows
+from builders import as_jsonl, copy_rows
 
 from autoreap import cli
 from autoreap.checkpoint import open_checkpoint
@@ -15,7 +15,6 @@ from autoreap.config.evals import load_evals
 from autoreap.data.evals_data import read_task
 from autoreap.families import family_of
 
-_ROOT = Path(__file__).parent.parent
 EVALS = """\
 search: [{task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe, generation_kwargs: {max_new_tokens: 6}}]
 report: [{task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe, generation_kwargs: {max_new_tokens: 6}}]
@@ -37,9 +36,9 @@ Capture = pytest.CaptureFixture[str]
 def make_project(folder: Path, save_model: Callable[[Path], Path]) -> None:
     """The model that `save_model` saves, rows, evals and a space."""
     save_model(folder / "model")
-    copy_rows(_ROOT / "calibration/tiny/audio.jsonl", folder / "audio.jsonl", 5)
-    copy_rows(_ROOT / "evals/tiny/asr_search.jsonl", folder / "asr.jsonl", 4)
-    copy_rows(_ROOT / "evals/tiny/asr_report.jsonl", folder / "asr_report.jsonl", 2)
+    copy_rows(as_jsonl("calibration/tiny") / "audio.jsonl", folder / "audio.jsonl", 5)
+    copy_rows(as_jsonl("evals/tiny") / "asr_search.jsonl", folder / "asr.jsonl", 4)
+    copy_rows(as_jsonl("evals/tiny") / "asr_report.jsonl", folder / "asr_report.jsonl", 2)
     (folder / "evals.yaml").write_text(EVALS)
     (folder / "space.yaml").write_text(SPACE)
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import datasets
 import pytest
-from builders import wav_bytes
+from builders import ROOT, as_jsonl, wav_bytes
 
 from autoreap.commands.options import add_calibration_options, calibration_config, share, weighted_set
 from autoreap.config.calibration import CalibrationConfig, CalibrationSet
 from autoreap.data.calibration_data import read_calibration, read_set
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample
+from autoreap.media.samples import Sample, digest
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -52,6 +52,15 @@ def test_the_sets_of_a_modality_follow_one_another_each_with_its_weight(tmp_path
             Sample(id="y", where=f"{own}:2", modality="mixed", text="words alone", weight=3),
         ],
     }
+
+
+@pytest.mark.parametrize("modality", ["audio", "video", "mixed"])
+def test_parquet_and_jsonl_of_the_same_rows_are_the_same_data(modality: str) -> None:
+    packed = read_set(CalibrationSet(str(ROOT / f"calibration/tiny/{modality}.parquet")), modality)
+    listed = read_set(CalibrationSet(str(as_jsonl("calibration/tiny") / f"{modality}.jsonl")), modality)
+    assert [sample.id for sample in packed] == [sample.id for sample in listed]
+    assert {sample.modality for sample in packed} == {modality}
+    assert digest(packed) == digest(listed)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, 1), (2, 2), (9, 3), (None, 3)])

@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from builders import FINGERPRINT, SHAPE, copy_rows, measured, saliency_of
+from builders import FINGERPRINT, SHAPE, as_jsonl, copy_rows, measured, saliency_of
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
@@ -46,8 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as it is now, a few rows, what calibrate and plan make of them, and a study of one trial."""
     folder = tmp_path_factory.mktemp("cli")
     shutil.copytree(CHECKPOINT, folder / "model")
-    copy_rows(ROOT / "calibration" / "tiny" / "audio.jsonl", folder / "audio.jsonl", 3)
-    copy_rows(ROOT / "evals" / "tiny" / "asr_search.jsonl", folder / "asr.jsonl", 3)
+    copy_rows(as_jsonl("calibration/tiny") / "audio.jsonl", folder / "audio.jsonl", 3)
+    copy_rows(as_jsonl("evals/tiny") / "asr_search.jsonl", folder / "asr.jsonl", 3)
     (folder / "evals.yaml").write_text("search:\n  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n")
     saliency = str(folder / "saliency.safetensors")
     assert cli.main(["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl"), "-o", saliency]) == 0
@@ -166,7 +166,7 @@ def test_a_space_that_cuts_more_layers_than_may_be_cut(folder: Path, capsys: Cap
 def test_a_search_that_strips_vision_is_not_scored_on_pictures(
     rest: str, key: str, fix: str, folder: Path, capsys: Capture, tmp_path: Path
 ) -> None:
-    rows = ROOT / "evals" / "tiny" / "caption_report.jsonl"
+    rows = as_jsonl("evals/tiny") / "caption_report.jsonl"
     write(tmp_path / "evals.yaml", f"search: [{{task: audio_qa, dataset_path: {rows}}}]\n")
     objectives = "objectives: {size_bytes: minimise, accuracy: maximise}"
     text = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: evals.yaml\n{rest}\n{objectives}\n"

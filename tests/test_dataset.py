@@ -1,11 +1,16 @@
 import json
+import os
+import subprocess
+import sys
+import textwrap
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from builders import wav_bytes
+from builders import ROOT, as_jsonl, wav_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +19,7 @@ from autoreap.config.evals import TaskConfig, load_evals
 from autoreap.data.dataset import STREAMED_FOR_ONE, drawn, read_dataset
 from autoreap.data.evals_data import evals_digest, read_task
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample, load_audio
+from autoreap.media.samples import Sample, digest, load_audio
 from autoreap.scores import Counts
 from autoreap.tasks import asr
 from autoreap.writing.behaviour import write_utterances
@@ -22,6 +27,7 @@ from autoreap.writing.behaviour import write_utterances
 pytestmark = pytest.mark.usefixtures("offline")
 
 REQUIRED = ("audio", "text")
+TINY = ROOT / "evals" / "tiny.yaml"
 
 
 def recording(number: int) -> dict[str, Any]:
@@ -57,6 +63,52 @@ def test_a_folder_of_parquet_is_read_with_audio_left_encoded(audio_column: str |
         for number in range(3)
     ]  # fmt: skip
     assert [len(load_audio(sample)) for sample in samples] == [1600, 1601, 1602]
+
+
+def test_a_parquet_file_is_read_as_it_is_with_its_columns_mapped(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{"clip": recording(0), "text": "hello"}]).to_parquet(tmp_path / "one.parquet")
+    (sample,) = read_dataset(task(dataset_path="one.parquet", columns={"audio": "clip"}), tmp_path, REQUIRED)
+    where = f"{tmp_path}/one.parquet row 0"
+    assert sample == Sample(id="0", where=where, audio=recording(0)["bytes"], text="hello")
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("name", ["asr_search", "qa_search", "mixed_report"])
+def test_parquet_and_jsonl_of_the_same_rows_are_the_same_data(name: str, limit: int | None) -> None:
+    config = task(task="audio_qa", dataset_path=f"{name}.parquet", limit=limit)
+    packed = read_dataset(config, ROOT / "evals" / "tiny", ("audio",))
+    listed = read_dataset(replace(config, dataset_path=f"{name}.jsonl"), as_jsonl("evals/tiny"), ("audio",))
+    assert [sample.id for sample in packed] == [sample.id for sample in listed]
+    assert digest(packed) == digest(listed)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"RIFF....", r"data set can't be loaded: .*\(make it a Parquet file\)"),
+        (b"", r"data set can't be loaded: .*\(make it a Parquet file\)"),
+    ],
+)
+def test_a_parquet_file_that_is_none_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{path}: {message}"):
+        read_dataset(task(dataset_path="set.parquet"), tmp_path, REQUIRED)
+
+
+def test_a_parquet_file_needs_no_home_that_can_be_written() -> None:
+    program = """
+        from pathlib import Path
+        from autoreap.config.evals import load_evals
+        from autoreap.data.evals_data import evals_digest
+        print(evals_digest(load_evals(Path("evals/tiny.yaml"))))
+    """
+    environment = {**os.environ, "HOME": "/proc/nowhere", "HF_HOME": "/proc/nowhere", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{evals_digest(load_evals(TINY))}\n", "")
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:

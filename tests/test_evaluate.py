@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import saliency_of, wav_bytes
+from builders import as_jsonl, saliency_of, wav_bytes
 from PIL import Image
 
 from autoreap.candidate import PRESETS, preset
@@ -27,7 +27,7 @@ from autoreap.scores import Counts
 from autoreap.tasks import task_named
 from autoreap.tiny_omni import CHECKPOINT
 
-EVALS = Path(__file__).parent.parent / "evals"
+EVALS = as_jsonl("evals/tiny")
 ROWS = {"asr": "asr_search", "qa": "qa_search", "caption": "caption_report", "mixed": "mixed_report"}
 METRICS = {"asr": "wer", "qa": "accuracy", "caption": "accuracy.caption", "mixed": "accuracy.mixed"}
 NUM_ROWS = 3
@@ -46,10 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few rows of each kind of the shipped evals."""
     folder = tmp_path_factory.mktemp("evals")
     for name, source in ROWS.items():
-        lines = (EVALS / "tiny" / f"{source}.jsonl").read_text().splitlines()[:NUM_ROWS]
+        lines = (EVALS / f"{source}.jsonl").read_text().splitlines()[:NUM_ROWS]
         rows = [json.loads(line) for line in lines]
         for row in rows:
-            row |= {key: str((EVALS / "tiny" / row[key]).resolve()) for key in ("audio", "image") if key in row}
+            row |= {key: str((EVALS / row[key]).resolve()) for key in ("audio", "image") if key in row}
         write_rows(folder / f"{name}.jsonl", rows)
     return folder
 

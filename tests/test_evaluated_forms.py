@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from builders import random_component
+from builders import as_jsonl, random_component
 
 from autoreap import cli
 from autoreap.described import describe, load
@@ -15,7 +15,7 @@ from autoreap.plan import PruningPlan
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing.verification import Verified
 
-EVALS = Path(__file__).parent.parent / "evals" / "tiny"
+EVALS = as_jsonl("evals/tiny")
 Answers = dict[str, tuple[Outcome, ...]]
 
 

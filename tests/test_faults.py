@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import as_jsonl
 
 from autoreap.config.evals import load_evals
 from autoreap.described import Loaded
@@ -17,7 +18,7 @@ from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE, Evaluator
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
 
-DATA = Path(__file__).parent.parent / "evals" / "tiny"
+DATA = as_jsonl("evals/tiny")
 NUM_ROWS = 6
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import saliency_of, write_sparse_checkpoint
+from builders import as_jsonl, saliency_of, write_sparse_checkpoint
 from random_models import real_config
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
@@ -24,7 +23,7 @@ from autoreap.prompts import audio_of
 from autoreap.sizing.footprint import Footprint
 from autoreap.sizing.sizes import component_sizes
 
-EVALS = Path(__file__).parent.parent / "evals" / "tiny"
+EVALS = as_jsonl("evals/tiny")
 
 
 @pytest.fixture(scope="module")

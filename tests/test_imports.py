@@ -32,7 +32,7 @@ LAYERS = (
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 FORBIDDEN = (HEAVY, HEAVY, frozenset({"optuna", "mlflow"}), frozenset({"optuna", "mlflow"}), frozenset({"mlflow"}))
 ALLOWED = {"study.mlflow_runs": "mlflow"}
-EMBEDDED = "tiny_omni"  # the recipe that trains the embedded model; the package needs its path alone
+EMBEDDED = "tiny_omni"  # the embedded model: a path to its checkpoint, and no code
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def test_the_folders_do_not_import_one_another_but_for_the_interface_of_a_family
     assert others <= ({"families.family"} if unit(module) == "dimensions" else set())
 
 
-def test_only_the_path_of_the_embedded_model_is_imported_from_its_recipe_and_only_to_resolve_a_model() -> None:
+def test_only_the_path_of_the_embedded_model_is_imported_and_only_to_resolve_a_model() -> None:
     users = {
         (module, found.module, found.names)
         for module in modules()
@@ -136,6 +136,11 @@ def test_only_the_path_of_the_embedded_model_is_imported_from_its_recipe_and_onl
         if any(unit(name) == EMBEDDED for name in found.own_modules)
     }
     assert users == {("checkpoint", "autoreap.tiny_omni", ("CHECKPOINT",))}
+
+
+def test_the_package_imports_nothing_that_is_not_installed_with_it() -> None:
+    outside = {found.library for module in modules() for found in imports(module)} & {"tools", "tests", "benchmarks"}
+    assert outside == set()
 
 
 def test_the_command_line_imports_only_light_modules_before_a_command_is_chosen() -> None:

@@ -1,10 +1,10 @@
 """Timing must time the right thing: stock greedy answers, under the mask that is meant, beside the unpruned model."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import as_jsonl
 
 from autoreap.config.evals import load_evals
 from autoreap.described import Loaded
@@ -18,7 +18,7 @@ from autoreap.saliency import Saliency
 from autoreap.scoring.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.sizing.footprint import Footprint
 
-ASR = Path(__file__).parent.parent / "evals" / "tiny" / "asr_search.jsonl"
+ASR = as_jsonl("evals/tiny") / "asr_search.jsonl"
 
 
 @pytest.fixture(scope="module")

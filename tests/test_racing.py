@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from builders import as_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -276,21 +277,18 @@ def test_a_small_set_is_decoded_at_once() -> None:
     assert random_chunks(CHUNKED_FROM - 1, 1) == [list(range(CHUNKED_FROM - 1))]
 
 
-ROOT = Path(__file__).parent.parent
-
-
-def write_rows(path: Path, source: str, limit: int) -> None:
+def write_rows(path: Path, source: Path, limit: int) -> None:
     """The first rows of a shipped file, for use from elsewhere."""
-    rows = [json.loads(line) for line in (ROOT / source).read_text().splitlines()[:limit]]
+    rows = [json.loads(line) for line in source.read_text().splitlines()[:limit]]
     for row in rows:
-        row |= {key: str((ROOT / source).parent / row[key]) for key in ("audio", "image") if key in row}
+        row |= {key: str(source.parent / row[key]) for key in ("audio", "image") if key in row}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
 def evals(tmp_path: Path) -> Path:
-    write_rows(tmp_path / "qa.jsonl", "evals/tiny/qa_search.jsonl", 4)
-    write_rows(tmp_path / "asr.jsonl", "evals/tiny/asr_search.jsonl", 12)
+    write_rows(tmp_path / "qa.jsonl", as_jsonl("evals/tiny") / "qa_search.jsonl", 4)
+    write_rows(tmp_path / "asr.jsonl", as_jsonl("evals/tiny") / "asr_search.jsonl", 12)
     (tmp_path / "evals.yaml").write_text(
         "search:\n  - {task: audio_qa, dataset_path: qa.jsonl}\n"
         "  - {task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe}\n"
@@ -347,7 +345,7 @@ def search(folder: Path, study: str, *, racing: bool, trials: int = 12, sampler:
 def test_a_search_with_and_without_racing(evals: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One test, for the searches take seconds each."""
     folder = evals.parent
-    write_rows(folder / "audio.jsonl", "calibration/tiny/audio.jsonl", 8)
+    write_rows(folder / "audio.jsonl", as_jsonl("calibration/tiny") / "audio.jsonl", 8)
     plain = search(folder, "plain", racing=False)
     assert not [trial for trial in plain.trials if trial.state != optuna.trial.TrialState.COMPLETE]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import as_jsonl
 
 from autoreap.config.evals import load_evals
 from autoreap.described import Loaded
@@ -17,7 +18,7 @@ from autoreap.media.samples import Sample
 from autoreap.plan import PruningPlan
 from autoreap.scoring.screening import screened
 
-DATA = Path(__file__).parent.parent / "evals" / "tiny"
+DATA = as_jsonl("evals/tiny")
 NUM_ROWS = 8
 
 

@@ -188,7 +188,7 @@ def test_loading_without_layers_says_nothing_of_the_tensors_it_leaves(checkpoint
 def test_the_talker_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="--stream-layers: the talker can't be calibrated layer by layer"):
         streamed("tiny", speech=True)
-    rows = PACKAGE.parent / "calibration" / "tiny" / "audio.jsonl"
+    rows = PACKAGE.parent / "calibration" / "tiny" / "audio.parquet"
     arguments = ["calibrate", "tiny", "--audio", str(rows), "--calibration-samples", "1", "--component", "both"]
     assert cli.main([*arguments, "--stream-layers"]) == 2
     assert "the talker can't be calibrated layer by layer" in capsys.readouterr().err
@@ -333,7 +333,7 @@ def test_no_two_layers_are_in_memory_at_once(checkpoints: Mapping[str, Path], tm
 
 
 def test_the_command_line_streams(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    rows = PACKAGE.parent / "calibration" / "tiny" / "audio.jsonl"
+    rows = PACKAGE.parent / "calibration" / "tiny" / "audio.parquet"
     data = ["tiny", "--audio", str(rows), "--calibration-samples", "3"]
     for name, options in (("plain", []), ("streamed", ["--stream-layers"])):
         assert cli.main(["calibrate", *data, "-o", str(tmp_path / name), *options]) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import random_component, wav_bytes
+from builders import as_jsonl, random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
 from autoreap.config.evals import EvalsConfig, load_evals
@@ -23,7 +23,7 @@ from autoreap.writing import shards
 from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, place
 from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
-EVALS = Path(__file__).parent.parent / "evals" / "tiny"
+EVALS = as_jsonl("evals/tiny")
 ROWS = {"asr_search": 6, "qa_search": 4}
 NUM_ANSWERS = 16  # recordings of speech are heard twice, once in a car
 YAML = """\

@@ -15,7 +15,7 @@ from autoreap.commands.options import (
 )
 
 SUMMARY = "measure saliency once"
-EXAMPLE = "autoreap calibrate tiny --audio calibration/tiny/audio.jsonl -o saliency.safetensors"
+EXAMPLE = "autoreap calibrate tiny --audio calibration/tiny/audio.parquet -o saliency.safetensors"
 
 
 def add_options(add: Add) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autoreap.writing.behaviour import Expected
 
 SUMMARY = "calibrate, plan and materialise in one go"
-EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.jsonl -o pruned"
+EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.parquet -o pruned"
 
 
 def add_options(add: Add) -> None:

@@ -20,7 +20,7 @@ class CalibrationSet:
     """One set of calibration rows. Keys are `TaskConfig`'s where it has them.
 
     Attributes:
-        dataset_path: a JSONL file, a folder of the form the hub stores, or a data set of the hub.
+        dataset_path: a JSONL or Parquet file, a folder of the form the hub stores, or a data set of the hub.
         dataset_name, split: configuration and split of a hub data set.
         columns: our key -> the data set's column, where they differ.
         weight: how often each token of the set counts.
@@ -129,7 +129,9 @@ def _sets(section: Any, at: KeyPath, folder: Path, problems: Problems) -> Iterat
         elif fault := _missing(path, folder):
             problems.add((*place, "dataset_path") if isinstance(entry, dict) else place, fault)
         elif (folder / path).exists():
-            for key in _HUB_KEYS & set(values) if (folder / path).is_file() else ():
+            # A Parquet file is one split of one configuration, but its columns may have names of their own.
+            unused = _HUB_KEYS - {"columns"} if path.endswith(".parquet") else _HUB_KEYS
+            for key in unused & set(values) if (folder / path).is_file() else ():
                 problems.add((*place, key), "is for a data set of the hub; a JSONL file has rows with our keys")
             yield CalibrationSet(str(folder / path), **values)
         else:
@@ -149,5 +151,5 @@ def _set_values(mapping: Mapping[str, Any], at: KeyPath, problems: Problems) -> 
 
 def _missing(path: str, folder: Path) -> str | None:
     """What is wrong with `path` if it is neither in `folder` nor a name on the hub."""
-    may_be_named = checks.is_hub_name(path) and not path.endswith(".jsonl")
+    may_be_named = checks.is_hub_name(path) and not path.endswith((".jsonl", ".parquet"))
     return None if (folder / path).exists() or may_be_named else f"no such file: {folder / path}"

@@ -22,7 +22,7 @@ class TaskConfig:
     Attributes:
         task: `asr` or `audio_qa`.
         label: tells metrics of the same name apart: `noisy` makes `wer.noisy`; empty for the main one.
-        dataset_path: a JSONL file (relative to the evals file) or a data set of the hub.
+        dataset_path: a JSONL or Parquet file (relative to the evals file) or a data set of the hub.
         dataset_name, test_split: configuration and split of a hub data set.
         columns: our key -> where a row holds it, if not in a column of that name.
         doc_to_text: what is asked; of a question with choices, where `{question}` and `{choices}` (or `{lettered}`) go;

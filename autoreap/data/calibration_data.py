@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoreap.config.calibration import CalibrationConfig, CalibrationSet
-from autoreap.data.dataset import HubSource, read_hub
+from autoreap.data.dataset import HubSource, is_parquet, read_hub
 from autoreap.errors import InputError
 from autoreap.media.samples import Sample, read_samples
 from autoreap.media.video_files import check_decoder
@@ -37,7 +37,8 @@ def read_set(source: CalibrationSet, modality: str) -> list[Sample]:
     a forgotten column name would otherwise leave the texts alone to be measured, unnoticed.
     """
     path = Path(source.dataset_path)
-    samples = _jsonl(path, modality, source.limit) if path.is_file() else _hub(source, modality)
+    is_jsonl = path.is_file() and not is_parquet(source.dataset_path)
+    samples = _jsonl(path, modality, source.limit) if is_jsonl else _hub(source, modality)
     if not samples:
         raise InputError("has no rows", where=source.dataset_path)
     for sample in samples:
@@ -52,12 +53,16 @@ def _jsonl(path: Path, modality: str, limit: int | None) -> Sequence[Sample]:
     return read_samples(path, modality=modality)[:limit]
 
 
+def _hub_place(source: CalibrationSet) -> str:
+    return f"{source.dataset_path} {source.dataset_name or ''}[{source.split}]"
+
+
 def _hub(source: CalibrationSet, modality: str) -> Sequence[Sample]:
     hub = HubSource(
         path=source.dataset_path,
         name=source.dataset_name,
         split=source.split,
-        where=f"{source.dataset_path} {source.dataset_name or ''}[{source.split}]",
+        where=source.dataset_path if is_parquet(source.dataset_path) else _hub_place(source),
         columns=source.columns,
         limit=source.limit,
     )

@@ -1,4 +1,4 @@
-"""Rows of a task or of calibration: a JSONL file, or a data set of the hub."""
+"""Rows of a task or of calibration: a JSONL file, a Parquet file as the hub stores them, or a data set of the hub."""
 
 import hashlib
 import heapq
@@ -21,12 +21,22 @@ STREAMED_FOR_ONE = 20
 Row = TypeVar("Row")
 
 
+def is_parquet(path: str) -> bool:
+    """Whether `path` names a Parquet file; all that is neither this nor JSONL is for `datasets` to find."""
+    return path.endswith(".parquet")
+
+
+def is_on_this_disk(path: str) -> bool:
+    """Whether `path` names a file, so that reading its rows downloads nothing."""
+    return path.endswith(".jsonl") or is_parquet(path)
+
+
 @dataclass(frozen=True)
 class HubSource:
-    """Rows of a data set of the hub, or of a local folder of the same form.
+    """Rows of a data set of the hub, or of a local folder or Parquet file of the same form.
 
     Attributes:
-        path, name, split: as `datasets.load_dataset` takes them.
+        path, name, split: as `datasets.load_dataset` takes them; or the path of a Parquet file, which is all one split.
         columns: our key -> where a row holds it, if not in a column of that name.
         limit: so many rows; they are streamed, so not all of a large set is downloaded. None: all.
         is_drawn: whether these are drawn from the first `STREAMED_FOR_ONE` times as many, or are the first ones.
@@ -58,8 +68,8 @@ def drawn(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
     """The rows of a task, `config.limit` of them `drawn` where that is set, to be heard under `config.condition`.
 
-    A path ending in .jsonl is a file in `folder`, all else is for `datasets`. A row needs no question where
-    `config.doc_to_text` asks one.
+    A path ending in .jsonl or .parquet is a file in `folder`, all else is for `datasets`. A row needs no question
+    where `config.doc_to_text` asks one.
 
     Raises:
         InputError: there is no such data, or a row lacks what is `required` or names no language by its code.
@@ -82,11 +92,12 @@ def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> lis
         rows = _rows_of_file(config, folder / config.dataset_path, required)
         return [sample for _, sample in drawn(rows, config.limit)]
     local = folder / config.dataset_path
+    is_file = is_parquet(config.dataset_path)
     source = HubSource(
-        path=str(local) if local.is_dir() else config.dataset_path,
+        path=str(local) if is_file or local.is_dir() else config.dataset_path,
         name=config.dataset_name,
         split=config.test_split,
-        where=f"{config.dataset_path} {config.dataset_name or ''}[{config.test_split}]",
+        where=str(local) if is_file else f"{config.dataset_path} {config.dataset_name or ''}[{config.test_split}]",
         columns=config.columns,
         limit=config.limit,
         is_drawn=True,
@@ -127,9 +138,8 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
         return list(_samples(named, columns, source.where, required))
     except faults as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"data set can't be loaded: {reason}", where=source.where, fix="check name, split and network"
-        ) from None
+        fix = "make it a Parquet file" if is_parquet(source.path) else "check name, split and network"
+        raise InputError(f"data set can't be loaded: {reason}", where=source.where, fix=fix) from None
 
 
 def _load(source: HubSource) -> Any:
@@ -138,7 +148,13 @@ def _load(source: HubSource) -> Any:
     A slice (`test[:10%]`) can't be streamed, nor can a data set that is at hand in the cache alone.
     """
     import datasets
+    import pyarrow.parquet
 
+    if is_parquet(source.path):
+        if not Path(source.path).is_file():
+            raise InputError("no such file", where=source.where)
+        # `load_dataset` would write a copy to its cache, and fail where the user's home can't be written.
+        return datasets.Dataset(pyarrow.parquet.read_table(source.path))
     if source.limit is not None and "[" not in source.split:
         try:
             rows = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
@@ -152,7 +168,9 @@ def _load(source: HubSource) -> Any:
 def _chosen(rows: Iterable[Row], source: HubSource) -> list[tuple[int, Row]]:
     """As many of `rows` as the source takes, with their numbers."""
     if source.is_drawn and source.limit is not None:
-        return drawn(islice(rows, STREAMED_FOR_ONE * source.limit), source.limit)
+        # A file is read as a whole; of a data set on the hub not more is downloaded than needed.
+        rows = rows if is_parquet(source.path) else islice(rows, STREAMED_FOR_ONE * source.limit)
+        return drawn(rows, source.limit)
     return list(enumerate(islice(rows, source.limit)))
 
 

@@ -10,6 +10,7 @@ import optuna
 import soundfile
 
 from autoreap.config.evals import load_evals, metric_name
+from autoreap.data.dataset import is_on_this_disk
 from autoreap.data.evals_data import read_task
 from autoreap.errors import AutoreapError
 from autoreap.media.samples import SAMPLING_RATE, Sample, load_audio
@@ -66,7 +67,7 @@ def _read(path: Path, wanted: set[tuple[str, str]]) -> Iterator[tuple[tuple[str,
     evals = load_evals(path)
     for split, tasks in evals.splits.items():
         for task in tasks:
-            if (split, metric_name(task)) in wanted and task.dataset_path.endswith(".jsonl"):
+            if (split, metric_name(task)) in wanted and is_on_this_disk(task.dataset_path):
                 for sample in read_task(task, path.parent):
                     yield (split, metric_name(task), sample.id), sample
 

@@ -1,4 +1,4 @@
-"""The embedded model: a tiny Qwen3-Omni that really transcribes, and the recipe that trains it from scratch."""
+"""The embedded model: a tiny Qwen3-Omni that really transcribes. `tools/tiny_omni` trains it from scratch."""
 
 from pathlib import Path
 

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from builders import as_jsonl
 
 from autoreap.tracking import Tracker
 
-ROOT = Path(__file__).parent.parent.parent
 EVALS = """\
 search:
   - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe}
@@ -41,11 +41,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for source, files in sources.items():
         for name, limit in files:
-            rows = (ROOT / source / f"{name}.jsonl").read_text().splitlines()[:limit]
+            rows = (as_jsonl(source) / f"{name}.jsonl").read_text().splitlines()[:limit]
             for row in map(json.loads, rows):
                 for media in (row[key] for key in ("audio", "image") if key in row):
                     (folder / media).parent.mkdir(exist_ok=True)
-                    shutil.copy(ROOT / source / media, folder / media)
+                    shutil.copy(as_jsonl(source) / media, folder / media)
             (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "evals.yaml").write_text(EVALS)
     (folder / "space.yaml").write_text(SPACE)

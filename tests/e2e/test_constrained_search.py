@@ -7,12 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
+from builders import as_jsonl
 
 from autoreap.cli import main
 from autoreap.study.front import pareto
 from autoreap.study.trials import CONTROLS, INFEASIBLE, RESULT, objectives_of, open_study, points_of
 
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 
 SPACE = """\
@@ -41,11 +41,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for source, name, limit in (
         ("evals/tiny", "asr_search", 8), ("calibration/tiny", "audio", 6), ("calibration/tiny", "mixed", 6)
     ):  # fmt: skip
-        rows = (ROOT / source / f"{name}.jsonl").read_text().splitlines()[:limit]
+        rows = (as_jsonl(source) / f"{name}.jsonl").read_text().splitlines()[:limit]
         for row in map(json.loads, rows):
             for media in (row[key] for key in ("audio", "image") if key in row):
                 (tmp_path / media).parent.mkdir(exist_ok=True)
-                shutil.copy(ROOT / source / media, tmp_path / media)
+                shutil.copy(as_jsonl(source) / media, tmp_path / media)
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     (tmp_path / "evals.yaml").write_text("search: [{task: asr, dataset_path: asr_search.jsonl}]\n")
     monkeypatch.chdir(tmp_path)

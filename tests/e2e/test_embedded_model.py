@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 from transformers import Qwen3OmniMoeForConditionalGeneration
@@ -28,27 +29,29 @@ def test_it_is_small_and_loads_in_the_stock_class_with_nothing_missing() -> None
 
 
 def test_the_data_is_small_and_its_manifests_are_true() -> None:
-    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.rglob("*") if path.is_file()) <= 10_000_000
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.iterdir()) <= 10_000_000
     for folder in FOLDERS:
         files = json.loads((folder / "MANIFEST.json").read_text())["files"]
         for entry in files:
             assert hashlib.sha256((folder / entry["path"]).read_bytes()).hexdigest() == entry["sha256"], entry["path"]
-        media = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in (".ogg", ".png")}
-        assert media <= {entry["path"] for entry in files}
+        assert {path.name for path in folder.glob("*.parquet")} == {entry["path"] for entry in files}
 
 
 def test_no_sentence_is_in_two_of_calibration_search_and_report() -> None:
-    def sentences(pattern: str) -> set[str]:
-        paths = (ROOT / "evals" / "tiny").glob(pattern)
-        return {json.loads(row)["text"] for path in paths for row in path.read_text().splitlines()}
+    def texts(path: Path, **filters: str) -> set[str]:
+        kept = [(column, "=", value) for column, value in filters.items()] or None
+        return set(pyarrow.parquet.read_table(path, columns=["text"], filters=kept)["text"].to_pylist())
 
-    search, report = sentences("asr*search.jsonl"), sentences("asr*report.jsonl")
-    rows = (ROOT / "calibration/tiny/audio.jsonl").read_text().splitlines()
-    transcribed = [row for row in map(json.loads, rows) if row["question"] == "transcribe"]
+    evals = ROOT / "evals" / "tiny"
+    search, report = (
+        set().union(*(texts(path) for path in evals.glob(f"asr*{split}.parquet"))) for split in ("search", "report")
+    )
+    transcribed = texts(ROOT / "calibration/tiny/audio.parquet", question="transcribe")
     assert len(search) >= 200
     assert len(report) >= 200
+    assert len(transcribed) >= 50
     assert not search & report
-    assert not (search | report) & {row["text"] for row in transcribed}
+    assert not (search | report) & transcribed
 
 
 @pytest.mark.slow
@@ -67,7 +70,7 @@ def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
 def test_its_experts_matter_and_affinity_finds_those_that_do() -> None:
     evals = load_evals(ROOT / "evals" / "tiny.yaml")
     loaded = load(describe("tiny"))
-    files = {modality: ROOT / f"calibration/tiny/{modality}.jsonl" for modality in ("audio", "video", "mixed")}
+    files = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
     saliency = jobs.calibrated(loaded, jobs.read_calibration(files))
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=64)
 

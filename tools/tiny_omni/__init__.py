@@ -1,0 +1,1 @@
+"""The recipe that trains the embedded model from scratch, and makes its calibration and evaluation data."""
