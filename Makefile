@@ -1,8 +1,12 @@
 # `make search` runs the whole job on the embedded model; `make test` runs every check. Both install first.
 PYTHON ?= python3
 BIN := .venv/bin
+# One process a core, up to 8. A file's tests run in one process, so that they share what they build.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# The embedded model's matrices are so small that a second thread only waits, and takes the core of another test.
+export OMP_NUM_THREADS ?= 1
 
-.PHONY: install search test fast lint clean
+.PHONY: install search test fast lint format clean
 
 install: .venv/.installed
 
@@ -16,15 +20,19 @@ search: install
 	$(BIN)/autoreap search search_spaces/tiny.yaml --model tiny
 
 test: install lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 fast: install lint
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf .venv mlruns/*

@@ -15,6 +15,12 @@ from autoreap.plan import PruningPlan
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests come first: with several processes, none of them is left for the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("e2e" not in item.path.parts, item.path not in slow))
+
+
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Specimen], Path]:
     """The checkpoint of a specimen."""
