@@ -126,6 +126,11 @@ def copy_rows(source: Path, target: Path, num_rows: int) -> None:
     target.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_few_rows(path: Path, limit: int) -> None:
+    """The evals of the embedded model with at most `limit` rows a task."""
+    path.write_text((ROOT / "evals" / "tiny.yaml").read_text().replace("}", f", limit: {limit}}}"))
+
+
 @cache
 def as_jsonl(name: str) -> Path:
     """A folder with the sets of `evals/tiny` or `calibration/tiny` as JSONL files, their media beside them.

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import ROOT, write_few_rows
 from transformers import Qwen3OmniMoeForConditionalGeneration
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_the_estimates_of_a_night_are_those_that_the_script_prints() -> None:
@@ -26,8 +25,10 @@ def test_the_estimates_of_a_night_are_those_that_the_script_prints() -> None:
 def test_the_steps_in_python_score_candidates_and_write_one(tmp_path: Path) -> None:
     script = ROOT / "examples" / "in_python.py"
     assert len([line for line in script.read_text().splitlines() if line]) <= 20
-    for folder in ("evals", "calibration"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals/tiny").symlink_to(ROOT / "evals/tiny")
+    (tmp_path / "calibration").symlink_to(ROOT / "calibration")
+    write_few_rows(tmp_path / "evals/tiny.yaml", 40)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.check_output([sys.executable, str(script)], cwd=tmp_path, env=environment, text=True)
     assert said.count("of the experts: WER") == 2
