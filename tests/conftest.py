@@ -1,19 +1,20 @@
 """Fixtures: models, random ones of the real class and the embedded one, and the hub out of reach."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from builders import random_component
-from random_models import QWEN3_OMNI
-from specimen import Specimen
 
-from autoreap.described import Loaded, describe, load
-from autoreap.plan import PruningPlan
+# What is slow to import is so in the fixtures: of several processes, the one that hands out tests needs none of it.
+if TYPE_CHECKING:
+    from specimen import Specimen
 
-torch.set_num_threads(1)  # tiny matrices: a second thread only waits
+    from autoreap.described import Loaded
+    from autoreap.plan import PruningPlan
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +27,14 @@ def pytest_collection_finish() -> None:
     """What was imported stays to the end; a collection of garbage that walks over all of it takes 0.3 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The matrices are tiny: a second thread only waits."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -44,18 +53,26 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Specimen], Path
 @pytest.fixture(scope="session")
 def random_checkpoint(saved: Callable[[Specimen], Path]) -> Path:
     """A random Qwen3-Omni with talker, stored in bf16."""
+    from random_models import QWEN3_OMNI
+
     return saved(QWEN3_OMNI)
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     """The embedded model in float32, without speech."""
+    from autoreap.described import describe, load
+
     return load(describe("tiny"))
 
 
 @pytest.fixture(scope="module")
 def plan(loaded: Loaded) -> PruningPlan:
     """Half of the experts of the embedded model, drawn at random, and a layer less."""
+    from builders import random_component
+
+    from autoreap.plan import PruningPlan
+
     shape = loaded.described.shape.components["thinker"]
     layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
     thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
