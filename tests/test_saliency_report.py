@@ -30,6 +30,13 @@ def page_of(measured_all: Saliency, path: Path, *components: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of two decoders with the same measurements, of a model whose name looks like markup."""
+    same = saliency({"thinker": measured(8, 8), "talker": measured(8, 8)}, model="<b>&bold")
+    return page_of(same, tmp_path_factory.mktemp("pages") / "new" / "page.html", "thinker", "talker")
+
+
 def pictures(page: str) -> list[str]:
     return re.findall(r"<svg.*?</svg>", page, re.DOTALL)
 
@@ -41,7 +48,7 @@ def test_the_png_grows_with_the_components_and_shows_more_than_its_background(tm
         plot_saliency(saliency(), names, VALUES, tmp_path / "new" / "saliency.png")
         with Image.open(tmp_path / "new" / "saliency.png") as image:
             assert image.format == "PNG"
-            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+            assert len(image.convert("RGB").getcolors(maxcolors=image.width * image.height) or ()) > 100
             heights.append(image.height)
     assert heights[1] > 1.5 * heights[0]
 
@@ -52,8 +59,7 @@ def test_a_png_is_written_whatever_the_name_ends_in(tmp_path: Path) -> None:
         assert image.format == "PNG"
 
 
-def test_each_picture_of_the_page_is_well_formed_and_has_its_sentence(tmp_path: Path) -> None:
-    page = page_of(saliency(), tmp_path / "new" / "page.html", "thinker", "talker")
+def test_each_picture_of_the_page_is_well_formed_and_has_its_sentence(page: str) -> None:
     assert len(pictures(page)) == 8
     for picture in pictures(page):
         ElementTree.fromstring(picture)
@@ -62,23 +68,19 @@ def test_each_picture_of_the_page_is_well_formed_and_has_its_sentence(tmp_path: 
     assert all(caption.endswith(".") for caption in captions)
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    page = page_of(saliency(), tmp_path / "page.html")
+def test_the_page_needs_nothing_from_outside(page: str) -> None:
     links = re.findall(r'(?:src|href)="(.*?)"', page, re.DOTALL)
     assert links
     assert all(link.startswith(("#", "data:")) for link in links)
     assert not re.search(r"@import|<script|<link|url\((?!#)", page)
 
 
-def test_no_two_pictures_share_an_id_that_is_referred_to(tmp_path: Path) -> None:
-    same = saliency({"thinker": measured(8, 8), "talker": measured(8, 8)})
-    drawn = pictures(page_of(same, tmp_path / "page.html", "thinker", "talker"))
-    referred = [set(re.findall(r'(?:url\(|href=")#(\w+)', picture)) for picture in drawn]
+def test_no_two_pictures_share_an_id_that_is_referred_to(page: str) -> None:
+    referred = [set(re.findall(r'(?:url\(|href=")#(\w+)', picture)) for picture in pictures(page)]
     assert len(set().union(*referred)) == sum(map(len, referred)) > 0
 
 
-def test_the_text_of_the_pictures_has_the_colour_of_the_page_light_or_dark(tmp_path: Path) -> None:
-    page = page_of(saliency(), tmp_path / "page.html")
+def test_the_text_of_the_pictures_has_the_colour_of_the_page_light_or_dark(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     assert "#010203" not in page
     for picture in pictures(page):
@@ -104,17 +106,16 @@ def test_a_modality_that_is_missing_is_said_to_be(
     assert ("not measured: without mixed data lambda and beta move nothing" not in page) == lambda_moves
 
 
-def test_the_talkers_page_says_that_lambda_and_beta_move_nothing(tmp_path: Path) -> None:
-    page = page_of(saliency(), tmp_path / "page.html", "talker")
-    assert "the talker is ranked by audio alone: lambda and beta move nothing" in page
+def test_the_talkers_page_says_that_lambda_and_beta_move_nothing(page: str) -> None:
+    assert page.count("the talker is ranked by audio alone: lambda and beta move nothing") == 1
 
 
-def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
-    page = page_of(saliency(model="<b>&bold"), tmp_path / "page.html")
+def test_names_are_text_and_never_markup(page: str) -> None:
     assert "<b>" not in page
     assert "saliency of &lt;b&gt;&amp;bold" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "component",
     [
