@@ -753,6 +753,7 @@ def test_saliency_says_where_it_comes_from_and_has_each_layer(folder: Path, caps
     assert [int(row[0]) for row in rows] == list(range(NUM_LAYERS))
 
 
+@pytest.mark.slow
 def test_saliency_draws_a_picture_and_a_page_of_what_is_named(capsys: Capture, tmp_path: Path) -> None:
     file = saliency_file(tmp_path, shape=SHAPE, model="test/model")
     targets = ["--png", tmp_path / "new" / "s.png", "--html", tmp_path / "new" / "s.html"]
@@ -889,6 +890,7 @@ def test_prune_compares_what_the_mask_said_with_what_the_checkpoint_says(
     assert json_of(["verify", tmp_path / "pruned", "--skip-behaviour"], capsys)["metrics"] == {}
 
 
+@pytest.mark.slow
 def test_prune_by_what_needs_no_measurement_loads_no_weight(folder: Path, tmp_path: Path) -> None:
     """Each step alone, and some together; the stock class is built only on the meta device, to verify."""
     kept = {

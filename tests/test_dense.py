@@ -70,6 +70,7 @@ def test_what_was_measured_is_shown_without_experts(run: Run, capsys: Capture) -
     assert Path("page.html").read_text().count("<svg") == 1
 
 
+@pytest.mark.slow
 def test_doctor_counts_what_a_dense_model_takes(run: Run) -> None:
     assert run("doctor", "model")["needs"]["arithmetic"].startswith("6 dense layers, rest ")
 

@@ -161,6 +161,7 @@ def test_the_python_of_a_page_prints_what_it_says(page: Path, monkeypatch: pytes
     assert runner.failures == 0
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = (block.text for block in blocks(README) if block.language == "python")
     described = describe("tiny")

@@ -134,6 +134,7 @@ def test_what_is_not_as_it_should_be_says_what_to_do(machine: Machine, subject: 
     assert fix in finding.fix
 
 
+@pytest.mark.slow
 def test_doctor_says_what_works_with_the_embedded_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -146,6 +147,7 @@ def test_doctor_says_what_works_with_the_embedded_model(
     assert [path.name for path in tmp_path.iterdir()] == ["torch.py"]
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_torch_is_found_before_it_breaks_a_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -43,6 +43,7 @@ def test_inspect_lists_what_hears_and_writes(run: Run) -> None:
     assert set(run("inspect", "model")["components"]) == {"audio", "thinker attention", "thinker rest", "total"}
 
 
+@pytest.mark.slow
 def test_doctor_counts_no_vision(run: Run) -> None:
     arithmetic = run("doctor", "model")["needs"]["arithmetic"]
     assert arithmetic.startswith("6 dense layers, rest ")

@@ -308,6 +308,7 @@ def test_a_finished_shard_that_was_damaged_since_is_not_published(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_no_finished_checkpoint_and_the_next_run_completes_it(
     base: Path, plan: PruningPlan, tmp_path: Path
 ) -> None:

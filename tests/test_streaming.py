@@ -177,6 +177,7 @@ def test_a_layer_read_alone_holds_the_weights_of_the_stock_model(checkpoints: Ma
             assert all(torch.equal(state[name], tensor) for name, tensor in expected.state_dict().items())
 
 
+@pytest.mark.slow
 def test_loading_without_layers_says_nothing_of_the_tensors_it_leaves(checkpoints: Mapping[str, Path]) -> None:
     path = str(checkpoints["fused"])
     program = f"from autoreap.described import describe, load\nload(describe({path!r}), stream_layers=True)"
@@ -332,6 +333,7 @@ def test_no_two_layers_are_in_memory_at_once(checkpoints: Mapping[str, Path], tm
     assert ours == plain - sum(layers) + max(layers)
 
 
+@pytest.mark.slow
 def test_the_command_line_streams(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rows = PACKAGE.parent / "calibration" / "tiny" / "audio.parquet"
     data = ["tiny", "--audio", str(rows), "--calibration-samples", "3"]
