@@ -252,9 +252,9 @@ def test_the_answers_tokens_are_those_of_the_text_and_its_end(loaded: Loaded, da
 
 
 def test_how_it_is_measured_is_as_the_calibration_says_and_its_defaults_are_the_same() -> None:
-    said = CalibrationConfig({}, max_unreadable=0.5, tokens="answer", gates="raw")
+    said = CalibrationConfig(max_unreadable=0.5, tokens="answer", gates="raw")
     assert Options.of(said) == Options(tokens="answer", gates="raw", max_unreadable=0.5)
-    assert Options.of(CalibrationConfig({})) == Options()
+    assert Options.of(CalibrationConfig()) == Options()
 
 
 def test_rows_without_a_token_that_counts_are_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:

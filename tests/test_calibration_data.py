@@ -38,7 +38,7 @@ def test_the_sets_of_a_modality_follow_one_another_each_with_its_weight(tmp_path
     hub = hub_folder(tmp_path / "hub", [{"speech": recording(n), "sentence": f"word {n}"} for n in range(3)])
     columns = {"audio": "speech", "text": "sentence"}
     sets = (CalibrationSet(own), CalibrationSet(hub, columns=columns, weight=2.5, limit=2))
-    data = read_calibration(CalibrationConfig({"audio": sets, "mixed": (CalibrationSet(own, weight=3),)}))
+    data = read_calibration(CalibrationConfig(audio=sets, mixed=(CalibrationSet(own, weight=3),)))
     where = [f"{hub} [train] row {number}" for number in range(2)]
     assert data == {
         "audio": [
@@ -187,15 +187,11 @@ def test_the_options_of_a_command_say_what_to_measure_on(tmp_path: Path, monkeyp
     arguments += ["--calibration-samples", "7", "--max-unreadable", "0.05"]
     arguments += ["--tokens", "answer", "--gates", "raw"]
     assert calibration_config(parser.parse_args(arguments)) == CalibrationConfig(
-        {
-            "mixed": (CalibrationSet("owner/name", split="dev", limit=7),),
-            "audio": (CalibrationSet("a.jsonl", limit=7), CalibrationSet("b.jsonl", weight=3, limit=7)),
-            "video": (CalibrationSet("owner/name", limit=7),),
-        },
+        mixed=(CalibrationSet("owner/name", split="dev", limit=7),),
+        audio=(CalibrationSet("a.jsonl", limit=7), CalibrationSet("b.jsonl", weight=3, limit=7)),
+        video=(CalibrationSet("owner/name", limit=7),),
         max_unreadable=0.05,
         tokens="answer",
         gates="raw",
     )
-    assert calibration_config(parser.parse_args(arguments[:2])) == CalibrationConfig(
-        {"audio": (CalibrationSet("a.jsonl"),)}
-    )
+    assert calibration_config(parser.parse_args(arguments[:2])) == CalibrationConfig(audio=(CalibrationSet("a.jsonl"),))

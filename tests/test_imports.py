@@ -17,7 +17,7 @@ PACKAGE = Path(autoreap.__file__).parent
 FOLDERS = ("families", "dimensions", "tasks")
 LAYERS = (
     (
-        *("errors", "candidate", "saliency", "scores", "constraints", "measuring", "media"),
+        *("errors", "candidate", "saliency", "scores", "constraints", "measuring", "media", "validation"),
         *("progress", "wording", "lock", "whole_file", "terminal", "starter"),
     ),
     ("plan", "planning", "checkpoint", "outcomes", "config", "data", "tasks", "comparison"),

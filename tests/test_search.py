@@ -101,7 +101,7 @@ class Night:
         objectives = {"size_bytes": "minimize", "wer": "minimize"}
         parameters = {"retention": Range(0.25, 1.0)}
         space = SpaceConfig(
-            Path("s.yaml"), "s", CalibrationConfig({}), Path("e.yaml"), parameters, objectives, presets=()
+            Path("s.yaml"), "s", CalibrationConfig(), Path("e.yaml"), parameters, objectives, presets=()
         )
         space = replace(space, **changes)
         seat = seat_of(f"sqlite:///{self._folder}/studies.db", "night", self._folder / "locks", None)

@@ -1,16 +1,33 @@
 """A file of evals/ -> the tasks of each split. All mistakes are reported at once, each with its line."""
 
-from collections.abc import Mapping
+import string
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from autoreap.config import checks, lm_eval_keys
-from autoreap.config.checks import KeyPath, Problems, read_yaml
-from autoreap.config.columns import Place
+from pydantic import AfterValidator, StrictStr
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+from autoreap.config.columns import KEYS as COLUMN_KEYS
+from autoreap.config.columns import ColumnRef, Constant, check_template, is_row_template
+from autoreap.config.lm_eval_keys import (
+    UNSUPPORTED,
+    Choices,
+    Column,
+    Columns,
+    GenerationKwargs,
+    Metadata,
+    MetricEntry,
+    metric_mistakes,
+    metric_of,
+)
+from autoreap.config.yaml_file import read_yaml
 from autoreap.errors import InputError
-from autoreap.media.conditions import NOISES, Condition
+from autoreap.media.conditions import Condition
 from autoreap.tasks import TASKS, Task, task_named
+from autoreap.tasks.normalise import is_language_tag
+from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, Share, Text, one_of
 
 SPLITS = ("search", "report")
 
@@ -40,7 +57,7 @@ class TaskConfig:
     dataset_path: str
     dataset_name: str | None = None
     test_split: str = "test"
-    columns: Mapping[str, Place] = field(default_factory=dict)
+    columns: Mapping[str, ColumnRef] = field(default_factory=dict)
     doc_to_text: str | None = None
     max_new_tokens: int | None = None
     limit: int | None = None
@@ -62,27 +79,145 @@ class EvalsConfig:
     splits: Mapping[str, tuple[TaskConfig, ...]]
 
 
+def _check_prompt(text: str) -> str:
+    """A template of columns, or a text in which at most question, choices and lettered are filled in."""
+    if is_row_template(text):
+        check_template(text)
+        return text
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"is no template ({error})") from None
+    if not names <= {"question", "choices", "lettered"}:
+        raise ValueError("may use {question}, {choices} and {lettered} alone")
+    return text
+
+
+def _check_language(value: Any) -> str:
+    if not isinstance(value, str) or not is_language_tag(value):
+        raise ValueError('must be the code of a language, such as en or zh (Norwegian in quotes: "no")')
+    return value
+
+
+@validated_dataclass(frozen=True, config=NO_OTHER_KEYS)
+class _TaskEntry(Section):
+    """A task as a file writes it."""
+
+    unsupported: ClassVar[Mapping[str, str]] = UNSUPPORTED
+
+    task: Annotated[StrictStr, one_of(dict.fromkeys(task.NAME for task in TASKS))]
+    dataset_path: Text
+    label: StrictStr = ""
+    dataset_name: StrictStr | None = None
+    test_split: StrictStr = "test"
+    columns: dict[StrictStr, Columns] = field(default_factory=dict)
+    doc_to_text: Annotated[StrictStr, AfterValidator(_check_prompt)] | None = None
+    max_new_tokens: PositiveInteger | None = None
+    limit: PositiveInteger | None = None
+    condition: Condition | None = None
+    max_unreadable: Share = 0.01
+    language: Annotated[Any, AfterValidator(_check_language)] = None
+    doc_to_target: Column = None
+    doc_to_choice: Choices = None
+    generation_kwargs: GenerationKwargs = field(default_factory=GenerationKwargs)
+    metric_list: list[MetricEntry] = field(default_factory=list)
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @classmethod
+    def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
+        """Columns that are not ours or are given twice, the bound given twice, and what the metric can't be."""
+        columns = values.get("columns")
+        for key in columns if isinstance(columns, dict) else ():
+            if key not in COLUMN_KEYS:
+                yield ("columns", key), f"unknown key; known: {', '.join(COLUMN_KEYS)}"
+        for key, ours in _column_keys(values).items():
+            if isinstance(columns, dict) and ours in columns:
+                yield (key,), f"columns maps {ours} too; leave one of them out"
+        generation = values.get("generation_kwargs")
+        generation = generation if isinstance(generation, dict) else {}
+        if ("max_gen_toks" in generation) + ("max_new_tokens" in generation) + ("max_new_tokens" in values) > 1:
+            yield ("generation_kwargs",), "the bound on an answer is given twice; leave one of them out"
+        yield from metric_mistakes(values)
+
+    def config(self) -> TaskConfig:
+        """What is done."""
+        columns: dict[str, ColumnRef] = dict(self.columns)
+        written = {key: getattr(self, key) for key in _COLUMN_KEYS if getattr(self, key) is not None}
+        for key, ours in _column_keys({"task": self.task, **written}).items():
+            columns[ours] = Constant(self.language) if key == "language" else written[key]
+        # The columns of a row are filled into the question; the question is then the whole prompt.
+        prompt = "{question}" if self.doc_to_text and is_row_template(self.doc_to_text) else self.doc_to_text
+        generation = self.generation_kwargs
+        metric = self.metric_list[0].metric if self.metric_list else None
+        is_usual = metric is None or metric == task_named(self.task).METRIC
+        return TaskConfig(
+            task=self.task,
+            label=self.label,
+            dataset_path=self.dataset_path,
+            dataset_name=self.dataset_name,
+            test_split=self.test_split,
+            columns=columns,
+            doc_to_text=prompt,
+            max_new_tokens=self.max_new_tokens or generation.max_gen_toks or generation.max_new_tokens,
+            limit=self.limit,
+            condition=self.condition,
+            metric=None if is_usual else metric,
+            version=None if self.metadata.version is None else str(self.metadata.version),
+            max_unreadable=self.max_unreadable,
+        )
+
+
+# The keys that name a column, beside `columns`.
+_COLUMN_KEYS = ("doc_to_target", "doc_to_choice", "language", "doc_to_text")
+
+
+def _column_keys(values: Mapping[str, Any]) -> dict[str, str]:
+    """Of `_COLUMN_KEYS` those that `values` has, each with our name of what it holds."""
+    text = values.get("doc_to_text")
+    found = {}
+    if "doc_to_target" in values and metric_of({"task": values.get("task")}) is not None:
+        found["doc_to_target"] = task_named(values["task"]).TARGET
+    if "doc_to_choice" in values:
+        found["doc_to_choice"] = "choices"
+    if "language" in values:
+        found["language"] = "language"
+    if isinstance(text, str) and is_row_template(text):
+        found["doc_to_text"] = "question"
+    return found
+
+
+@validated_dataclass(frozen=True, config=NO_OTHER_KEYS)
+class _EvalsFile(Section):
+    """An evals file."""
+
+    search: list[_TaskEntry] = field(default_factory=list)
+    report: list[_TaskEntry] = field(default_factory=list)
+
+    @classmethod
+    def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
+        """Nothing to search on, and tasks whose metrics have the same name."""
+        if not values.get("search"):
+            yield ("search",), "search needs at least one task"
+        for split in SPLITS:
+            entries = values.get(split)
+            seen = set()
+            for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+                metric = metric_of(entry) if isinstance(entry, dict) else None
+                if metric is None or not isinstance(entry.get("label", ""), str):
+                    continue
+                name = (metric, entry.get("label", ""))
+                if name in seen:
+                    yield (split, number), f"a second task with {metric} needs a label of its own"
+                seen.add(name)
+
+
 def load_evals(path: Path) -> EvalsConfig:
     """Read an evals file: the splits `search` and `report`, each a list of tasks."""
-    document, problems = read_yaml(path)
-    if "task" in document or "dataset_path" in document:
+    file = read_yaml(path)
+    if "task" in file.document or "dataset_path" in file.document:
         raise InputError("is one task; put it in the list of a split, as `search: [{task: asr, ...}]`", where=path)
-    problems.unknown_keys(document, SPLITS)
-    splits = {}
-    for split in SPLITS:
-        entries = document.get(split, [])
-        if not isinstance(entries, list):
-            problems.add((split,), "must be a list of tasks")
-            continue
-        tasks = [_task(entry, (split, number), problems, path.parent) for number, entry in enumerate(entries)]
-        splits[split] = tuple(task for task in tasks if task is not None)
-        labels = [task and (task_of(task).METRIC, task.label) for task in tasks]
-        for number, label in enumerate(labels):
-            if label and label in labels[:number]:
-                problems.add((split, number), f"a second task with {label[0]} needs a label of its own")
-    if not document.get("search"):
-        problems.add(("search",), "needs at least one task")
-    problems.finish()
+    parsed = file.parse(_EvalsFile)
+    splits = {split: tuple(entry.config() for entry in getattr(parsed, split)) for split in SPLITS}
     return EvalsConfig(path=path, splits=splits)
 
 
@@ -95,57 +230,3 @@ def metric_name(config: TaskConfig) -> str:
     """`wer`, or `wer.noisy` for a task labelled noisy."""
     metric = task_of(config).METRIC
     return f"{metric}.{config.label}" if config.label else metric
-
-
-def _task(entry: Any, at: KeyPath, problems: Problems, folder: Path) -> TaskConfig | None:
-    if not isinstance(entry, dict):
-        problems.add(at, f"must be a mapping with the keys {', '.join(KEYS)}")
-        return None
-    lm_eval_keys.known_keys(entry, KEYS, at, problems)
-    for key in ("task", "dataset_path"):
-        if entry.get(key) in (None, ""):
-            problems.add(at, f"key {key} is missing")
-    name = problems.take(entry, "task", at, checks.one_of(list(dict.fromkeys(known.NAME for known in TASKS))))
-    values = {
-        "task": name,
-        "columns": lm_eval_keys.places(entry, task_named(name or TASKS[0].NAME), at, problems),
-        "condition": _condition(entry.get("condition"), (*at, "condition"), problems, folder),
-        "limit": problems.take(entry, "limit", at, checks.is_positive_integer),
-        "max_new_tokens": lm_eval_keys.bound(entry, at, problems),
-        "doc_to_text": lm_eval_keys.prompt(entry, at, problems),
-        "metric": lm_eval_keys.metric(entry, name, at, problems) if name else None,
-        "version": lm_eval_keys.version(entry, at, problems),
-        "max_unreadable": problems.take(entry, "max_unreadable", at, checks.is_share),
-        **{
-            key: problems.take(entry, key, at, checks.is_string)
-            for key in ("dataset_path", "dataset_name", "test_split", "label")
-        },
-    }
-    values["label"] = values["label"] or ""
-    if not (values["task"] and values["dataset_path"]):
-        return None
-    return TaskConfig(**{key: value for key, value in values.items() if value is not None})
-
-
-def _condition(section: Any, at: KeyPath, problems: Problems, folder: Path) -> Condition | None:
-    """The condition; a recording of noise is named relative to the evals file."""
-    if section is None:
-        return None
-    numbers = ("speed", "room_seconds", "snr_db")
-    if not isinstance(section, dict):
-        problems.add(at, f"must be a mapping with some of {', '.join(Condition.__dataclass_fields__)}")
-        return None
-    problems.unknown_keys(section, list(Condition.__dataclass_fields__), at)
-    values = {
-        **{key: problems.take(section, key, at, checks.is_number) for key in numbers},
-        **{key: problems.take(section, key, at, checks.is_string) for key in ("noise", "band")},
-        "seed": problems.take(section, "seed", at, checks.is_integer),
-    }
-    values = {key: value for key, value in values.items() if value is not None}
-    if values.get("noise", NOISES[0]) not in NOISES:
-        values["noise"] = str(folder / values["noise"])
-    try:
-        return Condition(**values)
-    except InputError as error:
-        problems.add((*at, str(error.where)), error.problem)
-        return None

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoreap.candidate import FRACTION_OF_COUNT, INTEGERS, Candidate
-from autoreap.config import checks
-from autoreap.config.checks import KeyPath, Problems
 from autoreap.errors import InputError
+from autoreap.validation import KeyPath, Mistake, error_of
 
 
 @dataclass(frozen=True)
@@ -26,85 +25,112 @@ Parameter = float | int | str | bool | Range | tuple[Any, ...]
 # parameter -> (another one -> the values of it with which the parameter is sampled)
 Conditions = Mapping[str, Mapping[str, tuple[Any, ...]]]
 
-_AT = ("parameters",)
 _FORMS = "a range has low, high and, if need be, step or log; choices and value work, too"
 
 
-def parameters_section(section: Any, problems: Problems) -> tuple[dict[str, Parameter], Conditions]:
-    """What the section asks for, in its order; its mistakes are added to `problems`."""
+@dataclass(frozen=True)
+class Parameters:
+    """What a space samples.
+
+    Attributes:
+        values: by name, in the order in which they are sampled.
+        conditions: of those that are sampled only with certain values of others.
+    """
+
+    values: Mapping[str, Parameter]
+    conditions: Conditions
+
+
+def read_parameters(section: Any) -> Parameters:
+    """The parameters that a file asks for, in its order; `ValidationError` with all its mistakes."""
     known = [*Candidate().parameters(), *FRACTION_OF_COUNT]
     if not isinstance(section, dict) or not section:
-        problems.add(_AT, f"must name what to search: {', '.join(known)}")
-        return {}, {}
-    problems.unknown_keys(section, known, _AT)
-    parameters: dict[str, Parameter] = {}
+        raise error_of([((), f"must name what to search: {', '.join(known)}")])
+    mistakes: list[Mistake] = []
+    values: dict[str, Parameter] = {}
     conditions: dict[str, Mapping[str, tuple[Any, ...]]] = {}
-    for name, value in section.items():
+    for name, written in section.items():
         if name not in known:
+            mistakes.append(((name,), f"unknown key; known: {', '.join(known)}"))
             continue
-        if FRACTION_OF_COUNT.get(name) in section:
-            problems.add((*_AT, name), f"counts what {FRACTION_OF_COUNT[name]} gives as a fraction; give one of them")
-        when = value.get("when") if isinstance(value, dict) else None
+        fraction = FRACTION_OF_COUNT.get(name)
+        if fraction in section:
+            mistakes.append(((name,), f"counts what {fraction} gives as a fraction; give one of them"))
+        when = written.get("when") if isinstance(written, dict) else None
         if when is not None:
-            conditions[name] = _condition(when, parameters, (*_AT, name, "when"), problems)
-        parameters[name], fault = _parameter(name, value)
-        if fault:
-            problems.add((*_AT, name), fault)
-    return parameters, conditions
+            conditions[name] = _read_condition(when, values, (name, "when"), mistakes)
+        try:
+            values[name] = _read_parameter(name, written)
+        except ValueError as error:
+            mistakes.append(((name,), str(error)))
+            values[name] = written  # so that conditions on it are judged, too
+    if mistakes:
+        raise error_of(mistakes)
+    return Parameters(values, conditions)
 
 
-def _parameter(name: str, value: Any) -> tuple[Any, str | None]:
-    """The parameter, and what is wrong with it."""
-    if isinstance(value, list):
-        faults = [_fault(name, choice) for choice in value] or ["needs at least one choice"]
-        return tuple(value), next(filter(None, faults), None)
-    if not isinstance(value, dict):
-        return value, _fault(name, value)
-    spec = {key: part for key, part in value.items() if key != "when"}
+def _read_parameter(name: str, written: Any) -> Parameter:
+    """The parameter; `ValueError` says what is wrong with it."""
+    if isinstance(written, list):
+        if not written:
+            raise ValueError("needs at least one choice")
+        for choice in written:
+            _check_value(name, choice)
+        return tuple(written)
+    if not isinstance(written, dict):
+        _check_value(name, written)
+        value: Parameter = written
+        return value
+    spec = {key: part for key, part in written.items() if key != "when"}
     if set(spec) == {"value"}:
-        return _parameter(name, spec["value"])
+        return _read_parameter(name, spec["value"])
     if set(spec) == {"choices"} and isinstance(spec["choices"], list):
-        return _parameter(name, spec["choices"])
+        return _read_parameter(name, spec["choices"])
     if not {"low", "high"} <= set(spec) <= {"low", "high", "step", "log"}:
-        return None, f"{_FORMS}, got {value!r}"
-    return _range(name, spec)
+        raise ValueError(f"{_FORMS}, got {written!r}")
+    return _read_range(name, spec)
 
 
-def _range(name: str, spec: Mapping[str, Any]) -> tuple[Range | None, str | None]:
+def _read_range(name: str, spec: Mapping[str, Any]) -> Range:
     low, high, log = spec["low"], spec["high"], spec.get("log", False)
-    integer = name in INTEGERS
-    step = spec.get("step", 1 if integer else None)
-    if fault := _fault(name, low) or _fault(name, high):
-        return None, fault
+    is_integer = name in INTEGERS
+    step = spec.get("step", 1 if is_integer else None)
+    _check_value(name, low)
+    _check_value(name, high)
     if type(low) not in (int, float):
-        return None, f"has no order; list its choices instead, got {spec!r}"
+        raise ValueError(f"has no order; list its choices instead, got {spec!r}")
     if low > high:
-        return None, f"low must not exceed high, got {spec!r}"
-    if step is not None and ((integer and type(step) is not int) or checks.is_positive_number(step)):
-        return None, f"step must be {'an integer' if integer else 'a number'} above 0, got {step!r}"
+        raise ValueError(f"low must not exceed high, got {spec!r}")
+    if is_integer and (type(step) is not int or step <= 0):
+        raise ValueError(f"step must be an integer above 0, got {step!r}")
+    if step is not None and (type(step) not in (int, float) or not step > 0):
+        raise ValueError(f"step must be a number above 0, got {step!r}")
     if not isinstance(log, bool):
-        return None, f"log must be true or false, got {log!r}"
+        raise ValueError(f"log must be true or false, got {log!r}")
     if log and ("step" in spec or low <= 0):
-        return None, f"on a log scale low must be above 0, and there is no step, got {spec!r}"
-    return Range(low, high, step, log), None
+        raise ValueError(f"on a log scale low must be above 0, and there is no step, got {spec!r}")
+    return Range(low, high, step, log)
 
 
-def _condition(
-    when: Any, above: Mapping[str, Parameter], at: KeyPath, problems: Problems
+def _read_condition(
+    when: Any, above: Mapping[str, Parameter], at: KeyPath, mistakes: list[Mistake]
 ) -> Mapping[str, tuple[Any, ...]]:
     """The values that parameters listed `above` must have; each of them is one that they can have."""
     if not isinstance(when, dict) or not when:
-        problems.add(at, f"must map a parameter to its value or a list of them, got {when!r}")
+        mistakes.append((at, f"must map a parameter to its value or a list of them, got {when!r}"))
         return {}
     condition = {}
-    for name, values in when.items():
+    for name, written in when.items():
         if name not in above:
-            problems.add((*at, name), f"must be a parameter listed above; there are: {', '.join(above) or 'none'}")
+            there = ", ".join(above) or "none"
+            mistakes.append(((*at, name), f"must be a parameter listed above; there are: {there}"))
             continue
-        condition[name] = tuple(values) if isinstance(values, list) else (values,)
-        impossible = [value for value in condition[name] if not can_be(above[name], value)]
-        if impossible:
-            problems.add((*at, name), f"{name} is never {impossible[0]!r} here")
+        values = tuple(written) if isinstance(written, list) else (written,)
+        for value in values:
+            if not can_be(above[name], value):
+                mistakes.append(((*at, name), f"{name} is never {value!r} here"))
+                break
+        condition[name] = values
     return condition
 
 
@@ -112,16 +138,18 @@ def can_be(parameter: Parameter, value: Any) -> bool:
     """Whether `value` is the fixed one, a choice, or within the range."""
     if isinstance(parameter, Range):
         return type(value) in (int, float) and parameter.low <= value <= parameter.high
-    return value in parameter if isinstance(parameter, tuple) else value == parameter
+    if isinstance(parameter, tuple):
+        return value in parameter
+    return bool(value == parameter)
 
 
-def _fault(name: str, value: Any) -> str | None:
-    """What is wrong with one value. `Candidate` judges those that it knows."""
+def _check_value(name: str, value: Any) -> None:
+    """Raise `ValueError` if the parameter can't have `value`. `Candidate` judges those that it knows."""
     if name in FRACTION_OF_COUNT:
-        fault = checks.is_positive_integer(value)
-        return f"{fault}, got {value!r}" if fault else None
+        if type(value) is not int or value <= 0:
+            raise ValueError(f"must be an integer above 0, got {value!r}")
+        return
     try:
         Candidate.from_parameters({name: value})
     except InputError as error:
-        return error.problem
-    return None
+        raise ValueError(error.problem) from None

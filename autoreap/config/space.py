@@ -1,17 +1,30 @@
 """A file of search_spaces/ -> what to search, and on what. All mistakes are reported at once, each with its line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, StrictBool, StrictStr
+from pydantic.dataclasses import dataclass as validated_dataclass
 
 from autoreap.candidate import CONTROLS, PRESETS
-from autoreap.config import checks
-from autoreap.config.calibration import CalibrationConfig, calibration_section
-from autoreap.config.checks import Problems, read_yaml
-from autoreap.config.parameters import Conditions, Parameter, parameters_section
+from autoreap.config.calibration import CalibrationConfig
+from autoreap.config.parameters import Conditions, Parameter, Parameters, read_parameters
+from autoreap.config.yaml_file import read_yaml
 from autoreap.constraints import Constraint, parse_constraint
 from autoreap.errors import InputError
+from autoreap.validation import (
+    NO_OTHER_KEYS,
+    Count,
+    Mistake,
+    PositiveInteger,
+    PositiveNumber,
+    Section,
+    Text,
+    error_of,
+    one_of,
+)
 
 # Short names of Optuna's samplers; the full name of any other works too.
 SAMPLERS = {
@@ -71,82 +84,108 @@ class SpaceConfig:
         return (*self.objectives, *(name for constraint in self.constraints for name in constraint.needs))
 
 
-_SECTIONS = ("calibration", "evals", "parameters", "objectives", "constraints", "sampler")
-_CHECKS = {
-    "trials": checks.is_positive_integer,
-    "hours": checks.is_positive_number,
-    "seed": lambda value: None if type(value) is int and value >= 0 else "must be an integer of at least 0",
-    "presets": checks.all_of(tuple(PRESETS)),
-    "controls": checks.all_of(tuple(CONTROLS)),
-    "materialise": checks.one_of(SELECTION_RULES),
-    "batch_size": checks.is_positive_integer,
-    "racing": checks.is_bool,
-    "confirm": checks.is_bool,
-    "screening": checks.is_bool,
-}
+def _read_objectives(section: Any) -> dict[str, str]:
+    """metric -> minimize or maximize."""
+    if not isinstance(section, dict) or not section:
+        raise error_of([((), "must map metrics to minimise or maximise")])
+    objectives = {}
+    mistakes: list[Mistake] = []
+    for metric, direction in section.items():
+        if str(direction) in DIRECTIONS:
+            objectives[metric] = DIRECTIONS[direction]
+        else:
+            mistakes.append(((metric,), f"must be minimise or maximise, got {direction!r}"))
+    if mistakes:
+        raise error_of(mistakes)
+    return objectives
+
+
+def _read_constraints(section: Any) -> tuple[Constraint, ...]:
+    if not isinstance(section, list):
+        raise error_of([((), "must be a list such as ['size <= 20 GB', 'wer <= baseline + 0.5 points']")])
+    constraints: dict[str, Constraint] = {}  # one that is there twice counts once
+    mistakes: list[Mistake] = []
+    for number, text in enumerate(section):
+        try:
+            constraint = parse_constraint(str(text))
+        except InputError as error:
+            mistakes.append(((number,), error.problem))
+            continue
+        constraints[constraint.text] = constraint
+    if mistakes:
+        raise error_of(mistakes)
+    return tuple(constraints.values())
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def _read_sampler(section: Any) -> _Sampler:
+    """Class and arguments of the sampler; whether they fit each other is judged where it is made."""
+    arguments = dict(section) if isinstance(section, dict) else {"name": section}
+    name = str(arguments.pop("name", None))
+    if name not in SAMPLERS and not name.endswith("Sampler"):
+        message = f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers, got {section!r}"
+        raise error_of([(("name",), message)])
+    return _Sampler(SAMPLERS.get(name, name), arguments)
+
+
+@validated_dataclass(frozen=True, config=NO_OTHER_KEYS)
+class _SpaceFile(Section):
+    """A space as a file writes it."""
+
+    calibration: CalibrationConfig
+    evals: Text
+    parameters: Annotated[Parameters, PlainValidator(read_parameters)]
+    objectives: Annotated[dict[str, str], PlainValidator(_read_objectives)] = field(
+        default_factory=lambda: {"size_bytes": "minimize", "wer": "minimize"}
+    )
+    constraints: Annotated[tuple[Constraint, ...], PlainValidator(_read_constraints)] = ()
+    sampler: Annotated[_Sampler, PlainValidator(_read_sampler)] = _Sampler(SAMPLERS["tpe"], {})
+    trials: PositiveInteger = 100
+    hours: PositiveNumber | None = None
+    seed: Count = 0
+    presets: tuple[Annotated[StrictStr, one_of(PRESETS)], ...] = tuple(PRESETS)
+    controls: tuple[Annotated[StrictStr, one_of(CONTROLS)], ...] = ()
+    materialise: Annotated[StrictStr, one_of(SELECTION_RULES)] | None = None
+    batch_size: PositiveInteger | None = None
+    racing: StrictBool = True
+    confirm: StrictBool = True
+    screening: StrictBool = True
+
+    @classmethod
+    def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
+        """A calibration without audio; a file of its own may leave that to the options of a command."""
+        calibration = values.get("calibration")
+        if isinstance(calibration, dict) and calibration.get("audio") is None:
+            yield ("calibration",), "key audio is missing"
 
 
 def load_space(path: Path) -> SpaceConfig:
     """Read a file of search_spaces/. Paths in it are relative to it."""
-    document, problems = read_yaml(path)
-    problems.unknown_keys(document, [*_SECTIONS, *_CHECKS])
-    for key in ("calibration", "evals", "parameters"):
-        if document.get(key) in (None, ""):
-            problems.add((), f"key {key} is missing")
-    calibration = calibration_section(document.get("calibration", {}), ("calibration",), path.parent, problems)
-    if isinstance(document.get("calibration"), dict) and "audio" not in document["calibration"]:
-        problems.add(("calibration",), "key audio is missing")
-    evals = problems.take(document, "evals", (), checks.is_string)
-    parameters, conditions = parameters_section(document.get("parameters", {}), problems)
-    sampler, sampler_arguments = _sampler(document.get("sampler", "tpe"), problems)
-    plain = {key: problems.take(document, key, (), check) for key, check in _CHECKS.items()}
-    space: dict[str, Any] = {
-        "path": path,
-        "name": path.stem,
-        "calibration": calibration,
-        "evals": path.parent / (evals or ""),
-        "parameters": parameters,
-        "conditions": conditions,
-        "objectives": _objectives(document.get("objectives", {"size_bytes": "minimise", "wer": "minimise"}), problems),
-        "constraints": _constraints(document.get("constraints", []), problems),
-        "sampler": sampler,
-        "sampler_arguments": sampler_arguments,
-        **{key: tuple(v) if isinstance(v, list) else v for key, v in plain.items() if v is not None},
-    }
-    problems.finish()
-    return SpaceConfig(**space)
-
-
-def _objectives(section: Any, problems: Problems) -> dict[str, str]:
-    if not isinstance(section, dict) or not section:
-        problems.add(("objectives",), "must map metrics to minimise or maximise")
-        return {}
-    for metric, direction in section.items():
-        if str(direction) not in DIRECTIONS:
-            problems.add(("objectives", metric), f"must be minimise or maximise, got {direction!r}")
-    return {metric: DIRECTIONS.get(str(direction), "minimize") for metric, direction in section.items()}
-
-
-def _constraints(section: Any, problems: Problems) -> tuple[Constraint, ...]:
-    if not isinstance(section, list):
-        problems.add(("constraints",), "must be a list such as ['size <= 20 GB', 'wer <= baseline + 0.5 points']")
-        return ()
-    found: dict[str, Constraint] = {}
-    for number, text in enumerate(section):
-        try:
-            constraint = parse_constraint(text if isinstance(text, str) else str(text))
-        except InputError as error:
-            problems.add(("constraints", number), error.problem)
-            continue
-        found[constraint.text] = constraint
-    return tuple(found.values())
-
-
-def _sampler(section: Any, problems: Problems) -> tuple[str, dict[str, Any]]:
-    """Class name and arguments of the sampler; whether they fit each other is judged by `samplers.sampler`."""
-    arguments = dict(section) if isinstance(section, dict) else {"name": section}
-    name = str(arguments.pop("name", None))
-    if name not in SAMPLERS and not name.endswith("Sampler"):
-        at = ("sampler", "name") if isinstance(section, dict) and "name" in section else ("sampler",)
-        problems.add(at, f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers, got {section!r}")
-    return SAMPLERS.get(name, name), {str(key): value for key, value in arguments.items()}
+    file = read_yaml(path).parse(_SpaceFile)
+    return SpaceConfig(
+        path=path,
+        name=path.stem,
+        calibration=file.calibration,
+        evals=path.parent / file.evals,
+        parameters=file.parameters.values,
+        conditions=file.parameters.conditions,
+        objectives=file.objectives,
+        constraints=file.constraints,
+        trials=file.trials,
+        hours=file.hours,
+        seed=file.seed,
+        sampler=file.sampler.name,
+        sampler_arguments=file.sampler.arguments,
+        presets=file.presets,
+        controls=file.controls,
+        materialise=file.materialise,
+        batch_size=file.batch_size,
+        racing=file.racing,
+        confirm=file.confirm,
+        screening=file.screening,
+    )

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autoreap.config.columns import KEYS, TEXTS, Place, arranged, read_columns
+from autoreap.config.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
 from autoreap.config.evals import TaskConfig
 from autoreap.errors import InputError
 from autoreap.media.samples import Sample, check_media_files, read_samples
@@ -47,7 +47,7 @@ class HubSource:
     name: str | None
     split: str
     where: str
-    columns: Mapping[str, Place] = field(default_factory=dict)
+    columns: Mapping[str, ColumnRef] = field(default_factory=dict)
     limit: int | None = None
     is_drawn: bool = False
 
@@ -107,11 +107,11 @@ def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> lis
 
 def _rows_of_file(config: TaskConfig, path: Path, required: tuple[str, ...]) -> list[Sample]:
     def arrange(row: dict[str, Any], where: str) -> dict[str, Any]:
-        columns: dict[str, Place] = {key: key for key in ("choices", "answer") if key in row}
+        columns: dict[str, ColumnRef] = {key: key for key in ("choices", "answer") if key in row}
         columns |= config.columns
-        if missing := sorted(frozenset().union(*map(read_columns, columns.values())) - row.keys()):
+        if missing := sorted(frozenset().union(*map(referenced_columns, columns.values())) - row.keys()):
             raise InputError(f"key {missing[0]!r} is missing; columns: takes it from there", where=where)
-        return {**row, **arranged(row, columns, where)}
+        return {**row, **rename_columns(row, columns, where)}
 
     return read_samples(path, required, arrange=arrange)
 
@@ -129,7 +129,7 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
     try:
         rows = _load(source)
         columns = _columns(source, rows.column_names, required)
-        rows = rows.select_columns(sorted(frozenset().union(*map(read_columns, columns.values()))))
+        rows = rows.select_columns(sorted(frozenset().union(*map(referenced_columns, columns.values()))))
         for name, feature in rows.features.items():
             if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
                 rows = rows.cast_column(name, type(feature)(decode=False))
@@ -174,7 +174,7 @@ def _chosen(rows: Iterable[Row], source: HubSource) -> list[tuple[int, Row]]:
     return list(enumerate(islice(rows, source.limit)))
 
 
-def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, Place]:
+def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, ColumnRef]:
     """Our keys -> where a row holds them."""
     if unknown := [key for key in source.columns if key not in KEYS]:
         raise InputError(
@@ -184,13 +184,13 @@ def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -
         )
     columns = {key: source.columns.get(key, key) for key in KEYS}
     for key in (*required, *source.columns):
-        if missing := sorted(read_columns(columns[key]) - set(present)):
+        if missing := sorted(referenced_columns(columns[key]) - set(present)):
             raise InputError(
                 f"has no column {missing[0]!r}; it has {', '.join(present)}",
                 where=source.where,
                 fix="map it in columns:",
             )
-    return {key: place for key, place in columns.items() if read_columns(place) <= set(present)}
+    return {key: place for key, place in columns.items() if referenced_columns(place) <= set(present)}
 
 
 def _with_labels(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,11 +200,14 @@ def _with_labels(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str,
 
 
 def _samples(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], columns: Mapping[str, Place], where: str, required: tuple[str, ...]
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    columns: Mapping[str, ColumnRef],
+    where: str,
+    required: tuple[str, ...],
 ) -> Iterator[Sample]:
     for number, row in rows:
         place = f"{where} row {number}"
-        yield _sample(arranged(row, columns, place), number, place, required)
+        yield _sample(rename_columns(row, columns, place), number, place, required)
 
 
 def _sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:

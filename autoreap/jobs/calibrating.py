@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from autoreap.calibrate import Options, calibrate, identity
 from autoreap.calibration.resume import resumable
@@ -24,8 +25,8 @@ def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dic
     """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded."""
     if isinstance(calibration, CalibrationConfig):
         return calibration_data.read_calibration(calibration)
-    sets = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
-    return calibration_data.read_calibration(CalibrationConfig(sets))
+    sets: dict[str, Any] = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
+    return calibration_data.read_calibration(CalibrationConfig(**sets))
 
 
 def calibrated(

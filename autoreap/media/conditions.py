@@ -7,13 +7,15 @@ Shape legend: N samples of a waveform.
 """
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationInfo
+from pydantic.dataclasses import dataclass
 
-from autoreap.errors import InputError
+from autoreap.validation import NO_OTHER_KEYS, Number, Section, error_of, one_of
 
 NOISES = ("white", "pink", "brown")
 BANDS = ("telephone",)
@@ -24,8 +26,18 @@ _NOISE_SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}  # amplitude falls wit
 Waveform = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Condition:
+def _locate_noise(noise: str, info: ValidationInfo) -> str:
+    """A colour of noise, or the path of a recording, relative to the file that names it."""
+    if noise in NOISES:
+        return noise
+    path = (info.context or Path()) / noise
+    if not path.is_file():
+        raise error_of([((), f"must be {', '.join(NOISES)} or a recording, got {str(path)!r}")])
+    return str(path)
+
+
+@dataclass(frozen=True, config=NO_OTHER_KEYS)
+class Condition(Section):
     """How a recording is changed before it is heard, in this order: speed, room, noise, band.
 
     Attributes:
@@ -38,24 +50,12 @@ class Condition:
         seed: another draw of noise and room.
     """
 
-    speed: float = 1.0
-    room_seconds: float = 0.0
-    noise: str = "brown"
-    snr_db: float | None = None
-    band: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.speed <= 2:
-            raise InputError(f"must be from 0.5 to 2, got {self.speed!r}", where="speed")
-        if not 0 <= self.room_seconds <= 5:
-            raise InputError(f"must be from 0 to 5 seconds, got {self.room_seconds!r}", where="room_seconds")
-        if self.snr_db is not None and not -30 <= self.snr_db <= 100:
-            raise InputError(f"must be from -30 to 100 dB, got {self.snr_db!r}", where="snr_db")
-        if self.noise not in NOISES and not Path(self.noise).is_file():
-            raise InputError(f"must be {', '.join(NOISES)} or a recording, got {self.noise!r}", where="noise")
-        if self.band is not None and self.band not in BANDS:
-            raise InputError(f"must be one of {', '.join(BANDS)}, got {self.band!r}", where="band")
+    speed: Annotated[Number, Field(ge=0.5, le=2)] = 1.0
+    room_seconds: Annotated[Number, Field(ge=0, le=5)] = 0.0
+    noise: Annotated[StrictStr, AfterValidator(_locate_noise)] = "brown"
+    snr_db: Annotated[Number, Field(ge=-30, le=100)] | None = None
+    band: Annotated[StrictStr, one_of(BANDS)] | None = None
+    seed: StrictInt = 0
 
     def identity(self) -> str:
         """What it does, wherever a recording of noise lies: its contents stand for its path."""

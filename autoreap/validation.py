@@ -1,0 +1,226 @@
+"""What is read from disk is checked here, once: JSON, JSONL and the mappings of YAML, by pydantic models.
+
+All mistakes of one document are reported together, each with its key. Nothing is converted: "3" is no number.
+The types here are strict one by one: pydantic's strict mode would refuse a mapping for a dataclass, and a list for a
+tuple.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from autoreap.errors import InputError
+
+KeyPath = tuple[str | int, ...]
+Mistake = tuple[KeyPath, str]
+Value = TypeVar("Value")
+
+NO_OTHER_KEYS = ConfigDict(extra="forbid")
+
+_MISTAKE = "mistake"  # the type of errors that are worded already
+_UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+_WORDS = {
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+}
+
+
+def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    check(value)
+    return value
+
+
+# pydantic would turn 5 into 5.0. Digests are made of values as they are written, and would change.
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False), WrapValidator(_as_written)]
+PositiveNumber = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False), WrapValidator(_as_written)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1), WrapValidator(_as_written)]
+PositiveInteger = Annotated[StrictInt, Field(gt=0)]
+Count = Annotated[StrictInt, Field(ge=0)]
+Text = Annotated[StrictStr, Field(min_length=1)]
+
+
+def one_of(allowed: Iterable[str]) -> AfterValidator:
+    """The check that a value is one of `allowed`."""
+    names = tuple(allowed)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+@dataclass(frozen=True, config=NO_OTHER_KEYS)
+class Section:
+    """A mapping of known keys. A key without a value counts as absent; an unknown key is a mistake.
+
+    Attributes:
+        form: what it must be, for messages.
+        unsupported: keys that other tools know, and what to do instead.
+    """
+
+    form: ClassVar[str] = "a mapping"
+    unsupported: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
+        """The rules between keys that `values` break; these are as they are written, and may be of any type."""
+        yield from ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _validate(cls, values: Any, validate: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Report broken rules beside broken values: pydantic would look at rules only once all values are right."""
+        if isinstance(values, dict):
+            values = {key: value for key, value in values.items() if value is not None}
+        found: list[Mistake] = []
+        section = None
+        try:
+            section = validate(values)
+        except ValidationError as error:
+            found += [_worded(each, cls) for each in error.errors(include_url=False)]
+        if isinstance(values, dict):
+            found += cls.mistakes(values, info.context)
+        if section is None or found:
+            raise error_of(found)
+        return section
+
+    @classmethod
+    def known_keys(cls) -> str:
+        """The keys, for messages."""
+        return ", ".join(field.name for field in fields(cls))
+
+
+def error_of(mistakes: Iterable[Mistake]) -> ValidationError:
+    """The error that a validator raises for several mistakes, each at its own key."""
+    lines = []
+    for key, message in mistakes:
+        kind = PydanticCustomError(_MISTAKE, "{message}", {"message": message})
+        lines.append(InitErrorDetails(type=kind, loc=key, input=None))
+    return ValidationError.from_exception_data("mistakes", lines)
+
+
+def _worded(error: ErrorDetails, section: type[Section] | None = None) -> Mistake:
+    """Where a mistake is and what it is, in our words."""
+    key, kind, message = error["loc"], error["type"], error["msg"]
+    if kind == _MISTAKE:
+        return key, message
+    if kind in ("missing", "missing_argument"):
+        return key[:-1], f"key {key[-1]} is missing"
+    if kind in _UNKNOWN_KEY and section is not None:
+        advice = section.unsupported.get(str(key[-1]))
+        return key, advice or f"unknown key; known: {section.known_keys()}"
+    if kind == "dataclass_type" and section is not None:
+        message = f"must be {section.form}; known keys: {section.known_keys()}"
+    elif kind == "value_error":
+        message = str(error["ctx"]["error"])
+    elif kind in _WORDS:
+        message = _WORDS[kind].format(**error.get("ctx", {}))
+    return key, f"{message}, got {error['input']!r}"
+
+
+def mistakes_of(error: ValidationError) -> list[Mistake]:
+    """All mistakes that `error` reports."""
+    return [_worded(each) for each in error.errors(include_url=False)]
+
+
+def dotted(key: KeyPath) -> str:
+    """`key` as users read it: `thinker.layers.3`."""
+    return ".".join(str(part) for part in key)
+
+
+def validate(adapter: TypeAdapter[Value], document: Any, where: object) -> Value:
+    """`document` as the type of `adapter`.
+
+    Raises:
+        InputError: it is of another form; the message has a line for each mistake, with `where` and the key.
+    """
+    try:
+        return adapter.validate_python(document)
+    except ValidationError as error:
+        lines = []
+        for key, message in mistakes_of(error):
+            lines.append(f"{where}: {dotted(key)}: {message}" if key else f"{where}: {message}")
+        raise InputError("\n".join(lines)) from None
+
+
+def read_json(path: Path, *, missing: str = "no such file", fix: str | None = None) -> Any:
+    """The JSON document in `path`; `InputError` where there is none, which is said with `missing` and `fix`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(missing, where=path, fix=fix) from None
+    except IsADirectoryError:
+        raise InputError("is a folder, not a file", where=path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", where=path) from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON object of each line that is not blank, and its place: `rows.jsonl:3`.
+
+    Raises:
+        InputError: the file is not there, or a line is no JSON object or has a key twice; the message names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would break at U+2028
+    except FileNotFoundError:
+        raise InputError("no such file", where=path) from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"not a JSONL file: {error}", where=path) from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line, object_pairs_hook=_without_repeats)
+        except json.JSONDecodeError as error:
+            raise InputError(f"not JSON: {error.msg}", where=f"{where}:{error.colno}") from None
+        except RecursionError:
+            raise InputError("not JSON: nested too deeply", where=where) from None
+        except KeyError as error:
+            raise InputError(f"key {error} is there twice", where=where, fix="leave one out") from None
+        if not isinstance(row, dict):
+            raise InputError("each line must be a JSON object", where=where)
+        yield where, row
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; `KeyError` for a key that is there twice, since JSON would silently keep the last value."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise KeyError(key)
+        found[key] = value
+    return found
