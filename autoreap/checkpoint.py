@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autoreap import validation
 from autoreap.errors import InputError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -112,14 +113,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; `InputError` where there is none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file; this is not a model directory", where=path) from None
-    except IsADirectoryError:
-        raise InputError("is a folder, not a file", where=path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
+    document = validation.read_json(path, missing="no such file; this is not a model directory")
     if not isinstance(document, dict):
         raise InputError("must be a JSON object", where=path)
     return document

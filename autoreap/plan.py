@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter
+
 from autoreap.errors import InputError
+from autoreap.validation import NO_OTHER_KEYS, read_json, validate
 from autoreap.whole_file import written_whole
 
 FORMAT = 1
@@ -63,8 +66,10 @@ class ComponentPlan:
         layers: the sorted original layers that are retained.
     """
 
-    experts: tuple[tuple[int, ...], ...]
-    layers: tuple[int, ...]
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    experts: tuple[tuple[StrictInt, ...], ...]
+    layers: tuple[StrictInt, ...]
 
     @property
     def num_retained_experts(self) -> int:
@@ -88,8 +93,10 @@ class ComponentPlan:
 class BaseModel:
     """The model a plan belongs to."""
 
-    name: str
-    fingerprint: str
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    name: StrictStr
+    fingerprint: StrictStr
 
 
 @dataclass(frozen=True)
@@ -115,35 +122,39 @@ class PruningPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """The contents of plan.json."""
-        components = {
-            name: None if edit is None else {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
-            for name, edit in ((name, self.component(name)) for name in COMPONENTS)
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "base_model": {"name": self.base_model.name, "fingerprint": self.base_model.fingerprint},
+            "strip_vision": self.strip_vision,
         }
-        base = {"name": self.base_model.name, "fingerprint": self.base_model.fingerprint}
-        dropped = {"drop_speech": True} if self.drop_speech else {}  # readers of older plans know no such key
-        return {"format": FORMAT, "base_model": base, "strip_vision": self.strip_vision, **dropped, **components}
+        if self.drop_speech:  # readers of older plans know no such key
+            document["drop_speech"] = True
+        for name in COMPONENTS:
+            edit = self.component(name)
+            document[name] = edit and {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
+        return document
 
     def summary(self) -> dict[str, Any]:
         """How much each component keeps, for people and JSON."""
-        return {
-            "strip_vision": self.strip_vision,
-            "drop_speech": self.drop_speech,
-            **{
-                name: {"experts": edit.num_retained_experts, "layers": len(edit.layers), "of_layers": len(edit.experts)}
-                for name in COMPONENTS
-                if (edit := self.component(name)) is not None
-            },
-        }
+        summary: dict[str, Any] = {"strip_vision": self.strip_vision, "drop_speech": self.drop_speech}
+        for name in COMPONENTS:
+            edit = self.component(name)
+            if edit is not None:
+                summary[name] = {
+                    "experts": edit.num_retained_experts,
+                    "layers": len(edit.layers),
+                    "of_layers": len(edit.experts),
+                }
+        return summary
 
     def digest(self) -> str:
         """Sixteen hex digits of the edit that takes effect.
 
         The experts of a cut layer have no effect, so two candidates that differ only there share a digest and a score.
         """
-        effective = [
-            None if edit is None else [[layer, edit.experts[layer]] for layer in edit.layers]
-            for edit in (self.thinker, self.talker)
-        ]
+        effective = []
+        for edit in (self.thinker, self.talker):
+            effective.append(edit and [[layer, edit.experts[layer]] for layer in edit.layers])
         dropped = [self.strip_vision, self.drop_speech]
         canonical = json.dumps([self.base_model.fingerprint, dropped, effective], separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -215,6 +226,23 @@ def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> 
         raise InputError("keeps no expert", where=f"{where}.experts", fix="keep at least one expert in each layer")
 
 
+@dataclass(frozen=True)
+class _PlanFile:
+    """What plan.json holds. `drop_speech` is not in those of before it existed."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    format: StrictInt
+    base_model: BaseModel
+    strip_vision: StrictBool
+    thinker: ComponentPlan
+    talker: ComponentPlan | None
+    drop_speech: StrictBool = False
+
+
+_PLAN_FILE = TypeAdapter(_PlanFile)
+
+
 def load_plan(path: str | Path) -> PruningPlan:
     """Read plan.json.
 
@@ -222,39 +250,12 @@ def load_plan(path: str | Path) -> PruningPlan:
         InputError: the file is missing, is not JSON, or a key is missing or of the wrong form; the message names it.
     """
     path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such plan", where=path, fix="make one with `autoreap plan`") from None
-    except IsADirectoryError:
-        raise InputError("is a directory", where=path, fix="name a plan.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
-    return plan_from_dict(document, where=path)
+    return plan_from_dict(read_json(path, missing="no such plan", fix="make one with `autoreap plan`"), where=path)
 
 
 def plan_from_dict(document: Any, where: object) -> PruningPlan:
     """The plan that `PruningPlan.as_dict` wrote."""
-    keys = {"format", "base_model", "strip_vision", *COMPONENTS}
-    if not isinstance(document, dict) or set(document) - {"drop_speech"} != keys:
-        raise InputError(f"a plan has exactly the keys {', '.join(sorted(keys))}", where=where)
-    if document["format"] != FORMAT:
+    if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
-    try:
-        base_model = BaseModel(**{key: str(value) for key, value in document["base_model"].items()})
-        thinker, talker = (_component_from_dict(document[name]) for name in COMPONENTS)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"not of the form that `autoreap plan` writes: {error}", where=where) from None
-    strip_vision, drop_speech = document["strip_vision"], document.get("drop_speech", False)
-    if thinker is None or not isinstance(strip_vision, bool) or not isinstance(drop_speech, bool):
-        raise InputError("thinker must be an object, drop_speech and strip_vision true or false", where=where)
-    return PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=drop_speech)
-
-
-def _component_from_dict(document: Mapping[str, Any] | None) -> ComponentPlan | None:
-    if document is None:
-        return None
-    integers = [*document["layers"], *(expert for kept in document["experts"] for expert in kept)]
-    if not all(type(index) is int for index in integers):
-        raise TypeError("experts and layers must be lists of integers")
-    return ComponentPlan(experts=tuple(tuple(kept) for kept in document["experts"]), layers=tuple(document["layers"]))
+    file = validate(_PLAN_FILE, document, where)
+    return PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)

@@ -37,6 +37,7 @@ Value = TypeVar("Value")
 
 NO_OTHER_KEYS = ConfigDict(extra="forbid")
 
+_MAX_SHOWN = 200  # characters of a value in a message
 _MISTAKE = "mistake"  # the type of errors that are worded already
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 _WORDS = {
@@ -46,6 +47,7 @@ _WORDS = {
     "string_type": "must be a string",
     "string_too_short": "must not be empty",
     "dict_type": "must be a mapping",
+    "dataclass_type": "must be a mapping",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "finite_number": "must be a finite number",
@@ -138,6 +140,8 @@ def _worded(error: ErrorDetails, section: type[Section] | None = None) -> Mistak
         return key, message
     if kind in ("missing", "missing_argument"):
         return key[:-1], f"key {key[-1]} is missing"
+    if kind in _UNKNOWN_KEY and section is None:
+        return key, "unknown key"
     if kind in _UNKNOWN_KEY and section is not None:
         advice = section.unsupported.get(str(key[-1]))
         return key, advice or f"unknown key; known: {section.known_keys()}"
@@ -147,7 +151,10 @@ def _worded(error: ErrorDetails, section: type[Section] | None = None) -> Mistak
         message = str(error["ctx"]["error"])
     elif kind in _WORDS:
         message = _WORDS[kind].format(**error.get("ctx", {}))
-    return key, f"{message}, got {error['input']!r}"
+    got = repr(error["input"])
+    if len(got) > _MAX_SHOWN:
+        got = f"{got[:_MAX_SHOWN]}..."
+    return key, f"{message}, got {got}"
 
 
 def mistakes_of(error: ValidationError) -> list[Mistake]:
