@@ -5,28 +5,29 @@ A row names its media relative to the JSONL file. A row of a hub data set carrie
 
 import hashlib
 import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pydantic import AfterValidator, ConfigDict, StrictStr, TypeAdapter
+from pydantic.dataclasses import dataclass as validated_dataclass
 
 from autoreap.errors import InputError, MediaError
 from autoreap.media.conditions import Condition
 from autoreap.media.video_files import FRAMES_PER_SECOND, Frames, Media, sampled_frames
+from autoreap.validation import error_of, one_of, read_jsonl, validate
 
 SAMPLING_RATE = 16_000
 MIN_SAMPLES = 400  # one window of the feature extractor, 25 ms
 MODALITIES = ("audio", "video", "mixed")
 
 _NAMED = 5  # unreadable rows in a message
-_STRINGS = ("modality", "text", "audio", "image", "question", "answer", "language", "speaker", "kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,45 @@ class Sample:
         return tuple(content for content in (self.audio, self.image, *video) if content is not None)
 
 
+def _check_not_address(path: str) -> str:
+    if "://" in path:
+        raise error_of([((), f"addresses are not fetched: {path} (download it, and name the file)")])
+    return path
+
+
+def _check_video(video: Any) -> Any:
+    parts = video if isinstance(video, list) else [video]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a video file or a list of frames")
+    for part in parts:
+        _check_not_address(part)
+    return video
+
+
+_MediaFile = Annotated[StrictStr, AfterValidator(_check_not_address)]
+
+
+@validated_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _Row:
+    """A row of a JSONL file. What it has beyond this is for other tools."""
+
+    id: Any
+    modality: Annotated[StrictStr, one_of(MODALITIES)]
+    text: StrictStr | None = None
+    question: StrictStr | None = None
+    audio: _MediaFile | None = None
+    image: _MediaFile | None = None
+    video: Annotated[Any, AfterValidator(_check_video)] | None = None
+    answer: StrictStr | None = None
+    answers: list[StrictStr] | None = None
+    choices: list[StrictStr] | None = None
+    language: StrictStr | None = None
+    speaker: StrictStr | None = None
+    kind: StrictStr | None = None
+
+
+_ROW = TypeAdapter(_Row)
+
 Arrange = Callable[[dict[str, Any], str], dict[str, Any]]  # a row, and the file and line it came from
 
 
@@ -84,9 +124,11 @@ def read_samples(
     """
     samples: list[Sample] = []
     seen: dict[str, str] = {}
-    for where, stored in _rows(path):
-        row = arrange(stored, where) if arrange else stored
-        sample = _sample({**row, "modality": row.get("modality") or modality}, where, path.parent, required)
+    for where, row in read_jsonl(path):
+        if arrange is not None:
+            row = arrange(row, where)
+        row = {**row, "modality": row.get("modality") or modality}
+        sample = _make_sample(row, where, path.parent, required)
         if sample.id in seen:
             raise InputError(f"id {sample.id!r} was used before, at {seen[sample.id]}", where=where)
         seen[sample.id] = where
@@ -96,67 +138,36 @@ def read_samples(
     return samples
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would break at U+2028
-    except FileNotFoundError:
-        raise InputError("no such file", where=path) from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"not a JSONL file: {error}", where=path) from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line, object_pairs_hook=_object)
-        except json.JSONDecodeError as error:
-            raise InputError(f"not JSON: {error.msg}", where=f"{where}:{error.colno}") from None
-        except KeyError as error:
-            raise InputError(f"key {error} is there twice", where=where, fix="leave one out") from None
-        if not isinstance(row, dict):
-            raise InputError("each line must be a JSON object", where=where)
-        yield where, row
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; `KeyError` for a key that is there twice, of which JSON would keep the last in silence."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise KeyError(key)
-        found[key] = value
-    return found
-
-
-def _sample(row: Mapping[str, Any], where: str, folder: Path, required: Sequence[str]) -> Sample:
-    missing = [key for key in ("id", *required) if row.get(key) in (None, "", [])]
-    if missing:
-        raise InputError(f"key {missing[0]!r} is missing", where=where)
-    blank = [key for key in required if isinstance(row[key], str) and not row[key].strip()]
-    if blank:
-        raise InputError(f"key {blank[0]!r} is blank", where=where, fix="fill it in, or leave the row out")
-    for key in _STRINGS:
-        if not isinstance(row.get(key), str | None):
-            raise InputError(f"key {key!r} must be a string, got {row[key]!r}", where=where)
-    strings = "a list of strings"
-    for key, form in (("choices", strings), ("answers", strings), ("video", "a video file or a list of frames")):
-        values = row.get(key) or []
-        is_file = key == "video" and isinstance(values, str)
-        if not is_file and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
-            raise InputError(f"key {key!r} must be {form}, got {values!r}", where=where)
-    if row["modality"] not in MODALITIES:
-        raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {row['modality']!r}", where=where)
-    for key in ("audio", "image", "video"):
-        if isinstance(row.get(key), str) and "://" in row[key]:
-            raise InputError(
-                f"addresses are not fetched: {row[key]}", where=where, fix="download it, and name the file"
-            )
-    files: dict[str, Any] = {key: folder / row[key] for key in ("audio", "image") if row.get(key)}
-    if video := row.get("video"):
-        files["video"] = folder / video if isinstance(video, str) else tuple(folder / frame for frame in video)
-    plain = {key: row[key] for key in _STRINGS if key in row and key not in ("audio", "image")}
-    lists: dict[str, Any] = {key: tuple(row.get(key) or ()) for key in ("choices", "answers")}
-    sample = Sample(id=str(row["id"]), where=where, **lists, **files, **plain)
+def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: Sequence[str]) -> Sample:
+    """The sample of a row, whose media lie relative to `folder`."""
+    for key in ("id", *required):
+        value = values.get(key)
+        if value in (None, "", []):
+            raise InputError(f"key {key!r} is missing", where=where)
+        if isinstance(value, str) and not value.strip():
+            raise InputError(f"key {key!r} is blank", where=where, fix="fill it in, or leave the row out")
+    row = validate(_ROW, values, where)
+    video: tuple[Media, ...] | Media = ()
+    if isinstance(row.video, str):
+        video = folder / row.video
+    elif row.video:
+        video = tuple(folder / frame for frame in row.video)
+    sample = Sample(
+        id=str(row.id),
+        where=where,
+        modality=row.modality,
+        text=row.text,
+        question=row.question,
+        audio=folder / row.audio if row.audio else None,
+        image=folder / row.image if row.image else None,
+        video=video,
+        answer=row.answer,
+        answers=tuple(row.answers or ()),
+        choices=tuple(row.choices or ()),
+        language=row.language,
+        speaker=row.speaker,
+        kind=row.kind,
+    )
     check_media_files(sample, fix="paths are relative to the JSONL file")
     return sample
 
