@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -22,6 +23,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _FORMAT = "autoreap.saliency.1"
+_PROVENANCE = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,11 @@ def load_saliency(path: Path) -> Saliency:
 
 def _provenance(metadata: Mapping[str, str], path: Path) -> dict[str, str]:
     try:
-        provenance: dict[str, str] = json.loads(metadata["provenance"])
-        provenance["model_fingerprint"]
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise InputError("does not say which model was measured", where=path, fix="calibrate again") from None
+        provenance = _PROVENANCE.validate_json(metadata.get("provenance", ""), strict=True)
+    except ValidationError:
+        provenance = {}
+    if "model_fingerprint" not in provenance:
+        raise InputError("does not say which model was measured", where=path, fix="calibrate again")
     return provenance
 
 

@@ -171,15 +171,16 @@ def validate(adapter: TypeAdapter[Value], document: Any, where: object) -> Value
     """`document` as the type of `adapter`.
 
     Raises:
-        InputError: it is of another form; the message has a line for each mistake, with `where` and the key.
+        InputError: it is of another form; the message names `where` and the key of the first mistake.
     """
     try:
         return adapter.validate_python(document)
     except ValidationError as error:
-        lines = []
-        for key, message in mistakes_of(error):
-            lines.append(f"{where}: {dotted(key)}: {message}" if key else f"{where}: {message}")
-        raise InputError("\n".join(lines)) from None
+        (key, message), *others = mistakes_of(error)
+        # Nobody writes these documents by hand, so the first mistake tells what went wrong.
+        more = f" (and {len(others)} more mistakes)" if others else ""
+        place = f"{where}: {dotted(key)}" if key else where
+        raise InputError(f"{message}{more}", where=place) from None
 
 
 def read_json(path: Path, *, missing: str = "no such file", fix: str | None = None) -> Any:

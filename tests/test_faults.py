@@ -82,11 +82,14 @@ def test_no_row_that_can_be_read_is_an_error_whatever_is_allowed(loaded: Loaded,
         evaluator(loaded, tmp_path, [broken(rows()[0], tmp_path, "text")], task="task: asr, max_unreadable: 1")
 
 
-@pytest.mark.parametrize("value", ["2", "-0.1", "many", "true"])
-def test_a_share_that_is_none_is_refused_with_its_line(value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [("2", "at most 1, got 2"), ("-0.1", "at least 0"), ("many", "a number, got 'many'"), ("true", "a number")],
+)
+def test_a_share_that_is_none_is_refused_with_its_line(value: str, rule: str, tmp_path: Path) -> None:
     path = tmp_path / "evals.yaml"
     path.write_text(f"search:\n  - task: asr\n    dataset_path: rows.jsonl\n    max_unreadable: {value}\n")
-    with pytest.raises(InputError, match=r"evals\.yaml:4: .*max_unreadable.* must be a number from 0 to 1"):
+    with pytest.raises(InputError, match=rf"evals\.yaml:4: .*max_unreadable: must be {rule}"):
         load_evals(path)
 
 
