@@ -41,8 +41,14 @@ class TensorInfo:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return self.num_bytes // self.num_parameters
 
-@dataclass(frozen=True)
+
+# Compared by identity: what is computed of a checkpoint is kept for as long as it is open (see `sizing.footprint`).
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model directory: its `config.json` as raw JSON, and every tensor's place."""
 

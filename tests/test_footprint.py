@@ -1,13 +1,15 @@
 """What a checkpoint costs to run, held against what is published of the real one and what the tiny one really takes."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from builders import as_jsonl, saliency_of, write_sparse_checkpoint
+from builders import as_jsonl, random_component, saliency_of, write_sparse_checkpoint
 from random_models import real_config
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
@@ -21,7 +23,8 @@ from autoreap.plan import BaseModel, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.prompts import audio_of
 from autoreap.sizing.footprint import Footprint
-from autoreap.sizing.sizes import component_sizes
+from autoreap.sizing.sizes import component_sizes, is_expert, quantised_bytes
+from autoreap.writing.rewrite import plan_rewrite
 
 EVALS = as_jsonl("evals/tiny")
 
@@ -38,6 +41,59 @@ def plan_for(checkpoint: Checkpoint, candidate: Candidate) -> PruningPlan:
     shape = family_of(checkpoint.config).shape(checkpoint.config)
     saliency = saliency_of(shape, fingerprint=checkpoint.fingerprint)
     return make_plan(candidate, saliency, shape, BaseModel("real", checkpoint.fingerprint))
+
+
+def random_plan(checkpoint: Checkpoint, rng: np.random.Generator) -> PruningPlan:
+    """Each component with experts and layers drawn at random, with or without vision and speech."""
+    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    edits = {}
+    for name, decoder in shape.components.items():
+        last = decoder.num_layers - 1
+        always_kept = {*range(shape.deepstack_layers), 0, last}  # where vision enters, and on both sides of the talker
+        drawn = rng.permutation(decoder.num_layers)[: int(rng.integers(0, last))]
+        edits[name] = random_component(
+            decoder,
+            num_experts=int(rng.integers(decoder.top_k, decoder.num_experts + 1)),
+            layers=tuple(sorted(always_kept | set(drawn.tolist()))),
+            seed=int(rng.integers(1000)),
+        )
+    strip_vision, drop_speech = rng.integers(2, size=2).astype(bool).tolist()
+    talker = None if drop_speech else edits["talker"]
+    base_model = BaseModel("real", checkpoint.fingerprint)
+    return PruningPlan(base_model, strip_vision, edits["thinker"], talker, drop_speech=drop_speech)
+
+
+@pytest.mark.parametrize("model", ["tiny", "real"])
+def test_a_footprint_counts_exactly_what_the_rewrite_on_paper_writes(model: str, real: Checkpoint) -> None:
+    checkpoint = describe("tiny").checkpoint if model == "tiny" else real
+    rng = np.random.default_rng(0)
+    for _ in range(6 if model == "tiny" else 2):
+        plan = random_plan(checkpoint, rng)
+        rewrite = plan_rewrite(checkpoint, plan)
+        family = family_of(rewrite.config)
+        roles = [family.role(tensor.name) for tensor in rewrite.tensors]
+        footprint = Footprint.of(checkpoint, plan)
+        assert footprint.config == rewrite.config
+        assert footprint.size_bytes() == rewrite.size_bytes
+        for bits in (4, 8):
+            sizes = [quantised_bytes(tensor, role, bits) for tensor, role in zip(rewrite.tensors, roles, strict=True)]
+            assert footprint.size_bytes(bits) == sum(sizes) < rewrite.size_bytes
+        thinker = family.shape(rewrite.config).components["thinker"]
+        active = 0
+        for tensor, role in zip(rewrite.tensors, roles, strict=True):
+            if role.part == "thinker":
+                share = thinker.top_k / thinker.num_experts if is_expert(role) else 1
+                active += round(tensor.num_parameters * share)
+        assert footprint.active_parameters == active
+
+
+def test_the_footprint_of_a_plan_of_the_real_model_takes_a_moment(real: Checkpoint) -> None:
+    """Every candidate asks for it; what all candidates share is counted once."""
+    plan = plan_for(real, Candidate(retention=0.5, layers_cut=8, strip_vision=True))
+    Footprint.of(real, plan)
+    started = time.process_time()
+    Footprint.of(real, plan)
+    assert time.process_time() - started < 0.15
 
 
 def test_the_real_model_has_the_active_parameters_of_its_name(real: Checkpoint) -> None:

@@ -52,9 +52,9 @@ def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: i
 
     Matrices of decoder layers (attention, experts) take `bits` a weight, each row rounded up to whole bytes, and a
     scale of two bytes for every 128 weights of a row, without zero points. All else stays as stored: routers, norms,
-    embeddings and heads, encoders, the talker's code predictor and the waveform decoder.
+    embeddings and heads, encoders, the talker's code predictor and the waveform decoder. So does all at 16 bits.
     """
-    if role.layer is None or is_router(role) or len(tensor.shape) < 2:
+    if bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
         return tensor.num_bytes
     row = math.ceil(tensor.shape[-1] * bits / 8) + math.ceil(tensor.shape[-1] / _GROUP) * _SCALE_BYTES
     return min(tensor.num_bytes, math.prod(tensor.shape[:-1]) * row)

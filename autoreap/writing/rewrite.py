@@ -2,14 +2,15 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from autoreap.checkpoint import Checkpoint, TensorInfo
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
-from autoreap.families.family import Config
+from autoreap.families.family import Config, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
 
 
@@ -69,21 +70,27 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
     Raises:
         InputError: the plan belongs to another model, or the checkpoint holds a tensor of unknown purpose.
     """
-    family, config, added = _rewritten_config(checkpoint, plan)
-    kept = [tensor for info in checkpoint.tensors.values() if (tensor := _rewritten(info, family, plan)) is not None]
-    stubs = [_zeros(name, shape, _like(checkpoint, family, name)) for name, shape in added.items()]
-    return Rewrite(tuple(kept + stubs), config, num_dropped=len(checkpoint.tensors) - len(kept))
+    family, config, stubs = start_rewrite(checkpoint, plan)
+    tensors: list[OutputTensor] = []
+    for info in checkpoint.tensors.values():
+        tensor = rewrite_tensor(info, family.role_of(info), plan)
+        if tensor is not None:
+            tensors.append(tensor)
+    num_dropped = len(checkpoint.tensors) - len(tensors)
+    return Rewrite((*tensors, *stubs), config, num_dropped)
 
 
 def rewrite_config(checkpoint: Checkpoint, plan: PruningPlan) -> Config:
-    """The config that goes with `plan_rewrite`'s tensors, without looking at these; raises as it does."""
-    return _rewritten_config(checkpoint, plan)[1]
+    """The config of the result, without looking at the tensors. Raises as `plan_rewrite` does."""
+    return start_rewrite(checkpoint, plan)[1]
 
 
-def _rewritten_config(
-    checkpoint: Checkpoint, plan: PruningPlan
-) -> tuple[Family, Config, Mapping[str, tuple[int, ...]]]:
-    """The family, the config of the result, and the shapes of tensors that it needs and the checkpoint lacks."""
+def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Family, Config, list[OutputTensor]]:
+    """The family, the config of the result, and the tensors that it needs and the checkpoint lacks.
+
+    Raises:
+        InputError: the plan belongs to another model.
+    """
     family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
     if plan.base_model.fingerprint != checkpoint.fingerprint:
         raise InputError(
@@ -94,36 +101,45 @@ def _rewritten_config(
         )
     check_plan(plan, family.shape(checkpoint.config))
     config = copy.deepcopy(dict(checkpoint.config))
-    added: dict[str, tuple[int, ...]] = {}
+    stubs: list[OutputTensor] = []
     for dimension in DIMENSIONS:
-        added |= dimension.rewrite_config(config, family, plan)
-    return family, config, added
+        for name, shape in dimension.rewrite_config(config, family, plan).items():
+            like = _tensor_of_same_part(checkpoint, family, name)
+            stubs.append(OutputTensor(name, like.dtype, shape, math.prod(shape) * like.item_bytes, source=None))
+    return family, config, stubs
 
 
-def _rewritten(info: TensorInfo, family: Family, plan: PruningPlan) -> OutputTensor | None:
-    role = family.role_of(info)
+def rewrite_role(role: TensorRole, plan: PruningPlan, shard: Path) -> TensorRole | None:
+    """The role of a tensor of `shard` in the pruned checkpoint, or None if it is dropped."""
     edit = plan.component(role.part) if role.part in COMPONENTS else None
     if edit is not None and role.layer is not None and role.layer >= len(edit.experts):
-        raise InputError(f"tensor {info.name} is of a layer that config.json does not have", where=info.shard)
+        raise InputError(f"tensor {role.full_name} is of a layer that config.json does not have", where=shard)
     for dimension in DIMENSIONS:
         rewritten = dimension.rewrite_tensor(role, plan)
         if rewritten is None:
             return None
         role = rewritten
-    if role.rows is None:
-        return OutputTensor(role.full_name, info.dtype, info.shape, info.num_bytes, source=info)
-    shape = (len(role.rows), *info.shape[1:])
-    num_bytes = info.num_bytes // info.shape[0] * len(role.rows)
-    return OutputTensor(role.full_name, info.dtype, shape, num_bytes, source=info, rows=role.rows)
+    return role
 
 
-def _zeros(name: str, shape: tuple[int, ...], like: TensorInfo) -> OutputTensor:
-    item_bytes = like.num_bytes // like.num_parameters
-    return OutputTensor(name, like.dtype, shape, math.prod(shape) * item_bytes, source=None)
+def rewrite_tensor(info: TensorInfo, role: TensorRole, plan: PruningPlan) -> OutputTensor | None:
+    """What becomes of a stored tensor; None if it is dropped."""
+    rewritten = rewrite_role(role, plan, info.shard)
+    if rewritten is None:
+        return None
+    rows = rewritten.rows
+    if rows is None:
+        return OutputTensor(rewritten.full_name, info.dtype, info.shape, info.num_bytes, source=info)
+    shape = (len(rows), *info.shape[1:])
+    num_bytes = info.num_bytes // info.shape[0] * len(rows)
+    return OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, source=info, rows=rows)
 
 
-def _like(checkpoint: Checkpoint, family: Family, name: str) -> TensorInfo:
+def _tensor_of_same_part(checkpoint: Checkpoint, family: Family, name: str) -> TensorInfo:
     """A stored tensor of the same part as `name`, for its type; any tensor where the part has none left."""
     part = family.role(name).part
     stored = checkpoint.tensors.values()
-    return next((info for info in stored if family.role(info.name).part == part), next(iter(stored)))
+    for info in stored:
+        if family.role(info.name).part == part:
+            return info
+    return next(iter(stored))
