@@ -98,7 +98,7 @@ def _check_weights(described: Described, *, speech: bool) -> None:
     no expert's tensor and no layer that is streamed; to look beforehand takes half a second at 30B.
     """
     family, checkpoint = described.family, described.checkpoint
-    stored = dict(entry for info in checkpoint.tensors.values() for entry in family.one_by_one(info.name, info.shape))
+    stored = family.unfuse_all((info.name, info.shape) for info in checkpoint.tensors.values())
     for name, shape in family.expected_tensors(checkpoint.config, stored).items():
         if (speech or family.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
             problem = f"tensor {name} is {stored.get(name, 'missing')}, the stock class expects {shape}"

@@ -31,7 +31,7 @@ class Outputs:
         self._num_seen += len(norms)
 
 
-class SeeingWeights(torch.Tensor):
+class RecordingWeights(torch.Tensor):
     """Routing weights [T, K] that look at the outputs they are multiplied with.
 
     Stock implementations (eager, batched_mm, grouped_mm) put the weights in the order of their outputs by indexing and
@@ -53,13 +53,13 @@ class SeeingWeights(torch.Tensor):
     )
 
     @classmethod
-    def of(cls, top_k_weights: torch.Tensor) -> "SeeingWeights":
+    def of(cls, top_k_weights: torch.Tensor) -> "RecordingWeights":
         """The same weights, seeing."""
         pairs = torch.arange(top_k_weights.numel(), device=top_k_weights.device).view_as(top_k_weights)
         return cls._make(top_k_weights, pairs, Outputs(top_k_weights))
 
     @classmethod
-    def _make(cls, weights: torch.Tensor, pairs: torch.Tensor, outputs: Outputs) -> "SeeingWeights":
+    def _make(cls, weights: torch.Tensor, pairs: torch.Tensor, outputs: Outputs) -> "RecordingWeights":
         seeing = weights.as_subclass(cls)
         seeing.pairs, seeing.outputs = pairs, outputs
         return seeing

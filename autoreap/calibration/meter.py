@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoreap.calibration.expert_outputs import Experts, SeeingWeights, pair_by_pair
+from autoreap.calibration.expert_outputs import Experts, RecordingWeights, pair_by_pair
 from autoreap.errors import InputError
 from autoreap.families import Family
 from autoreap.measuring import DEFAULT_GATES, GATES
@@ -147,7 +147,7 @@ class Meter:
     def _measured(self, number: int, experts: Experts) -> Experts:
         def forward(hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
             if self._weights_see:
-                weights = SeeingWeights.of(top_k_weights)
+                weights = RecordingWeights.of(top_k_weights)
                 output = experts(hidden, top_k_index, weights)
                 if weights.outputs.complete:
                     self._add(number, top_k_index, top_k_weights, weights.outputs.norms)

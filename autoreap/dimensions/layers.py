@@ -24,7 +24,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
                 continue
             stack.enter_context(_shortened(decoder, family, edit.layers))
             if component == "thinker":
-                stack.enter_context(_moved_speech_tap(model, family, edit.layers))
+                stack.enter_context(_moved_talker_input(model, family, edit.layers))
         yield
 
 
@@ -51,16 +51,16 @@ def _shortened(decoder: Decoder, family: Family, retained: tuple[int, ...]) -> I
 
 
 @contextmanager
-def _moved_speech_tap(model: PreTrainedModel, family: Family, retained: tuple[int, ...]) -> Iterator[None]:
-    tap = family.speech_tap(model)
+def _moved_talker_input(model: PreTrainedModel, family: Family, retained: tuple[int, ...]) -> Iterator[None]:
+    tap = family.talker_input_layer(model)
     if tap is None:
         yield
         return
     try:
-        family.set_speech_tap(model, sum(layer < tap for layer in retained))
+        family.set_talker_input_layer(model, sum(layer < tap for layer in retained))
         yield
     finally:
-        family.set_speech_tap(model, tap)
+        family.set_talker_input_layer(model, tap)
 
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:

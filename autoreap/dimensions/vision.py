@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Refuse images and video while the context lasts."""
-    closed = family.close_eyes(model) if plan.strip_vision else []
+    closed = family.disable_vision(model) if plan.strip_vision else []
     try:
         yield
     finally:

@@ -5,11 +5,9 @@ from typing import Any
 
 from autoreap.errors import InputError
 from autoreap.families.family import Family
-from autoreap.families.qwen2_5_omni import Qwen25Omni
-from autoreap.families.qwen2_5_omni_thinker import Qwen25OmniThinker
+from autoreap.families.qwen2_5_omni import Qwen25Omni, Qwen25OmniThinker
 from autoreap.families.qwen2_audio import Qwen2Audio
-from autoreap.families.qwen3_omni import Qwen3Omni
-from autoreap.families.qwen3_omni_thinker import Qwen3OmniThinker
+from autoreap.families.qwen3_omni import Qwen3Omni, Qwen3OmniThinker
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 

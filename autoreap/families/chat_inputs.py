@@ -151,7 +151,7 @@ class ChatInputs:
         mel, num_frames = self._mel(load_audio(sample), sample.where) if sample.audio is not None else (None, 0)
         frames, pixels, grid = load_frames(sample), None, None
         if frames:
-            pixels, grid = self._sight(sample.where).patches(frames.images, is_video=bool(sample.video))
+            pixels, grid = self._image_processor(sample.where).patches(frames.images, is_video=bool(sample.video))
 
         media = [("audio", sample.audio), ("video", sample.video), ("image", sample.image)]
         content = [{"type": kind} for kind, present in media if present] + [{"type": "text", "text": question}]
@@ -162,7 +162,7 @@ class ChatInputs:
             text = text.replace(self._placeholders.audio, self._placeholders.audio * self._num_audio_tokens(num_frames))
         if grid is not None:
             placeholder = (self._placeholders.video if sample.video else self._placeholders.image) or ""
-            text = text.replace(placeholder, placeholder * self._sight(sample.where).num_tokens(grid))
+            text = text.replace(placeholder, placeholder * self._image_processor(sample.where).num_tokens(grid))
         prompt_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         answer_ids = self._answer_ids(answer) if answer is not None else []
         return Encoded(
@@ -208,7 +208,7 @@ class ChatInputs:
                 inputs["pixel_values" + suffix] = torch.cat([e.pixels for e in seen if e.pixels is not None])
                 inputs[f"{prefix}_grid_thw"] = torch.tensor([encoded.grid for encoded in seen])
             if seen and is_video:
-                depth = self._sight(seen[0].where).frames_per_patch
+                depth = self._image_processor(seen[0].where).frames_per_patch
                 inputs["video_second_per_grid"] = torch.tensor([depth * encoded.seconds_apart for encoded in seen])
         return inputs
 
@@ -270,7 +270,7 @@ class ChatInputs:
     def _answer_ids(self, answer: str) -> list[int]:
         return [*self.text_tokens(answer), self.end_token_id]
 
-    def _sight(self, where: str | None) -> Pictures:
+    def _image_processor(self, where: str | None) -> Pictures:
         if self._pictures is None:
             raise InputError("this model can't see images or video", where=where, fix="give audio and text alone")
         return self._pictures

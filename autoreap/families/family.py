@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,12 +245,12 @@ class Family(ABC):
     def write_no_speech(self, config: Config) -> None:  # noqa: B027  # most models have no voice to speak of
         """Say that the model has no voice; nothing to say where it never had one."""
 
-    def speech_tap(self, model: PreTrainedModel) -> int | None:
+    def talker_input_layer(self, model: PreTrainedModel) -> int | None:
         """Which hidden state amid the thinker the talker listens to; None where there is none."""
         return None
 
-    def set_speech_tap(self, model: PreTrainedModel, tap: int) -> None:
-        """Set, in memory, what `speech_tap` returns."""
+    def set_talker_input_layer(self, model: PreTrainedModel, tap: int) -> None:
+        """Set, in memory, what `talker_input_layer` returns."""
         raise AssertionError("where no talker listens amid the thinker there is nothing to set")
 
     @abstractmethod
@@ -270,10 +270,10 @@ class Family(ABC):
         return []
 
     @abstractmethod
-    def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    def unfuse_experts(self, tensor_name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Names and shapes of a tensor stored one tensor an expert; the tensor itself unless it is fused experts."""
 
-    def close_eyes(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
+    def disable_vision(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
         """Make `model` refuse images and video; the (module, attribute) pairs whose deletion undoes it."""
         opened = [(module, name) for module, name in self.vision_entrances(model) if name not in vars(module)]
         for module, name in opened:
@@ -292,9 +292,53 @@ class Family(ABC):
                 del shapes[name]
             elif self.name_on_disk(source) not in stored:
                 shapes.pop(source, None)  # others that are tied to it may have had it left out already
-        return dict(
-            entry for name, shape in shapes.items() for entry in self.one_by_one(self.name_on_disk(name), shape)
-        )
+        return self.unfuse_all((self.name_on_disk(name), shape) for name, shape in shapes.items())
+
+    def unfuse_all(self, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all `tensors` stored one tensor an expert."""
+        unfused: dict[str, tuple[int, ...]] = {}
+        for name, shape in tensors:
+            unfused |= self.unfuse_experts(name, shape)
+        return unfused
+
+
+class Dense(Family):
+    """A family of dense decoders; inherit it first."""
+
+    def router(self, layer: nn.Module) -> Router | None:
+        """There is none."""
+        return None
+
+    def experts(self, layer: nn.Module) -> nn.Module | None:
+        """There are none."""
+        return None
+
+    def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        raise AssertionError("a dense model has no router that could return anything")
+
+    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
+        """Nothing to set: zero of them is what the config says already."""
+
+    def unfuse_experts(self, tensor_name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Nothing is fused."""
+        return {tensor_name: shape}
+
+
+def write_windows(text: Config, retained: tuple[int, ...]) -> None:
+    """Move what the config of a Qwen2 decoder says of layers that attend within a window.
+
+    Which they are is a matter of their number, unless they are listed.
+    """
+    if text.get("layer_types"):
+        text["layer_types"] = [text["layer_types"][layer] for layer in retained]
+    if "max_window_layers" in text:
+        text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in retained)
+
+
+def cached_values(text: Mapping[str, Any]) -> int:
+    """`Family.cache_values_per_token` of a Qwen2 decoder; a head's width follows from that of the hidden states."""
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    return int(2 * text["num_key_value_heads"] * head_dim * text["num_hidden_layers"])
 
 
 def integer(config: Mapping[str, Any], key: str) -> int:

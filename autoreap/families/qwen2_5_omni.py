@@ -13,9 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import InputError
-from autoreap.families.dense import Dense, cached_values, write_windows
-from autoreap.families.family import Config, integer
-from autoreap.families.qwen_omni import QwenOmni
+from autoreap.families.family import Config, Dense, cached_values, integer, write_windows
+from autoreap.families.qwen_omni import QwenOmni, ThinkerAlone
 from autoreap.plan import ComponentShape
 
 if TYPE_CHECKING:
@@ -33,43 +32,38 @@ class Qwen25Omni(Dense, QwenOmni):
     placeholders: Mapping[str, str] = {"audio": "<|AUDIO|>", "image": "<|IMAGE|>", "video": "<|VIDEO|>"}
 
     def stock_class(self) -> Any:
-        """See `Family.stock_class`."""
         from transformers import Qwen2_5OmniForConditionalGeneration
 
         return Qwen2_5OmniForConditionalGeneration
 
     def layer_class(self) -> Any:
-        """See `QwenOmni.layer_class`."""
         from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
 
         return modeling.Qwen2_5OmniDecoderLayer
 
     def processor_class(self) -> Any:
-        """See `QwenOmni.processor_class`."""
         from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
 
         return Qwen2_5OmniProcessor
 
     def decoder_config(self, config: Mapping[str, Any], component: str) -> dict[str, Any]:
-        """See `QwenOmni.decoder_config`. The talker's is that of its decoder, too."""
+        """The talker's is that of its decoder, too."""
         return config["talker_config"] if component == "talker" else super().decoder_config(config, component)
 
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
-        """See `QwenOmni.decoder_shape`."""
         return ComponentShape(integer(config, "num_hidden_layers"), num_experts=0, top_k=0)
 
     def num_audio_tokens(self, num_frames: int) -> int:
-        """See `Family.num_audio_tokens`. Twenty-five tokens a second."""
+        """Twenty-five tokens a second."""
         from transformers.models.qwen2_5_omni import processing_qwen2_5_omni as processing
 
         return int(processing._get_feat_extract_output_lengths(num_frames))
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
-        """See `Family.cache_values_per_token`."""
         return cached_values(self.decoder_config(config, "thinker"))
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-        """See `Family.working_values`.
+        """The most that is held in the tower, or in the decoder.
 
         The tower holds its features three times, or its states of every second frame with what is between its two
         projections; the decoder holds the tokens with their residuals and three times what is between its projections.
@@ -80,13 +74,13 @@ class Qwen25Omni(Dense, QwenOmni):
         return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))
 
     def reader(self, stock: Any) -> Callable[..., Any]:
-        """See `QwenOmni.reader`. The stock class's own way ends with reading the voices; this is all before it."""
+        """The stock class's own way ends with reading the voices; this is all before it."""
         from transformers import PreTrainedModel
 
         return partial(PreTrainedModel.from_pretrained.__func__, stock)
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """See `Family.speak`. There is no voice to speak with."""
+        """There is no voice to speak with."""
         raise InputError(
             f"the voices of a Qwen2.5-Omni are in {self.companions[0]}, a pickle, which is not read",
             where="--component talker",
@@ -94,12 +88,10 @@ class Qwen25Omni(Dense, QwenOmni):
         )
 
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        """See `Family.write_layers`."""
         super().write_layers(config, component, retained)
         write_windows(self.decoder_config(config, component), retained)
 
     def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
-        """See `QwenOmni.stub_tensors`."""
         vision["fullatt_block_indexes"] = [0]
         width, patch = vision["hidden_size"], vision["patch_size"]
         if "embed_dim" in vision:  # what older versions of transformers call hidden_size
@@ -115,3 +107,14 @@ class Qwen25Omni(Dense, QwenOmni):
         for name, shape in rows.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
         return shapes
+
+
+class Qwen25OmniThinker(ThinkerAlone, Qwen25Omni):
+    """Qwen2_5OmniThinkerForConditionalGeneration."""
+
+    model_type = "qwen2_5_omni_thinker"
+
+    def stock_class(self) -> Any:
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+        return Qwen2_5OmniThinkerForConditionalGeneration

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autoreap.families.dense import Dense, cached_values, write_windows
-from autoreap.families.family import Config, Decoder, integer
+from autoreap.families.family import Config, Decoder, Dense, cached_values, integer, write_windows
 from autoreap.families.stock import empty_layer, read_model
 from autoreap.plan import ComponentShape, ModelShape
 
@@ -44,26 +43,23 @@ class Qwen2Audio(Dense):
     }
 
     def stock_class(self) -> Any:
-        """See `Family.stock_class`."""
         from transformers import Qwen2AudioForConditionalGeneration
 
         return Qwen2AudioForConditionalGeneration
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """See `Family.model_shape`."""
         num_layers = integer(_text_config(config), "num_hidden_layers")
         return ModelShape({"thinker": ComponentShape(num_layers, num_experts=0, top_k=0)}, has_vision=False)
 
     def num_audio_tokens(self, num_frames: int) -> int:
-        """See `Family.num_audio_tokens`. A convolution takes every second frame, a pool two of those: 25 a second."""
+        """A convolution takes every second frame, a pool two of those: 25 a second."""
         return ((num_frames - 1) // 2 + 1 - 2) // 2 + 1
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
-        """See `Family.cache_values_per_token`."""
         return cached_values(_text_config(config))
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-        """See `Family.working_values`.
+        """The most that is held in the tower, or in the decoder.
 
         The tower holds its states, of a full clip always, with what is between its two projections, and the mask over
         them in bytes; the decoder holds the tokens with their residuals three times, and as often what is between.
@@ -76,7 +72,6 @@ class Qwen2Audio(Dense):
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
     ) -> PreTrainedModel:
-        """See `Family.load`."""
         stock = self.stock_class()
         config = stock.config_class.from_pretrained(path)
         if not layers:
@@ -84,23 +79,20 @@ class Qwen2Audio(Dense):
         return read_model(stock.from_pretrained, path, config, dtype=dtype, device=device, layers=layers)
 
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
-        """See `Family.new_layer`."""
         from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
         return empty_layer(Qwen2DecoderLayer, model.model.language_model.config, number, model.dtype)
 
     def inputs(self, path: Path) -> ChatInputs:
-        """See `Family.inputs`."""
         from autoreap.families.chat_inputs import read_audio_inputs
 
         return read_audio_inputs(path, self.num_audio_tokens)
 
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
-        """See `Family.decoder`."""
         return cast(Decoder, model.model.language_model) if component == "thinker" else None
 
     def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """See `Family.audio_embeddings`. As `Qwen2AudioModel.forward` computes them: silence is not attended to."""
+        """As `Qwen2AudioModel.forward` computes them: silence is not attended to."""
         import torch
         from transformers.masking_utils import create_bidirectional_mask
 
@@ -113,12 +105,10 @@ class Qwen2Audio(Dense):
         return cast("torch.Tensor", embeddings)
 
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        """See `Family.write_layers`."""
         config["text_config"]["num_hidden_layers"] = len(retained)
         write_windows(config["text_config"], retained)
 
     def name_on_disk(self, name: str) -> str:
-        """See `Family.name_on_disk`."""
         for pattern, replacement in _NAMES_ON_DISK:
             if pattern.match(name):
                 return pattern.sub(replacement, name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import SilenceError
 from autoreap.families.family import Config, Router, TensorRole, integer
-from autoreap.families.qwen_omni import QwenOmni
+from autoreap.families.qwen_omni import QwenOmni, ThinkerAlone
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:
@@ -36,25 +36,21 @@ class Qwen3Omni(QwenOmni):
     }
 
     def stock_class(self) -> Any:
-        """See `Family.stock_class`."""
         from transformers import Qwen3OmniMoeForConditionalGeneration
 
         return Qwen3OmniMoeForConditionalGeneration
 
     def layer_class(self) -> Any:
-        """See `QwenOmni.layer_class`."""
         from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as modeling
 
         return modeling.Qwen3OmniMoeThinkerTextDecoderLayer
 
     def processor_class(self) -> Any:
-        """See `QwenOmni.processor_class`."""
         from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import Qwen3OmniMoeProcessor
 
         return Qwen3OmniMoeProcessor
 
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
-        """See `QwenOmni.decoder_shape`."""
         return ComponentShape(
             num_layers=integer(config, "num_hidden_layers"),
             num_experts=integer(config, "num_local_experts" if "num_local_experts" in config else "num_experts"),
@@ -62,7 +58,7 @@ class Qwen3Omni(QwenOmni):
         )
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """See `QwenOmni.model_shape`. Vision enters below several layers, and the talker listens between two."""
+        """Vision enters below several layers, and the talker listens between two."""
         shape = super().model_shape(config)
         return replace(
             shape,
@@ -73,7 +69,6 @@ class Qwen3Omni(QwenOmni):
         )
 
     def role(self, tensor_name: str) -> TensorRole:
-        """See `Family.role`."""
         role = super().role(tensor_name)
         if role.layer is None:
             return role
@@ -84,19 +79,19 @@ class Qwen3Omni(QwenOmni):
         return replace(role, rows_are_experts=within_layer in _ROWS_ARE_EXPERTS)
 
     def num_audio_tokens(self, num_frames: int) -> int:
-        """See `Family.num_audio_tokens`. Thirteen tokens a second."""
+        """Thirteen tokens a second."""
         from transformers.models.qwen3_omni_moe import processing_qwen3_omni_moe as processing
 
         return int(processing._get_feat_extract_output_lengths(num_frames))
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
-        """See `Family.cache_values_per_token`. A key and a value for each head of each layer."""
+        """A key and a value for each head of each layer."""
         text = self.decoder_config(config, "thinker")
         heads = integer(text, "num_key_value_heads")
         return 2 * heads * integer(text, "head_dim") * integer(text, "num_hidden_layers")
 
     def working_values(self, config: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
-        """See `Family.working_values`.
+        """The most that is held in the tower, or in the decoder.
 
         The tower holds its features three times, and its first convolution before and after the activation, over chunks
         of `2 * n_window` frames of which `conv_chunksize` run at once, beside what came of the chunks before. The
@@ -114,7 +109,7 @@ class Qwen3Omni(QwenOmni):
         return int(max(tower, num_tokens * (2 * hidden + 2 * text["num_experts"] + routed)))
 
     def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
-        """See `Family.slot`. In memory the gate's rows lie above those of the projection it gates."""
+        """In memory the gate's rows lie above those of the projection it gates."""
         name, index = super().slot(tensor_name, shape)
         expert = _EXPERT_TENSOR.fullmatch(name)
         if expert is None:
@@ -126,20 +121,18 @@ class Qwen3Omni(QwenOmni):
         return "mlp.experts.gate_up_proj", (number, half)
 
     def router(self, layer: nn.Module) -> Router | None:
-        """See `Family.router`."""
         return getattr(layer.mlp, "gate", None)
 
     def experts(self, layer: nn.Module) -> nn.Module | None:
-        """See `Family.experts`."""
         return getattr(layer.mlp, "experts", None)
 
     def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """See `Family.raw_gates`. Rounded as the router rounds what it returns."""
+        """Rounded as the router rounds what it returns."""
         logits, _, indices = router_output
         return logits.float().softmax(dim=-1).gather(1, indices).to(logits.dtype)
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """See `Family.speak`. A step is a codec frame of 80 ms; text is some four tokens a second of speech.
+        """A step is a codec frame of 80 ms; text is some four tokens a second of speech.
 
         The stock class can't go on from an answer of no word, nor from speech of no frame.
         """
@@ -157,18 +150,15 @@ class Qwen3Omni(QwenOmni):
                 return_audio=True,
             )
 
-    def speech_tap(self, model: PreTrainedModel) -> int | None:
-        """See `Family.speech_tap`."""
+    def talker_input_layer(self, model: PreTrainedModel) -> int | None:
         if getattr(model, "talker", None) is None:
             return None
         return int(model.config.talker_config.accept_hidden_layer)
 
-    def set_speech_tap(self, model: PreTrainedModel, tap: int) -> None:
-        """See `Family.set_speech_tap`."""
+    def set_talker_input_layer(self, model: PreTrainedModel, tap: int) -> None:
         model.config.talker_config.accept_hidden_layer = tap
 
     def write_experts(self, config: Config, component: str, num_experts: int) -> None:
-        """See `Family.write_experts`."""
         text = self.decoder_config(config, component)
         text["num_experts"] = num_experts
         if "num_local_experts" in text:  # transformers writes it for the talker, and it wins over num_experts there
@@ -176,7 +166,6 @@ class Qwen3Omni(QwenOmni):
         text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
 
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        """See `Family.write_layers`."""
         super().write_layers(config, component, retained)
         text = self.decoder_config(config, component)
         if text.get("mlp_only_layers"):
@@ -186,7 +175,6 @@ class Qwen3Omni(QwenOmni):
             talker["accept_hidden_layer"] = sum(layer < talker["accept_hidden_layer"] for layer in retained)
 
     def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
-        """See `QwenOmni.stub_tensors`."""
         vision["deepstack_visual_indexes"] = []
         width, patch = vision["hidden_size"], vision["patch_size"]
         merged = width * vision["spatial_merge_size"] ** 2
@@ -207,18 +195,29 @@ class Qwen3Omni(QwenOmni):
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
         return shapes
 
-    def one_by_one(self, tensor_name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-        """See `Family.one_by_one`."""
+    def unfuse_experts(self, tensor_name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         prefix, _, projection = tensor_name.rpartition(".")
         if projection == "gate_up_proj":
             num_experts, rows, columns = shape
-            names = [
-                f"{prefix}.{expert}.{half}_proj.weight" for expert in range(num_experts) for half in ("gate", "up")
-            ]
-            return [(name, (rows // 2, columns)) for name in names]
+            unfused: dict[str, tuple[int, ...]] = {}
+            for expert in range(num_experts):
+                unfused[f"{prefix}.{expert}.gate_proj.weight"] = (rows // 2, columns)
+                unfused[f"{prefix}.{expert}.up_proj.weight"] = (rows // 2, columns)
+            return unfused
         if projection == "down_proj":
-            return [(f"{prefix}.{expert}.down_proj.weight", shape[1:]) for expert in range(shape[0])]
-        return [(tensor_name, shape)]
+            return {f"{prefix}.{expert}.down_proj.weight": shape[1:] for expert in range(shape[0])}
+        return {tensor_name: shape}
+
+
+class Qwen3OmniThinker(ThinkerAlone, Qwen3Omni):
+    """Qwen3OmniMoeThinkerForConditionalGeneration."""
+
+    model_type = "qwen3_omni_moe_thinker"
+
+    def stock_class(self) -> Any:
+        from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
+
+        return Qwen3OmniMoeThinkerForConditionalGeneration
 
 
 @contextmanager

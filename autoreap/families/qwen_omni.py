@@ -1,7 +1,7 @@
 """What Qwen's omni models share: a thinker that hears, sees and writes, and what speaks beside it.
 
 On disk the thinker's prefixes are `{audio_tower,visual,model}`; in memory `model.{audio_tower,visual,language_model}`.
-In a whole model all of them follow `thinker.`; see `thinker_alone` for one saved alone.
+In a whole model all of them follow `thinker.`; see `ThinkerAlone` for one saved alone.
 """
 
 from __future__ import annotations
@@ -72,20 +72,17 @@ class QwenOmni(Family):
         return cast(dict[str, Any], part["text_config"])
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
-        """See `Family.model_shape`."""
         speaks = self.speech_parts and config.get("enable_audio_output", True)
         components = ("thinker", "talker") if speaks else ("thinker",)
         return ModelShape({name: self.decoder_shape(self.decoder_config(config, name)) for name in components})
 
     @property
     def parts(self) -> Mapping[str, str]:
-        """See `Family.parts`."""
         return {self.prefix + name: part for name, part in _THINKER_PARTS.items()} | dict(self.speech_parts)
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
     ) -> PreTrainedModel:
-        """See `Family.load`."""
         stock = self.stock_class()
         config = stock.config_class.from_pretrained(path)
         thinker = getattr(config, "thinker_config", config)
@@ -95,7 +92,7 @@ class QwenOmni(Family):
             thinker.text_config.num_hidden_layers = 0
         model = read_model(self.reader(stock), path, config, dtype=dtype, device=device, layers=layers)
         if getattr(thinker.vision_config, _STRIPPED, False):
-            self.close_eyes(model)  # a stub would turn an image into nonsense
+            self.disable_vision(model)  # a stub would turn an image into nonsense
         return model
 
     def reader(self, stock: Any) -> Callable[..., Any]:
@@ -103,29 +100,24 @@ class QwenOmni(Family):
         return cast(Callable[..., Any], stock.from_pretrained)
 
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
-        """See `Family.new_layer`."""
         return empty_layer(self.layer_class(), self.thinker(model).model.language_model.config, number, model.dtype)
 
     def inputs(self, path: Path) -> ChatInputs:
-        """See `Family.inputs`."""
         from autoreap.families.chat_inputs import Placeholders, read_chat_inputs
 
         frame_size = self.processor_class().videos_kwargs["size"]
         return read_chat_inputs(path, Placeholders(**self.placeholders), self.num_audio_tokens, frame_size)
 
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
-        """See `Family.thinker`."""
         return cast("PreTrainedModel", getattr(model, "thinker", model))
 
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
-        """See `Family.decoder`."""
         if component == "thinker":
             return cast(Decoder, self.thinker(model).model.language_model)
         talker = getattr(model, "talker", None)
         return cast(Decoder, talker.model) if talker is not None else None
 
     def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """See `Family.audio_embeddings`."""
         import torch
 
         thinker = self.thinker(model)
@@ -136,7 +128,7 @@ class QwenOmni(Family):
         return cast("torch.Tensor", output.last_hidden_state)
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """See `Family.positions`. A picture takes fewer positions than tokens.
+        """A picture takes fewer positions than tokens.
 
         The offsets that the stock method returns beside them are wrong for a padded prompt of a single token.
         """
@@ -153,7 +145,6 @@ class QwenOmni(Family):
 
     @contextmanager
     def without_speech(self, model: PreTrainedModel) -> Iterator[None]:
-        """See `Family.without_speech`."""
         modules, has_talker = dict(model._modules), getattr(model, "has_talker", False)
         if not has_talker:  # nothing to take out; the thinker alone has no such attribute either
             yield
@@ -169,17 +160,13 @@ class QwenOmni(Family):
             model._modules.update(modules)  # in their order
 
     def write_no_speech(self, config: Config) -> None:
-        """See `Family.write_no_speech`."""
         config["enable_audio_output"] = False
 
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        """See `Family.write_layers`."""
         self.decoder_config(config, component)["num_hidden_layers"] = len(retained)
 
     def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
-        """See `Family.write_no_vision`.
-
-        The stock class always builds a tower. What stays is one narrow block between a patch embedding and a merger:
+        """The stock class always builds a tower. What stays is one narrow block between a patch embedding and a merger:
         with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
         """
         vision = self.thinker_config(config)["vision_config"]
@@ -196,11 +183,26 @@ class QwenOmni(Family):
         return {f"{self.prefix}visual.{name}": shape for name, shape in shapes.items()}
 
     def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
-        """See `Family.vision_entrances`."""
         return [(self.thinker(model).model, name) for name in ("get_image_features", "get_video_features")]
 
     def name_on_disk(self, name: str) -> str:
-        """See `Family.name_on_disk`."""
         inner = re.sub(r"^model\.(audio_tower|visual)\.", r"\1.", name.removeprefix(self.prefix))
         on_disk = re.sub(r"^model\.language_model\.", "model.", inner)
         return self.prefix + on_disk if name.startswith(self.prefix) else name
+
+
+class ThinkerAlone(QwenOmni):
+    """The thinker of a Qwen omni model saved alone, as `model.thinker.save_pretrained` writes it; inherit it first.
+
+    Its config is the `thinker_config` of the whole model's, and its tensors' names lack the prefix `thinker.`.
+    """
+
+    prefix = ""
+    speech_parts: Mapping[str, str] = {}
+    companions: tuple[str, ...] = ()
+
+    def thinker_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], config)
+
+    def write_no_speech(self, config: Config) -> None:
+        """There is nothing that speaks."""

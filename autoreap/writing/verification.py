@@ -122,7 +122,7 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
 def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
     """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
     family = family_of(config)
-    stored = dict(entry for info in tensors for entry in family.one_by_one(info.name, info.shape))
+    stored = family.unfuse_all((info.name, info.shape) for info in tensors)
     expected = family.expected_tensors(config, stored)
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):

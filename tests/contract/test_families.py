@@ -80,8 +80,7 @@ class FamilyContract(DimensionContract):
     def test_the_tensors_that_are_expected_are_those_that_the_stock_class_writes(
         self, checkpoint: Checkpoint, family: Family
     ) -> None:
-        one_by_one = (family.one_by_one(name, info.shape) for name, info in checkpoint.tensors.items())
-        stored = dict(entry for entries in one_by_one for entry in entries)
+        stored = family.unfuse_all((name, info.shape) for name, info in checkpoint.tensors.items())
         assert family.expected_tensors(checkpoint.config, stored) == stored
 
     def test_what_is_pruned_loads_in_the_stock_class_with_nothing_missing_or_left_over(
