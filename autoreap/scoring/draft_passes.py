@@ -1,4 +1,4 @@
-"""The forward passes of drafted decoding: over prompts with their drafts, then over what each answer may go on with.
+"""The forward passes of drafted decoding: over prompts with their drafts, then over how each answer may continue.
 
 Shape legend: see `drafting`.
 """
@@ -61,7 +61,7 @@ class DraftPasses:
 
     def go_on(self, pool: Pool, fed: Sequence[list[int]]) -> torch.Tensor:
         """[B, Q, H] of the last token of each row, and of the tokens `fed` after it."""
-        tokens, are_fed = self._padded([[row.answer[-1], *guess] for row, guess in zip(pool.rows, fed, strict=True)])
+        tokens, are_fed = self._padded([[row.answer[-1], *draft] for row, draft in zip(pool.rows, fed, strict=True)])
         written = torch.tensor([len(row.answer) - 1 for row in pool.rows], device=tokens.device)
         decoder: Any = self._family.decoder(self._model, "thinker")
         hidden: torch.Tensor = decoder(
@@ -108,9 +108,8 @@ class DraftPasses:
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded [B, Q], and which of it is no padding."""
         width = max(map(len, sequences))
+        device = self._family.device(self._model)
         filled = [[*sequence, *[self._end] * (width - len(sequence))] for sequence in sequences]
-        tokens = torch.tensor(filled, dtype=torch.long, device=self._family.device(self._model)).view(
-            len(sequences), width
-        )
+        tokens = torch.tensor(filled, dtype=torch.long, device=device).view(len(sequences), width)
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)
         return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]

@@ -1,12 +1,12 @@
-"""An answer under way: what is written of it, what its draft may go on with, how much of it is worth feeding."""
+"""An answer under way: what is written of it, how its draft may continue, and how many draft tokens to feed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 # A forward pass takes about as long as this many tokens in it, beside the tokens themselves.
 _PASS_IN_TOKENS = 128
-# What is believed of drafts before one was tried: that so many tokens held before one did not.
-_BELIEF = 50
+# The acceptance rate before any draft was tried: so many tokens accepted, one rejected.
+_PRIOR_ACCEPTED = 50
 # Chosen where the model's output is not a number.
 NO_TOKEN = -1
 
@@ -53,7 +53,7 @@ class Row:
         number: of the prompt.
         draft: of the prompt, without its end.
         next: where in the draft the answer may go on.
-        rounds_in_vain: how many in a row had no token accepted.
+        rejected_rounds: how many in a row had no token accepted.
     """
 
     number: int
@@ -63,8 +63,8 @@ class Row:
     next: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
-    num_misses: int = 0
-    rounds_in_vain: int = 0
+    num_rejected: int = 0
+    rejected_rounds: int = 0
     finished: bool = False
     is_number: bool = True
     log_likelihood: float | None = None
@@ -79,33 +79,37 @@ class Row:
         """All its tokens but the last."""
         return self.prompt.num_tokens + len(self.answer) - 1
 
-    def guess(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may come next."""
-        return [] if self.finished else list(self.draft[self.next : self.next + min(limit, self.room)])
+    def draft_tokens(self, limit: int) -> list[int]:
+        """At most `limit` tokens of the draft that may come next."""
+        if self.finished:
+            return []
+        return list(self.draft[self.next : self.next + min(limit, self.room)])
 
-    def take(self, guess: Sequence[int], chosen: Sequence[int], end_token: int) -> int:
-        """Write what the model chose; how many tokens of `guess` are accepted.
+    def take(self, fed: Sequence[int], chosen: Sequence[int], end_token: int) -> int:
+        """Write what the model chose; returns how many of the draft tokens that were `fed` are accepted.
 
-        `chosen` is what comes after each of its tokens, and before the first: one more.
+        `chosen` is the model's choice before the first of these tokens and after each of them: one more.
         """
         if self.finished:
             return 0
-        accepted = next((place for place, token in enumerate(guess) if token != chosen[place]), len(guess))
+        accepted = 0
+        while accepted < len(fed) and fed[accepted] == chosen[accepted]:
+            accepted += 1
         self.is_number = chosen[accepted] != NO_TOKEN
         self.answer += chosen[: accepted + 1] if self.is_number else [*chosen[:accepted], end_token]
-        self.num_drafted += len(guess)
+        self.num_drafted += len(fed)
         self.num_accepted += accepted
-        self.num_misses += accepted < len(guess)
-        self.rounds_in_vain = 0 if accepted else self.rounds_in_vain + 1
+        self.num_rejected += accepted < len(fed)
+        self.rejected_rounds = 0 if accepted else self.rejected_rounds + 1
         self.next = self._continuation(self.next + accepted)
         self.finished = self.room < 0 or self.answer[-1] == end_token
         return accepted
 
-    def chance(self) -> float:
-        """How probable it is that the draft's next token holds, by what held before (Laplace's rule of succession)."""
+    def acceptance_rate(self) -> float:
+        """The probability that the draft's next token is accepted, by Laplace's rule of succession."""
         if self.finished or self.next >= len(self.draft) or self.room == 0:
             return 0.0
-        return (self.num_accepted + 1) / (self.num_accepted + self.num_misses + 2)
+        return (self.num_accepted + 1) / (self.num_accepted + self.num_rejected + 2)
 
     def as_answer(self) -> Answer:
         """What it has come to."""
@@ -115,48 +119,49 @@ class Row:
     def _continuation(self, expected: int) -> int:
         """Where the draft goes on after the last token written, which was expected at `expected`.
 
-        Found by that token, so that one left out or put in does not shift all that follows; once rounds were in vain,
-        by the last two. Where it is not found, it stands in for the token expected.
+        Found by that token, so that a token left out or put in does not shift all that follows. After two rejected
+        rounds it is found by the last two tokens. Where it is not found, it stands in for the token expected.
         """
-        in_vain = self.rounds_in_vain > 1
-        last = tuple(self.answer[-2:] if in_vain else self.answer[-1:])
+        num_matching = 2 if self.rejected_rounds > 1 else 1
+        last = tuple(self.answer[-num_matching:])
         ends = [end for end in range(len(last), len(self.draft) + 1) if self.draft[end - len(last) : end] == last]
         if ends:
             return min(ends, key=lambda end: abs(end - 1 - expected))
-        return len(self.draft) if in_vain else expected + 1
+        # A draft that was rejected twice and matches nowhere is given up.
+        return len(self.draft) if num_matching == 2 else expected + 1
 
 
 @dataclass
-class Belief:
-    """How many tokens of drafts held in the first passes, and how many did not."""
+class AcceptanceStats:
+    """How many draft tokens were accepted in the first passes, and how many were rejected."""
 
-    num_accepted: int = _BELIEF
-    num_misses: int = 1
+    num_accepted: int = _PRIOR_ACCEPTED
+    num_rejected: int = 1
 
     @property
-    def chance(self) -> float:
-        """Of one token."""
-        return self.num_accepted / (self.num_accepted + self.num_misses)
+    def rate(self) -> float:
+        """The acceptance rate of one token."""
+        return self.num_accepted / (self.num_accepted + self.num_rejected)
 
     def update(self, batch: Sequence[Row]) -> None:
-        """After the first pass of `batch`."""
+        """Count the first pass of `batch`."""
         self.num_accepted += sum(row.num_accepted for row in batch)
-        self.num_misses += sum(row.num_misses for row in batch)
+        self.num_rejected += sum(row.num_rejected for row in batch)
 
 
-def num_worth_feeding(chances: Sequence[float], most: int) -> int:
-    """How many tokens of its draft to feed for each row, if each of them holds with its row's chance; `most` at most.
+def draft_length(acceptance_rates: Sequence[float], most: int) -> int:
+    """How many draft tokens to feed for each row, from the rows' acceptance rates; at most `most`.
 
-    One token more of every row costs as much as B tokens. If it holds, it saves the row a round, of which the row's
-    share is (`_PASS_IN_TOKENS` + B) / B tokens.
+    One token more of every row costs as much as B tokens. If it is accepted, it saves the row a round, of which the
+    row's share is (`_PASS_IN_TOKENS` + B) / B tokens.
     """
-    num_rows = len(chances)
+    num_rows = len(acceptance_rates)
     least = num_rows**2 / (_PASS_IN_TOKENS + num_rows)
-    depth, hold = 0, list(chances)
-    while depth < most and sum(hold) >= least:
-        depth += 1
-        hold = [probability * chance for probability, chance in zip(hold, chances, strict=True)]
-    return depth
+    length, accepted = 0, list(acceptance_rates)  # `accepted`: the probability that all tokens so far are accepted
+    while length < most and sum(accepted) >= least:
+        length += 1
+        accepted = [probability * rate for probability, rate in zip(accepted, acceptance_rates, strict=True)]
+    return length
 
 
 def without_end(end_token: int, draft: tuple[int, ...]) -> tuple[int, ...]:

@@ -5,11 +5,11 @@ up to where the model chooses otherwise; the choice itself is a token of the ans
 the answer is what greedy decoding writes, whatever the draft (the verification of Leviathan et al., 2023,
 arXiv:2211.17192, where the draft is written by a small model).
 
-Rows whose draft did not hold are gathered from all batches into one pool, which is then decoded together: each round
-feeds the last token of a row and what its draft may go on with. Where too little of the drafts holds, a round feeds the
-last tokens alone, which is plain decoding with a cache.
+Rows whose draft was rejected are gathered from all batches into one pool, which is then decoded together: each round
+feeds the last token of a row and the draft tokens that may follow. Where too few of them are accepted, a round feeds
+the last tokens alone, which is plain decoding with a cache.
 
-`draft_rows` knows what is written of an answer and what its draft may go on with, `draft_pools` rows with their cache,
+`draft_rows` knows what is written of an answer and how its draft may continue, `draft_pools` rows with their cache,
 `draft_passes` the model; here is the order in which they work.
 
 Shape legend, of these modules too: B rows, T prompt tokens (left-padded), D draft tokens (right-padded), Q tokens fed
@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from autoreap.families import Family
 from autoreap.scoring.draft_passes import DraftPasses
 from autoreap.scoring.draft_pools import Pool, merged, part_of, unfinished
-from autoreap.scoring.draft_rows import Answer, Belief, Prompt, Row, num_worth_feeding, without_end
+from autoreap.scoring.draft_rows import AcceptanceStats, Answer, Prompt, Row, draft_length, without_end
 
 # A round holds a token or a few of each row, where a first pass holds whole prompts.
 _POOL_FACTOR = 8
@@ -64,7 +64,7 @@ class DraftedDecoder:
             prompts: what is to be answered.
             embed: the thinker's left-padded inputs for the prompts of these numbers: `input_ids` and `attention_mask`
                 [B, T], `inputs_embeds` [B, T, H], pictures with their grids.
-            likelihoods: score the drafts, too. They are then fed whole, whatever their chances.
+            likelihoods: score the drafts, too. They are then fed whole, whatever their acceptance rate.
             on_answer: called with a prompt's number and its answer as soon as it is written; what it raises ends all.
 
         Raises:
@@ -73,7 +73,7 @@ class DraftedDecoder:
         rows = self._rows(prompts)
         ahead = _by_length(rows)
         pools: list[Pool] = []
-        belief = Belief()
+        acceptance = AcceptanceStats()
         unreported = set(range(len(rows)))
 
         def report(worked_on: Sequence[Row]) -> None:
@@ -87,9 +87,9 @@ class DraftedDecoder:
             waiting = sum(len(pool.rows) for pool in pools)
             if ahead and (not pools or waiting + self.batch_size <= self._pool_size):
                 batch = ahead[-self.batch_size :]
-                if pool := self._first_pass(batch, embed, None if likelihoods else belief):
+                if pool := self._first_pass(batch, embed, None if likelihoods else acceptance):
                     del ahead[-len(batch) :]
-                    belief.update(batch)
+                    acceptance.update(batch)
                     pools.append(pool)
                     report(batch)
             else:
@@ -120,19 +120,20 @@ class DraftedDecoder:
     def _rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         return [Row(number, prompt, without_end(self._end, prompt.draft)) for number, prompt in enumerate(prompts)]
 
-    def _first_pass(self, batch: list[Row], embed: Embed, belief: Belief | None) -> Pool | None:
+    def _first_pass(self, batch: list[Row], embed: Embed, acceptance: AcceptanceStats | None) -> Pool | None:
         """Prompts with their drafts; None where memory ran out and the batch must be smaller.
 
-        Without a `belief` the drafts are fed whole, and scored.
+        Without `acceptance` the drafts are fed whole, and scored.
         """
-        if belief is None:
+        if acceptance is None:
             fed = [list(row.draft) for row in batch]
         else:
-            depth = num_worth_feeding([belief.chance] * len(batch), max(len(row.draft) for row in batch))
-            fed = [row.guess(depth) for row in batch]
+            longest = max(len(row.draft) for row in batch)
+            length = draft_length([acceptance.rate] * len(batch), longest)
+            fed = [row.draft_tokens(length) for row in batch]
         try:
             pool, hidden = self._passes.begin(batch, fed, embed([row.number for row in batch]))
-            choices = self._passes.choices(batch, fed, hidden, scored=belief is None)
+            choices = self._passes.choices(batch, fed, hidden, scored=acceptance is None)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -144,8 +145,9 @@ class DraftedDecoder:
 
     def _round(self, pool: Pool) -> None:
         """Go on with every row of `pool`; where memory runs out it stays as it was, and pools must be smaller."""
-        depth = num_worth_feeding([row.chance() for row in pool.rows], max(max(0, row.room) for row in pool.rows))
-        fed = [row.guess(depth) for row in pool.rows]
+        most = max(max(0, row.room) for row in pool.rows)
+        length = draft_length([row.acceptance_rate() for row in pool.rows], most)
+        fed = [row.draft_tokens(length) for row in pool.rows]
         num_columns = pool.mask.shape[1]
         try:
             choices = self._passes.choices(pool.rows, fed, self._passes.go_on(pool, fed))
@@ -182,6 +184,6 @@ def _take(rows: Sequence[Row], fed: Sequence[list[int]], choices: Sequence[list[
     """Write the `choices`; bool [B, Q]: which of each row's last token and those fed after it belong to the answer."""
     num_accepted = []
     for row, tokens, chosen in zip(rows, fed, choices, strict=True):
-        guess = tokens[: max(0, row.room)]  # a draft that is fed to be scored may be longer than the answer may be
-        num_accepted.append(row.take(guess, chosen[: len(guess) + 1], end_token))
+        usable = tokens[: max(0, row.room)]  # a draft that is fed to be scored may be longer than the answer may be
+        num_accepted.append(row.take(usable, chosen[: len(usable) + 1], end_token))
     return torch.arange(1 + max(map(len, fed))) <= torch.tensor(num_accepted)[:, None]
