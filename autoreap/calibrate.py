@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,11 @@ from autoreap.families.family import Decoder
 from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.media.samples import MODALITIES, Sample, digest
 from autoreap.plan import BaseModel, ComponentShape
-from autoreap.progress import Progress, log
+from autoreap.progress import Progress
 from autoreap.prompts import audio_of, embedded
 from autoreap.saliency import ComponentSaliency, Saliency
+
+logger = logging.getLogger(__name__)
 
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192
@@ -257,6 +260,6 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tup
             family.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
     except SilenceError as error:
         reason = f"{batch.encoded[0].where}: {error}"
-        log(f"left out: {reason}")
+        logger.info(f"left out: {reason}")
         return (reason,)
     return ()

@@ -10,7 +10,8 @@ from autoreap import __version__
 from autoreap.commands import ALIASES, COMMANDS
 from autoreap.commands.options import Result
 from autoreap.errors import AutoreapError, InputError, UnhealthyError
-from autoreap.terminal.signals import Interrupted
+from autoreap.progress import log_to_stderr
+from autoreap.search.signals import Interrupted
 
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a failure in the work, 2 bad input, 130 interrupted."""
     options = command_parser().parse_args(arguments)
     _quiet_libraries()
+    log_to_stderr()
     try:
         _run(options)
     except BrokenPipeError:  # the reader has left; the interpreter must not flush again at its end

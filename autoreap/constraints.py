@@ -9,18 +9,18 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from autoreap.errors import InputError, ScoringError
-from autoreap.wording import size_text
+from autoreap.formatting import unit_of, value_text
 
-# Metrics that follow from a plan alone: a candidate that breaks such a bound is never run.
-EXACT = ("size_bytes", "size_8bit_bytes", "size_4bit_bytes", "active_parameters", "kv_bytes_per_minute")
+# Static metrics, known without inference: a candidate that violates such a bound is not scored.
+STATIC = ("size_bytes", "size_8bit_bytes", "size_4bit_bytes", "active_parameters", "kv_bytes_per_minute")
 FORMS = {
     "rate": "wer <= 5%, wer <= baseline + 0.5 points, wer.noisy <= baseline * 1.1, accuracy >= baseline - 1 point",
     "bytes": "size <= 20 GB, size <= 40% of baseline, size at 4 bit <= 8 GB, kv_bytes_per_minute <= 50 MB",
     "seconds": "first_token_seconds <= 300 ms, first_token_seconds <= 0.5 s",
     "ratio": "real_time_factor_ratio <= 0.8, first_token_ratio <= 80%",
+    "nats": "nll.wer <= 0.5, nll.wer <= baseline * 1.1",
     "parameters": "active_parameters <= 2 billion",
 }
 _UNITS = {
@@ -28,6 +28,7 @@ _UNITS = {
     "bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
     "seconds": {"s": 1.0, "seconds": 1.0, "ms": 1e-3},
     "ratio": {"": 1.0, "%": 0.01},
+    "nats": {"": 1.0},
     "parameters": {"": 1.0, "million": 1e6, "billion": 1e9},
 }
 _NEVER_ABOVE_ONE = ("wer", "cer", "accuracy")  # as a bound; `wer <= 5` is meant to be 5%
@@ -58,9 +59,9 @@ class Constraint:
         return (self.metric,)
 
     @property
-    def is_exact(self) -> bool:
+    def is_static(self) -> bool:
         """Whether it can be judged before anything is scored."""
-        return self.metric in EXACT
+        return self.metric in STATIC
 
     def violation(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float:
         """How far `values` are beyond the bound, as a share of it; 0 or less where they keep it.
@@ -79,12 +80,7 @@ class Constraint:
 
     def with_value(self, values: Mapping[str, float]) -> str:
         """The constraint beside what it is about, for people: `size <= 20 GB (it is 30.10 GB)`."""
-        return f"{self.text} (it is {_text(self.metric, values[self.metric])})"
-
-
-def values_of(size_bytes: float, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """What constraints are judged by: the value of each metric, and the size."""
-    return {"size_bytes": size_bytes, **{name: measured["value"] for name, measured in metrics.items()}}
+        return f"{self.text} (it is {value_text(self.metric, values[self.metric])})"
 
 
 def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str, str], where: object) -> None:
@@ -108,7 +104,7 @@ def parse_constraint(text: str) -> Constraint:
     """The constraint that `text` states; `InputError` names the word that is not understood, and what may be said."""
     words = _Words(text)
     metric = _metric(words)
-    words.kind = _kind(metric)
+    words.kind = unit_of(metric)
     sense = words.take("<=", ">=")
     if words.may_take("baseline"):
         factor, offset = _changed_baseline(words)
@@ -178,17 +174,6 @@ def _metric(words: _Words) -> str:
     return f"size_{bits}bit_bytes"
 
 
-def _kind(metric: str) -> str:
-    """Which units a metric has. Names carry them; what carries none is a rate."""
-    if "bytes" in metric:
-        return "bytes"
-    if metric.endswith("_seconds"):
-        return "seconds"
-    if metric == "active_parameters":
-        return "parameters"
-    return "ratio" if metric.endswith("_ratio") or metric == "real_time_factor" else "rate"
-
-
 def _changed_baseline(words: _Words) -> tuple[float, float]:
     """Factor and offset of what follows `baseline`."""
     if words.may_take("*"):
@@ -234,10 +219,3 @@ def _value(metric: str, values: Mapping[str, float]) -> float:
     if value is None or not math.isfinite(value):
         raise ScoringError(f"metric {metric} {'was not measured' if value is None else f'is {value}'}")
     return value
-
-
-def _text(metric: str, value: float) -> str:
-    kind = _kind(metric)
-    if kind == "bytes":
-        return size_text(value)
-    return f"{value:.2%}" if kind == "rate" else f"{value:.4g}"

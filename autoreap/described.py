@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from autoreap.dimensions.speech import PARTS as SPEAKING_PARTS
 from autoreap.errors import InputError
 from autoreap.families import Family, family_of
 from autoreap.plan import BaseModel, ModelShape
-from autoreap.progress import log
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,7 +88,7 @@ def load(
         dtype = "float32"
     path = described.checkpoint.path
     _check_weights(described, speech=speech)
-    log(f"loading {described.name} on {device}")
+    logger.info(f"loading {described.name} on {device}")
     model = described.family.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
     return Loaded(described, model, described.family.inputs(path), stream_layers)
 

@@ -5,6 +5,7 @@ verified. Of a run that was killed that directory stays; the next run goes on af
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +18,9 @@ from typing import Any
 from autoreap.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.errors import InputError, VerificationError
 from autoreap.families import family_of
-from autoreap.lock import exclusive
+from autoreap.files import exclusive
 from autoreap.plan import PruningPlan
-from autoreap.progress import Progress, log
+from autoreap.progress import Progress
 from autoreap.writing.model_card import model_card, public_name
 from autoreap.writing.rewrite import Rewrite, plan_rewrite
 from autoreap.writing.shards import Shard, check_shard, shards_of, write_shard
@@ -31,6 +32,8 @@ from autoreap.writing.verification import (
     file_checksums,
     structure_fault,
 )
+
+logger = logging.getLogger(__name__)
 
 _JOURNAL = ".journal.jsonl"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
@@ -112,7 +115,8 @@ def _partial(target: Path) -> Iterator[Path]:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"can't be written: {error.strerror}", where=target, fix="name another directory") from None
-    with exclusive(partial, "another process is writing this checkpoint", fix="wait for it, or name another -o"):
+    lock = partial.with_suffix(".lock")
+    with exclusive(lock, "another process is writing this checkpoint", fix="wait for it, or name another -o"):
         try:
             yield partial
         except OSError as error:
@@ -138,7 +142,7 @@ class _Journal:
         if lines and lines[0] == identity:
             finished = {line["shard"]: line["checksums"] for line in lines[1:]}
             self.finished = {name: sums for name, sums in finished.items() if (path.parent / name).is_file()}
-            log(f"going on with {path.parent}: {len(self.finished)} shards are there")
+            logger.info(f"going on with {path.parent}: {len(self.finished)} shards are there")
         for leftover in path.parent.iterdir():
             if leftover.name not in self.finished:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 from autoreap.comparison.alignment import align
 from autoreap.errors import InputError
-from autoreap.scores import Counts, Nats, Score, score
-from autoreap.whole_file import written_whole
-from autoreap.wording import aligned, metric_text
+from autoreap.files import atomic_write
+from autoreap.scores import Counts, Metric, NllCounts, score
 
 OUTCOMES_NAME = "outcomes.jsonl"  # of the file of a trial, of the baseline, of what a checkpoint carries
 
@@ -43,57 +41,44 @@ class Evaluation:
 
     Attributes:
         num_unreadable: rows of each metric whose media could not be read; they have no outcome.
-        nats: of the reference of each row, where likelihoods were asked for: for `wer` they make the metric `nll.wer`.
-        costs: further metrics as plain values: what is not a rate over utterances, such as size and speed.
+        nll: of the reference of each row, where likelihoods were asked for: for `wer` they make the metric `nll.wer`.
+        costs: metrics that are no rate over utterances, such as size and speed.
     """
 
     outcomes: Mapping[str, tuple[Outcome, ...]]
     seconds: float
     num_unreadable: Mapping[str, int] = field(default_factory=dict)
-    nats: Mapping[str, Sequence[Nats]] = field(default_factory=dict)
-    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    nll: Mapping[str, Sequence[NllCounts]] = field(default_factory=dict)
+    costs: Mapping[str, Metric] = field(default_factory=dict)
 
-    def scores(self) -> dict[str, Score]:
+    def metrics(self) -> dict[str, Metric]:
         """Each metric with its interval, and each language's beside it where there are several (`wer`, `wer/zh`).
 
         Raises:
             ScoringError: nothing was scored.
         """
-        rates = {metric: score_of(outcomes) for metric, outcomes in with_languages(self.outcomes).items()}
-        return rates | {f"nll.{metric}": score(nats) for metric, nats in self.nats.items()}
-
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """The scores as plain values, for JSON, and the costs after them."""
-        scores = {
-            metric: measured.as_dict() | {"num_unreadable": self.num_unreadable.get(metric, 0)}
-            for metric, measured in self.scores().items()
-        }
-        return scores | {metric: dict(measured) for metric, measured in self.costs.items()}
+        metrics = {}
+        for name, outcomes in with_languages(self.outcomes).items():
+            metrics[name] = score_of(outcomes, num_unreadable=self.num_unreadable.get(name, 0))
+        for name, counts in self.nll.items():
+            metrics[f"nll.{name}"] = score(counts, num_unreadable=0)
+        return {**metrics, **self.costs}
 
     def save_outcomes(self, path: Path) -> None:
         """One JSON line an utterance; docs/files.md has its keys."""
-        rows = [_row(metric, outcome) for metric, outcomes in self.outcomes.items() for outcome in outcomes]
-        with written_whole(path) as partial:
-            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        lines = []
+        for metric, outcomes in self.outcomes.items():
+            for outcome in outcomes:
+                lines.append(json.dumps(_row(metric, outcome), ensure_ascii=False) + "\n")
+        with atomic_write(path) as partial:
+            partial.write_text("".join(lines), encoding="utf-8")
 
 
-def score_of(outcomes: Sequence[Outcome]) -> Score:
+def score_of(outcomes: Sequence[Outcome], *, num_unreadable: int | None = None) -> Metric:
     """The rate of `outcomes` with its interval. Raises `ScoringError` where nothing was scored."""
-    return score([outcome.counts for outcome in outcomes], num_failed=sum(outcome.failed for outcome in outcomes))
-
-
-def scores_text(evaluation: Evaluation) -> str:
-    """A table for people, one line a metric: rate and interval, the counts behind it, and why what failed did."""
-    rows = [["", "rate [95% interval]", "counts", "utterances", "failed"]]
-    outcomes = with_languages(evaluation.outcomes)
-    for metric, measured in evaluation.scores().items():
-        reasons = Counter(outcome.reason or "failed" for outcome in outcomes.get(metric, ()) if outcome.failed)
-        failed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-        counts = f"{measured.numerator:,.0f}/{measured.denominator:,}"
-        rate = metric_text(metric, measured.as_dict())
-        rows.append([metric, rate, counts, f"{measured.num_samples:,}", failed or "none"])
-    rows += [[metric, metric_text(metric, measured), "", "", ""] for metric, measured in evaluation.costs.items()]
-    return aligned(rows)
+    counts = [outcome.counts for outcome in outcomes]
+    num_failed = sum(outcome.failed for outcome in outcomes)
+    return score(counts, num_failed=num_failed, num_unreadable=num_unreadable)
 
 
 def with_languages(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Sequence[Outcome]]:

@@ -7,14 +7,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter
 
 from autoreap.errors import InputError
+from autoreap.files import atomic_write
 from autoreap.validation import NO_OTHER_KEYS, read_json, validate
-from autoreap.whole_file import written_whole
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
@@ -148,10 +149,14 @@ class PruningPlan:
         return summary
 
     def digest(self) -> str:
-        """Sixteen hex digits of the edit that takes effect.
+        """Sixteen hex digits of the edit that takes effect; computed once.
 
         The experts of a cut layer have no effect, so two candidates that differ only there share a digest and a score.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         effective = []
         for edit in (self.thinker, self.talker):
             effective.append(edit and [[layer, edit.experts[layer]] for layer in edit.layers])
@@ -161,7 +166,7 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write plan.json whole or not at all."""
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(self.as_dict(), separators=(",", ":")) + "\n")
 
 

@@ -1,49 +1,85 @@
-"""Progress with an ETA: a line that redraws itself on a terminal, plain timestamped lines in a log."""
+"""Logging for the command line, and progress with an ETA: a bar on a terminal, a plain line now and then in a log.
 
-import shutil
-import sys
+Each module logs to its own `logging.getLogger(__name__)`, so a Python caller can silence and route it. The command line
+calls `log_to_stderr`. On a terminal, what is printed here and the bars share one console, so they do not overwrite each
+other.
+"""
+
+import logging
 import time
+from types import TracebackType
 
-from autoreap.wording import duration
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.status import Status
+
+from autoreap.formatting import duration
+
+logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_SECONDS = 30.0
-_ERASE = "\r\x1b[K"
+_TERMINAL_INTERVAL_SECONDS = 0.25
+
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def log_to_stderr() -> None:
+    """Print what the package logs to stderr: `12:34:56 message`, with `warning: ` before a warning."""
+    package = logging.getLogger("autoreap")
+    for handler in list(package.handlers):
+        if isinstance(handler, _ConsoleHandler):
+            package.removeHandler(handler)
+    package.addHandler(_ConsoleHandler())
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        console.print(f"{time.strftime('%H:%M:%S')} {mark}{record.getMessage()}")
 
 
 class StatusLine:
-    """One line on stderr that changes: redrawn in place on a terminal, written anew now and then in a log.
+    """One line that changes: redrawn in place on a terminal, logged now and then otherwise.
 
     Args:
-        interval_seconds: least time between two lines in a log; a terminal redraws four times a second.
+        interval_seconds: least time between two lines in a log.
     """
 
     def __init__(self, *, interval_seconds: float = LOG_INTERVAL_SECONDS) -> None:
-        self._stream = sys.stderr
-        self._redraws = self._stream.isatty()
-        self._interval = 0.25 if self._redraws else interval_seconds
+        self._interval = _TERMINAL_INTERVAL_SECONDS if console.is_terminal else interval_seconds
+        self._status: Status | None = None
         self._shown = time.monotonic()
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time to show it again."""
         return time.monotonic() - self._shown >= self._interval
 
     def show(self, text: str) -> None:
-        """Write it, on a terminal as much of it as fits in one row."""
+        """Show it; on a terminal as much of it as fits in one row."""
         self._shown = time.monotonic()
-        columns = shutil.get_terminal_size().columns
-        self._stream.write(f"{_ERASE}{text[: columns - 1]}" if self._redraws else f"{timestamp()} {text}\n")
-        self._stream.flush()
+        if not console.is_terminal:
+            logger.info("%s", text)
+            return
+        text = text[: console.width - 4]  # the spinner takes two columns
+        if self._status is None:
+            self._status = console.status(text)
+            self._status.start()
+        else:
+            self._status.update(text)
 
     def erase(self) -> None:
         """Take it off the terminal; the next is due an interval from now."""
         self._shown = time.monotonic()
-        if self._redraws:
-            self._stream.write(_ERASE)
-            self._stream.flush()
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
 
 
 class Progress:
-    """Counts steps of one job to stderr. Use as a context manager; `advance` after each step.
+    """Counts steps of one job. Use as a context manager; `advance` after each step.
 
     Args:
         label: what is counted, such as "calibrating".
@@ -54,31 +90,41 @@ class Progress:
         self._label = label
         self._total = total
         self._done = 0
-        self._line = StatusLine()
-        self._started = time.monotonic()
+        self._began = self._logged = time.monotonic()
+        self._bar: Bar | None = None
 
     def __enter__(self) -> "Progress":
+        if console.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._label, total=self._total)
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        self._line.erase()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """`steps` more are done; `note` says something about the latest."""
+    def advance(self, steps: int = 1) -> None:
+        """`steps` more are done."""
         self._done += steps
-        if not self._line.due():
+        if self._bar is not None:
+            self._bar.advance(self._task, steps)
             return
-        elapsed = time.monotonic() - self._started
+        now = time.monotonic()
+        if now - self._logged < LOG_INTERVAL_SECONDS:
+            return
+        self._logged = now
+        elapsed = now - self._began
         left = duration(elapsed / self._done * (self._total - self._done))
-        self._line.show(f"{self._label} {self._done}/{self._total}, {duration(elapsed)} elapsed, ETA {left}{note}")
-
-
-def log(message: str) -> None:
-    """One timestamped line on stderr; a line that redraws itself gives way to it."""
-    erase = _ERASE if sys.stderr.isatty() else ""
-    print(f"{erase}{timestamp()} {message}", file=sys.stderr, flush=True)
-
-
-def timestamp() -> str:
-    """The local time, as log lines start."""
-    return time.strftime("%H:%M:%S")
+        logger.info("%s %d/%d, %s elapsed, ETA %s", self._label, self._done, self._total, duration(elapsed), left)

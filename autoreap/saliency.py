@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from autoreap.errors import InputError
+from autoreap.files import atomic_write
 from autoreap.media.samples import MODALITIES
-from autoreap.whole_file import written_whole
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -145,7 +145,7 @@ class Saliency:
     def save(self, path: Path) -> None:
         """Write `path` whole or not at all."""
         metadata = {"format": _FORMAT, "provenance": json.dumps(dict(self.provenance))}
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             save_file(self._arrays(), partial, metadata=metadata)
 
 

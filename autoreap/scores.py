@@ -1,4 +1,4 @@
-"""From per-utterance counts to corpus rates with confidence intervals. NumPy alone."""
+"""From counts of each utterance to corpus rates with confidence intervals. NumPy alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,71 +11,90 @@ from autoreap.errors import ScoringError
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
-BETTER, WORSE, UNDECIDED = "better", "worse", "can't be told apart"
-# Of fewer utterances that differ no sign test gives a two-sided p below 0.05 (2 * 0.5 ** 6 = 0.03), even if all of them
-# go one way; there the bootstrap, which knows only what it has seen, is too sure.
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no significant difference"
+# With fewer utterances that differ, no sign test gives a two-sided p below 0.05 (2 * 0.5 ** 6 = 0.03), even if all of
+# them go one way. The bootstrap knows only the utterances it has, so there it is too confident.
 MIN_DIFFERENT = 6
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one utterance contributes to a metric: errors over reference words, or correct answers over questions."""
+    """What one utterance adds to a metric: errors over reference words, or correct answers over questions."""
 
     numerator: int
     denominator: int
 
 
 @dataclass(frozen=True)
-class Nats:
-    """What one utterance contributes to a likelihood: its negative logarithm over reference tokens."""
+class NllCounts:
+    """What one utterance adds to a negative log-likelihood: nats over reference tokens."""
 
     numerator: float
     denominator: int
 
 
 @dataclass(frozen=True)
-class Score:
-    """A corpus rate, never without its interval.
+class Metric:
+    """One number about a model. A number measured on samples is never without its interval.
+
+    A metric without `num_samples` is static: it follows from the plan alone, and `low` and `high` equal `value`.
 
     Attributes:
-        value: sum of numerators over sum of denominators.
-        low, high: 95% percentile bootstrap interval over utterances.
+        value: for a rate, the sum of numerators over the sum of denominators.
+        low, high: 95% percentile bootstrap interval over the samples.
         numerator, denominator: the two sums.
-        num_samples: utterances scored.
-        num_failed: utterances that could not be scored, or whose output could not be parsed.
+        num_samples: utterances (or measurements) behind the value.
+        num_failed: utterances without a valid answer; they count as errors.
+        num_unreadable: rows that were left out, because their media could not be read.
+        quartiles: the first and the third, of a metric that is a median.
     """
 
     value: float
     low: float
     high: float
-    numerator: float
-    denominator: int
-    num_samples: int
-    num_failed: int
+    numerator: float | None = None
+    denominator: int | None = None
+    num_samples: int | None = None
+    num_failed: int | None = None
+    num_unreadable: int | None = None
+    quartiles: Sequence[float] | None = None
+
+    @classmethod
+    def static(cls, value: float) -> "Metric":
+        """A metric that follows from the plan alone."""
+        return cls(value, value, value)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it follows from the plan alone."""
+        return self.num_samples is None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values for JSON; what is None is left out. `Metric(**values)` inverts it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def exact(value: float) -> dict[str, Any]:
-    """The plain values of a metric that is counted, not measured on samples."""
-    return {"value": value, "low": value, "high": value}
+Metrics = Mapping[str, Metric]
 
 
-def is_exact(measured: Mapping[str, Any]) -> bool:
-    """Whether plain values are those of `exact`."""
-    return "num_samples" not in measured
+def metrics_as_dict(metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Plain values for JSON."""
+    return {name: metric.as_dict() for name, metric in metrics.items()}
+
+
+def metrics_from_dict(document: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
+    """What `metrics_as_dict` wrote."""
+    return {name: Metric(**values) for name, values in document.items()}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one side fares against the other, on the same utterances.
+    """One model against another on the same utterances.
 
     Attributes:
-        value: the one rate minus the other.
+        value: the rate of the one minus the rate of the other.
         low, high: 95% percentile interval of the paired bootstrap.
-        verdict: `better`, `worse` or `can't be told apart`.
+        verdict: `better`, `worse` or `no significant difference`.
     """
 
     value: float
@@ -84,11 +103,17 @@ class Difference:
     verdict: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
-def score(counts: Sequence[Counts] | Sequence[Nats], *, num_failed: int = 0, seed: int = 0) -> Score:
+def score(
+    counts: Sequence[Counts] | Sequence[NllCounts],
+    *,
+    num_failed: int = 0,
+    num_unreadable: int | None = None,
+    seed: int = 0,
+) -> Metric:
     """The corpus rate of `counts` with its bootstrap interval.
 
     Raises:
@@ -100,7 +125,7 @@ def score(counts: Sequence[Counts] | Sequence[Nats], *, num_failed: int = 0, see
     if total == 0:
         raise ScoringError(f"nothing was scored: {len(counts)} samples with {total} reference units")
     low, high = _interval(_resampled_rates(numerators, denominators, seed))
-    return Score(
+    return Metric(
         value=float(numerators.sum() / total),
         low=low,
         high=high,
@@ -108,6 +133,7 @@ def score(counts: Sequence[Counts] | Sequence[Nats], *, num_failed: int = 0, see
         denominator=total,
         num_samples=len(counts),
         num_failed=num_failed,
+        num_unreadable=num_unreadable,
     )
 
 
@@ -126,6 +152,19 @@ def paired_difference(first: Sequence[Counts], second: Sequence[Counts]) -> tupl
     return float(difference.sum() / denominators.sum()), low, high
 
 
+def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str) -> Difference:
+    """`first` against `second`, the same utterances in the same order; `direction` is `minimize` or `maximize`.
+
+    A difference is significant if its interval does not contain 0 and at least MIN_DIFFERENT utterances differ.
+    """
+    value, low, high = paired_difference(first, second)
+    num_different = sum(a != b for a, b in zip(first, second, strict=True))
+    if low <= 0 <= high or num_different < MIN_DIFFERENT:
+        return Difference(value, low, high, NO_DIFFERENCE)
+    is_better = (value < 0) == (direction == "minimize")
+    return Difference(value, low, high, BETTER if is_better else WORSE)
+
+
 def bootstrap_interval(
     statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], num_samples: int
 ) -> tuple[float, float]:
@@ -134,20 +173,8 @@ def bootstrap_interval(
     return _interval(statistic(drawn))
 
 
-def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str) -> Difference:
-    """How `first` fares against `second`, the same utterances in the same order; `direction` as a task's DIRECTION.
-
-    An interval that holds 0 decides nothing, nor do fewer than MIN_DIFFERENT utterances that differ.
-    """
-    value, low, high = paired_difference(first, second)
-    num_different = sum(a != b for a, b in zip(first, second, strict=True))
-    if low <= 0 <= high or num_different < MIN_DIFFERENT:
-        return Difference(value, low, high, UNDECIDED)
-    return Difference(value, low, high, BETTER if (value < 0) == (direction == "minimize") else WORSE)
-
-
 def _resampled_rates(numerators: NDArray[Any], denominators: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
-    """[NUM_RESAMPLES] rates: resampling utterances with replacement is multinomial weighting of their counts."""
+    """[NUM_RESAMPLES] rates. To resample utterances with replacement is to weight their counts multinomially."""
     num_samples = len(numerators)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=NUM_RESAMPLES)

@@ -20,7 +20,7 @@ from autoreap.calibrate import Options
 from autoreap.calibration.summary import cut_order, turnover
 from autoreap.candidate import RANKINGS, Candidate
 from autoreap.config.calibration import load_calibration
-from autoreap.config.evals import load_evals
+from autoreap.data.eval_set import open_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
@@ -75,7 +75,7 @@ def main() -> None:
             spread([pair.layers for pair in pairs], ".0%"),
         ]
         if evaluator:
-            rates = [evaluator.run(plan).scores()[METRIC].value for pair in pairs for plan in pair.plans]
+            rates = [evaluator.run(plan).metrics()[METRIC].value for pair in pairs for plan in pair.plans]
             cells.append(spread(rates, ".2%"))
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -89,7 +89,7 @@ def measured_rows(loaded: Loaded, data: Mapping[str, Sequence[Sample]], options:
 
 
 def evaluator_of(loaded: Loaded, evals: Path) -> Evaluator:
-    return Evaluator(loaded.model, loaded.inputs, load_evals(evals), batch_size=BATCH_SIZE)
+    return Evaluator(loaded.model, loaded.inputs, open_evals(evals).search, batch_size=BATCH_SIZE)
 
 
 def size_of_half(num_rows: int, share: float) -> int:

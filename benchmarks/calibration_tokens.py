@@ -18,7 +18,7 @@ import numpy as np
 
 from autoreap.calibrate import Options
 from autoreap.candidate import Candidate
-from autoreap.config.evals import EvalsConfig, TaskConfig, load_evals
+from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
@@ -51,21 +51,21 @@ def main() -> None:
     data = read_calibration(CALIBRATION)
     print_tokens(loaded, data)
     plans = all_plans(loaded, data, RETENTIONS)
-    evals = load_evals(ROOT / "evals/tiny.yaml")
-    clean = [task for split in evals.splits.values() for task in split if task.task == "asr" and not task.label]
-    questions = [task for task in evals.splits["search"] if task.task == "audio_qa"]
-    words = Outcomes(loaded, evals, clean)
+    evals = open_evals(ROOT / "evals/tiny.yaml")
+    clean = [task for task in (*evals.search.tasks, *evals.report.tasks) if task.metric == "wer"]
+    questions = [task for task in evals.search.tasks if task.metric == "accuracy"]
+    words = Outcomes(loaded, evals.search, clean)
     print_comparison("WER", plans, RETENTIONS, words)
-    print_comparison("accuracy", plans, (QA_RETENTION,), Outcomes(loaded, evals, questions))
+    print_comparison("accuracy", plans, (QA_RETENTION,), Outcomes(loaded, evals.search, questions))
     print_draws(loaded, data, words)
 
 
 class Outcomes:
     """Counts of every utterance of some tasks; a plan that comes again is not scored again."""
 
-    def __init__(self, loaded: Loaded, evals: EvalsConfig, tasks: Sequence[TaskConfig]) -> None:
-        labelled = tuple(replace(task, label=str(number)) for number, task in enumerate(tasks))
-        evals = replace(evals, splits={"search": labelled})
+    def __init__(self, loaded: Loaded, evals: EvalSet, tasks: Sequence[EvalTask]) -> None:
+        labelled = [replace(task, config=replace(task.config, label=str(number))) for number, task in enumerate(tasks)]
+        evals = replace(evals, tasks=tuple(labelled))
         self._evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=BATCH_SIZE)
         self._known: dict[PruningPlan, list[Counts]] = {}
 

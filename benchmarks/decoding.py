@@ -29,7 +29,7 @@ from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen
 
 from autoreap.candidate import Candidate
 from autoreap.config.evals import load_evals
-from autoreap.data.evals_data import read_task
+from autoreap.data.eval_set import read_task
 from autoreap.described import Loaded, describe, load
 from autoreap.families.chat_inputs import Encoded
 from autoreap.families.qwen3_omni import Qwen3Omni

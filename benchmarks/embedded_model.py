@@ -14,14 +14,14 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from autoreap.candidate import Candidate
-from autoreap.config.evals import EvalsConfig, load_evals
+from autoreap.data.eval_set import Evals, open_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.evaluate import Evaluator
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.planning import make_plan, num_retained, retained_experts
 from autoreap.saliency import Saliency
-from autoreap.scores import Score
+from autoreap.scores import Metric
 
 ROOT = Path(__file__).parent.parent
 CALIBRATION = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
@@ -32,13 +32,12 @@ BATCH_SIZE = 64
 
 def main() -> None:
     loaded = load(describe(sys.argv[1] if len(sys.argv) > 1 else "tiny"))
-    evals = load_evals(ROOT / "evals/tiny.yaml")
+    evals = open_evals(ROOT / "evals/tiny.yaml")
     saliency = calibrated(loaded, read_calibration(CALIBRATION))
     print_abilities(loaded, evals)
-    clean = tuple(task for split in evals.splits.values() for task in split if task.task == "asr" and not task.label)
-    both = replace(
-        evals, splits={"search": tuple(replace(task, label=str(number)) for number, task in enumerate(clean))}
-    )
+    clean = [task for task in (*evals.search.tasks, *evals.report.tasks) if task.metric == "wer"]
+    labelled = [replace(task, config=replace(task.config, label=str(number))) for number, task in enumerate(clean)]
+    both = replace(evals.search, tasks=tuple(labelled))
     evaluator = Evaluator(loaded.model, loaded.inputs, both, batch_size=BATCH_SIZE)
     wer = Wer(evaluator)
     unpruned = wer.of(None)
@@ -57,15 +56,15 @@ class Wer:
         self.num_utterances = 0
 
     def of(self, plan: PruningPlan | None) -> float:
-        scores: list[Score] = list(self._evaluator.run(plan).scores().values())
-        self.num_utterances = sum(score.num_samples for score in scores)
-        return sum(score.numerator for score in scores) / sum(score.denominator for score in scores)
+        scores: list[Metric] = list(self._evaluator.run(plan).metrics().values())
+        self.num_utterances = sum(score.num_samples or 0 for score in scores)
+        return sum(score.numerator or 0 for score in scores) / sum(score.denominator or 0 for score in scores)
 
 
-def print_abilities(loaded: Loaded, evals: EvalsConfig) -> None:
-    evaluation = Evaluator(loaded.model, loaded.inputs, evals, split="report", batch_size=BATCH_SIZE).run()
+def print_abilities(loaded: Loaded, evals: Evals) -> None:
+    evaluation = Evaluator(loaded.model, loaded.inputs, evals.report, batch_size=BATCH_SIZE).run()
     print("| report split | value | 95% interval | samples |\n|---|---|---|---|")
-    for metric, score in evaluation.scores().items():
+    for metric, score in evaluation.metrics().items():
         print(f"| {metric} | {score.value:.2%} | {score.low:.2%} to {score.high:.2%} | {score.num_samples} |")
     kinds: dict[str, list[int]] = {}
     for outcome in evaluation.outcomes["accuracy"]:

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoreap.config.evals import load_evals
+from autoreap.data.eval_set import open_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.evaluate import Evaluator
+from autoreap.formatting import metric_text
 from autoreap.masking import masked
 from autoreap.materialise import materialise
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
 from autoreap.sizing.footprint import Footprint
-from autoreap.wording import metric_text
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"
 COLUMNS = ("first_token_seconds", "first_token_ratio", "real_time_factor", "real_time_factor_ratio")
@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load(describe("tiny"))
-    evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(EVALS))
+    evaluator = Evaluator(loaded.model, loaded.inputs, open_evals(EVALS).search)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES), num_repeats=options.repeats)
     print(f"torch {torch.__version__}, 16 utterances, {options.repeats} repeats\n")
     print(f"| | {' | '.join(COLUMNS)} | first_token_ratio again | mask / checkpoint |\n{'|---' * 7}|", flush=True)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -26,9 +27,11 @@ from scipy.stats import binomtest, t
 
 from autoreap import jobs
 from autoreap.evaluate import CHUNKED_FROM, random_chunks
-from autoreap.study.front import pareto
-from autoreap.study.racing import ALPHA, curbed, lower_bound
-from autoreap.study.trials import RACED, RESULT, objectives_of, points_of
+from autoreap.search import records
+from autoreap.search.front import front_of
+from autoreap.search.racing import ALPHA, lower_bound, winsorise
+from autoreap.search.records import StudyRecord, TrialStatus
+from autoreap.search.storage import default_storage
 
 ROOT = Path(__file__).parent.parent
 NUM_TRIALS, NUM_STUDIES = 100, 200
@@ -111,7 +114,7 @@ def first_look(own: NDArray[np.int64], theirs: NDArray[np.float64], looks: Seque
     at = np.array([look for look in looks if 100 <= look < len(own)])
     if not len(at):
         return len(own)
-    common = curbed(theirs)
+    common = winsorise(theirs)
     differences = own - common
     means = np.cumsum(differences, axis=1)[:, at - 1] / at  # [R, L]
     deviations = np.sqrt(np.cumsum(differences**2, axis=1)[:, at - 1] / at - means**2)
@@ -202,43 +205,42 @@ def space_in(folder: Path, *, racing: bool) -> Path:
     return path
 
 
-def searched(folder: Path, repeat: optuna.Study | None = None) -> optuna.Study:
+def searched(folder: Path, repeat: StudyRecord | None = None) -> StudyRecord:
     """40 trials that are all scored; or the same ones again, raced."""
     options = jobs.SearchOptions(study="raced" if repeat else "plain", root=folder / "mlruns", confirm=False)
     if repeat:
-        storage = f"sqlite:///{folder / 'mlruns' / 'studies.db'}"
-        study = optuna.create_study(study_name="raced", storage=storage, directions=repeat.directions)
+        directions: list[Any] = list(repeat.objectives.values())
+        storage = default_storage(folder / "mlruns")
+        study = optuna.create_study(study_name="raced", storage=storage, directions=directions)
         for trial in repeat.trials:
-            preset = {key: value for key, value in trial.user_attrs.items() if key == "preset"}
-            study.enqueue_trial(trial.params, user_attrs=preset)
+            if trial.origin == "sampled":
+                study.enqueue_trial(dict(trial.params))
+            else:
+                records.enqueue_preset(study, trial.origin, trial.params)
     return jobs.search(space_in(folder, racing=repeat is not None), options).study
 
 
-def spent(study: optuna.Study) -> tuple[float, int, int]:
-    """(seconds of scoring, utterances scored, trials stopped)."""
-    num_utterances = sum(measured["num_samples"] for measured in study.user_attrs["baseline"]["metrics"].values())
-    seconds, scored, stopped = 0.0, 0, 0
+def spent(study: StudyRecord) -> tuple[float, int, int]:
+    """(seconds of scoring, utterances scored, trials pruned)."""
+    num_utterances = sum(metric.num_samples or 0 for metric in study.baseline.metrics.values())
+    seconds, scored, pruned = 0.0, 0, 0
     for trial in study.trials:
-        result = trial.user_attrs.get(RESULT) or trial.user_attrs.get(RACED) or {"duplicate_of": None, "seconds": 0.0}
-        if result.get("duplicate_of") is None:
-            seconds += result["seconds"]
-            scored += result.get("num_scored", num_utterances)
-            stopped += RACED in trial.user_attrs
-    return seconds, scored, stopped
+        if trial.duplicate_of is None:
+            seconds += trial.seconds
+            scored += trial.num_scored if trial.status is TrialStatus.PRUNED else num_utterances
+            pruned += trial.status is TrialStatus.PRUNED
+    return seconds, scored, pruned
 
 
 def print_tiny() -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain = searched(Path(folder))
         raced = searched(Path(folder), plain)
-        fronts = [
-            {point.plan_digest: point.values for point in pareto(points_of(study), objectives_of(study))}
-            for study in (plain, raced)
-        ]
-        print("| | seconds of scoring | utterances and questions | trials stopped |\n|---|---|---|---|")
+        fronts = [{point.plan_digest: point.values for point in front_of(study)} for study in (plain, raced)]
+        print("| | seconds of scoring | utterances and questions | trials pruned |\n|---|---|---|---|")
         for name, study in (("all scored", plain), ("raced", raced)):
-            seconds, scored, stopped = spent(study)
-            print(f"| {name} | {seconds:.1f} | {scored:,} | {stopped} of {len(study.trials)} |")
+            seconds, scored, pruned = spent(study)
+            print(f"| {name} | {seconds:.1f} | {scored:,} | {pruned} of {len(study.trials)} |")
         print(f"\nThe front, of {len(fronts[0])}, is the same: {fronts[0] == fronts[1]}.")
 
 

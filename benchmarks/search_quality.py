@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/search_quality.py [--seeds 10] [--budget 25]
 
-The embedded model and its space. The budget is counted in full scores; a trial that was raced costs the answers it
-took, a screen what benchmarks/screening.py says, a repeated plan nothing to us and a full score to the others.
-A plan that one arm has scored is not run again for another: its answers are replayed, in the order in which they came.
+The embedded model and its space. The budget is counted in full scores. A pruned trial costs the answers it took; a
+duplicate costs nothing to autoreap and a full score to the others. A plan that one arm has scored is not run again for
+another: its answers are replayed, in the order in which they came.
 """
 
 import argparse
@@ -21,27 +21,27 @@ import numpy as np
 import optuna
 import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 
-from autoreap.config.evals import load_evals
+from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.config.space import SpaceConfig, load_space
-from autoreap.described import Loaded, describe, load
-from autoreap.evaluate import Evaluator, Watch
-from autoreap.jobs import calibrated, read_calibration
-from autoreap.objective import Objective, Scored
+from autoreap.data.eval_set import open_evals
+from autoreap.described import describe, load
+from autoreap.evaluate import Evaluator
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.plan import PruningPlan, plan_from_dict
-from autoreap.search import Search
-from autoreap.study.group import seat_of
-from autoreap.study.identity import Identity
-from autoreap.study.racing import Race, Rival
-from autoreap.study.sampling import sample
-from autoreap.study.trials import PLAN, RACED, SCREENED, points_of
-from autoreap.terminal.signals import Signals
-from autoreap.tracking import Tracker
+from autoreap.plan import PruningPlan
+from autoreap.search.candidates import PlannedCandidate, Planner, objective_values
+from autoreap.search.leader import Leader
+from autoreap.search.racing import CandidatePruned, Race
+from autoreap.search.records import TrialRecord, TrialStatus, read_study
+from autoreap.search.sampling import sample
+from autoreap.search.scorers import Drafts, Job, JobResult
+from autoreap.search.search_log import SearchLog
+from autoreap.search.signals import Signals
+from autoreap.search.storage import open_storage
+from autoreap.search.study import Identity, open_or_create_study
+from autoreap.search.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
-SCREEN_COST = 0.053  # of a full score
 FLOOR = 0.01  # WER; what lies below is one to the volume
 
 Found = tuple[float, float, float]  # full scores spent so far, size over the unpruned model's, WER
@@ -65,49 +65,83 @@ class Ledger:
         self.spent += full_scores
 
 
-class Replayed(Objective):
-    """An objective that runs the model once for a plan, whoever asks."""
+class Replay:
+    """Runs the model once for a plan, whoever asks; what it would have taken is paid from the ledger."""
 
-    ledger: Ledger
+    def __init__(self, space: SpaceConfig) -> None:
+        loaded = load(describe("tiny"))
+        saliency = measure_saliency(loaded, read_calibration(space.calibration))
+        evals = open_evals(space.evals).search
+        self.evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
+        self.planner = Planner(loaded.described, saliency)
+        self.objectives = space.objectives
+        self.ledger = Ledger(math.inf)
+        self._answers: dict[str, tuple[Evaluation, list[tuple[str, Outcome]]]] = {}
+        self.baseline = self.evaluator.run()
+        self.unpruned_bytes = self.planner.unpruned()[0]
 
-    def __init__(self, loaded: Loaded, space: SpaceConfig) -> None:
-        saliency = calibrated(loaded, read_calibration(space.calibration))
-        evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(space.evals), batch_size=space.batch_size)
-        super().__init__(loaded.described, saliency, evaluator, space.objectives)
-        self._answers: dict[str, tuple[Scored, list[tuple[str, Outcome]]]] = {}
-        self._screens: dict[str, dict[str, float]] = {}
-        self.baseline = self.score_baseline()
-
-    def score(self, plan: PruningPlan, watch: Watch | None = None, rivals: Sequence[Rival] = ()) -> Scored:
-        """As `Objective.score`; what it would have taken is paid."""
+    def score(self, plan: PruningPlan, race: Race) -> Evaluation:
+        """The evaluation of `plan`; raises `CandidatePruned` where `race` ends it."""
         if plan.digest() not in self._answers:
             order: list[tuple[str, Outcome]] = []
-            scored = super().score(plan, lambda metric, outcome: order.append((metric, outcome)))
-            self._answers[plan.digest()] = scored, order
-        scored, order = self._answers[plan.digest()]
-        race = Race(self._objectives, self.exact(plan), rivals)
+
+            def remember(metric: str, outcome: Outcome) -> None:
+                order.append((metric, outcome))
+
+            self._answers[plan.digest()] = self.evaluator.run(plan, remember, first=self.objectives), order
+        evaluation, order = self._answers[plan.digest()]
         answered = 0
         try:
             race.check()
             for metric, outcome in order:
                 answered += 1
-                race.watch(metric, outcome)
+                race.count(metric, outcome)
         finally:
             self.ledger.pay(answered / len(order))
-        return scored
+        return evaluation
 
-    def screen(self, plan: PruningPlan) -> dict[str, float]:
-        """As `Objective.screen`."""
-        self.ledger.pay(SCREEN_COST)
-        if plan.digest() not in self._screens:
-            self._screens[plan.digest()] = super().screen(plan)
-        return self._screens[plan.digest()]
+    def values(self, planned: PlannedCandidate) -> tuple[float, ...]:
+        """The objectives of a candidate that is scored to the end."""
+        evaluation = self.score(planned.plan, Race(self.objectives, {}, []))
+        return objective_values(self.objectives, planned.size_bytes, evaluation.metrics())
 
-    def score_baseline(self, watch: Watch | None = None) -> Evaluation:
-        """Once; it is no part of the budget."""
-        if not hasattr(self, "baseline"):
-            return super().score_baseline(watch)
-        return self.baseline
+
+class ReplayPool:
+    """The scorer of a search."""
+
+    where, batch_size = "cpu, float32", 64
+
+    def __init__(self, replay: Replay) -> None:
+        self.num_answers = replay.evaluator.num_answers
+        self._replay = replay
+        self._job: Job | None = None
+
+    @property
+    def has_idle(self) -> bool:
+        """As `ScorerPool`."""
+        return self._job is None
+
+    def start(self, job: Job) -> None:
+        """As `ScorerPool`."""
+        self._job = job
+
+    def wait(self) -> tuple[Job, JobResult]:
+        """As `ScorerPool`; the baseline is no part of the budget."""
+        assert self._job is not None
+        job, self._job = self._job, None
+        if job.plan is None:
+            return job, JobResult(evaluation=self._replay.baseline)
+        try:
+            race = Race(self._replay.objectives, job.static, job.incumbents)
+            return job, JobResult(evaluation=self._replay.score(job.plan, race))
+        except CandidatePruned as pruned:
+            return job, JobResult(pruned=pruned.domination)
+
+    def draft_from(self, drafts: Drafts) -> None:
+        """The answers are there already."""
+
+    def close(self) -> None:
+        """It holds nothing of its own."""
 
 
 class Unlogged(Tracker):
@@ -117,55 +151,49 @@ class Unlogged(Tracker):
         self._waiting.clear()
 
 
-def plain(objective: Replayed, space: SpaceConfig, sampler: BaseSampler) -> list[Found]:
-    """A sampler alone: no presets, every trial scored in full, a repeated plan once more."""
+class Timed(Leader):
+    """Remembers what was spent when each trial ended."""
+
+    def __init__(self, replay: Replay, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._replay = replay
+        self.spent: dict[int, float] = {}
+
+    def _note(self, frozen: optuna.trial.FrozenTrial) -> TrialRecord:
+        self.spent.setdefault(frozen.number, self._replay.ledger.spent)
+        return super()._note(frozen)
+
+
+def plain(replay: Replay, space: SpaceConfig, sampler: BaseSampler) -> list[Found]:
+    """A sampler alone: no presets, every trial scored in full, a duplicate once more."""
     directions: list[Any] = list(space.objectives.values())
     study = optuna.create_study(directions=directions, sampler=sampler)
     found: list[Found] = []
-    while objective.ledger.spent < objective.ledger.budget:
+    while replay.ledger.spent < replay.ledger.budget:
         trial = study.ask()
-        scored = objective.score(objective.plan(sample(trial, space, objective.shape)))
-        study.tell(trial, scored.values)
-        found.append((objective.ledger.spent, *_point(objective, scored.values)))
+        values = replay.values(replay.planner.plan(sample(trial, space, replay.planner.shape)))
+        study.tell(trial, values)
+        found.append((replay.ledger.spent, values[0] / replay.unpruned_bytes, values[1]))
     return found
 
 
-def ours(objective: Replayed, space: SpaceConfig, lost: list[int] | None = None) -> list[Found]:
-    """The search itself. `lost` takes how many trials were screened out, and how many of these the front misses."""
-    spent: dict[int, float] = {}
+def ours(replay: Replay, space: SpaceConfig, counts: list[int]) -> list[Found]:
+    """The search itself. `counts` takes how many trials there were, and how many of them were pruned."""
     with tempfile.TemporaryDirectory() as folder:
-        seat = seat_of(f"sqlite:///{folder}/s.db", "s", Path(folder) / "locks", None)
-        search = Search(replace(space, trials=10**6), objective, seat, Identity({}), Path(folder))
-        tell = search.study.tell
-
-        def told(trial: optuna.Trial | int, *args: object, **kwargs: object) -> object:
-            spent[trial if isinstance(trial, int) else trial.number] = objective.ledger.spent
-            return tell(trial, *args, **kwargs)  # type: ignore[arg-type]
-
-        search.study.tell = told  # type: ignore[method-assign, assignment]
+        study = open_or_create_study(space, open_storage(f"sqlite:///{folder}/s.db"), "s", Identity({}))
+        pool = ReplayPool(replay)
+        log = SearchLog(10**6, math.inf, pool.num_answers)
+        leader = Timed(replay, space, study, replay.planner, pool, Path(folder), log)
         with suppress(Spent):
-            search.run(Unlogged(Path(folder), "s"), Signals(), trials=10**6, deadline=math.inf)
-        found = [(spent[p.trial], *_point(objective, tuple(p.values.values()))) for p in points_of(search.study)]
-        if lost is not None:
-            lost[:] = [len(search.study.trials), *_screened_out(objective, search.study, found)]
+            leader.run(Unlogged(Path(folder), "s"), Signals(), num_trials=10**6, deadline=math.inf)
+        record = read_study(study)
+        found = []
+        for point in record.points:
+            size, wer = point.values.values()
+            found.append((leader.spent[point.number], size / replay.unpruned_bytes, wer))
+        pruned = [trial for trial in record.trials if trial.status is TrialStatus.PRUNED and not trial.duplicate_of]
+        counts[:] = [len(record.trials), len(pruned)]
     return found
-
-
-def _screened_out(objective: Replayed, study: optuna.Study, found: Sequence[Found]) -> tuple[int, int, int]:
-    """Trials that were raced, those that were screened out, and how many of these belong on the front."""
-    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-    screened = [trial for trial in pruned if "reason" in trial.user_attrs.get(SCREENED, {})]
-    objective.ledger = Ledger(math.inf)
-    missed = 0
-    for trial in screened:
-        values = objective.score(plan_from_dict(trial.user_attrs[PLAN], where="trial")).values
-        size, wer = _point(objective, values)
-        missed += not any(s <= size and w <= wer for _, s, w in found)
-    return sum(RACED in trial.user_attrs for trial in pruned), len(screened), missed
-
-
-def _point(objective: Replayed, values: Sequence[float]) -> tuple[float, float]:
-    return values[0] / objective.baseline_size_bytes, values[1]
 
 
 def volume(found: Sequence[tuple[float, float]]) -> float:
@@ -188,31 +216,29 @@ def main() -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = load_space(ROOT / "search_spaces" / "tiny.yaml")
-    objective = Replayed(load(describe("tiny")), space)
-    losses: dict[str, list[list[int]]] = {}
+    replay = Replay(space)
+    counted: dict[str, list[list[int]]] = {}
 
-    def with_ours(name: str, **changes: bool) -> Callable[[int], list[Found]]:
+    def with_ours(name: str, *, racing: bool) -> Callable[[int], list[Found]]:
         def run(seed: int) -> list[Found]:
-            lost: list[int] = []
-            found = ours(objective, replace(space, seed=seed, **changes), lost)  # type: ignore[arg-type]
-            losses.setdefault(name, []).append(lost)
+            counts: list[int] = []
+            found = ours(replay, replace(space, seed=seed, racing=racing), counts)
+            counted.setdefault(name, []).append(counts)
             return found
 
         return run
 
-    names = ("autoreap", "without screening", "without screening and racing")
     arms: Mapping[str, Callable[[int], list[Found]]] = {
-        "random": lambda seed: plain(objective, space, RandomSampler(seed=seed)),
-        "NSGA-II": lambda seed: plain(objective, space, NSGAIISampler(seed=seed, population_size=20)),
-        "TPE alone": lambda seed: plain(objective, space, TPESampler(seed=seed)),
-        names[2]: with_ours(names[2], screening=False, racing=False),
-        names[1]: with_ours(names[1], screening=False),
-        names[0]: with_ours(names[0]),
+        "random": lambda seed: plain(replay, space, RandomSampler(seed=seed)),
+        "NSGA-II": lambda seed: plain(replay, space, NSGAIISampler(seed=seed, population_size=20)),
+        "TPE alone": lambda seed: plain(replay, space, TPESampler(seed=seed)),
+        "without racing": with_ours("without racing", racing=False),
+        "autoreap": with_ours("autoreap", racing=True),
     }
     results: dict[str, list[list[Found]]] = {name: [] for name in arms}
     for seed in range(options.seeds):
         for name, arm in arms.items():
-            objective.ledger = Ledger(options.budget)
+            replay.ledger = Ledger(options.budget)
             results[name].append(arm(seed))
             print(f"seed {seed}, {name}: {volume([f[1:] for f in results[name][-1]]):.4f}", flush=True)
     best = volume([found[1:] for runs in results.values() for run in runs for found in run])
@@ -220,24 +246,20 @@ def main() -> None:
     print(
         f"\nhypervolume as a share of the best known ({best:.4f}), mean over {options.seeds} seeds (standard error)\n"
     )
-    print(
-        "| arm | "
-        + " | ".join(f"{budget:g} full scores" for budget in budgets)
-        + " | trials | raced | screened out | lost |"
-    )
-    print("|---|" + "---|" * (len(budgets) + 4))
+    headings = " | ".join(f"{budget:g} full scores" for budget in budgets)
+    print(f"| arm | {headings} | trials | pruned |")
+    print("|---|" + "---|" * (len(budgets) + 2))
     for name, runs in results.items():
         cells = []
         for budget in budgets:
             shares = [volume([f[1:] for f in run if f[0] <= budget + 1e-9]) / best for run in runs]
             error = statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan
             cells.append(f"{np.mean(shares):.3f} ({error:.3f})")
-        counts = (
-            [f"{np.mean(column):.1f}" for column in zip(*losses[name], strict=True)] if name in losses else [""] * 4
-        )
-        if name not in losses:
-            counts[0] = f"{np.mean([len(run) for run in runs]):.1f}"
-        print(f"| {name} | {' | '.join(cells)} | {' | '.join(counts)} |")
+        if name in counted:
+            cells += [f"{np.mean(column):.1f}" for column in zip(*counted[name], strict=True)]
+        else:
+            cells += [f"{np.mean([len(run) for run in runs]):.1f}", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

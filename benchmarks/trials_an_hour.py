@@ -23,11 +23,11 @@ import torch
 
 from autoreap import jobs
 from autoreap.config.evals import load_evals, metric_name, task_of
-from autoreap.data.evals_data import read_task
+from autoreap.data.eval_set import read_task
 from autoreap.described import describe, load
 from autoreap.prompts import audio_of, embedded
 from autoreap.scores import score
-from autoreap.study.trials import RESULT, plan_of
+from autoreap.search.records import TrialStatus
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
@@ -51,18 +51,17 @@ def main() -> None:
             ROOT / "search_spaces" / "tiny.yaml",
             jobs.SearchOptions(trials=options.trials, root=Path(folder) / "mlruns"),
         ).study
-        trials = study.get_trials(deepcopy=False)
         # From one trial's start to the next one's: planning, scoring, the database and MLflow are all in it.
-        starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+        starts = [trial.started for trial in study.trials if trial.started]
         ours = (starts[-1] - starts[0]).total_seconds() / (len(starts) - 1)
-        scored = [trial for trial in trials if "duplicate_of" not in trial.user_attrs.get(RESULT, {"duplicate_of": 0})]
-        full = statistics.mean(trial.user_attrs[RESULT]["seconds"] for trial in scored)
+        scored = [trial for trial in study.trials if trial.status is TrialStatus.SCORED]
+        full = statistics.mean(trial.seconds for trial in scored)
         walls, cpus, differences = [], [], []
         for trial in scored[-options.plans :]:
-            wall, cpu, metrics = destroyed(plan_of(study, trial.number).save, Path(folder) / str(trial.number))
+            wall, cpu, metrics = destroyed(study.plan(trial.number).save, Path(folder) / str(trial.number))
             walls.append(wall)
             cpus.append(cpu)
-            wer = trial.user_attrs[RESULT]["metrics"]["wer"]["value"]
+            wer = trial.metrics["wer"].value
             differences.append(abs(metrics["wer"] - wer))
     theirs = statistics.mean(walls)
     print(f"\n{len(starts)} trials, {len(scored)} of them scored in full; {len(walls)} plans the destructive way")

@@ -30,6 +30,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _log() -> None:
+    """What is logged goes to stderr, as from the command line."""
+    from autoreap.progress import log_to_stderr
+
+    log_to_stderr()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """The matrices are tiny: a second thread only waits."""
     import torch

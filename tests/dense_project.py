@@ -12,7 +12,7 @@ from builders import as_jsonl, copy_rows
 from autoreap import cli
 from autoreap.checkpoint import open_checkpoint
 from autoreap.config.evals import load_evals
-from autoreap.data.evals_data import read_task
+from autoreap.data.eval_set import read_task
 from autoreap.families import family_of
 
 EVALS = """\

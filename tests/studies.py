@@ -12,29 +12,39 @@ from autoreap.candidate import Candidate
 from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
 from autoreap.planning import make_plan
-from autoreap.scores import Counts, exact
-from autoreap.study.trials import ERROR, INFEASIBLE, PLAN, RACED, RESULT, SCREENED
+from autoreap.scores import Counts, Metric
+from autoreap.search import records
+from autoreap.search.records import ScoredModel, StudyRecord, read_study
 
 BASELINE_BYTES = 70 * 10**9
 GONE = BaseModel("test/model", "0123456789abcdef")
+OBJECTIVES = {"size_bytes": "minimize", "wer": "minimize"}
 
 
-def new_study(objectives: Mapping[str, str] | None = None, name: str = "night") -> optuna.Study:
+def new_study(
+    objectives: Mapping[str, str] | None = None,
+    name: str = "night",
+    *,
+    storage: str | None = None,
+    baseline: Mapping[str, Metric] | None = None,
+    constraints: Sequence[str] = (),
+) -> optuna.Study:
     """A study with a baseline of 10% and no trial."""
-    objectives = objectives or {"size_bytes": "minimize", "wer": "minimize"}
+    objectives = objectives or OBJECTIVES
     directions: list[Any] = list(objectives.values())
-    study = optuna.create_study(study_name=name, directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
-    study.set_user_attr("objectives", dict(objectives))
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
+    records.record_identity(study, {"objectives": dict(objectives), "constraints": list(constraints)})
     metrics = {metric: rate(0.1) for metric in objectives if metric != "size_bytes"}
-    metrics["size_4bit_bytes"] = exact(BASELINE_BYTES // 3)
-    study.set_user_attr("baseline", {"metrics": metrics, "size_bytes": BASELINE_BYTES})
+    metrics["size_4bit_bytes"] = Metric.static(BASELINE_BYTES // 3)
+    records.record_baseline(study, ScoredModel(baseline or metrics, BASELINE_BYTES))
     return study
 
 
-def rate(value: float) -> dict[str, Any]:
+def rate(value: float) -> Metric:
     """A measured rate of 1,000 words, with an interval of a point on either side."""
-    counts = {"numerator": round(1000 * value), "denominator": 1000, "num_samples": 100, "num_failed": 0}
-    return {"value": value, "low": max(value - 0.01, 0.0), "high": value + 0.01, **counts}
+    low, high = max(value - 0.01, 0.0), value + 0.01
+    return Metric(value, low, high, round(1000 * value), 1000, num_samples=100, num_failed=0)
 
 
 def plan_of(seed: int, shape: ModelShape = SHAPE, base: BaseModel = GONE) -> PruningPlan:
@@ -49,48 +59,70 @@ def add_trial(
     *,
     plan: PruningPlan | None = None,
     preset: str | None = None,
-    **result: Any,
+    metrics: Mapping[str, Metric] | None = None,
+    violations: Mapping[str, float] | None = None,
+    duplicate_of: int | None = None,
 ) -> int:
     """A scored trial; `values` are those of the objectives, sizes in GB."""
-    trial = study.ask()
     if preset:
-        trial.set_user_attr("preset", preset)
+        study.enqueue_trial({}, user_attrs={"preset": preset})
+    trial = study.ask()
     retention = trial.suggest_float("retention", 0, 1)
     trial.suggest_float("beta", 0, 2)
     plan = plan or plan_of(trial.number)
-    names: list[str] = list(study.user_attrs["objectives"])
-    scaled = [value * (1e9 if name == "size_bytes" else 1) for name, value in zip(names, values, strict=True)]
-    known = dict(zip(names, scaled, strict=True))
-    metrics = {name: rate(value) for name, value in known.items() if name != "size_bytes"}
-    metrics["size_4bit_bytes"] = exact(round(known.get("size_bytes", 1e9 * retention) / 3))
-    trial.set_user_attr(PLAN, plan.as_dict())
-    found = {"metrics": metrics, "size_bytes": round(known.get("size_bytes", 1e9)), "plan_digest": plan.digest()}
-    trial.set_user_attr(RESULT, {**found, "seconds": 60.0, **result})
-    study.tell(trial, scaled)
+    names = list(objectives_of(study))
+    known = dict(zip(names, values, strict=True))
+    if "size_bytes" in known:
+        known["size_bytes"] *= 1e9
+    measured = {name: rate(value) for name, value in known.items() if name != "size_bytes"}
+    measured["size_4bit_bytes"] = Metric.static(round(known.get("size_bytes", 1e9 * retention) / 3))
+    records.record_plan(trial, plan, plan.digest())
+    for text, violation in (violations or {}).items():
+        trial.set_constraint(text, violation)
+    scored = ScoredModel(metrics or measured, round(known.get("size_bytes", 1e9)))
+    values = list(known.values())
+    records.record_result(study, trial, values, scored, seconds=60.0, duplicate_of=duplicate_of)
     return trial.number
 
 
+def objectives_of(study: optuna.Study) -> dict[str, str]:
+    identity = records.read_identity(study)
+    assert identity is not None
+    objectives: dict[str, str] = identity["objectives"]
+    return objectives
+
+
 def add_ends(study: optuna.Study) -> dict[str, int]:
-    """A trial of each kind that has no score, by its state in the report."""
-    raced = {"rival": 0, "reason": "trial 0 is better", "num_scored": 40, "num_utterances": 100, "seconds": 7.5}
-    ends: list[tuple[str, str | None, Any]] = [
-        ("raced", RACED, raced),
-        ("screened", SCREENED, {"surprise": {"wer": 1.0}, "seconds": 1.5, "reason": "trial 0 is less surprised"}),
-        ("infeasible", INFEASIBLE, "size <= 20 GB (it is 30.00 GB)"),
-        ("failed", ERROR, "ScoringError: <b>nothing</b> was scored"),
-        ("cut off", None, None),
-    ]
+    """A trial of each kind that has no score, by its status."""
+    pruned = {
+        "incumbent": 0,
+        "reason": "dominated by trial 0",
+        "num_scored": 40,
+        "num_utterances": 100,
+        "seconds": 7.5,
+        "counts": {},
+    }
     numbers = {}
-    for state, attribute, value in ends:
+    for status in ("pruned", "infeasible", "failed", "interrupted"):
         trial = study.ask()
         trial.suggest_float("retention", 0, 1)
-        if attribute:
-            trial.set_user_attr(attribute, value)
-        if state == "infeasible":
+        numbers[status] = trial.number
+        if status == "pruned":
+            records.record_plan(trial, plan_of(trial.number), plan_of(trial.number).digest())
+            records.record_pruned(study, trial, pruned)
+        elif status == "infeasible":
             trial.set_constraint("size <= 20 GB", 0.5)
-        study.tell(trial, state=TrialState.FAIL if state in ("failed", "cut off") else TrialState.PRUNED)
-        numbers[state] = trial.number
+            records.record_infeasible(study, trial, "size <= 20 GB (it is 30.00 GB)")
+        elif status == "failed":
+            records.record_failure(study, trial, "ScoringError: <b>nothing</b> was scored")
+        else:
+            study.tell(trial, state=TrialState.FAIL)
     return numbers
+
+
+def read(study: optuna.Study) -> StudyRecord:
+    """What a reader makes of it."""
+    return read_study(study)
 
 
 def save_answers(folder: Path, answers: Mapping[str, str], reference: str, file: str = "outcomes.jsonl") -> None:

@@ -433,7 +433,9 @@ def test_a_row_that_is_answered_with_nothing_is_left_out_named_and_counted(
 def test_a_model_that_answers_most_rows_with_nothing_is_refused_and_left_as_it_was(
     loaded: Loaded, data: dict[str, list[Sample]]
 ) -> None:
-    rows, attached = data["audio"][THREE_ROWS], leftovers(loaded.model)
+    rows = data["audio"][THREE_ROWS]
+    calibrate(loaded, {"audio": rows}, components=("talker",))  # transformers leaves its own hooks at the first pass
+    attached = leftovers(loaded.model)
     with silenced(loaded, "talker", rows, silent=[0, 2]):
         named = "a:[13]: answered with no sound; a:[13]: answered with no sound"
         with pytest.raises(InputError, match=f"^2 of 3 rows so far were answered with nothing: {named} "):

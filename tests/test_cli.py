@@ -18,6 +18,7 @@ import pytest
 import torch
 from builders import FINGERPRINT, SHAPE, as_jsonl, copy_rows, measured, saliency_of
 from safetensors.torch import load_file, save_file
+from studies import add_trial, new_study
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import cli
@@ -28,8 +29,8 @@ from autoreap.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
-from autoreap.scores import Counts, exact, score
-from autoreap.study.trials import PLAN, RESULT
+from autoreap.scores import Counts, Metric, score
+from autoreap.search.records import record_failure, record_plan
 from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
@@ -58,23 +59,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_study(folder: Path) -> None:
     """A study `night` as `autoreap search` leaves one: trial 0 is scored, trial 1 failed."""
-    wer = score([Counts(1, 5), Counts(0, 5)]).as_dict()
+    wer = score([Counts(1, 5), Counts(0, 5)])
     plan = load_plan(folder / "plan.json")
-    study = optuna.create_study(storage=storage(folder), study_name="night", directions=["minimize", "minimize"])
-    study.set_user_attr("objectives", {"size_bytes": "minimize", "wer": "minimize"})
-    study.set_user_attr("baseline", {"metrics": {"wer": wer}, "size_bytes": 2_000_000})
-    metrics = {"wer": wer, "size_4bit_bytes": exact(400_000)}
-    result = {"metrics": metrics, "size_bytes": 1_000_000, "plan_digest": plan.digest(), "seconds": 1.0}
-    scored = optuna.trial.create_trial(
-        values=[1_000_000, wer["value"]],
-        params={"retention": 0.75},
-        distributions={"retention": optuna.distributions.FloatDistribution(0.25, 1.0)},
-        user_attrs={PLAN: plan.as_dict(), RESULT: result},
-    )
-    failed = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.FAIL, user_attrs={PLAN: plan.as_dict(), "autoreap.error": "ScoringError: none"}
-    )
-    study.add_trials([scored, failed])
+    study = new_study(storage=storage(folder), baseline={"wer": wer})
+    metrics = {"wer": wer, "size_4bit_bytes": Metric.static(400_000)}
+    add_trial(study, (0.001, wer.value), plan=plan, metrics=metrics)
+    failed = study.ask()
+    record_plan(failed, plan, plan.digest())
+    record_failure(study, failed, "ScoringError: none")
 
 
 def storage(folder: Path) -> str:
@@ -242,7 +234,7 @@ def test_a_study_of_another_program(command: list[str], capsys: Capture, tmp_pat
     study = optuna.create_study(storage=storage(tmp_path), study_name="day", directions=["minimize", "minimize"])
     study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 0.0), n_trials=1)
     arguments = [command[0], "day", *command[1:], "--storage", storage(tmp_path)]
-    assert_refused_at_once(arguments, capsys, "study day: has no objectives: another program has made it")
+    assert_refused_at_once(arguments, capsys, "study day: is not an autoreap study: it records no objectives")
 
 
 def test_a_search_leaves_the_study_of_another_program_as_it_is(
@@ -254,7 +246,7 @@ def test_a_search_leaves_the_study_of_another_program_as_it_is(
     data = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {{retention: 0.5}}\n"
     space = write(tmp_path / "space.yaml", data)
     arguments = ["search", space, "--model", folder / "model", "--study", "day", "--storage", storage(tmp_path)]
-    assert_refused_at_once(arguments, capsys, "study day: another program has made it")
+    assert_refused_at_once(arguments, capsys, "study day: is not an autoreap study")
     assert study.user_attrs == {}
     assert len(study.trials) == 1
 
@@ -884,9 +876,9 @@ def test_prune_compares_what_the_mask_said_with_what_the_checkpoint_says(
 ) -> None:
     options = ["--retention", "0.5", "--audio", folder / "audio.jsonl", "-o", tmp_path / "pruned", "--carry", "2"]
     document = json_of(["prune", folder / "model", *options], capsys)
-    assert document["verified"]["behaviour"] == "3 answers equal, cpu, float32"
+    assert document["verified"]["behaviour"] == "all 3 outputs match (cpu, float32)"
     verified = json_of(["verify", tmp_path / "pruned"], capsys)
-    assert verified["verified"] == document["verified"] | {"behaviour": "2 answers equal, cpu, float32"}
+    assert verified["verified"] == document["verified"] | {"behaviour": "all 2 outputs match (cpu, float32)"}
     assert json_of(["verify", tmp_path / "pruned", "--skip-behaviour"], capsys)["metrics"] == {}
 
 
@@ -940,7 +932,7 @@ def test_the_front_of_a_study_has_its_points_with_intervals(folder: Path, capsys
     options = ["--storage", storage(folder), "--png", tmp_path / "front.png"]
     (point,) = json_of(["pareto", "night", *options], capsys)["points"]
     assert set(point) == {"trial", "params", "metrics", "size_bytes"}
-    assert point["params"] == {"retention": 0.75}
+    assert set(point["params"]) == {"retention", "beta"}
     assert {"value", "low", "high"} <= set(point["metrics"]["wer"])
     assert (tmp_path / "front.png").stat().st_size > 0
 

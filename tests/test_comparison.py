@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from autoreap.comparison.comparison import compare_outcomes
-from autoreap.comparison.page import write_comparison_page
-from autoreap.comparison.text import comparison_text, visible
 from autoreap.errors import InputError
 from autoreap.media.samples import Sample
 from autoreap.outcomes import Outcome
-from autoreap.scores import UNDECIDED, WORSE, paired_difference
+from autoreap.report.comparison_page import write_comparison_page
+from autoreap.report.comparison_text import comparison_text, visible
+from autoreap.scores import NO_DIFFERENCE, WORSE, paired_difference
 from autoreap.tasks import asr, audio_qa
 
 REFERENCE = "the big red dog sat"
@@ -58,7 +58,7 @@ def test_where_more_is_better_fewer_right_answers_are_worse() -> None:
     comparison = compare_outcomes(FIRST, SECOND)
     measured = comparison.metrics["accuracy"]
     assert (measured.num_better, measured.num_worse) == (1, 1)
-    assert measured.difference.verdict == UNDECIDED
+    assert measured.difference.verdict == NO_DIFFERENCE
     assert [pair.first.id for pair in comparison.worst("accuracy")] == ["q"]
 
 

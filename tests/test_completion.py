@@ -12,7 +12,7 @@ import pytest
 
 from autoreap.cli import command_parser, main
 from autoreap.commands import COMMANDS
-from autoreap.study.trials import default_storage
+from autoreap.search.storage import default_storage
 from autoreap.terminal.completion import SCRIPTS, grammar
 
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoreap.config.columns import Constant
-from autoreap.config.evals import TaskConfig, load_evals
+from autoreap.config.evals import TaskConfig
 from autoreap.data.dataset import STREAMED_FOR_ONE, drawn, read_dataset
-from autoreap.data.evals_data import evals_digest, read_task
+from autoreap.data.eval_set import EvalTask, open_evals
 from autoreap.errors import InputError
 from autoreap.media.samples import Sample, digest, load_audio
 from autoreap.scores import Counts
@@ -102,13 +102,13 @@ def test_a_parquet_file_needs_no_home_that_can_be_written() -> None:
     program = """
         from pathlib import Path
         from autoreap.config.evals import load_evals
-        from autoreap.data.evals_data import evals_digest
-        print(evals_digest(load_evals(Path("evals/tiny.yaml"))))
+        from autoreap.data.eval_set import open_evals
+        print(open_evals(Path("evals/tiny.yaml")).search.digest)
     """
     environment = {**os.environ, "HOME": "/proc/nowhere", "HF_HOME": "/proc/nowhere", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", textwrap.dedent(program)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{evals_digest(load_evals(TINY))}\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{open_evals(TINY).search.digest}\n", "")
 
 
 def test_columns_of_other_names_are_mapped(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_the_version_of_a_task_is_part_of_what_a_study_is_known_by(tmp_path: Pat
     for metadata in ("", ", metadata: {version: 1}", ", metadata: {version: 2}"):
         entry = f"{{task: audio_qa, dataset_path: set.jsonl{metadata}}}"
         (tmp_path / "evals.yaml").write_text(f"search: [{entry}]\n")
-        digests.append(evals_digest(load_evals(tmp_path / "evals.yaml")))
+        digests.append(open_evals(tmp_path / "evals.yaml").search.digest)
     assert len(set(digests)) == 3
 
 
@@ -380,9 +380,9 @@ def test_rows_written_beside_a_checkpoint_are_read_as_they_were(tmp_path: Path) 
     kept = ("question", "answer", "answers", "choices", "language", "text")
     qa = Sample(id="a", where="x", question="Who?", answer="dog", answers=("hound",), language="en")
     spoken = Sample(id="b", where="x", audio=wav_bytes(), text="今天", language="zh", question="转换")
-    tasks = [(task(task="audio_qa", doc_to_text="{question}"), [qa]), (task(metric="cer"), [spoken])]
-    written = write_utterances(tmp_path / "kept", tasks, 2).splits["search"]
-    assert [config.metric for config in written] == [None, "cer"]
-    for config, before in zip(written, (qa, spoken), strict=True):
-        (after,) = read_task(config, tmp_path / "kept")
+    tasks = [EvalTask(task(task="audio_qa", doc_to_text="{question}"), (qa,)), EvalTask(task(metric="cer"), (spoken,))]
+    written = write_utterances(tmp_path / "kept", tasks, 2).tasks
+    assert [one.config.metric for one in written] == [None, "cer"]
+    for one, before in zip(written, (qa, spoken), strict=True):
+        (after,) = one.samples
         assert [getattr(after, key) for key in kept] == [getattr(before, key) for key in kept]

@@ -17,7 +17,8 @@ from autoreap.described import describe, load
 from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.study.trials import open_study
+from autoreap.search.records import read_study
+from autoreap.search.storage import open_study
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_prune_cuts_the_layers_that_are_named_and_vision(run: Run) -> None:
 def test_prune_measures_which_layers_to_cut_and_compares_answers(run: Run) -> None:
     written = run("prune", "model", "--layers-cut", "1", "--audio", "audio.jsonl", "-o", "out")
     assert written["plan"]["thinker"]["layers"] == 5
-    assert written["verified"]["behaviour"].startswith("5 answers equal")
+    assert written["verified"]["behaviour"].startswith("all 5 outputs match")
 
 
 def test_a_preset_cuts_layers_and_vision_of_a_dense_model_and_says_so(run: Run, capsys: Capture) -> None:
@@ -137,10 +138,10 @@ def test_a_search_over_cuts_tries_presets_shows_its_front_and_ships(run: Run, ca
     assert "lies outside the space" not in text
     assert re.search(r"trial \d with \d of 6 layers\n", text)
     assert "expert" not in text
-    study = open_study("night")
-    assert [trial.user_attrs.get("preset") for trial in study.trials][:3] == ["light", "medium", "aggressive"]
+    study = read_study(open_study("night"))
+    assert [trial.origin for trial in study.trials][:3] == ["light", "medium", "aggressive"]
     assert [trial.params["layers_cut"] for trial in study.trials][:3] == [0, 1, 2]
-    assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}
+    assert {trial.status for trial in study.trials} <= {"scored", "duplicate", "pruned"}
     (shipped,) = Path("mlruns/checkpoints").iterdir()
     assert Qwen2_5OmniForConditionalGeneration.from_pretrained(shipped)
     shown = said(capsys, "show", "night", "--trial", "2")

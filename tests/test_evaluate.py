@@ -14,7 +14,7 @@ from PIL import Image
 
 from autoreap.candidate import PRESETS, preset
 from autoreap.config.evals import load_evals
-from autoreap.data.evals_data import check_splits_apart, read_task
+from autoreap.data.eval_set import open_evals, read_task
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluate import Evaluator
@@ -58,10 +58,11 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def evaluator(loaded: Loaded, folder: Path, text: str, **options: Any) -> Evaluator:
+def evaluator(loaded: Loaded, folder: Path, text: str, *, split: str = "search", **options: Any) -> Evaluator:
     path = folder / f"{len(list(folder.glob('*.yaml')))}.yaml"
     path.write_text(text)
-    return Evaluator(loaded.model, loaded.inputs, load_evals(path), **options)
+    evals = open_evals(path)
+    return Evaluator(loaded.model, loaded.inputs, evals.search if split == "search" else evals.report, **options)
 
 
 @pytest.fixture(scope="module")
@@ -260,9 +261,11 @@ def test_each_metric_has_its_score_with_interval_and_counts(baseline: Evaluation
     metrics = baseline.metrics()
     assert list(metrics) == list(METRICS.values())
     for measured in metrics.values():
-        assert measured["low"] <= measured["value"] <= measured["high"]
-        assert measured["value"] == measured["numerator"] / measured["denominator"]
-        assert measured["num_samples"] == NUM_ROWS
+        assert measured.low <= measured.value <= measured.high
+        assert measured.numerator is not None
+        assert measured.denominator is not None
+        assert measured.value == measured.numerator / measured.denominator
+        assert measured.num_samples == NUM_ROWS
     assert baseline.seconds > 0
 
 
@@ -329,7 +332,7 @@ def test_one_recording_in_both_splits_under_two_names_is_refused_naming_both_row
         {"id": "b", "audio": "two.wav", "text": "two"},
     )
     with pytest.raises(InputError) as caught:
-        check_splits_apart(load_evals(evals))
+        open_evals(evals).check_splits_apart()
     assert str(caught.value).startswith(f"{tmp_path}/report.jsonl:1: is in the search split too")
     assert f"{tmp_path}/search.jsonl:1" in str(caught.value)
 
@@ -345,7 +348,7 @@ def test_a_recording_of_the_search_split_beside_a_picture_in_the_report_split_is
         task="audio_qa",
     )
     with pytest.raises(InputError, match="is in the search split too"):
-        check_splits_apart(load_evals(evals))
+        open_evals(evals).check_splits_apart()
 
 
 def test_different_recordings_may_have_the_same_words(tmp_path: Path) -> None:
@@ -356,7 +359,7 @@ def test_different_recordings_may_have_the_same_words(tmp_path: Path) -> None:
         {"id": "a", "audio": "one.wav", "text": "one"},
         {"id": "a", "audio": "two.wav", "text": "one"},
     )
-    check_splits_apart(load_evals(evals))
+    open_evals(evals).check_splits_apart()
 
 
 def test_questions_without_media_in_both_splits_are_no_recording_in_common(tmp_path: Path) -> None:
@@ -366,4 +369,4 @@ def test_questions_without_media_in_both_splits_are_no_recording_in_common(tmp_p
     (tmp_path / "evals.yaml").write_text(
         "search: [{task: audio_qa, dataset_path: search.jsonl}]\nreport: [{task: audio_qa, dataset_path: report.jsonl}]"
     )
-    check_splits_apart(load_evals(tmp_path / "evals.yaml"))
+    open_evals(tmp_path / "evals.yaml").check_splits_apart()

@@ -13,10 +13,12 @@ import torch
 from builders import as_jsonl
 
 from autoreap.config.evals import load_evals
+from autoreap.data.eval_set import open_evals
 from autoreap.described import Loaded
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE, Evaluator
+from autoreap.evaluate import Evaluator
 from autoreap.outcomes import Evaluation, Outcome, load_outcomes
+from autoreap.scoring.judging import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
 
 DATA = as_jsonl("evals/tiny")
 NUM_ROWS = 6
@@ -35,7 +37,7 @@ def evaluator(
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
     path = folder / "evals.yaml"
     path.write_text(f"search: [{{{task}, dataset_path: rows.jsonl}}]\n")
-    return Evaluator(loaded.model, loaded.inputs, load_evals(path), **options)
+    return Evaluator(loaded.model, loaded.inputs, open_evals(path).search, **options)
 
 
 def outcomes_of(evaluation: Evaluation) -> dict[str, Outcome]:
@@ -64,7 +66,7 @@ def test_a_broken_recording_is_left_out_named_and_counted(
     evaluation = mixed.run()
     assert evaluation.outcomes == evaluator(loaded, tmp_path, sound).run().outcomes
     metrics = evaluation.metrics()["wer"]
-    assert (metrics["num_samples"], metrics["num_unreadable"]) == (NUM_ROWS, 1)
+    assert (metrics.num_samples, metrics.num_unreadable) == (NUM_ROWS, 1)
 
 
 def test_more_broken_recordings_than_allowed_are_refused_with_the_key_that_allows_more(
@@ -143,8 +145,8 @@ def test_embeddings_on_disk_give_the_same_outcomes_and_no_features_are_kept(
         evaluator(loaded, tmp_path, listed, task=task, memory_bytes=size, batch_size=3) for size in (2**30, 0)
     )
     assert in_memory.run().outcomes == on_disk.run().outcomes
-    for _, _, items in on_disk._tasks:
-        for item in items:
+    for prepared in on_disk._tasks.values():
+        for item in prepared.items:
             assert item.encoded.mel is None or item.encoded.mel.numel() == 0
             assert item.sample.media == ()
             held = [tensor for tensor in (item.audio, item.encoded.pixels) if tensor is not None]
@@ -191,7 +193,7 @@ def test_a_model_whose_every_output_is_no_number_can_not_be_scored(loaded: Loade
             scored.run()
     finally:
         weight.data[:] = before
-    assert scored.run().metrics()["wer"]["num_failed"] == 0
+    assert scored.run().metrics()["wer"].num_failed == 0
 
 
 @contextmanager
@@ -217,8 +219,8 @@ def test_an_empty_answer_is_wrong_and_counted(loaded: Loaded, tmp_path: Path, ta
     for outcome in outcomes_of(evaluation).values():
         assert (outcome.output, outcome.failed, outcome.reason) == ("", True, EMPTY)
     (metrics,) = evaluation.metrics().values()
-    assert metrics["value"] == (1.0 if task == "asr" else 0.0)
-    assert metrics["num_failed"] == NUM_ROWS
+    assert metrics.value == (1.0 if task == "asr" else 0.0)
+    assert metrics.num_failed == NUM_ROWS
 
 
 def test_an_answer_that_loops_is_stopped_soon_after_its_reference_and_counted(loaded: Loaded, tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_an_answer_that_loops_is_stopped_soon_after_its_reference_and_counted(lo
         bound = 2 * len(loaded.inputs.text_tokens(outcome.reference)) + 8
         assert len(loaded.inputs.text_tokens(outcome.output)) <= bound
         assert outcome.counts.numerator >= outcome.counts.denominator
-    assert evaluation.metrics()["wer"]["value"] > 1
+    assert evaluation.metrics()["wer"].value > 1
 
 
 def test_an_answer_that_is_right_but_does_not_end_is_not_scored_as_perfect(loaded: Loaded, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from autoreap.outcomes import load_outcomes
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
 from autoreap.scoring.latency import Stopwatch
-from autoreap.study.trials import open_study
+from autoreap.search.records import read_study
+from autoreap.search.storage import open_study
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_a_preset_goes_without_vision_where_there_is_none(run: Run) -> None:
     written = run("prune", "model", "--preset", "aggressive", "--audio", "audio.jsonl", "-o", "out")
     assert not written["plan"]["strip_vision"]
     assert load_plan(Path("out/plan.json")).digest() == load_plan(Path("plan.json")).digest()
-    assert written["verified"]["behaviour"].startswith("5 answers equal")
+    assert written["verified"]["behaviour"].startswith("all 5 outputs match")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_the_stopwatch_times_what_stock_generation_answers(folder: Path) -> None
 def test_a_search_over_cuts_scores_three_trials_and_ships_one(run: Run, capsys: Capture) -> None:
     text = said(capsys, "search", "space.yaml", "--model", "model", "--study", "night", "--trials", "3")
     assert "without vision" not in text
-    study = open_study("night")
+    study = read_study(open_study("night"))
     assert [trial.params["layers_cut"] for trial in study.trials] == [0, 1, 2]
     (shipped,) = Path("mlruns/checkpoints").iterdir()
     assert QWEN2_AUDIO.stock.from_pretrained(shipped)

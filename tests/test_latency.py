@@ -1,22 +1,21 @@
 """Timing must time the right thing: stock greedy answers, under the mask that is meant, beside the unpruned model."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import as_jsonl
 
-from autoreap.config.evals import load_evals
+from autoreap.data.eval_set import open_evals
 from autoreap.described import Loaded
 from autoreap.errors import InputError
 from autoreap.evaluate import Evaluator
 from autoreap.families.chat_inputs import Encoded
 from autoreap.masking import masked
-from autoreap.objective import Objective, costs
 from autoreap.plan import ComponentPlan, PruningPlan
-from autoreap.saliency import Saliency
 from autoreap.scoring.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
-from autoreap.sizing.footprint import Footprint
+from autoreap.search.scorers import Job, Scorer, ScorerSetup
 
 ASR = as_jsonl("evals/tiny") / "asr_search.jsonl"
 
@@ -25,7 +24,7 @@ ASR = as_jsonl("evals/tiny") / "asr_search.jsonl"
 def evaluator(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     path = tmp_path_factory.mktemp("evals") / "evals.yaml"
     path.write_text(f"search:\n  - {{task: asr, dataset_path: {ASR}, doc_to_text: transcribe, limit: 6}}\n")
-    return Evaluator(loaded.model, loaded.inputs, load_evals(path))
+    return Evaluator(loaded.model, loaded.inputs, open_evals(path).search)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +68,12 @@ def test_a_model_of_a_quarter_of_the_layers_is_timed_as_faster_than_the_unpruned
 ) -> None:
     metrics = stopwatch.measure(cut_to(loaded, (0, 7)), weights_bytes=1)
     ratio = metrics["first_token_ratio"]
-    assert ratio["low"] <= ratio["value"] <= ratio["high"] < 1
+    assert ratio.low <= ratio.value <= ratio.high < 1
     assert set(metrics) == DIRECTIONS.keys() - {"peak_memory_bytes"} | {"mask_seconds"}
     first = metrics["first_token_seconds"]
-    assert 0 < first["quartiles"][0] <= first["value"] <= first["quartiles"][1]
-    assert first["num_samples"] == 4 * 3
+    assert first.quartiles is not None
+    assert 0 < first.quartiles[0] <= first.value <= first.quartiles[1]
+    assert first.num_samples == 4 * 3
     decoder = loaded.described.family.decoder(loaded.model, "thinker")
     assert decoder is not None
     assert len(decoder.layers) == 8
@@ -81,7 +81,7 @@ def test_a_model_of_a_quarter_of_the_layers_is_timed_as_faster_than_the_unpruned
 
 def test_the_unpruned_model_is_timed_against_itself(stopwatch: Stopwatch) -> None:
     metrics = stopwatch.measure(None, weights_bytes=1)
-    assert 0.5 < metrics["first_token_ratio"]["value"] < 2
+    assert 0.5 < metrics["first_token_ratio"].value < 2
     assert "mask_seconds" not in metrics
 
 
@@ -116,26 +116,23 @@ def test_prompts_without_audio_are_not_timed(loaded: Loaded, evaluator: Evaluato
 def test_a_drift_that_both_sides_share_leaves_the_ratio_and_its_interval_alone() -> None:
     drifting = np.linspace(1, 3, 48)
     measured = paired_ratio(0.8 * drifting, drifting)
-    assert [measured[part] for part in ("value", "low", "high")] == pytest.approx([0.8] * 3)
-    assert median(drifting)["low"] < 2 < median(drifting)["high"]
+    assert [measured.value, measured.low, measured.high] == pytest.approx([0.8] * 3)
+    assert median(drifting).low < 2 < median(drifting).high
 
 
-def test_an_objective_with_a_stopwatch_reports_scores_counts_and_times_and_the_baseline_the_same(
-    loaded: Loaded, evaluator: Evaluator, stopwatch: Stopwatch
-) -> None:
-    described, objectives = loaded.described, {"first_token_ratio": "minimize", "active_parameters": "minimize"}
-    measured = Saliency(components={}, provenance={})
-    parts = (described, measured, evaluator, objectives)
+def test_a_scorer_times_the_candidates_where_an_objective_asks_for_it(loaded: Loaded, evaluator: Evaluator) -> None:
     plan = cut_to(loaded, (0, 1, 6, 7))
-    scored = Objective(*parts, stopwatch).score(plan)
-    assert scored.values == tuple(scored.metrics[name]["value"] for name in objectives)
-    assert scored.metrics["active_parameters"]["value"] == Footprint.of(described.checkpoint, plan).active_parameters
-    baseline = Objective(*parts, stopwatch).score_baseline().metrics()
-    assert scored.metrics.keys() - baseline.keys() == {"mask_seconds"}
-    assert {"wer", "size_4bit_bytes"} <= baseline.keys()
+    for objective, is_timed in (("first_token_ratio", True), ("active_parameters", False)):
+        setup = ScorerSetup("tiny", Path("unused"), {objective: "minimize"}, (objective,))
+        scorer = Scorer(loaded, evaluator, setup, check=lambda: None)
+        for candidate in (None, plan):
+            evaluation = scorer.score(Job(0, candidate, {"size_bytes": 1.0})).evaluation
+            assert evaluation is not None
+            assert "wer" in evaluation.metrics()
+            assert ("first_token_ratio" in evaluation.costs) == is_timed
+            assert ("mask_seconds" in evaluation.costs) == (is_timed and candidate is not None)
 
 
-def test_times_are_taken_only_where_they_are_asked_for(loaded: Loaded) -> None:
+def test_times_are_taken_only_where_they_are_asked_for() -> None:
     assert needs_stopwatch({"size_bytes": "minimize", "real_time_factor_ratio": "minimize"})
     assert not needs_stopwatch({"size_bytes": "minimize", "wer": "minimize", "active_parameters": "minimize"})
-    assert DIRECTIONS.keys().isdisjoint(costs(Footprint.of(loaded.described.checkpoint), None, None))

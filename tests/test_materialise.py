@@ -22,6 +22,7 @@ from autoreap.families import family_of
 from autoreap.masking import masked
 from autoreap.materialise import materialise
 from autoreap.plan import ComponentPlan, ComponentShape, ModelShape, PruningPlan, load_plan
+from autoreap.scores import Metric
 from autoreap.writing import shards
 from autoreap.writing.rewrite import plan_rewrite
 
@@ -103,7 +104,7 @@ def test_plan_and_sidecars_travel_with_the_weights(base: Path, plan: PruningPlan
     (copy / "chat_template.jinja").write_text("template")
     (copy / "pytorch_model.bin").write_text("the base's weights in another format")
     (copy / "README.md").write_text("---\nlicense: other\nlicense_name: heard-and-seen\n---\nThe base model.\n")
-    metrics = {"wer": {"value": 0.0123, "low": 0.01, "high": 0.02, "num_samples": 300}}
+    metrics = {"wer": Metric(0.0123, 0.01, 0.02, num_samples=300)}
     materialise(copy, plan, tmp_path / "out", facts={"metrics": metrics, "trial": "night/7"})
     assert load_plan(tmp_path / "out" / "plan.json") == plan
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "template"

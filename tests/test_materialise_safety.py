@@ -24,7 +24,7 @@ from autoreap import materialise as module
 from autoreap.checkpoint import INDEX_NAME, open_checkpoint
 from autoreap.errors import InputError
 from autoreap.families import family_of
-from autoreap.lock import exclusive
+from autoreap.files import exclusive
 from autoreap.materialise import materialise
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.writing import shards
@@ -245,13 +245,13 @@ def test_a_tensor_stored_twice_is_an_error(base: Path, plan: PruningPlan, tmp_pa
 def test_two_writers_of_one_checkpoint_do_not_meet(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "model-00001-of-00002.safetensors").write_text("of the other writer")
-    held = exclusive(tmp_path / ".out.partial", "held", fix="wait")
+    held = exclusive(tmp_path / ".out.lock", "held", fix="wait")
     with held, nothing_changes(tmp_path), pytest.raises(InputError, match="another process is writing"):
         materialise(base, plan, tmp_path / "out")
 
 
 def test_an_error_of_what_is_done_under_a_lock_is_not_taken_for_the_lock(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), exclusive(tmp_path, "held", fix="wait"):
+    with pytest.raises(BlockingIOError), exclusive(tmp_path / "lock", "held", fix="wait"):
         raise BlockingIOError
 
 

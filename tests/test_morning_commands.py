@@ -10,7 +10,7 @@ import pytest
 from studies import add_ends, add_trial, new_study, rate
 
 from autoreap.cli import main
-from autoreap.scores import exact
+from autoreap.scores import Metric
 
 Capture = pytest.CaptureFixture[str]
 
@@ -45,12 +45,16 @@ def json_of(arguments: list[str], capsys: Capture) -> dict[str, Any]:
 
 def test_select_says_sizes_in_bytes_and_how_to_write_the_trial(folder: Path, capsys: Capture) -> None:
     study = new_study({"size_4bit_bytes": "minimize", "wer": "minimize"})
-    metrics = {"wer": rate(0.11), "size_4bit_bytes": exact(12 * 10**9), "active_parameters": exact(3 * 10**9)}
-    add_trial(study, (12e9, 0.11), metrics=metrics, size_bytes=40 * 10**9)
+    metrics = {
+        "wer": rate(0.11),
+        "size_4bit_bytes": Metric.static(12 * 10**9),
+        "active_parameters": Metric.static(3 * 10**9),
+    }
+    add_trial(study, (12e9, 0.11), metrics=metrics)
     assert main(["select", *stored(study, folder)]) == 0
     scores, why, write = capsys.readouterr().out.splitlines()
-    assert scores == "trial 0: 40.00 GB, wer 11.00% [10.00%, 12.00%], size_4bit_bytes 12.00 GB"
-    assert why.startswith("why: its worst loss is the least of the 1 useful points of 1 on the front")
+    assert scores == "trial 0: 1.00 GB, wer 11.00% [10.00%, 12.00%], size_4bit_bytes 12.00 GB"
+    assert why.startswith("why: best trade-off of the 1 front point with wer <= ")
     assert write == "to write it: autoreap materialise night --trial 0 -o night-trial-0"
 
 
@@ -58,10 +62,10 @@ def test_the_report_says_what_it_is_of(folder: Path, capsys: Capture) -> None:
     study = a_night(folder)
     found = json_of(["report", *study, "-o", "new/report.html"], capsys)
     num_bytes = (folder / "new" / "report.html").stat().st_size
-    told = {"study": "night", "num_trials": 8, "front": [2, 1, 0]}
+    told = {"study": "night", "num_trials": 7, "front": [2, 1, 0]}
     assert found == {"report": "new/report.html", "bytes": num_bytes, **told}
     assert main(["report", *study, "-o", "report.html"]) == 0
-    said = f"wrote report.html ({num_bytes / 1e6:.2f} MB): 8 trials, 3 on the front; open it in a browser\n"
+    said = f"wrote report.html ({num_bytes / 1e6:.2f} MB): 7 trials, 3 on the front; open it in a browser\n"
     assert capsys.readouterr().out == said
 
 

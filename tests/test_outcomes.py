@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from autoreap.errors import InputError
-from autoreap.outcomes import Evaluation, Outcome, load_outcomes, scores_text
+from autoreap.outcomes import Evaluation, Outcome, load_outcomes
+from autoreap.report.evaluation_text import evaluation_table
 from autoreap.scores import Counts
 
 
@@ -32,7 +33,7 @@ MIXED = Evaluation(
 
 
 def test_a_mixed_set_gives_each_language_and_the_whole() -> None:
-    scores = MIXED.scores()
+    scores = MIXED.metrics()
     assert list(scores) == ["wer", "wer/en", "wer/zh", "accuracy"]
     assert (scores["wer"].numerator, scores["wer"].denominator, scores["wer"].num_failed) == (7, 16, 1)
     assert (scores["wer/en"].value, scores["wer/zh"].value) == (1 / 8, 1)
@@ -41,21 +42,21 @@ def test_a_mixed_set_gives_each_language_and_the_whole() -> None:
 
 
 def test_a_set_in_one_language_gives_the_whole_alone() -> None:
-    assert list(Evaluation({"wer": (outcome("a", language="en"), outcome("b", language="en"))}, 1.0).scores()) == [
+    assert list(Evaluation({"wer": (outcome("a", language="en"), outcome("b", language="en"))}, 1.0).metrics()) == [
         "wer"
     ]
 
 
 def test_a_language_without_a_reference_word_is_no_perfect_score() -> None:
     listed = (outcome("a", 1, language="en"), outcome("b", 0, words=0, language="zh"))
-    assert list(Evaluation({"wer": listed}, 1.0).scores()) == ["wer", "wer/en"]
+    assert list(Evaluation({"wer": listed}, 1.0).metrics()) == ["wer", "wer/en"]
 
 
 def test_a_language_of_any_name_makes_a_name_that_mlflow_takes() -> None:
     from mlflow.utils.validation import _validate_metric_name as check
 
     listed = (outcome("a", language="zh-CN"), outcome("b", language="中文 (Beijing)"))
-    names = list(Evaluation({"wer": listed}, 1.0).scores())
+    names = list(Evaluation({"wer": listed}, 1.0).metrics())
     assert names == ["wer", "wer/----Beijing-", "wer/zh-CN"]
     for name in names:
         check(name)  # type: ignore[no-untyped-call]
@@ -122,7 +123,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_table_for_people_has_every_interval_and_says_what_failed() -> None:
-    lines = scores_text(MIXED).splitlines()
+    lines = evaluation_table(MIXED).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["wer", "wer/en", "wer/zh", "accuracy"]
     assert all(re.search(r"\d+\.\d\d% \[\d+\.\d\d%, \d+\.\d\d%\]", line) for line in lines[1:])
     assert lines[1].endswith("1 runaway")

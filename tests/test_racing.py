@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -14,15 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoreap import evaluate, jobs
-from autoreap.config.evals import load_evals
+from autoreap.data.eval_set import open_evals
 from autoreap.described import describe, load
 from autoreap.errors import InputError
 from autoreap.evaluate import CHUNKED_FROM, Evaluator, random_chunks
 from autoreap.outcomes import Evaluation, Outcome
-from autoreap.scores import Counts
-from autoreap.study.front import pareto
-from autoreap.study.racing import ALPHA, MIN_POPULATION, Numerators, Race, Raced, Rival, Verdict, lower_bound
-from autoreap.study.trials import RACED, RESULT, Point, plan_of, points_of
+from autoreap.scores import Counts, Metric
+from autoreap.search import records
+from autoreap.search.front import front_of, pareto
+from autoreap.search.racing import (
+    ALPHA,
+    MIN_POPULATION,
+    CandidatePruned,
+    Domination,
+    Incumbent,
+    Numerators,
+    Race,
+    lower_bound,
+)
+from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus
+from autoreap.search.storage import default_storage, open_study
 
 WER = {"size_bytes": "minimize", "wer": "minimize"}
 SEVERAL = {"size_bytes": "minimize", "wer": "minimize", "wer.noisy": "minimize", "accuracy": "maximize"}
@@ -39,32 +49,41 @@ def outcomes_of(metric: str, numerators: Numbers) -> tuple[Outcome, ...]:
     )
 
 
-def point_of(number: int, size: int, answers: Mapping[str, Numbers]) -> Point:
+def point_of(number: int, size: int, answers: Mapping[str, Numbers]) -> TrialRecord:
     """Scored to the end, as a search does it."""
     metrics = Evaluation({name: outcomes_of(name, listed) for name, listed in answers.items()}, 0.0).metrics()
-    values = {"size_bytes": float(size)} | {name: measured["value"] for name, measured in metrics.items()}
-    return Point(number, {}, values, metrics, size, f"plan {number}")
+    values = {"size_bytes": float(size)} | {name: metric.value for name, metric in metrics.items()}
+    return TrialRecord(
+        number,
+        TrialStatus.SCORED,
+        "sampled",
+        {},
+        values=values,
+        metrics=metrics,
+        size_bytes=size,
+        plan_digest=f"plan {number}",
+    )
 
 
-def rival_of(point: Point, answers: Mapping[str, Numbers]) -> Rival:
+def incumbent_of(point: TrialRecord, answers: Mapping[str, Numbers]) -> Incumbent:
     numerators: Numerators = {
         name: {f"u{place}": numerator for place, numerator in enumerate(listed)} for name, listed in answers.items()
     }
-    return Rival(point.trial, point.values, point.metrics, lambda: numerators)
+    return Incumbent(point.number, point.values, point.metrics, numerators)
 
 
-def raced(
-    objectives: Mapping[str, str], size: int, answers: Mapping[str, Numbers], rivals: Sequence[Rival]
-) -> Verdict | None:
+def race_against(
+    objectives: Mapping[str, str], size: int, answers: Mapping[str, Numbers], incumbents: Sequence[Incumbent]
+) -> Domination | None:
     """Why the candidate was stopped; None where it was scored to the end."""
-    race = Race(objectives, {"size_bytes": size}, rivals)
+    race = Race(objectives, {"size_bytes": size}, incumbents)
     try:
         race.check()
         for name, listed in answers.items():
             for outcome in outcomes_of(name, listed):
-                race.watch(name, outcome)
-    except Raced as stopped:
-        return stopped.verdict
+                race.count(name, outcome)
+    except CandidatePruned as pruned:
+        return pruned.domination
     return None
 
 
@@ -74,9 +93,9 @@ def against_one(
     *,
     sizes: tuple[int, int] = (10, 10),
     objectives: Mapping[str, str] = WER,
-) -> Verdict | None:
+) -> Domination | None:
     """Sizes: the candidate's, the member's."""
-    return raced(objectives, sizes[0], candidate, [rival_of(point_of(7, sizes[1], member), member)])
+    return race_against(objectives, sizes[0], candidate, [incumbent_of(point_of(7, sizes[1], member), member)])
 
 
 errors = st.lists(st.integers(0, 9), min_size=4, max_size=4)  # of 5 words each: WER may exceed 100%
@@ -98,10 +117,10 @@ def test_a_search_that_races_ends_with_the_front_of_one_that_scores_everything(
         replace(point, values={name: point.values[name] for name in objectives})
         for point in (point_of(number, *trial) for number, trial in enumerate(trials))
     ]
-    scored: list[Point] = []
+    scored: list[TrialRecord] = []
     for point, (size, listed) in zip(every, trials, strict=True):
-        rivals = [rival_of(member, trials[member.trial][1]) for member in pareto(scored, objectives)]
-        if raced(objectives, size, listed, rivals) is None:
+        incumbents = [incumbent_of(member, trials[member.number][1]) for member in pareto(scored, objectives)]
+        if race_against(objectives, size, listed, incumbents) is None:
             scored.append(point)
     assert pareto(scored, objectives) == pareto(every, objectives)
 
@@ -109,7 +128,7 @@ def test_a_search_that_races_ends_with_the_front_of_one_that_scores_everything(
 def test_it_is_stopped_with_the_error_that_makes_it_worse_whatever_comes() -> None:
     verdict = against_one({"wer": [0, 2, 1, 0, 0]}, {"wer": [0, 1, 1, 0, 0]}, sizes=(11, 10))
     assert verdict is not None
-    assert (verdict.num_scored, verdict.num_utterances, verdict.rival) == (2, 5, 7)
+    assert (verdict.num_scored, verdict.num_utterances, verdict.incumbent) == (2, 5, 7)
     assert verdict.counts == {"wer": {"numerator": 2, "denominator": 10, "num_samples": 2}}
 
 
@@ -122,8 +141,8 @@ def test_its_reason_names_the_rival_and_compares_in_every_objective() -> None:
     )
     assert verdict is not None
     assert verdict.reason == (
-        "trial 7 is better whatever is still to come: size_bytes 10.00 MB against 12.00 MB, "
-        "wer 20.00% against 30.00% at least, accuracy 100.00% against 100.00% at most"
+        "dominated by trial 7: size_bytes 10.00 MB, this one 12.00 MB, "
+        "WER 20.00%, this one at least 30.00%, accuracy 100.00%, this one at most 100.00%"
     )
 
 
@@ -151,12 +170,12 @@ def test_one_rival_must_be_better_in_everything() -> None:
         {"wer": [0, 0], "accuracy": [0, 0]},
         {"wer": [9, 9], "accuracy": [1, 1]},
     ]
-    rivals = [rival_of(point_of(number, 1, member), member) for number, member in enumerate(members)]
-    assert raced(objectives, 1, {"wer": [3, 3], "accuracy": [1, 0]}, rivals) is None
+    incumbents = [incumbent_of(point_of(number, 1, member), member) for number, member in enumerate(members)]
+    assert race_against(objectives, 1, {"wer": [3, 3], "accuracy": [1, 0]}, incumbents) is None
 
 
 def test_with_an_empty_front_nobody_is_stopped() -> None:
-    assert raced(WER, 10, {"wer": [9, 9]}, []) is None
+    assert race_against(WER, 10, {"wer": [9, 9]}, []) is None
 
 
 def test_what_is_no_objective_neither_saves_nor_stops() -> None:
@@ -165,27 +184,28 @@ def test_what_is_no_objective_neither_saves_nor_stops() -> None:
     assert against_one({"accuracy": [1, 1], "wer": [2, 0]}, member, sizes=(11, 10))
 
 
-@pytest.mark.parametrize("measured", [{}, {"value": 50.0}, {"value": 50.0, "numerator": 1, "denominator": 1}])
+@pytest.mark.parametrize("measured", [Metric.static(50.0), Metric(50.0, 49.0, 51.0, numerator=1, denominator=1)])
 def test_what_is_neither_known_beforehand_nor_a_rate_of_counts_is_not_held_against_a_candidate(
-    measured: Mapping[str, float],
+    measured: Metric,
 ) -> None:
     member = point_of(7, 10, {"wer": [0, 0]})
-    rival = Rival(7, {**member.values, "speed": 50.0}, {**member.metrics, "speed": measured}, dict)
-    assert raced({**WER, "speed": "maximize"}, 11, {"wer": [9, 9]}, [rival]) is None
+    metrics = {**member.metrics, "speed": measured}
+    incumbent = Incumbent(7, {**member.values, "speed": 50.0}, metrics, {})
+    assert race_against({**WER, "speed": "maximize"}, 11, {"wer": [9, 9]}, [incumbent]) is None
 
 
-def sampled(candidate: Numbers, member: Numbers, *, seed: int = 0, num_chunks: int = 10) -> Verdict | None:
+def sampled(candidate: Numbers, member: Numbers, *, seed: int = 0, num_chunks: int = 10) -> Domination | None:
     """As the evaluator decodes a large set: chunks drawn at random, a look after each."""
-    rival = rival_of(point_of(7, 10, {"wer": member}), {"wer": member})
-    race = Race(WER, {"size_bytes": 11}, [rival])
+    incumbent = incumbent_of(point_of(7, 10, {"wer": member}), {"wer": member})
+    race = Race(WER, {"size_bytes": 11}, [incumbent])
     listed = outcomes_of("wer", candidate)
     try:
         for chunk in np.array_split(np.random.default_rng(seed).permutation(len(listed)), num_chunks):
             for place in chunk:
-                race.watch("wer", listed[place])
-            race.look("wer")
-    except Raced as stopped:
-        return stopped.verdict
+                race.count("wer", listed[place])
+            race.check_sample("wer")
+    except CandidatePruned as pruned:
+        return pruned.domination
     return None
 
 
@@ -199,7 +219,7 @@ def test_a_sample_says_earlier_than_a_bound_that_a_candidate_is_far_worse() -> N
     assert verdict is not None
     assert bounded is not None
     assert 100 <= verdict.num_scored < bounded.num_scored
-    assert f"against more, by a sample of {verdict.num_scored}" in verdict.reason
+    assert f"this one more by a sample of {verdict.num_scored}" in verdict.reason
 
 
 def test_a_rival_that_seldom_runs_away_is_not_better_because_a_sample_has_not_seen_it() -> None:
@@ -219,31 +239,33 @@ def test_of_fewer_utterances_no_sample_is_believed() -> None:
 def test_one_rival_must_be_better_by_what_samples_say_too() -> None:
     objectives = {"wer": "minimize", "accuracy": "maximize"}
     member = {"wer": drawn(0.1, 1000, 0), "accuracy": [0] * 1000}
-    race = Race(objectives, {}, [rival_of(point_of(7, 1, member), member)])
+    race = Race(objectives, {}, [incumbent_of(point_of(7, 1, member), member)])
     for outcome in outcomes_of("wer", drawn(0.9, 1000, 1))[:500]:
-        race.watch("wer", outcome)
-    race.look("wer")  # worse in one, but not yet in the other
+        race.count("wer", outcome)
+    race.check_sample("wer")  # worse in one, but not yet in the other
 
 
 def test_the_whole_overrules_a_sample() -> None:
     member = {"wer": [0, 2] * 500, "accuracy": [0, 1] * 500}
     candidate = outcomes_of("wer", [1, 0] * 500)
-    race = Race({"wer": "minimize", "accuracy": "maximize"}, {}, [rival_of(point_of(7, 1, member), member)])
+    race = Race({"wer": "minimize", "accuracy": "maximize"}, {}, [incumbent_of(point_of(7, 1, member), member)])
     for outcome in (*candidate[::2], *candidate[1::2]):
-        race.watch("wer", outcome)
+        race.count("wer", outcome)
         if outcome is candidate[-2]:
-            race.look("wer")  # half of the utterances, and worse in each: no fair sample, to be sure to be misled
+            race.check_sample(
+                "wer"
+            )  # half of the utterances, and worse in each: no fair sample, to be sure to be misled
     for outcome in outcomes_of("accuracy", [0] * 1000):
-        race.watch("accuracy", outcome)
+        race.count("accuracy", outcome)
 
 
 def test_without_the_outcomes_of_the_rival_only_the_bound_stops() -> None:
     member = {"wer": drawn(0.4, 1000, 0)}
-    rival = Rival(7, point_of(7, 10, member).values, point_of(7, 10, member).metrics, dict)
-    race = Race(WER, {"size_bytes": 11}, [rival])
+    incumbent = Incumbent(7, point_of(7, 10, member).values, point_of(7, 10, member).metrics, {})
+    race = Race(WER, {"size_bytes": 11}, [incumbent])
     for outcome in outcomes_of("wer", drawn(0.5, 1000, 1))[:700]:
-        race.watch("wer", outcome)
-    race.look("wer")
+        race.count("wer", outcome)
+    race.check_sample("wer")
 
 
 @pytest.mark.parametrize("alpha", [ALPHA, ALPHA / 10])
@@ -300,14 +322,14 @@ def test_the_evaluator_begins_with_what_comes_first_and_allows_a_look_after_each
     evals: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load(describe("tiny"))
-    whole = Evaluator(loaded.model, loaded.inputs, load_evals(evals), batch_size=1).run()
+    whole = Evaluator(loaded.model, loaded.inputs, open_evals(evals).search, batch_size=1).run()
     monkeypatch.setattr(evaluate, "CHUNKED_FROM", 12)
-    evaluator = Evaluator(loaded.model, loaded.inputs, load_evals(evals), batch_size=1)
+    evaluator = Evaluator(loaded.model, loaded.inputs, open_evals(evals).search, batch_size=1)
     seen: list[tuple[str, str]] = []
     looks: list[int] = []
     chunked = evaluator.run(
-        watch=lambda metric, outcome: seen.append((metric, outcome.id)),
-        look=lambda metric: looks.append(len(seen)) if metric == "wer" else pytest.fail("too few rows"),
+        on_outcome=lambda metric, outcome: seen.append((metric, outcome.id)),
+        on_sample=lambda metric: looks.append(len(seen)) if metric == "wer" else pytest.fail("too few rows"),
         first=["wer"],
     )
     assert [metric for metric, _ in seen] == ["wer"] * 12 + ["accuracy"] * 4
@@ -335,7 +357,7 @@ sampler: {sampler}
 """
 
 
-def search(folder: Path, study: str, *, racing: bool, trials: int = 12, sampler: str = "tpe") -> optuna.Study:
+def search(folder: Path, study: str, *, racing: bool, trials: int = 12, sampler: str = "tpe") -> StudyRecord:
     (folder / "space.yaml").write_text(SPACE.format(racing=str(racing).lower(), sampler=sampler))
     options = jobs.SearchOptions(study=study, trials=trials, root=folder / "mlruns", confirm=False)
     return jobs.search(folder / "space.yaml", options).study
@@ -347,44 +369,39 @@ def test_a_search_with_and_without_racing(evals: Path, capsys: pytest.CaptureFix
     folder = evals.parent
     write_rows(folder / "audio.jsonl", as_jsonl("calibration/tiny") / "audio.jsonl", 8)
     plain = search(folder, "plain", racing=False)
-    assert not [trial for trial in plain.trials if trial.state != optuna.trial.TrialState.COMPLETE]
+    assert all(trial.is_scored for trial in plain.trials)
 
     # The same candidates again, in two sessions.
-    storage = f"sqlite:///{folder / 'mlruns' / 'studies.db'}"
-    again = optuna.create_study(study_name="raced", storage=storage, directions=plain.directions)
+    storage = default_storage(folder / "mlruns")
+    again = optuna.create_study(study_name="raced", storage=storage, directions=["minimize", "minimize"])
     for trial in plain.trials:
-        again.enqueue_trial(trial.params)
+        again.enqueue_trial(dict(trial.params))
     search(folder, "raced", racing=True, trials=6)
     resumed = search(folder, "raced", racing=True)
     log = capsys.readouterr().err
 
     digests = [[point.plan_digest for point in front_of(study)] for study in (plain, resumed)]
     assert digests[0] == digests[1]
-    stopped = [trial for trial in resumed.trials if RACED in trial.user_attrs]
-    assert stopped
+    pruned = [trial for trial in resumed.trials if trial.status is TrialStatus.PRUNED]
+    assert pruned
     assert len(resumed.trials) == 12
-    assert all((trial.state.name, trial.values) == ("PRUNED", None) for trial in stopped)
-    assert not [trial for trial in stopped if RESULT in trial.user_attrs]
-    first = stopped[0]
-    verdict: dict[str, Any] = first.user_attrs[RACED]
-    assert verdict["num_scored"] <= 12 < verdict["num_utterances"] == 16
-    assert f"raced: {verdict['reason']}; {verdict['num_scored']} of 16 utterances" in log
-    with pytest.raises(InputError, match=f"trial {first.number} was not scored: trial .* is better whatever"):
-        plan_of(resumed, first.number)
+    assert all((trial.values, trial.metrics) == ({}, {}) for trial in pruned)
+    first = pruned[0]
+    assert first.num_scored <= 12 < first.num_utterances == 16
+    assert f"pruned: {first.reason}; {first.num_scored} of 16 utterances" in log
+    with pytest.raises(InputError, match=f"trial {first.number} was not scored: dominated by trial"):
+        resumed.plan(first.number)
 
-    resumed.enqueue_trial(first.params)
-    resumed.enqueue_trial(first.params, user_attrs={"preset": "to compare with"})
+    stored = open_study("raced", storage)
+    stored.enqueue_trial(dict(first.params))
+    records.enqueue_preset(stored, "to compare with", {**first.params, "retention": first.params["retention"]})
     repeated, preset = search(folder, "raced", racing=True, trials=14).trials[12:]
-    assert (repeated.state.name, repeated.user_attrs[RACED]["duplicate_of"]) == ("PRUNED", first.number)
-    assert f"raced: same plan as trial {first.number}" in capsys.readouterr().err
-    assert preset.state.name == "COMPLETE"
+    assert (repeated.status, repeated.duplicate_of) == (TrialStatus.PRUNED, first.number)
+    assert f"pruned: same plan as trial {first.number}" in capsys.readouterr().err
+    assert preset.is_scored
 
     # A sampler that would learn nothing of it does without.
-    for trial in stopped:
-        resumed.enqueue_trial(trial.params)
-    by_gp = search(folder, "raced", racing=True, trials=14 + len(stopped), sampler="gp").trials[14:]
-    assert {trial.state.name for trial in by_gp} == {"COMPLETE"}
-
-
-def front_of(study: optuna.Study) -> list[Point]:
-    return pareto(points_of(study), study.user_attrs["objectives"])
+    for trial in pruned:
+        stored.enqueue_trial(dict(trial.params))
+    by_gp = search(folder, "raced", racing=True, trials=14 + len(pruned), sampler="gp").trials[14:]
+    assert all(trial.is_scored for trial in by_gp)

@@ -9,8 +9,8 @@ import pytest
 from builders import SHAPE, measured, saliency_of
 from PIL import Image
 
-from autoreap.calibration.report import plot_saliency, write_saliency_page
 from autoreap.candidate import Candidate
+from autoreap.report.saliency_page import plot_saliency, write_saliency_page
 from autoreap.saliency import ComponentSaliency, Saliency
 
 VALUES = Candidate(retention=0.5)
@@ -81,7 +81,7 @@ def test_no_two_pictures_share_an_id_that_is_referred_to(page: str) -> None:
 
 
 def test_the_text_of_the_pictures_has_the_colour_of_the_page_light_or_dark(page: str) -> None:
-    assert "prefers-color-scheme: dark" in page
+    assert "color-scheme: light dark" in page
     assert "#010203" not in page
     for picture in pictures(page):
         assert "currentColor" in picture

@@ -16,8 +16,8 @@ from autoreap.config.space import SpaceConfig, load_space
 from autoreap.errors import InputError
 from autoreap.families.qwen3_omni import Qwen3Omni
 from autoreap.plan import ComponentShape, ModelShape
-from autoreap.study.samplers import sampler
-from autoreap.study.sampling import check_known_parameters, check_space, enqueue_presets, sample
+from autoreap.search.samplers import make_sampler
+from autoreap.search.sampling import check_known_parameters, check_space, enqueue_presets, sample
 
 ROOT = Path(__file__).parent.parent
 CONFIG_30B = Path(__file__).parent / "data" / "qwen3-omni-30b-a3b-instruct.config.json"
@@ -47,7 +47,7 @@ def test_every_shipped_space_fits_its_model(path: Path) -> None:
         shape = ModelShape({"thinker": ComponentShape(6, 16, 2)})
     check_space(config, shape)
     directions: list[Any] = list(config.objectives.values())
-    study = optuna.create_study(directions=directions, sampler=sampler(config, 0))
+    study = optuna.create_study(directions=directions, sampler=make_sampler(config, 0))
     enqueue_presets(study, config, shape)
     assert len(study.trials) == len(config.presets)
     for _ in range(20):
@@ -116,7 +116,7 @@ CONDITIONAL = """\
 
 def test_what_a_condition_rules_out_is_not_drawn_and_takes_its_ordinary_value(tmp_path: Path) -> None:
     config = space(tmp_path, CONDITIONAL)
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler(config, 0))
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(config, 0))
     drawn = {}
     for _ in range(20):
         trial = study.ask()
@@ -174,7 +174,7 @@ PARAMETERS = "  retention: {low: 0.25, high: 1.0}\n  layers_cut: {low: 0, high: 
 )
 def test_a_sampler_searches_several_objectives_under_constraints(text: str, tmp_path: Path) -> None:
     config = space(tmp_path, PARAMETERS, f"sampler: {text}\n")
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler(config, 0))
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(config, 0))
     for number in range(12):
         trial = study.ask()
         candidate = sample(trial, config, LARGE)
@@ -221,7 +221,7 @@ def test_cmaes_is_refused_with_constraints_though_it_may_do_one_objective(tmp_pa
 def test_tpe_learns_from_candidates_that_were_ruled_out_before_scoring(tmp_path: Path) -> None:
     """A bound that two in three random draws break: after some of them, most draws keep it."""
     config = space(tmp_path, "  retention: {low: 0.1, high: 1.0}\n")
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler(config, 0))
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(config, 0))
     kept: list[bool] = []
     for _ in range(60):
         trial = study.ask()
@@ -235,7 +235,7 @@ def test_tpe_learns_from_candidates_that_were_ruled_out_before_scoring(tmp_path:
 
 def test_a_tpe_over_conditions_models_them_in_groups(tmp_path: Path) -> None:
     config = space(tmp_path, CONDITIONAL, "sampler: {name: tpe, multivariate: true, n_startup_trials: 5}\n")
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler(config, 0))
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(config, 0))
     for _ in range(10):
         trial = study.ask()
         candidate = sample(trial, config, LARGE)
@@ -274,7 +274,7 @@ def test_a_range_may_change_and_a_parameter_may_become_fixed(after: str, tmp_pat
 
 def sampled_once(folder: Path, parameters: str) -> optuna.Study:
     config = space(folder, parameters)
-    study = optuna.create_study(storage=f"sqlite:///{folder}/studies.db", sampler=sampler(config, 0))
+    study = optuna.create_study(storage=f"sqlite:///{folder}/studies.db", sampler=make_sampler(config, 0))
     sample(study.ask(), config, LARGE)
     return study
 
@@ -283,7 +283,7 @@ def test_a_resumed_search_draws_anew(tmp_path: Path) -> None:
     config = space(tmp_path, PARAMETERS, "sampler: random\nseed: 7\n")
 
     def first(num_trials: int) -> dict[str, Any]:
-        study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler(config, num_trials))
+        study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(config, num_trials))
         trial = study.ask()
         sample(trial, config, LARGE)
         return trial.params

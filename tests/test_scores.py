@@ -1,6 +1,5 @@
 import json
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoreap.errors import ScoringError
-from autoreap.objective import objective_values
-from autoreap.scores import BETTER, UNDECIDED, WORSE, Counts, compare, paired_difference, score
+from autoreap.scores import BETTER, NO_DIFFERENCE, WORSE, Counts, Metric, compare, paired_difference, score
+from autoreap.search.candidates import objective_values
 
 UTTERANCES = st.lists(
     st.integers(1, 30).flatmap(lambda words: st.builds(Counts, st.integers(0, words), st.just(words))),
@@ -107,11 +106,11 @@ def test_a_verdict_knows_which_way_a_metric_is_better(direction: str, fewer: str
 
 def test_sides_of_one_rate_can_not_be_told_apart() -> None:
     first, second = noisy_counts(200, 0.2, seed=0), noisy_counts(200, 0.2, seed=1)
-    assert compare(first, second, direction="minimize").verdict == UNDECIDED
-    assert compare(first, first, direction="minimize").verdict == UNDECIDED
+    assert compare(first, second, direction="minimize").verdict == NO_DIFFERENCE
+    assert compare(first, first, direction="minimize").verdict == NO_DIFFERENCE
 
 
-@pytest.mark.parametrize(("num_different", "verdict"), [(1, UNDECIDED), (5, UNDECIDED), (6, WORSE)])
+@pytest.mark.parametrize(("num_different", "verdict"), [(1, NO_DIFFERENCE), (5, NO_DIFFERENCE), (6, WORSE)])
 def test_a_handful_of_utterances_decides_nothing_however_sure_the_bootstrap_is(
     num_different: int, verdict: str
 ) -> None:
@@ -122,7 +121,7 @@ def test_a_handful_of_utterances_decides_nothing_however_sure_the_bootstrap_is(
 
 
 def test_objective_values_come_in_the_order_of_the_objectives() -> None:
-    metrics = {"wer": {"value": 0.1}, "accuracy": {"value": 0.8}}
+    metrics = {"wer": Metric.static(0.1), "accuracy": Metric.static(0.8)}
     objectives = {"wer": "minimize", "size_bytes": "minimize"}
     assert objective_values(objectives, 1000, metrics) == (0.1, 1000.0)
 
@@ -131,12 +130,10 @@ def test_objective_values_come_in_the_order_of_the_objectives() -> None:
     "metrics",
     [
         {},
-        {"accuracy": {"value": 0.9}},
-        {"wer": {}},
-        {"wer": {"value": None}},
-        *[{"wer": {"value": value}} for value in (math.nan, math.inf, -math.inf)],
+        {"accuracy": Metric.static(0.9)},
+        *[{"wer": Metric.static(value)} for value in (math.nan, math.inf, -math.inf)],
     ],
 )
-def test_a_metric_that_is_missing_or_not_finite_is_an_error_and_never_ranks(metrics: dict[str, Any]) -> None:
+def test_a_metric_that_is_missing_or_not_finite_is_an_error_and_never_ranks(metrics: dict[str, Metric]) -> None:
     with pytest.raises(ScoringError, match="metric wer"):
         objective_values({"size_bytes": "minimize", "wer": "minimize"}, 1000, metrics)

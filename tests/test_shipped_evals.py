@@ -14,7 +14,7 @@ from pages import block
 
 from autoreap.config.evals import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
 from autoreap.config.lm_eval_keys import LM_EVAL_KEYS
-from autoreap.data.evals_data import check_splits_apart, read_task
+from autoreap.data.eval_set import Evals, read_task
 from autoreap.media.samples import Sample, load_audio
 from autoreap.tasks.normalise import units
 
@@ -151,7 +151,7 @@ def evals_of(name: str, hub: Path) -> EvalsConfig:
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_file_reads_every_row_and_keeps_its_splits_apart(name: str, hub: Path) -> None:
     evals = evals_of(name, hub)
-    check_splits_apart(evals)
+    Evals(evals).check_splits_apart()
     for tasks in evals.splits.values():
         assert tasks
         for config in tasks:

@@ -13,7 +13,7 @@ import pytest
 from autoreap.cli import main
 from autoreap.config.evals import load_evals
 from autoreap.config.space import load_space
-from autoreap.data.evals_data import check_splits_apart
+from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
 from autoreap.jobs import read_calibration
 from autoreap.starter import write_starter
@@ -29,7 +29,7 @@ def test_the_files_of_a_starter_are_valid_and_its_splits_are_apart(tmp_path: Pat
         *("README.md", "space.yaml", "evals.yaml", "search.jsonl", "report.jsonl", "audio.jsonl"),
     }
     space = load_space(tmp_path / "my" / "space.yaml")
-    check_splits_apart(load_evals(space.evals))
+    open_evals(space.evals).check_splits_apart()
     assert len(read_calibration(space.calibration)["audio"]) == 4
 
 

@@ -27,7 +27,7 @@ from autoreap.calibration.layer_weights import read_layer
 from autoreap.calibration.spool import spool_beside
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import AutoreapError, InputError
-from autoreap.lock import exclusive
+from autoreap.files import exclusive
 from autoreap.media.samples import Sample
 from autoreap.saliency import load_saliency
 from autoreap.tiny_omni import CHECKPOINT
@@ -253,7 +253,7 @@ def test_a_spool_in_use_is_refused_and_what_a_killed_process_left_goes(data: Dat
     (spool / "audio-3-7.safetensors").write_bytes(b"left")
     options = replace(OPTIONS, spool=spool)
     with (
-        exclusive(spool, "", fix=""),
+        exclusive(tmp_path / "spool.lock", "", fix=""),
         pytest.raises(InputError, match="another calibration keeps its hidden states here"),
     ):
         jobs.calibrated(streamed("tiny"), data, options=options)

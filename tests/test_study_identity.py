@@ -7,9 +7,8 @@ import pytest
 
 from autoreap.config.space import SpaceConfig, load_space
 from autoreap.errors import InputError
-from autoreap.study.identity import Identity, study_of
-from autoreap.study.storage import open_storage
-from autoreap.study.trials import default_storage
+from autoreap.search.storage import default_storage, open_storage
+from autoreap.search.study import Identity, open_or_create_study
 
 FACTS = {"model": "m1", "code": "c1", "evals": "e1"}
 
@@ -24,7 +23,7 @@ def space(tmp_path: Path) -> SpaceConfig:
 
 def begun(space: SpaceConfig, folder: Path) -> optuna.Study:
     """A study with a trial, and who it is."""
-    study = study_of(space, open_storage(default_storage(folder)), "night", Identity(FACTS))
+    study = open_or_create_study(space, open_storage(default_storage(folder)), "night", Identity(FACTS))
     study.ask()
     return study
 
@@ -33,7 +32,7 @@ def test_a_refusal_changes_nothing_of_the_study(space: SpaceConfig, tmp_path: Pa
     before = begun(space, tmp_path).user_attrs
     changed = Identity({**FACTS, "code": "c2", "evals": "e2"}, may_change=("code",))
     with pytest.raises(InputError, match="study night: was started with evals e1, now it is e2"):
-        study_of(space, open_storage(default_storage(tmp_path)), "night", changed)
+        open_or_create_study(space, open_storage(default_storage(tmp_path)), "night", changed)
     storage = open_storage(default_storage(tmp_path))
     assert optuna.load_study(study_name="night", storage=storage).user_attrs == before
 
@@ -43,6 +42,6 @@ def test_what_may_change_is_said_and_kept(
 ) -> None:
     begun(space, tmp_path)
     changed = Identity({**FACTS, "code": "c2"}, may_change=("code",))
-    study = study_of(space, open_storage(default_storage(tmp_path)), "night", changed)
+    study = open_or_create_study(space, open_storage(default_storage(tmp_path)), "night", changed)
     assert study.user_attrs["code"] == "c2"
-    assert "study night goes on with code c2, it was c1" in capsys.readouterr().err
+    assert "study night resumes with code c2, it was c1" in capsys.readouterr().err

@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, Metric, Run, ViewType
+from mlflow.entities import DatasetInput, Run, ViewType
+from mlflow.entities import Metric as LoggedMetric
 from mlflow.entities.model_registry import ModelVersion
 
 from autoreap.errors import AutoreapError
-from autoreap.scores import Counts, exact, score
-from autoreap.study.mlflow_registry import register
-from autoreap.study.mlflow_runs import FRONT_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyRecord, TrialRecord
-from autoreap.tracking import Tracker
+from autoreap.scores import Counts, Metric, score
+from autoreap.search.records import HeldOutScores, HeldOutTrial, TrialRecord, TrialStatus
+from autoreap.search.tracking import FRONT_TAG, REASON_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyFacts, Tracker, register
 
 pytestmark = pytest.mark.slow
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
-WER = score([Counts(1, 5), Counts(0, 5), Counts(2, 5)], num_failed=1).as_dict()
+WER = score([Counts(1, 5), Counts(0, 5), Counts(2, 5)], num_failed=1)
 
 _names = (f"study-{number}" for number in itertools.count())
 
@@ -44,17 +44,24 @@ def study() -> str:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> TrialRecord:
+def files(tmp_path: Path) -> Path:
+    """The folder of a trial's files."""
+    folder = tmp_path / "files"
+    folder.mkdir()
     for name in ("plan.json", "outcomes.jsonl"):
-        (tmp_path / name).write_text("{}")
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def record() -> TrialRecord:
     return TrialRecord(
         number=3,
-        parameters={"retention": 0.5, "layers_cut": 2, "saliency": "affinity"},
-        values={"size_bytes": 1e6, "wer": WER["value"]},
+        status=TrialStatus.SCORED,
+        origin="medium",
+        params={"retention": 0.5, "layers_cut": 2, "saliency": "affinity"},
+        values={"size_bytes": 1e6, "wer": WER.value},
         metrics={"wer": WER},
-        state="COMPLETE",
-        artifacts=[tmp_path / "outcomes.jsonl", tmp_path / "plan.json"],
-        tags={"preset": "medium"},
     )
 
 
@@ -82,7 +89,7 @@ class Logged:
     def artifacts(self, run: Run) -> set[str]:
         return {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
 
-    def history(self, run: Run, metric: str) -> list[Metric]:
+    def history(self, run: Run, metric: str) -> list[LoggedMetric]:
         return list(self._client.get_metric_history(run.info.run_id, metric))
 
     def data_sets(self, run: Run) -> list[DatasetInput]:
@@ -99,108 +106,114 @@ class Logged:
 
 
 def test_a_trial_is_a_child_run_of_its_study_with_values_intervals_parameters_tags_and_files(
-    folder: Path, study: str, record: TrialRecord
+    folder: Path, study: str, record: TrialRecord, files: Path
 ) -> None:
-    Tracker(folder, study).log_trial(record)
+    Tracker(folder, study).log_trial(record, files)
     logged = Logged(folder, study)
     (parent,), (child,) = logged.parents, logged.children
     assert child.data.tags[TRIAL_TAG] == f"{study}/3"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["preset"] == "medium"
     assert child.data.params == {"retention": "0.5", "layers_cut": "2", "saliency": "affinity"}
-    parts = {f"wer.{part}": WER[part] for part in ("low", "high", "num_failed")}
-    assert child.data.metrics == {"size_bytes": 1e6, "wer": WER["value"], **parts}
+    parts = {"wer.low": WER.low, "wer.high": WER.high, "wer.num_failed": WER.num_failed}
+    assert child.data.metrics == {"size_bytes": 1e6, "wer": WER.value, **parts}
     assert child.info.status == "FINISHED"
     assert logged.artifacts(child) == {"plan.json", "outcomes.jsonl"}
     assert (folder / "artifacts" / child.info.run_id).is_dir()
 
 
 def test_what_is_counted_is_logged_alone_and_what_is_timed_with_its_interval(
-    folder: Path, study: str, record: TrialRecord
+    folder: Path, study: str, record: TrialRecord, files: Path
 ) -> None:
-    timed = {"value": 0.8, "low": 0.75, "high": 0.85, "num_samples": 48, "quartiles": [0.7, 0.9]}
-    costs = {"active_parameters": exact(1000), "first_token_ratio": timed}
-    Tracker(folder, study).log_trial(replace(record, values={}, metrics=costs))
+    timed = Metric(0.8, 0.75, 0.85, num_samples=48, quartiles=[0.7, 0.9])
+    costs = {"active_parameters": Metric.static(1000), "first_token_ratio": timed}
+    Tracker(folder, study).log_trial(replace(record, values={}, metrics=costs), files)
     (child,) = Logged(folder, study).children
     expected = {"active_parameters": 1000.0, "first_token_ratio": 0.8}
     assert child.data.metrics == expected | {"first_token_ratio.low": 0.75, "first_token_ratio.high": 0.85}
 
 
-def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: Path, study: str, record: TrialRecord) -> None:
-    failed = replace(
-        record, state="FAIL", values={}, metrics={}, artifacts=(), tags={"autoreap.error": "no score" * 9999}
-    )
-    Tracker(folder, study).log_trial(failed)
+def test_a_failed_trial_is_a_failed_run_with_its_reason(
+    folder: Path, study: str, record: TrialRecord, files: Path
+) -> None:
+    failed = replace(record, status=TrialStatus.FAILED, values={}, metrics={}, reason="no score" * 9999)
+    Tracker(folder, study).log_trial(failed, files)
     (child,) = Logged(folder, study).children
     assert (child.info.status, child.data.metrics) == ("FAILED", {})
-    assert child.data.tags["autoreap.error"].startswith("no score")
+    assert child.data.tags[REASON_TAG].startswith("no score")
 
 
-def test_a_raced_trial_is_a_killed_run_without_values(folder: Path, study: str, record: TrialRecord) -> None:
-    raced = replace(
-        record, state="PRUNED", values={}, metrics={}, artifacts=(), tags={"autoreap.raced": "trial 2 is better"}
-    )
-    Tracker(folder, study).log_trial(raced)
+def test_a_pruned_trial_is_a_killed_run_without_values(
+    folder: Path, study: str, record: TrialRecord, files: Path
+) -> None:
+    pruned = replace(record, status=TrialStatus.PRUNED, values={}, metrics={}, reason="dominated by trial 2")
+    Tracker(folder, study).log_trial(pruned, files)
     (child,) = Logged(folder, study).children
     assert (child.info.status, child.data.metrics) == ("KILLED", {})
-    assert child.data.tags["autoreap.raced"] == "trial 2 is better"
+    assert child.data.tags[REASON_TAG] == "dominated by trial 2"
 
 
-def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRecord) -> None:
+def test_the_same_trial_is_logged_once(folder: Path, study: str, record: TrialRecord, files: Path) -> None:
     tracker = Tracker(folder, study)
-    tracker.log_trial(record)
+    tracker.log_trial(record, files)
     (first,) = Logged(folder, study).children
-    tracker.log_trial(record)
+    tracker.log_trial(record, files)
     assert [child.info.run_id for child in Logged(folder, study).children] == [first.info.run_id]
 
 
-@pytest.mark.parametrize("state", ["COMPLETE", "FAIL", "PRUNED"])
-def test_a_resumed_study_goes_on_in_the_same_runs(folder: Path, study: str, record: TrialRecord, state: str) -> None:
-    record = replace(record, state=state)
-    Tracker(folder, study).log_trial(record)
+@pytest.mark.parametrize("status", [TrialStatus.SCORED, TrialStatus.FAILED, TrialStatus.PRUNED])
+def test_a_resumed_study_goes_on_in_the_same_runs(
+    folder: Path, study: str, record: TrialRecord, files: Path, status: TrialStatus
+) -> None:
+    record = replace(record, status=status)
+    Tracker(folder, study).log_trial(record, files)
     before = Logged(folder, study)
     runs = [run.info.run_id for run in (*before.parents, *before.children)]
     resumed = Tracker(folder, study)
-    resumed.log_trial(record)
+    resumed.log_trial(record, files)
     after = Logged(folder, study)
     assert [run.info.run_id for run in (*after.parents, *after.children)] == runs
-    resumed.log_trial(replace(record, number=4))
+    resumed.log_trial(replace(record, number=4), files)
     assert len(Logged(folder, study).children) == 2
 
 
-def test_trials_of_another_study_are_not_taken_for_ones_own(folder: Path, study: str, record: TrialRecord) -> None:
-    Tracker(folder, study).log_trial(record)
+def test_trials_of_another_study_are_not_taken_for_ones_own(
+    folder: Path, study: str, record: TrialRecord, files: Path
+) -> None:
+    Tracker(folder, study).log_trial(record, files)
     other = next(_names)
-    Tracker(folder, other).log_trial(record)
+    Tracker(folder, other).log_trial(record, files)
     assert len(Logged(folder, study).children) == len(Logged(folder, other).children) == 1
 
 
-def test_a_trial_that_was_half_logged_when_killed_is_logged_anew(folder: Path, study: str, record: TrialRecord) -> None:
+def test_a_trial_that_was_half_logged_when_killed_is_logged_anew(
+    folder: Path, study: str, record: TrialRecord, files: Path
+) -> None:
     Tracker(folder, study)
     half_logged = Logged(folder, study).start_child(3)
-    Tracker(folder, study).log_trial(record)
+    Tracker(folder, study).log_trial(record, files)
     (child,) = Logged(folder, study).children
     assert child.info.run_id != half_logged
     assert child.info.status == "FINISHED"
 
 
 def test_the_study_is_logged_with_its_model_data_baseline_front_and_pictures(
-    folder: Path, study: str, record: TrialRecord, tmp_path: Path
+    folder: Path, study: str, record: TrialRecord, files: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "front.png"
     picture.write_bytes(b"png")
     data = [DataSet("wer", "asr.jsonl", "0123456789abcdef", "search")]
     tracker = Tracker(folder, study)
-    tracker.log_study(StudyRecord({"model": "tiny", "seed": 0}, {"autoreap.model_fingerprint": "abc"}, data))
+    tracker.log_study(StudyFacts({"model": "tiny", "seed": 0}, {"autoreap.model_fingerprint": "abc"}, data))
     tracker.log_baseline({"wer": WER})
     for number in (3, 4):
-        tracker.log_trial(replace(record, number=number))
+        tracker.log_trial(replace(record, number=number), files)
     tracker.close([3], [picture])
     logged = Logged(folder, study)
     (parent,) = logged.parents
     assert parent.data.params == {"model": "tiny", "seed": "0"}
     assert parent.data.tags["autoreap.model_fingerprint"] == "abc"
-    assert parent.data.metrics["baseline.wer"] == WER["value"]
+    assert parent.data.metrics["baseline.wer"] == WER.value
     assert {"baseline.wer.low", "baseline.wer.high"} <= set(parent.data.metrics)
     assert logged.artifacts(parent) == {"front.png"}
     assert parent.info.status == "FINISHED"
@@ -213,16 +226,16 @@ def test_the_study_is_logged_with_its_model_data_baseline_front_and_pictures(
 
 
 def test_a_search_that_resumes_adds_to_its_study_and_logs_nothing_of_it_twice(
-    folder: Path, study: str, record: TrialRecord, tmp_path: Path
+    folder: Path, study: str, record: TrialRecord, files: Path, tmp_path: Path
 ) -> None:
     data = [DataSet("wer", "asr.jsonl", "0123456789abcdef", "search")]
     for number, front in ((0, [0]), (1, [1])):
         picture = tmp_path / f"{number}.png"
         picture.write_bytes(b"png")
         tracker = Tracker(folder, study)
-        tracker.log_study(StudyRecord({"seed": number}, data=data))  # a setting has changed
+        tracker.log_study(StudyFacts({"seed": number}, data=data))  # a setting has changed
         tracker.log_baseline({"wer": WER})
-        tracker.log_trial(replace(record, number=number))
+        tracker.log_trial(replace(record, number=number), files)
         assert Logged(folder, study).parents[0].info.status == "RUNNING"
         tracker.close(front, [picture], status="KILLED")
     logged = Logged(folder, study)
@@ -235,13 +248,13 @@ def test_a_search_that_resumes_adds_to_its_study_and_logs_nothing_of_it_twice(
     assert fronts == {f"{study}/0": "false", f"{study}/1": "true"}
 
 
-def use(tracker: Tracker, record: TrialRecord) -> None:
+def use(tracker: Tracker, record: TrialRecord, files: Path) -> None:
     """All that a search does with its tracker."""
-    tracker.log_study(StudyRecord({"model": "tiny"}))
+    tracker.log_study(StudyFacts({"model": "tiny"}))
     tracker.log_baseline({"wer": WER})
     for number in range(20):
-        tracker.log_trial(replace(record, number=number))
-    tracker.close([3], record.artifacts)
+        tracker.log_trial(replace(record, number=number), files)
+    tracker.close([3], sorted(files.iterdir()))
 
 
 @pytest.fixture
@@ -252,26 +265,27 @@ def mute() -> Iterator[str]:
 
 
 def test_the_report_split_is_logged_once_on_baseline_and_trials_and_anew_where_it_changed(
-    folder: Path, study: str, record: TrialRecord
+    folder: Path, study: str, record: TrialRecord, files: Path
 ) -> None:
     tracker = Tracker(folder, study)
-    tracker.log_trial(record)
-    other = score([Counts(2, 5), Counts(1, 5)]).as_dict()
+    tracker.log_trial(record, files)
+    other = score([Counts(2, 5), Counts(1, 5)])
     for measured in (WER, WER, other):
-        trials = {"3": {"metrics": {"wer": measured}}, "9": {"metrics": {"wer": WER}}}  # 9 was never logged
-        tracker.log_confirmed({"baseline": {"metrics": {"wer": WER}}, "trials": trials})
+        trials = {3: HeldOutTrial({"wer": measured}, {}, []), 9: HeldOutTrial({"wer": WER}, {}, [])}
+        tracker.log_held_out(HeldOutScores("digest", {"wer": WER}, trials))  # 9 was never logged
     logged = Logged(folder, study)
     (child,), (parent,) = logged.children, logged.parents
-    assert [entry.value for entry in logged.history(child, "report.wer")] == [WER["value"], other["value"]]
+    assert [entry.value for entry in logged.history(child, "report.wer")] == [WER.value, other.value]
     assert {"report.wer.low", "report.wer.high"} <= set(child.data.metrics)
-    assert child.data.metrics["wer"] == WER["value"]
-    assert [entry.value for entry in logged.history(parent, "baseline.report.wer")] == [WER["value"]]
+    assert child.data.metrics["wer"] == WER.value
+    assert [entry.value for entry in logged.history(parent, "baseline.report.wer")] == [WER.value]
 
 
 @pytest.mark.parametrize("uri", [NOWHERE, "unheard-of://server", "mute"])
 def test_a_server_that_is_not_there_costs_a_warning_and_not_every_trial_its_timeout(
     tmp_path: Path,
     record: TrialRecord,
+    files: Path,
     uri: str,
     mute: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -279,11 +293,11 @@ def test_a_server_that_is_not_there_costs_a_warning_and_not_every_trial_its_time
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     started = time.monotonic()
-    use(Tracker(tmp_path / "mlruns", "study", tracking_uri=mute if uri == "mute" else uri), record)
+    use(Tracker(tmp_path / "mlruns", "study", tracking_uri=mute if uri == "mute" else uri), record, files)
     assert time.monotonic() - started < 15
     warnings = capsys.readouterr().err
     assert warnings.count("warning: MLflow is not available, tried again in 30 s; the search goes on") == 1
-    assert "logged when the search is resumed by the same command" in warnings
+    assert "is logged when the same command resumes the search" in warnings
 
 
 @pytest.fixture
@@ -302,42 +316,44 @@ def broken(folder: Path) -> Iterator[Any]:
 
 
 def test_what_a_database_did_not_take_is_logged_as_soon_as_it_is_back(
-    folder: Path, study: str, record: TrialRecord, broken: Any, capsys: pytest.CaptureFixture[str]
+    folder: Path, study: str, record: TrialRecord, files: Path, broken: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = Tracker(folder, study, pause_seconds=0.2)
     broken()
-    tracker.log_trial(replace(record, number=0))
-    tracker.log_trial(replace(record, number=1))  # within the pause: no second warning
+    tracker.log_trial(replace(record, number=0), files)
+    tracker.log_trial(replace(record, number=1), files)  # within the pause: no second warning
     assert capsys.readouterr().err.count("warning: trial 0 could not be logged to MLflow") == 1
     broken()
     time.sleep(0.2)
-    tracker.log_trial(replace(record, number=2))
-    assert "MLflow is back, what waited is logged (3)" in capsys.readouterr().err
+    tracker.log_trial(replace(record, number=2), files)
+    assert "MLflow is back; what waited is logged (3)" in capsys.readouterr().err
     numbers = sorted(child.data.tags[TRIAL_TAG] for child in Logged(folder, study).children)
     assert numbers == [f"{study}/{number}" for number in range(3)]
 
 
 def test_a_trial_that_can_not_be_logged_does_not_keep_the_others_out(
-    folder: Path, study: str, record: TrialRecord
+    folder: Path, study: str, record: TrialRecord, files: Path
 ) -> None:
-    missing = replace(record, number=0, artifacts=[folder / "no such file"])
+    unloggable = replace(record, number=0, params={"re*tention": 0.5})  # a name that MLflow refuses
     tracker = Tracker(folder, study, pause_seconds=0.0)
-    tracker.log_trial(missing)
+    tracker.log_trial(unloggable, files)
     for number in (1, 2):
-        tracker.log_trial(replace(record, number=number))
+        tracker.log_trial(replace(record, number=number), files)
     done = [child.data.tags[TRIAL_TAG] for child in Logged(folder, study).children if child.info.status == "FINISHED"]
     assert sorted(done) == [f"{study}/1", f"{study}/2"]
-    Tracker(folder, study).log_trial(replace(record, number=0))
+    Tracker(folder, study).log_trial(replace(record, number=0), files)
     assert [child.info.status for child in Logged(folder, study).children] == ["FINISHED"] * 3
 
 
-def test_a_chosen_checkpoint_is_registered_once(folder: Path, study: str, record: TrialRecord, tmp_path: Path) -> None:
+def test_a_chosen_checkpoint_is_registered_once(
+    folder: Path, study: str, record: TrialRecord, files: Path, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
     with pytest.raises(AutoreapError, match="no run of trial"):
         register(checkpoint, "small", f"{study}/3", folder=folder)
-    Tracker(folder, study).log_trial(record)
+    Tracker(folder, study).log_trial(record, files)
     versions = [register(checkpoint, "small", f"{study}/3", folder=folder) for _ in range(2)]
     assert versions == ["1", "1"]
     (version,) = Logged(folder, study).versions("small")
@@ -365,12 +381,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 
 def test_a_server_named_by_the_environment_takes_runs_files_and_the_chosen_checkpoint(
-    server: tuple[str, Path], record: TrialRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: tuple[str, Path], record: TrialRecord, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, folder = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for _ in range(2):  # the second as a resumed search does
-        use(Tracker(tmp_path / "unused", "study"), record)
+        use(Tracker(tmp_path / "unused", "study"), record, files)
     logged = Logged(folder, "study")
     assert len(logged.parents) == 1
     assert sorted(child.data.tags[TRIAL_TAG] for child in logged.children) == sorted(f"study/{n}" for n in range(20))

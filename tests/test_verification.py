@@ -10,7 +10,7 @@ import torch
 from builders import as_jsonl, random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
-from autoreap.config.evals import EvalsConfig, load_evals
+from autoreap.data.eval_set import EvalSet, open_evals
 from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
 from autoreap.evaluate import Evaluator
@@ -46,7 +46,7 @@ def plan(base: Loaded) -> PruningPlan:
 
 
 @pytest.fixture(scope="module")
-def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalsConfig:
+def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalSet:
     folder = tmp_path_factory.mktemp("evals")
     for name, limit in ROWS.items():
         rows = [json.loads(line) for line in (EVALS / f"{name}.jsonl").read_text().splitlines()[:limit]]
@@ -55,11 +55,11 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalsConfig:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "evals.yaml").write_text(YAML)
     (folder / "cabin.wav").write_bytes(wav_bytes(20_000))
-    return load_evals(folder / "evals.yaml")
+    return open_evals(folder / "evals.yaml").search
 
 
 @pytest.fixture(scope="module")
-def expected(base: Loaded, plan: PruningPlan, evals: EvalsConfig) -> Expected:
+def expected(base: Loaded, plan: PruningPlan, evals: EvalSet) -> Expected:
     evaluation = Evaluator(base.model, base.inputs, evals, batch_size=4).run(plan)
     return Expected(evals, evaluation.outcomes, 4, place(base))
 
@@ -82,7 +82,7 @@ def write(plan: PruningPlan, expected: Expected, target: Path, *, carried: int =
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_checkpoint_answers_to_the_letter_as_a_trial_whose_drafts_were_the_baselines(
-    plan: PruningPlan, evals: EvalsConfig, tmp_path: Path, dtype: str
+    plan: PruningPlan, evals: EvalSet, tmp_path: Path, dtype: str
 ) -> None:
     """Rounded as coarsely as bfloat16 is, an answer may depend on the shapes of the passes, and so on the drafts."""
     loaded = load(describe(str(CHECKPOINT)), dtype=dtype)

@@ -6,6 +6,7 @@ batches depend on rows and budget alone, and those after any point can be had ag
 """
 
 import io
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from autoreap.errors import InputError, MediaError
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.media.samples import Sample, check_unreadable
 from autoreap.media.video_files import Media, size_from_header
-from autoreap.progress import log
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_QUESTIONS = {
     "audio": "Transcribe the audio into text.",
@@ -90,7 +92,7 @@ def batches(
         try:
             encoded = encode(inputs, sample, with_answer=with_answer)
         except MediaError as error:
-            log(f"left out: {error}")
+            logger.info(f"left out: {error}")
             unreadable.append(str(error))
             check_unreadable(unreadable, len(order), max_unreadable, option="--max-unreadable")
             continue

@@ -5,6 +5,7 @@ file ends with the bits it would have had in one go.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ from safetensors.torch import save_file
 
 from autoreap.calibration.batching import START, Position
 from autoreap.calibration.meter import State
-from autoreap.lock import exclusive
-from autoreap.progress import log
-from autoreap.whole_file import partial_of, written_whole
+from autoreap.files import atomic_write, exclusive, partial_of
+
+logger = logging.getLogger(__name__)
 
 SAVE_INTERVAL_SECONDS = 120.0
 _FORMAT = "autoreap.resume.1"
@@ -100,7 +101,7 @@ class ResumeFile:
             for kind, state in (("state", part.state), ("total", part.total)):
                 tensors |= {f"{name}/{kind}/{key}": tensor for key, tensor in (state or {}).items()}
         metadata = {"format": _FORMAT, "identity": json.dumps(self._identity), "parts": json.dumps(parts)}
-        with written_whole(self._path) as partial:
+        with atomic_write(self._path) as partial:
             save_file(tensors, partial, metadata=metadata)
         self._saved = time.monotonic()
 
@@ -115,14 +116,10 @@ def resumable(output: Path) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f".{output.name}.resume")
     lock = output.with_name(f".{output.name}.lock")
-    lock.touch()
     with exclusive(lock, f"another calibration that writes {output} is running", fix="wait for it, or use another -o"):
-        try:
-            yield path
-            path.unlink(missing_ok=True)
-            partial_of(path).unlink(missing_ok=True)
-        finally:
-            lock.unlink()
+        yield path
+        path.unlink(missing_ok=True)
+        partial_of(path).unlink(missing_ok=True)
 
 
 def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
@@ -134,14 +131,14 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
         found = json.loads(metadata["identity"]) if metadata.get("format") == _FORMAT else {}
         changed = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
         if changed:
-            log(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
+            logger.info(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
             return {}
         parts = {name: _part(name, entry, tensors) for name, entry in json.loads(metadata["parts"]).items()}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        log(f"starting anew: {path} is damaged: {error}")
+        logger.info(f"starting anew: {path} is damaged: {error}")
         return {}
     stands = ", ".join(f"{name} after {part.position.num_rows} rows" for name, part in parts.items())
-    log(f"going on from {path}: {stands}")
+    logger.info(f"going on from {path}: {stands}")
     return parts
 
 

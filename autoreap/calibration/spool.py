@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from autoreap.errors import AutoreapError, InputError
-from autoreap.lock import exclusive
+from autoreap.files import exclusive
 
 
 def spool_beside(output: Path) -> Path:
@@ -60,7 +60,11 @@ class Spool:
 def spooled(folder: Path) -> Iterator[Spool]:
     """An empty spool; what a killed process left there goes, and so does everything at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder, "another calibration keeps its hidden states here", fix="wait for it, or use another -o"):
+    with exclusive(
+        folder.with_name(f"{folder.name}.lock"),
+        "another calibration keeps its hidden states here",
+        fix="wait for it, or use another -o",
+    ):
         try:
             for left in folder.iterdir():
                 left.unlink()

@@ -7,6 +7,7 @@ Shape legend: B rows of a batch, T tokens of each (padding included), H hidden, 
 [B, T, H] of layer l.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -25,8 +26,10 @@ from autoreap.described import Loaded
 from autoreap.errors import InputError
 from autoreap.media.samples import MODALITIES, Sample
 from autoreap.plan import ComponentShape
-from autoreap.progress import Progress, log
+from autoreap.progress import Progress
 from autoreap.saliency import ComponentSaliency, Saliency
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate_by_layer(
@@ -53,7 +56,9 @@ def calibrate_by_layer(
             if modality in data
             for group in _embedded(loaded, data[modality], options, shape, spool)
         ]
-        log(f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output")
+        logger.info(
+            f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output"
+        )
         num_batches = sum(len(group.batches) for group in groups)
         with Progress("calibrating thinker, batches of layers", shape.num_layers * num_batches) as progress:
             for number in range(shape.num_layers):

@@ -32,12 +32,12 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """The figures with their verdicts, then the worst utterances."""
     from autoreap.comparison.comparison import compare_outcomes
-    from autoreap.comparison.text import comparison_text
+    from autoreap.report.comparison_text import comparison_text
 
     sides = [_outcomes(name, options.storage) for name in (options.first, options.second)]
     comparison = compare_outcomes(*sides)
     if options.html:
-        from autoreap.comparison.page import write_comparison_page
+        from autoreap.report.comparison_page import write_comparison_page
 
         write_comparison_page(comparison, (options.first, options.second), options.html)
     width = shutil.get_terminal_size((_WIDTH, 0)).columns
@@ -76,6 +76,8 @@ def _path(name: str, storage: str | None) -> Path:
     trial = re.fullmatch(r"([\w.-]+)/(\d+|baseline)", name)
     if trial is None:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
-    from autoreap.study.trials import open_study, outcomes_path
+    from autoreap.search.records import read_study
+    from autoreap.search.storage import DEFAULT_ROOT, open_study
 
-    return outcomes_path(open_study(trial[1], storage), None if trial[2] == "baseline" else int(trial[2]))
+    study = read_study(open_study(trial[1], storage))
+    return study.outcomes_path(None if trial[2] == "baseline" else int(trial[2]), DEFAULT_ROOT)

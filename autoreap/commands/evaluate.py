@@ -30,14 +30,15 @@ def run(options: Arguments) -> Result:
     """Score, with intervals."""
     from autoreap import jobs
     from autoreap.described import describe
-    from autoreap.outcomes import scores_text
     from autoreap.plan import load_plan
+    from autoreap.report.evaluation_text import evaluation_table
+    from autoreap.scores import metrics_as_dict
 
     if options.outcomes:  # a place that can't be written is found before the model is loaded
         check_output(options.outcomes, "--outcomes")
     plan = load_plan(options.plan) if options.plan else None
     described = describe(options.model)
-    evaluation = jobs.evaluated(
+    evaluation = jobs.evaluate(
         described,
         options.evals,
         plan,
@@ -50,5 +51,4 @@ def run(options: Arguments) -> Result:
     )
     if options.outcomes:
         evaluation.save_outcomes(options.outcomes)
-    metrics = evaluation.metrics()
-    return {"metrics": metrics}, scores_text(evaluation)
+    return {"metrics": metrics_as_dict(evaluation.metrics())}, evaluation_table(evaluation)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoreap.commands.options import Add, Arguments, Result, add_model
-from autoreap.wording import size_text
+from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
     from autoreap.checkpoint import TensorInfo

@@ -1,11 +1,14 @@
 """autoreap materialise: write the checkpoint of a trial or a plan."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoreap.commands.options import Add, Arguments, Result, add_tracking_option, at_least_zero
 from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from autoreap.writing.behaviour import Expected
@@ -63,15 +66,14 @@ def _of_plan(options: Arguments) -> Result:
 def _of_trial(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.described import describe
-    from autoreap.progress import log
-    from autoreap.study.trials import DEFAULT_ROOT, open_study, plan_of, points_of
+    from autoreap.search.records import read_study
+    from autoreap.search.storage import DEFAULT_ROOT, open_study
 
-    study = open_study(options.source, options.storage)
-    plan = plan_of(study, options.trial)
+    study = read_study(open_study(options.source, options.storage))
+    plan = study.plan(options.trial)
     described = describe(options.model or plan.base_model.name)
-    point = next(point for point in points_of(study) if point.trial == options.trial)
-    trial = f"{study.study_name}/{options.trial}"
-    facts = {"metrics": point.metrics, "trial": trial}
+    trial = f"{study.name}/{options.trial}"
+    facts = {"metrics": study.scored_trial(options.trial).metrics, "trial": trial}
     expected: Expected | str = ""
     if options.evals and compares(options):
         expected = jobs.answers_of_mask(described, plan, options.evals)
@@ -79,12 +81,12 @@ def _of_trial(options: Arguments) -> Result:
         try:
             expected = jobs.answers_of_trial(study, options.trial)
         except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
-            log(str(error))
+            logger.info(str(error))
             expected = "what the trial answered is no longer there as it was"  # in the record: no paths of this machine
     document, text = write(described, plan, options, facts=facts, expected=expected)
     if not options.register:
         return document, text
-    from autoreap.study.mlflow_registry import register
+    from autoreap.search.tracking import register
 
     uri = options.tracking_uri
     version = register(options.output, options.register, trial, folder=DEFAULT_ROOT, tracking_uri=uri)

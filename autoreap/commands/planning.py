@@ -1,11 +1,13 @@
 """The options that say what to keep, shared by `plan` and `prune`."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from autoreap.candidate import LAYER_SELECTIONS, PRESETS, RANKINGS, Candidate, preset_values
 from autoreap.commands.options import COMPONENTS, Add, Arguments, indices
 from autoreap.errors import InputError
-from autoreap.progress import log
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from autoreap.plan import BaseModel, ModelShape, PruningPlan
@@ -61,7 +63,9 @@ def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
             decoder = shape.components[component]
             retention, layers_cut = preset_values(options.preset, decoder.num_layers, dense=decoder.is_dense)
             if decoder.is_dense:
-                log(f"the {component} is dense: preset {options.preset} cuts {layers_cut} of its layers, no experts")
+                logger.info(
+                    f"the {component} is dense: preset {options.preset} cuts {layers_cut} of its layers, no experts"
+                )
         prefix = "" if component == "thinker" else f"{component}."
         given[f"{prefix}retention"] = retention if options.retention is None else options.retention
         if options.layers is None:

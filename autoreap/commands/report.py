@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autoreap.commands.options import Add, Arguments, Result, add_study_options, check_output
 from autoreap.errors import InputError
-from autoreap.wording import size_text
+from autoreap.formatting import size_text
 
 SUMMARY = "write the morning report"
 EXAMPLE = "autoreap report tiny-tiny -o report.html"
@@ -18,21 +18,21 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Write the page; also of a night on which everything failed, for its reasons."""
-    from autoreap.report.page import write_report
-    from autoreap.study.front import pareto
-    from autoreap.study.trials import objectives_of, open_study, points_of
+    from autoreap.formatting import count_text
+    from autoreap.report.study_page import write_report
+    from autoreap.search.front import front_of
+    from autoreap.search.records import read_study
+    from autoreap.search.storage import open_study
 
     check_output(options.output, "-o")
-    study = open_study(options.study, options.storage)
-    trials = study.get_trials(deepcopy=False)
-    if "baseline" not in study.user_attrs or not any(trial.state.is_finished() for trial in trials):
+    study = read_study(open_study(options.study, options.storage))
+    if not any(trial.is_finished for trial in study.trials):
         raise InputError("has no finished trial yet", where=f"study {options.study}", fix="search longer")
     write_report(study, options.output)
-    front = [point.trial for point in pareto(points_of(study), objectives_of(study))]
+    front = [point.number for point in front_of(study)]
     num_bytes = options.output.stat().st_size
-    found = {"study": study.study_name, "num_trials": len(trials), "front": front}
-    told = f"{len(trials)} trials, {len(front)} on the front; open it in a browser"
-    return (
-        {"report": str(options.output), "bytes": num_bytes, **found},
-        f"wrote {options.output} ({size_text(num_bytes)}): {told}",
-    )
+    document = {"report": str(options.output), "bytes": num_bytes, "study": study.name}
+    document |= {"num_trials": len(study.trials), "front": front}
+    trials = count_text(len(study.trials), "trial")
+    size = size_text(num_bytes)
+    return document, f"wrote {options.output} ({size}): {trials}, {len(front)} on the front; open it in a browser"

@@ -51,7 +51,7 @@ def run(options: Arguments) -> Result:
     names = COMPONENTS[options.component] if options.component else measured
     summaries = {name: summarise(saliency, name, values) for name in names}
     if options.png or options.html:
-        from autoreap.calibration.report import plot_saliency, write_saliency_page
+        from autoreap.report.saliency_page import plot_saliency, write_saliency_page
 
         if options.png:
             plot_saliency(saliency, names, values, options.png)

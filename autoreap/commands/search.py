@@ -1,7 +1,5 @@
 """autoreap search: start or resume a study."""
 
-import argparse
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ from autoreap.commands.options import (
     hours,
     positive,
 )
-from autoreap.wording import points_text
+from autoreap.formatting import points_text
 
-ENGINES = ("local", "ray")
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
 
@@ -36,17 +33,10 @@ def add_options(add: Add) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="processes that search together, a GPU each (default: 1)",
-    )
-    add(
-        "--engine",
-        choices=ENGINES,
-        default="local",
-        help="where they run: local, on this machine (default), or on a Ray cluster",
+        help="score on N Ray actors, a GPU each (default: 1, in this process); RAY_ADDRESS names a cluster",
     )
     add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
     add("--no-confirm", action="store_true", help="do not score the front on the report split at the end")
-    add("--as-worker", help=argparse.SUPPRESS)  # the options of a search that has started this one, as JSON
     add_tracking_option(add)
     add_loading_options(add)
 
@@ -54,53 +44,48 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Search, then say what was found and shipped."""
     from autoreap import jobs
-    from autoreap.report.table import front_table
-    from autoreap.study.confirmed import CONFIRMED, confirmed_lines, with_confirmed
-    from autoreap.study.front import empty_front
-    from autoreap.study.options import SearchOptions
-    from autoreap.study.trials import CONTROLS, plan_of
+    from autoreap.report.front_table import front_table
+    from autoreap.search.front import explain_empty_front
+    from autoreap.search.held_out import held_out_lines, with_held_out
+    from autoreap.search.options import SearchOptions
     from autoreap.writing.verification import behaviour_text
 
-    chosen = (
-        SearchOptions.from_json(options.as_worker)
-        if options.as_worker
-        else SearchOptions(
-            model=options.model,
-            study=options.study,
-            trials=options.trials,
-            hours=options.hours,
-            storage=options.storage,
-            seed=options.seed,
-            tracking_uri=options.tracking_uri,
-            device=options.device,
-            dtype=options.dtype,
-            workers=options.workers,
-            engine=options.engine,
-            allow_other_code=options.allow_other_code,
-            confirm=not options.no_confirm,
-        )
+    chosen = SearchOptions(
+        model=options.model,
+        study=options.study,
+        trials=options.trials,
+        hours=options.hours,
+        storage=options.storage,
+        seed=options.seed,
+        tracking_uri=options.tracking_uri,
+        device=options.device,
+        dtype=options.dtype,
+        workers=options.workers,
+        allow_other_code=options.allow_other_code,
+        confirm=not options.no_confirm,
     )
     result = jobs.search(options.space, chosen)
     study, shipped = result.study, result.shipped
-    baseline, confirmed = study.user_attrs["baseline"], study.user_attrs.get(CONFIRMED)
-    lines = [front_table(result.front, baseline, study.user_attrs.get(CONTROLS), confirmed), ""]
-    lines += [] if result.front else [empty_front(study)]
-    lines += [f"front    {result.picture}", f"report   {result.report}"] if result.picture else []
-    lines += [] if result.is_last else ["the last worker of this study draws its front and ships"]
+    lines = [front_table(study, result.front), ""]
+    if not result.front:
+        lines.append(explain_empty_front(study))
+    for path in result.drawn:
+        label = "front" if path.suffix == ".png" else "report"
+        lines.append(f"{label:<8} {path}")
+    document: dict[str, Any] = {
+        "study": study.name,
+        "points": with_held_out([point.as_dict() for point in result.front], study.held_out),
+    }
     if shipped:
-        kept = plan_of(study, shipped.trial).thinker
+        document["shipped"] = shipped.as_dict()
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {kept.in_words}",
+            f"         trial {shipped.trial} with {study.plan(shipped.trial).thinker.in_words}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
         for metric, found in shipped.against_baseline.items():
             difference = points_text(found.value, found.low, found.high)
             lines.append(f"         {metric} {difference} against the unpruned model, paired: {found.verdict}")
-        lines += [f"         {line}" for line in confirmed_lines(confirmed, shipped.trial)]
-    points = with_confirmed([point.as_dict() for point in result.front], confirmed)
-    document: dict[str, Any] = {"study": study.study_name, "points": points}
-    if shipped:
-        document["shipped"] = {**asdict(shipped), "path": str(shipped.path)}
+        lines += [f"         {line}" for line in held_out_lines(study.held_out, shipped.trial)]
     return document, "\n".join(lines)

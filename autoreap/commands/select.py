@@ -21,24 +21,24 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
-    from autoreap.study.confirmed import CONFIRMED, with_confirmed
-    from autoreap.study.selection import check_bounds, select
-    from autoreap.study.trial_text import scores_text
-    from autoreap.study.trials import objectives_of, open_study
+    from autoreap.formatting import scores_text
+    from autoreap.search.held_out import with_held_out
+    from autoreap.search.records import read_study
+    from autoreap.search.selection import check_bounds, select
+    from autoreap.search.storage import open_study
 
-    bounds = {
-        "max_wer_increase": options.max_wer_increase,
-        "max_size_bytes": _bytes(options.max_size) if options.max_size else None,
-    }
-    check_bounds(options.rule, **bounds)
-    study = open_study(options.study, options.storage)
-    point, reason = select(study, options.rule, **bounds)
-    (document,) = with_confirmed([point.as_dict()], study.user_attrs.get(CONFIRMED))
+    max_size_bytes = _bytes(options.max_size) if options.max_size else None
+    check_bounds(options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size_bytes)
+    study = read_study(open_study(options.study, options.storage))
+    point, reason = select(
+        study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size_bytes
+    )
+    (document,) = with_held_out([point.as_dict()], study.held_out)
     document |= {"rule": options.rule, "reason": reason}
-    scores = scores_text(point.metrics, point.size_bytes, objectives_of(study))
-    name = f"{study.study_name}-trial-{point.trial}"
-    write = f"to write it: autoreap materialise {study.study_name} --trial {point.trial} -o {name}"
-    return document, f"trial {point.trial}: {scores}\nwhy: {reason}\n{write}"
+    scores = scores_text(point.metrics, point.size_bytes, study.objectives)
+    name = f"{study.name}-trial-{point.number}"
+    write = f"to write it: autoreap materialise {study.name} --trial {point.number} -o {name}"
+    return document, f"trial {point.number}: {scores}\nwhy: {reason}\n{write}"
 
 
 def points(text: str) -> float:

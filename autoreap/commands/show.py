@@ -18,15 +18,16 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """A line a trial, or a page about one."""
-    from autoreap.report.trial_details import details_of, details_text, listed, trial_line
-    from autoreap.study.trials import objectives_of, open_study
+    from autoreap.report.trial_text import details_text, trial_as_dict, trial_details
+    from autoreap.search.records import read_study
+    from autoreap.search.search_log import trial_line
+    from autoreap.search.storage import open_study
 
-    study = open_study(options.study, options.storage)
+    study = read_study(open_study(options.study, options.storage))
     if options.trial is not None:
-        details = details_of(study, options.trial)
+        details = trial_details(study, options.trial)
         width = shutil.get_terminal_size((_WIDTH, 0)).columns
         return details.as_dict(), details_text(details, width=width)
-    trials = study.get_trials(deepcopy=False)
-    document = {"study": study.study_name, "trials": [listed(trial) for trial in trials]}
-    lines = [trial_line(trial, objectives_of(study)) for trial in trials]
-    return document, "\n".join(lines) or f"study {study.study_name} has no trial yet"
+    document = {"study": study.name, "trials": [trial_as_dict(trial) for trial in study.trials]}
+    lines = [trial_line(trial, list(study.objectives)) for trial in study.trials]
+    return document, "\n".join(lines) or f"study {study.name} has no trial yet"

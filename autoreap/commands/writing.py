@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoreap.commands.options import Add, Arguments, Result, at_least_zero
 from autoreap.errors import InputError
-from autoreap.wording import size_text
+from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
     from autoreap.described import Described

@@ -11,7 +11,7 @@ from typing import Any
 from autoreap.comparison.alignment import Column, align, columns
 from autoreap.errors import InputError
 from autoreap.outcomes import Outcome, score_of, with_languages
-from autoreap.scores import Difference, Score, compare
+from autoreap.scores import Difference, Metric, compare
 from autoreap.tasks import task_of_metric
 
 Outcomes = Mapping[str, Sequence[Outcome]]
@@ -54,8 +54,8 @@ class Pair:
 class Measured:
     """One metric of both sides over the utterances that they share; in how many of them B did better or worse."""
 
-    first: Score
-    second: Score
+    first: Metric
+    second: Metric
     difference: Difference
     num_better: int
     num_worse: int

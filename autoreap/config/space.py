@@ -53,7 +53,6 @@ class SpaceConfig:
         presets, controls: names of candidates to score first.
         racing: stop candidates that can no longer reach the front.
         confirm: score the front on the report split when the search ends.
-        screening: score in full only those that a screen does not tell from better ones.
         materialise: the rule that selects what ships at the end; None ships nothing.
     """
 
@@ -76,7 +75,6 @@ class SpaceConfig:
     batch_size: int | None = None
     racing: bool = True
     confirm: bool = True
-    screening: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -154,7 +152,6 @@ class _SpaceFile(Section):
     batch_size: PositiveInteger | None = None
     racing: StrictBool = True
     confirm: StrictBool = True
-    screening: StrictBool = True
 
     @classmethod
     def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
@@ -187,5 +184,4 @@ def load_space(path: Path) -> SpaceConfig:
         batch_size=file.batch_size,
         racing=file.racing,
         confirm=file.confirm,
-        screening=file.screening,
     )

@@ -1,18 +1,15 @@
 """What fits where: the memory that a candidate needs, as far as the model's headers are still at hand."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from autoreap.described import Described, describe
 from autoreap.errors import AutoreapError
 from autoreap.plan import PruningPlan
+from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord
 from autoreap.sizing.footprint import Footprint
-from autoreap.study.trials import PLAN
 from autoreap.writing.rewrite import rewrite_config
 
 GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops
@@ -20,21 +17,20 @@ CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hea
 BITS = (16, 8, 4)
 
 
-def opened_model(study: optuna.Study) -> Described | None:
+def open_searched_model(study: StudyRecord) -> Described | None:
     """The model that `study` searched, from this disk alone; None where it is gone or has changed."""
-    for trial in study.get_trials(deepcopy=False):
-        if PLAN in trial.user_attrs:
-            base = trial.user_attrs[PLAN]["base_model"]
-            path = _on_disk(str(base["name"]))
-            try:
-                described = describe(path) if path else None
-            except AutoreapError:
-                return None
-            return described if described and described.checkpoint.fingerprint == base["fingerprint"] else None
-    return None
+    base = next((trial.plan.base_model for trial in study.trials if trial.plan is not None), None)
+    path = _local_path(base.name) if base is not None else None
+    if base is None or path is None:
+        return None
+    try:
+        described = describe(path)
+    except AutoreapError:
+        return None
+    return described if described.checkpoint.fingerprint == base.fingerprint else None
 
 
-def _on_disk(name: str) -> str | None:
+def _local_path(name: str) -> str | None:
     """A model's directory, or its name if that is the embedded one; a report downloads nothing."""
     if name == "tiny" or Path(name).is_dir():
         return name
@@ -47,40 +43,41 @@ def _on_disk(name: str) -> str | None:
         return None
 
 
-def memory_of(described: Described | None, plan: PruningPlan | None, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+def memory_of(
+    described: Described | None, plan: PruningPlan | None, scored: ScoredModel | TrialRecord
+) -> list[dict[str, Any]]:
     """One entry a clip and number of bits: weights, cache and working memory in bytes, and the tokens of the cache.
 
-    There is none where the model is not known. `known` is a trial's result or the baseline: the size of the weights
-    in it is not counted again, which would take seconds for the 30B model.
+    Empty where the model is not known. Sizes that the search recorded in `scored` are not counted again.
     """
     if described is None:
         return []
-    checkpoint = described.checkpoint
-    whole = Footprint.of(checkpoint)
-    footprint = whole if plan is None else replace(whole, config=rewrite_config(checkpoint, plan))
-    weights = {bits: _weights_bytes(described, plan, known, bits) for bits in BITS}
+    footprint = Footprint.of(described.checkpoint)
+    if plan is not None:
+        footprint = replace(footprint, config=rewrite_config(described.checkpoint, plan))
     token_bytes = footprint.kv_bytes(1)
-    needed = (
-        (seconds, bits, footprint.memory_with(weights[bits], seconds)) for seconds in CLIPS_SECONDS for bits in BITS
-    )
-    return [
-        {
-            "clip_seconds": seconds,
-            "bits": bits,
-            "weights": one.weights_bytes,
-            "cache": one.kv_cache_bytes,
-            "working": one.working_bytes,
-            "tokens": one.kv_cache_bytes // token_bytes,
-        }
-        for seconds, bits, one in needed
-    ]
-
-
-def _weights_bytes(described: Described, plan: PruningPlan | None, known: Mapping[str, Any], bits: int) -> int:
-    if bits == 16:
-        return int(known["size_bytes"])
-    measured = known["metrics"].get(f"size_{bits}bit_bytes")
-    return int(measured["value"]) if measured else Footprint.of(described.checkpoint, plan).size_bytes(bits)
+    entries = []
+    for seconds in CLIPS_SECONDS:
+        for bits in BITS:
+            weights_bytes = scored.size_bytes
+            if bits < 16:
+                recorded = scored.metrics.get(f"size_{bits}bit_bytes")
+                if recorded is None:
+                    weights_bytes = Footprint.of(described.checkpoint, plan).size_bytes(bits)
+                else:
+                    weights_bytes = int(recorded.value)
+            needed = footprint.memory_with(weights_bytes, seconds)
+            entries.append(
+                {
+                    "clip_seconds": seconds,
+                    "bits": bits,
+                    "weights": needed.weights_bytes,
+                    "cache": needed.kv_cache_bytes,
+                    "working": needed.working_bytes,
+                    "tokens": needed.kv_cache_bytes // token_bytes,
+                }
+            )
+    return entries
 
 
 def stored_type(described: Described | None) -> str | None:

@@ -2,20 +2,21 @@
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import optuna
 import soundfile
 
-from autoreap.config.evals import load_evals, metric_name
+from autoreap.config.evals import EvalsConfig, load_evals, metric_name
 from autoreap.data.dataset import is_on_this_disk
-from autoreap.data.evals_data import read_task
+from autoreap.data.eval_set import read_task
 from autoreap.errors import AutoreapError
 from autoreap.media.samples import SAMPLING_RATE, Sample, load_audio
-from autoreap.progress import log
-from autoreap.study.trials import SCORING
+from autoreap.search.records import ScoringSetup
+
+logger = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
@@ -32,47 +33,44 @@ class Wanted(NamedTuple):
         return f"{self.split}/{self.metric}/{self.id}"
 
 
-def recordings(study: optuna.Study, wanted: Sequence[Wanted], max_bytes: int) -> dict[str, str]:
+def read_recordings(setup: ScoringSetup | None, wanted: Sequence[Wanted], max_bytes: int) -> dict[str, str]:
     """Key -> MP3 as base64, the first `wanted` first, of at most `max_bytes` characters together.
 
     Only what lies on this disk is read. Nothing where the evals file of the study is gone.
     """
-    rows = _rows(study, {(one.split, one.metric) for one in wanted}) if wanted else {}
+    if setup is None or not wanted or not Path(setup.evals).is_file():
+        return {}
+    try:
+        rows = _read_rows(load_evals(Path(setup.evals)), {(one.split, one.metric) for one in wanted})
+    except (AutoreapError, OSError) as error:
+        logger.warning("the report is without recordings: %s", error)
+        return {}
     found: dict[str, str] = {}
     spent = 0
     for one in dict.fromkeys(wanted):
         sample = rows.get((one.split, one.metric, one.id))
         if sample is None or sample.audio is None or one.reference not in (sample.text, sample.answer):
             continue
-        encoded = _encoded(sample)
+        encoded = _encode(sample)
         if encoded and spent + len(encoded) <= max_bytes:
             found[one.key] = encoded
             spent += len(encoded)
     return found
 
 
-def _rows(study: optuna.Study, wanted: set[tuple[str, str]]) -> dict[tuple[str, str, str], Sample]:
+def _read_rows(evals: EvalsConfig, wanted: set[tuple[str, str]]) -> dict[tuple[str, str, str], Sample]:
     """Rows by split, metric and id. A data set of the hub is not read: it might have to be downloaded."""
-    scoring = study.user_attrs.get(SCORING)
-    if scoring is None or not Path(scoring["evals"]).is_file():
-        return {}
-    try:
-        return dict(_read(Path(scoring["evals"]), wanted))
-    except (AutoreapError, OSError) as error:
-        log(f"warning: the report is without recordings: {error}")
-        return {}
-
-
-def _read(path: Path, wanted: set[tuple[str, str]]) -> Iterator[tuple[tuple[str, str, str], Sample]]:
-    evals = load_evals(path)
+    rows = {}
     for split, tasks in evals.splits.items():
         for task in tasks:
-            if (split, metric_name(task)) in wanted and is_on_this_disk(task.dataset_path):
-                for sample in read_task(task, path.parent):
-                    yield (split, metric_name(task), sample.id), sample
+            metric = metric_name(task)
+            if (split, metric) in wanted and is_on_this_disk(task.dataset_path):
+                for sample in read_task(task, evals.path.parent):
+                    rows[split, metric, sample.id] = sample
+    return rows
 
 
-def _encoded(sample: Sample) -> str:
+def _encode(sample: Sample) -> str:
     """Empty where it can't be decoded any more."""
     try:
         waveform = load_audio(sample)

@@ -26,7 +26,7 @@ from autoreap.masking import family_of_model, masked
 from autoreap.media.samples import spread
 from autoreap.plan import PruningPlan
 from autoreap.prompts import audio_of, embedded
-from autoreap.scores import bootstrap_interval, exact
+from autoreap.scores import Metric, bootstrap_interval
 
 NUM_UTTERANCES = 16
 NUM_REPEATS = 3
@@ -87,8 +87,8 @@ class Stopwatch:
         if not self.utterances:
             raise InputError("no task has audio to time an answer to", where="evals", fix="add a task with audio")
 
-    def measure(self, plan: PruningPlan | None, weights_bytes: int) -> dict[str, dict[str, Any]]:
-        """The metrics of `DIRECTIONS` as plain values, and `mask_seconds`: what applying the plan's mask took.
+    def measure(self, plan: PruningPlan | None, weights_bytes: int) -> dict[str, Metric]:
+        """The metrics of `DIRECTIONS`, and `mask_seconds`: what applying the plan's mask took.
 
         Each is a median with its 95% bootstrap interval and its quartiles, that of a ratio over pairs. The peak is
         measured on accelerators alone. Without a plan, the model is timed against itself: its ratios say how far this
@@ -102,7 +102,7 @@ class Stopwatch:
             for utterance in (self.utterances[0], self.utterances[-1]):
                 self._timed(arm, utterance)
         pairs, switches = self._taken_in_turns(plan)
-        metrics: dict[str, dict[str, Any]] = {}
+        metrics: dict[str, Metric] = {}
         for name in ("first_token_seconds", "real_time_factor"):
             unpruned, pruned = (np.array([getattr(pair[side], name) for pair in pairs]) for side in (0, 1))
             metrics[name] = median(pruned)
@@ -110,7 +110,7 @@ class Stopwatch:
         if plan is not None:
             metrics["mask_seconds"] = median(np.array(switches))
         if torch.cuda.is_available() and self._family.device(self._model).type == "cuda":
-            metrics[PEAK_MEMORY] = exact(self._working_bytes(plan) + weights_bytes)
+            metrics[PEAK_MEMORY] = Metric.static(self._working_bytes(plan) + weights_bytes)
         return metrics
 
     def _taken_in_turns(self, plan: PruningPlan | None) -> tuple[list[tuple[Timing, Timing]], list[float]]:
@@ -178,15 +178,15 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def median(values: NDArray[np.float64]) -> dict[str, Any]:
+def median(values: NDArray[np.float64]) -> Metric:
     """The median of `values` [N] with its 95% bootstrap interval and the quartiles."""
     low, high = bootstrap_interval(lambda drawn: np.median(values[drawn], axis=1), len(values))
     quartiles = [float(quartile) for quartile in np.quantile(values, [0.25, 0.75])]
     value = float(np.median(values))
-    return {"value": value, "low": low, "high": high, "num_samples": len(values), "quartiles": quartiles}
+    return Metric(value, low, high, num_samples=len(values), quartiles=quartiles)
 
 
-def paired_ratio(values: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any]:
+def paired_ratio(values: NDArray[np.float64], reference: NDArray[np.float64]) -> Metric:
     """The median of the ratios of `values` [N] to `reference` [N], pair by pair, with its 95% bootstrap interval.
 
     What slows a machine down for a while slows both of a pair, so on a busy machine this varies less from run to run

@@ -6,6 +6,7 @@ nothing about any of them.
 Shape legend: A audio tokens, H hidden.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,10 +18,12 @@ from autoreap.errors import MediaError
 from autoreap.families import Family
 from autoreap.families.chat_inputs import ChatInputs, Encoded
 from autoreap.media.samples import Sample, check_unreadable
-from autoreap.progress import Progress, log
+from autoreap.progress import Progress
 from autoreap.prompts import audio_of, embedded, without_features
 from autoreap.scoring.draft_rows import Prompt
 from autoreap.scoring.tensor_store import TensorStore
+
+logger = logging.getLogger(__name__)
 
 # An answer may be this much longer than its reference before it counts as a runaway and is stopped.
 _RUNAWAY_FACTOR, _RUNAWAY_SPARE = 2, 8
@@ -65,7 +68,7 @@ class Preparer:
             try:
                 items.append(self._item(config, sample))
             except MediaError as error:
-                log(f"left out: {error}")
+                logger.info(f"left out: {error}")
                 unreadable.append(str(error))
                 check_unreadable(unreadable, len(samples), config.max_unreadable, option="max_unreadable:")
             progress.advance()

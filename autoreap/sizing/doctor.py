@@ -8,9 +8,9 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from autoreap.formatting import size_text
 from autoreap.sizing.machine import Machine, installed
 from autoreap.sizing.needs import Need
-from autoreap.wording import size_text
 
 GOOD, NOTE, BROKEN = "good", "note", "broken"
 MIN_PYTHON = "3.11"

@@ -13,15 +13,12 @@ from autoreap.checkpoint import Checkpoint, TensorInfo
 from autoreap.families import Family, family_of
 from autoreap.families.family import TensorRole
 from autoreap.plan import PruningPlan
-from autoreap.scores import exact
+from autoreap.scores import Metric
 from autoreap.sizing.sizes import is_expert, is_router, quantised_bytes
 from autoreap.writing.rewrite import OutputTensor, rewrite_role, rewrite_tensor, start_rewrite
 
 BITS = (16, 8, 4)
 _TRANSCRIPT_TOKENS_PER_SECOND = 4  # fast speech; the cache of a transcript lies beside that of what was heard
-DIRECTIONS = dict.fromkeys(
-    ("size_bytes", "size_8bit_bytes", "size_4bit_bytes", "active_parameters", "kv_bytes_per_minute"), "minimize"
-)
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ class Footprint:
         transcript = round(_TRANSCRIPT_TOKENS_PER_SECOND * seconds)
         return MemoryNeeded(weights_bytes, self.kv_bytes(num_tokens + transcript), working)
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
+    def metrics(self) -> dict[str, Metric]:
         """All but `size_bytes`, by the names of objectives."""
         values = {
             "size_8bit_bytes": self.size_bytes(8),
@@ -123,7 +120,7 @@ class Footprint:
             "active_parameters": self.active_parameters,
             "kv_bytes_per_minute": self.kv_bytes_per_minute,
         }
-        return {name: exact(value) for name, value in values.items()}
+        return {name: Metric.static(value) for name, value in values.items()}
 
     def _num_audio_tokens(self, seconds: float) -> int:
         return self.family.num_audio_tokens(round(seconds * self.family.frames_per_second))

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoreap.described import ACTIVATIONS, Described
-from autoreap.scores import exact
-from autoreap.wording import metric_text, size_text
+from autoreap.formatting import size_text, value_text
 
 PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
 
@@ -63,7 +62,7 @@ class Need:
 
 
 def _count(parameters: int) -> str:
-    return metric_text("num_parameters", exact(parameters))
+    return value_text("num_parameters", parameters)
 
 
 # Counted from its configuration: 3 x 2048 x 768 an expert; what a test counts again, tensor by tensor.

@@ -1,1 +1,1 @@
-"""What a terminal shows and sends: the log of a night, a plot in characters, completion, signals."""
+"""Completion scripts."""

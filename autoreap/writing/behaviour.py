@@ -7,21 +7,22 @@ files. A few of the utterances travel with the checkpoint, so that `autoreap ver
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from autoreap.config.columns import TEXTS
-from autoreap.config.evals import EvalsConfig, TaskConfig, load_evals, metric_name
-from autoreap.data.evals_data import read_task
-from autoreap.described import Loaded, default_device, describe, load, release, shortage
+from autoreap.config.evals import TaskConfig
+from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
+from autoreap.described import Described, Loaded, default_device, describe, load, release, shortage
 from autoreap.errors import VerificationError
 from autoreap.evaluate import Evaluator
 from autoreap.media.conditions import NOISES, Condition
 from autoreap.media.samples import Sample
 from autoreap.outcomes import OUTCOMES_NAME, Outcome, load_outcomes
+from autoreap.plan import PruningPlan
 from autoreap.scores import paired_difference
 from autoreap.writing.verification import FOLDER, Record, Verified
 
@@ -36,7 +37,7 @@ class Expected:
     """What a checkpoint must answer.
 
     Attributes:
-        evals: whose search split was answered.
+        evals: what was asked.
         outcomes: the answers, by metric.
         batch_size: utterances decoded together; others round otherwise.
         where: device and type that they were computed on, as `place` names them; others round otherwise, too.
@@ -44,7 +45,7 @@ class Expected:
             round otherwise. None: the references were.
     """
 
-    evals: EvalsConfig
+    evals: EvalSet
     outcomes: Outcomes
     batch_size: int
     where: str
@@ -68,17 +69,41 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
     loaded = load(described, device=device, dtype=dtype)
     verified = _compared(checkpoint, loaded, expected)
     if carried:
-        folder, tasks = checkpoint / FOLDER, expected.evals.splits["search"]
-        evals = write_utterances(folder, [(task, _answered(task, expected)) for task in tasks], carried)
+        folder = checkpoint / FOLDER
+        evals = write_utterances(folder, [_readable(task, expected) for task in expected.evals.tasks], carried)
         alone = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run()
         alone.save_outcomes(folder / OUTCOMES_NAME)
     return verified
 
 
-def _answered(task: TaskConfig, expected: Expected) -> list[Sample]:
-    """The rows of a task but for those that can't be read."""
-    ids = {outcome.id for outcome in expected.outcomes[metric_name(task)]}
-    return [sample for sample in read_task(task, expected.evals.path.parent) if sample.id in ids]
+def _readable(task: EvalTask, expected: Expected) -> EvalTask:
+    """The task without the rows that can't be read."""
+    ids = {outcome.id for outcome in expected.outcomes[task.metric]}
+    return replace(task, samples=tuple(sample for sample in task.samples if sample.id in ids))
+
+
+def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Expected:
+    """The answers of the masked model on the search split of `evals`."""
+    opened = open_evals(evals).search
+    loaded = load(described)
+    evaluator = Evaluator(loaded.model, loaded.inputs, opened)
+    return Expected(opened, evaluator.run(plan).outcomes, evaluator.batch_size, place(loaded))
+
+
+def answers_to_calibration(
+    loaded: Loaded, data: Mapping[str, Sequence[Sample]], plan: PruningPlan, scratch: Path
+) -> Expected | None:
+    """The answers of the masked model to some calibration rows; None where no row holds speech with its text.
+
+    `scratch` takes copies of these rows.
+    """
+    spoken = tuple(sample for sample in data["audio"] if sample.audio is not None and sample.text)
+    if not spoken:
+        return None
+    task = EvalTask(TaskConfig(task="asr", label="", dataset_path=""), spoken)
+    evals = write_utterances(scratch, [task], DEFAULT_CARRIED)
+    evaluation = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run(plan)
+    return Expected(evals, evaluation.outcomes, 1, place(loaded))
 
 
 def check_carried(checkpoint: Path, record: Record) -> Verified:
@@ -87,7 +112,7 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
     if not (folder / OUTCOMES_NAME).is_file():
         return Verified(None, "it carries no utterances")
     expected = Expected(
-        evals=load_evals(folder / _EVALS),
+        evals=open_evals(folder / _EVALS).search,
         outcomes=load_outcomes(folder / OUTCOMES_NAME),
         batch_size=1,
         where=record.behaviour.where,
@@ -151,14 +176,15 @@ def check_scores(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
             )
 
 
-def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sample]]], limit: int) -> EvalsConfig:
+def write_utterances(folder: Path, tasks: Sequence[EvalTask], limit: int) -> EvalSet:
     """Write at most `limit` rows of `tasks`, evenly spread, with their media, as an evals file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     share = max(1, limit // len(tasks))
     entries = []
-    for number, (task, samples) in enumerate(tasks[:limit]):  # one of each, if there are more tasks than that
-        step = max(1, len(samples) // share)
-        chosen = samples[::step][:share]
+    for number, source in enumerate(tasks[:limit]):  # one of each, if there are more tasks than that
+        task = source.config
+        step = max(1, len(source.samples) // share)
+        chosen = source.samples[::step][:share]
         name = f"utterances-{number}.jsonl"
         rows = [_row(folder, f"{number}-{place}", sample) for place, sample in enumerate(chosen)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -170,7 +196,7 @@ def write_utterances(folder: Path, tasks: Sequence[tuple[TaskConfig, Sequence[Sa
         entries.append({**kept, **bound, **condition, **metric, "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
-    return load_evals(path)
+    return open_evals(path).search
 
 
 def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any]:

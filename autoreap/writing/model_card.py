@@ -9,7 +9,7 @@ import yaml
 
 from autoreap.families import family_of
 from autoreap.plan import COMPONENTS, ModelShape, PruningPlan
-from autoreap.scores import is_exact
+from autoreap.scores import Metrics
 from autoreap.writing.rewrite import Rewrite
 from autoreap.writing.verification import Record, behaviour_text
 
@@ -88,15 +88,15 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
     return lines
 
 
-def _scores(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _scores(metrics: Metrics) -> list[str]:
     return [
         "",
         "| metric | value | 95% interval | utterances |",
         "|---|---|---|---|",
         *(
-            f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} | {score['num_samples']} |"
+            f"| {name} | {score.value:.4f} | {score.low:.4f} to {score.high:.4f} | {score.num_samples} |"
             for name, score in metrics.items()
-            if not is_exact(score)
+            if not score.is_static
         ),
     ]
 

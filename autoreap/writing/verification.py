@@ -9,7 +9,7 @@ carries in its folder `verification`.
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from autoreap import __version__
 from autoreap.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.errors import InputError, VerificationError
 from autoreap.families import family_of
-from autoreap.wording import size_text
+from autoreap.formatting import size_text
+from autoreap.scores import Metric, metrics_as_dict, metrics_from_dict
 from autoreap.writing.rewrite import OutputTensor, Rewrite
 from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of
 
@@ -33,14 +34,18 @@ class Verified:
     Attributes:
         num_compared: how many answers were compared, all equal; None where the level did not run.
         detail: on what, or why it did not run.
-        metrics: what the checkpoint scored, as plain values with intervals.
+        metrics: what the checkpoint scored.
         where: device and type that it was computed on.
     """
 
     num_compared: int | None
     detail: str
-    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     where: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "metrics": metrics_as_dict(self.metrics)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Record:
     def save(self, checkpoint: Path) -> None:
         """Write it into the checkpoint's folder `verification`."""
         (checkpoint / FOLDER).mkdir(exist_ok=True)
-        document = {"format": _FORMAT, "checksum": CHECKSUM, **asdict(self)}
+        document = {"format": _FORMAT, "checksum": CHECKSUM, **vars(self), "behaviour": self.behaviour.as_dict()}
         (checkpoint / FOLDER / RECORD).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
     def levels(self, checkpoint: Checkpoint) -> dict[str, str]:
@@ -79,7 +84,7 @@ def behaviour_text(verified: Verified) -> str:
     """One line on the behaviour level."""
     if verified.num_compared is None:
         return f"not run: {verified.detail}"
-    return f"{verified.num_compared} answers equal, {verified.detail}"
+    return f"all {verified.num_compared} outputs match ({verified.detail})"
 
 
 def load_record(checkpoint: Path) -> Record:
@@ -96,6 +101,7 @@ def load_record(checkpoint: Path) -> Record:
         raise InputError(f"is not a record of format {_FORMAT} with {CHECKSUM}", where=path, fix="update autoreap")
     try:
         behaviour = Verified(**document["behaviour"])
+        behaviour = replace(behaviour, metrics=metrics_from_dict(document["behaviour"].get("metrics", {})))
         files = dict(document.get("files", {}))
         return Record(dict(document["checksums"]), behaviour, dict(document["versions"]), files)
     except (KeyError, TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders import as_jsonl
 
-from autoreap.tracking import Tracker
+from autoreap.search.tracking import Tracker
 
 EVALS = """\
 search:

@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from builders import as_jsonl
 
 from autoreap.cli import main
-from autoreap.study.front import pareto
-from autoreap.study.trials import CONTROLS, INFEASIBLE, RESULT, objectives_of, open_study, points_of
+from autoreap.search.front import front_of
+from autoreap.search.records import StudyRecord, TrialStatus, read_study
+from autoreap.search.storage import open_study
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +56,8 @@ def write_space(project: Path, size: str) -> None:
     (project / "space.yaml").write_text(SPACE.replace("SIZE", size))
 
 
-def trials() -> list[optuna.trial.FrozenTrial]:
-    return open_study("night").get_trials(deepcopy=False)
+def night() -> StudyRecord:
+    return read_study(open_study("night"))
 
 
 def test_what_breaks_a_size_is_not_scored_and_the_front_keeps_every_constraint(
@@ -65,31 +65,28 @@ def test_what_breaks_a_size_is_not_scored_and_the_front_keeps_every_constraint(
 ) -> None:
     write_space(project, "65% of baseline")
     assert main(["search", "space.yaml", "--study", "night", "--trials", "4"]) == 0
-    controls = open_study("night").user_attrs[CONTROLS]
+    controls = night().controls
     assert main(["search", "space.yaml", "--study", "night", "--json"]) == 0
-    study = open_study("night")
-    assert study.user_attrs[CONTROLS] == controls  # a resumed search does not score them again
+    study = night()
+    assert study.controls == controls  # a resumed search does not score them again
     assert set(controls) == {"random", "uniform-reap"}
-    assert len(trials()) == 10
+    assert len(study.trials) == 10
 
-    ruled_out = [trial for trial in trials() if trial.state.name == "PRUNED"]
-    scored = [trial for trial in trials() if trial.state.name == "COMPLETE"]
+    ruled_out = [trial for trial in study.trials if trial.status is TrialStatus.INFEASIBLE]
+    scored = [trial for trial in study.trials if trial.is_scored]
     assert ruled_out
     assert scored
-    baseline = study.user_attrs["baseline"]
     for trial in ruled_out:
-        assert trial.constraints["size <= 65% of baseline"] > 0
-        assert RESULT not in trial.user_attrs
-        assert "size <= 65% of baseline (it is" in trial.user_attrs[INFEASIBLE]
+        assert trial.violations["size <= 65% of baseline"] > 0
+        assert trial.metrics == {}
+        assert "size <= 65% of baseline (it is" in (trial.reason or "")
         assert not (project / f"mlruns/trials/night/{trial.number}").exists()
     for trial in scored:
-        assert trial.user_attrs[RESULT]["size_bytes"] <= 0.65 * baseline["size_bytes"]
-        assert set(trial.constraints) == {"size <= 65% of baseline", "wer <= baseline + 60 points"}
-    assert ("lambda" in trials()[-1].params) == (trials()[-1].params["saliency"] == "affinity")
+        assert trial.size_bytes <= 0.65 * study.baseline.size_bytes
+    assert ("lambda" in study.trials[-1].params) == (study.trials[-1].params["saliency"] == "affinity")
 
-    bound = baseline["metrics"]["wer"]["value"] + 0.6
-    front = pareto(points_of(study), objectives_of(study))
-    assert all(point.values["wer"] <= bound for point in front)
+    bound = study.baseline.metrics["wer"].value + 0.6
+    assert all(point.values["wer"] <= bound for point in front_of(study))
     capsys.readouterr()
     assert main(["pareto", "night"]) == 0
     shown = capsys.readouterr().out
@@ -107,8 +104,8 @@ def test_a_bound_that_nothing_keeps_ends_with_an_empty_front_and_says_so(
     write_space(project, "1 MB")
     assert main(["search", "space.yaml", "--study", "night", "--trials", "3"]) == 0
     said = capsys.readouterr().out
-    assert "no trial is scored; of 3 that a constraint ruled out beforehand the nearest is trial" in said
-    assert "which breaks size <= 1 MB (it is" in said
+    assert "no trial was scored; of 3 that a constraint ruled out before scoring, the nearest is trial" in said
+    assert "which violates size <= 1 MB (it is" in said
     text = (project / "space.yaml").read_text().replace("size <= 1 MB", "wer <= 0%")
     (project / "space.yaml").write_text(text)
     assert main(["search", "space.yaml", "--study", "deaf", "--trials", "1"]) == 0

@@ -11,7 +11,7 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import jobs
 from autoreap.candidate import Candidate
-from autoreap.config.evals import load_evals
+from autoreap.data.eval_set import open_evals
 from autoreap.described import describe, load
 from autoreap.evaluate import Evaluator
 from autoreap.planning import make_plan
@@ -56,10 +56,10 @@ def test_no_sentence_is_in_two_of_calibration_search_and_report() -> None:
 
 @pytest.mark.slow
 def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
-    evals = load_evals(ROOT / "evals" / "tiny.yaml")
+    evals = open_evals(ROOT / "evals" / "tiny.yaml").report
     loaded = load(describe("tiny"))
-    evaluation = Evaluator(loaded.model, loaded.inputs, evals, split="report", batch_size=64).run()
-    scores = evaluation.scores()
+    evaluation = Evaluator(loaded.model, loaded.inputs, evals, batch_size=64).run()
+    scores = evaluation.metrics()
     bounds = {"wer": 0.03, "wer.voices": 0.08, "wer.noisy": 0.08}
     assert {name for name, bound in bounds.items() if scores[name].value > bound} == set()
     least = {"accuracy": 0.85, "accuracy.caption": 0.85, "accuracy.mixed": 0.75}
@@ -68,7 +68,7 @@ def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
 
 @pytest.mark.slow
 def test_its_experts_matter_and_affinity_finds_those_that_do() -> None:
-    evals = load_evals(ROOT / "evals" / "tiny.yaml")
+    evals = open_evals(ROOT / "evals" / "tiny.yaml").search
     loaded = load(describe("tiny"))
     files = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
     saliency = jobs.calibrated(loaded, jobs.read_calibration(files))
@@ -77,8 +77,8 @@ def test_its_experts_matter_and_affinity_finds_those_that_do() -> None:
     def wer(retention: float, ranking: str) -> float:
         candidate = Candidate(retention=retention, saliency=ranking)
         plan = make_plan(candidate, saliency, loaded.described.shape, loaded.described.base_model)
-        return evaluator.run(plan).scores()["wer"].value
+        return evaluator.run(plan).metrics()["wer"].value
 
-    unpruned = evaluator.run().scores()["wer"].value
+    unpruned = evaluator.run().metrics()["wer"].value
     assert wer(0.5, "affinity") - unpruned < 0.01
     assert wer(0.375, "affinity") - unpruned < (wer(0.375, "random") - unpruned) / 3

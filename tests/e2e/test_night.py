@@ -11,15 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from nights import start_search
-from optuna.trial import FrozenTrial, TrialState
 
 from autoreap import __version__
-from autoreap.study.trials import RACED, RESULT, SCREENED
+from autoreap.search.records import TrialRecord, TrialStatus, read_study
+from autoreap.search.storage import open_study
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +60,7 @@ def test_fifty_kills_at_random_moments_lose_repeat_and_leave_nothing(small: Path
     last.join()
     assert last.exitcode == 0, (small / "night.log").read_text()[-2000:]
     assert_whole(small)
-    scored = [trial for trial in trials(small) if RESULT in trial.user_attrs]
-    digests = [t.user_attrs[RESULT]["plan_digest"] for t in scored if "duplicate_of" not in t.user_attrs[RESULT]]
+    digests = [trial.plan_digest for trial in trials(small) if trial.status is TrialStatus.SCORED]
     assert len(digests) == len(set(digests)) > 10  # no plan was scored again
 
 
@@ -75,7 +73,7 @@ def test_a_signal_ends_a_search_tidily_with_its_front_drawn(small: Path, number:
         process.send_signal(number)
         assert process.wait(60) == code
     text = (small / "night.log").read_text()
-    assert "the search ends tidily" in text
+    assert "stopping after this utterance" in text
     assert text.endswith("autoreap: interrupted\n")
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)  # no control characters but line ends
     assert (small / "mlruns/trials/night/report.html").stat().st_size > 10_000
@@ -104,7 +102,7 @@ def test_one_seed_gives_one_result_in_any_folder(small: Path, tmp_path: Path) ->
     first, second = ([(trial.params, trial.values) for trial in trials(folder)] for folder in (small, twin))
     assert len(first) == 12
     assert first == second
-    (session,) = study(small).user_attrs["sessions"]
+    (session,) = open_study("night", f"sqlite:///{small}/mlruns/studies.db").user_attrs["sessions"]
     code = session.pop("code")
     assert code.startswith(__version__)
     assert session == {"first_trial": 2, "seed": 7, "sampler": "TPESampler"}  # two presets were waiting
@@ -122,7 +120,7 @@ def test_a_database_that_another_process_locks_for_a_while_is_waited_for(small: 
     process.join()
     assert process.exitcode == 0
     assert len(finished(small)) == 12
-    assert {trial.state for trial in trials(small)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.status for trial in trials(small)} <= FINISHED
     assert_whole(small)
 
 
@@ -134,7 +132,7 @@ def test_a_full_disk_stops_it_with_one_clear_line_and_nothing_is_lost(small: Pat
     assert full.exitcode == 1
     text = (small / "night.log").read_text()
     assert "Traceback" not in text
-    assert re.search(r"autoreap: the study can't be read or written: .*the same command goes on\n$", text)
+    assert re.search(r"autoreap: the study can't be read or written: .*run the same command again\n$", text)
     before = finished(small)
     assert len(before) >= 2
     resumed = start_search(small, "--trials", str(len(before) + 1))
@@ -144,19 +142,22 @@ def test_a_full_disk_stops_it_with_one_clear_line_and_nothing_is_lost(small: Pat
     assert_whole(small)
 
 
-def study(project: Path) -> optuna.Study:
-    return optuna.load_study(study_name="night", storage=f"sqlite:///{project}/mlruns/studies.db")
+FINISHED = {TrialStatus.SCORED, TrialStatus.DUPLICATE, TrialStatus.PRUNED}
 
 
-def trials(project: Path) -> list[FrozenTrial]:
+def trials(project: Path) -> list[TrialRecord]:
     """Those that are over or under way; what waits is not."""
-    return [trial for trial in study(project).trials if trial.state != TrialState.WAITING]
+    study = read_study(open_study("night", f"sqlite:///{project}/mlruns/studies.db"))
+    return [trial for trial in study.trials if trial.status is not TrialStatus.WAITING]
 
 
-def finished(project: Path) -> dict[int, Any]:
-    """Number -> what came of every trial that was scored, or stopped before it was."""
-    ends = {TrialState.COMPLETE: (RESULT,), TrialState.PRUNED: (RACED, SCREENED)}
-    return {t.number: [t.user_attrs.get(key) for key in ends[t.state]] for t in trials(project) if t.state in ends}
+def finished(project: Path) -> dict[int, tuple[Any, ...]]:
+    """Number -> what came of every trial that was scored, or pruned before it was."""
+    ends = {}
+    for trial in trials(project):
+        if trial.status in FINISHED:
+            ends[trial.number] = (trial.status, trial.plan_digest, trial.metrics, trial.reason, trial.duplicate_of)
+    return ends
 
 
 def runs(project: Path, query: str) -> list[Run]:
@@ -174,10 +175,10 @@ def parent(project: Path) -> Run:
 def assert_whole(project: Path) -> None:
     """Every trial that is over is in both stores once, and none is left running in either."""
     over = trials(project)
-    assert TrialState.RUNNING not in {trial.state for trial in over}
+    assert TrialStatus.RUNNING not in {trial.status for trial in over}
     children = runs(project, "tags.`autoreap.trial` LIKE 'night/%'")
     logged = sorted((run.data.tags["autoreap.trial"], run.data.tags["autoreap.state"]) for run in children)
-    assert logged == sorted((f"night/{trial.number}", trial.state.name) for trial in over)
+    assert logged == sorted((f"night/{trial.number}", str(trial.status)) for trial in over)
     assert all(run.info.status in ("FINISHED", "FAILED", "KILLED") for run in children)
 
 

@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap.cli import main
 from autoreap.errors import InputError
-from autoreap.lock import exclusive
+from autoreap.files import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.study.trials import PLAN, RACED, RESULT
+from autoreap.search.records import TrialRecord, TrialStatus, read_study
+from autoreap.search.storage import open_study
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +35,9 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert document["shipped"]["metrics"] == shipped["metrics"]
     assert sum(p.numel() * p.element_size() for p in model.parameters()) <= shipped["size_bytes"] * 2  # fp32 of bf16
 
-    study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
+    study = read_study(open_study("night"))
     assert len(study.trials) == 6
-    assert all(trial.state.name in ("COMPLETE", "PRUNED") and PLAN in trial.user_attrs for trial in study.trials)
+    assert all(trial.status in ("scored", "duplicate", "pruned") and trial.plan for trial in study.trials)
     runs = _runs(project)
     assert sorted(run.data.tags["autoreap.trial"] for run in runs) == [f"night/{n}" for n in range(6)]
     (preset,) = [run for run in runs if run.data.tags["autoreap.trial"] == "night/0"]
@@ -115,7 +115,7 @@ def test_equal_plans_are_scored_once(project: Path) -> None:
     text = text.replace("  lambda: {low: 0.0, high: 4.0}\n", "").replace("trials: 6", "trials: 3")
     (project / "space.yaml").write_text(text)
     assert main(["search", "space.yaml", "--study", "night"]) == 0
-    assert [result.get("duplicate_of") for result in _results()] == [None, 0, 0]
+    assert [trial.duplicate_of for trial in _results()] == [None, 0, 0]
 
 
 def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
@@ -131,34 +131,29 @@ def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
     assert len(finished) >= 2
     assert main(["search", "space.yaml", "--study", "night", "--trials", str(len(finished) + 2)]) == 0
     assert _results()[: len(finished)] == finished
-    study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
-    assert not [trial for trial in study.trials if trial.state.name == "RUNNING"]
+    study = read_study(open_study("night"))
+    assert not [trial for trial in study.trials if trial.status is TrialStatus.RUNNING]
     tags = [run.data.tags["autoreap.trial"] for run in _runs(project)]
     assert len(tags) == len(set(tags))
-    done = [trial.number for trial in study.trials if trial.state.name in ("COMPLETE", "FAIL", "PRUNED")]
+    done = [trial.number for trial in study.trials if trial.is_finished]
     assert sorted(tags) == sorted(f"night/{number}" for number in done)
 
 
 def test_a_second_search_of_the_same_study_is_refused(project: Path) -> None:
     (project / "mlruns").mkdir(exist_ok=True)
     lock = project / "mlruns" / "night.lock"
-    lock.touch()
     with exclusive(lock, "held", fix="wait"):
         with pytest.raises(InputError, match="held"), exclusive(lock, "held", fix="wait"):
             pass
         assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 2
 
 
-def _results() -> list[dict[str, Any]]:
-    """What is stored of every trial that was scored or raced, in order."""
+def _results() -> list[TrialRecord]:
+    """Every trial that was scored or pruned, in order."""
     if not Path("mlruns/studies.db").exists():
         return []
-    try:
-        study = optuna.load_study(study_name="night", storage="sqlite:///mlruns/studies.db")
-    except KeyError:
-        return []
-    ended = [trial.user_attrs for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
-    return [attributes[RESULT if RESULT in attributes else RACED] for attributes in ended]
+    ends = (TrialStatus.SCORED, TrialStatus.DUPLICATE, TrialStatus.PRUNED)
+    return [trial for trial in read_study(open_study("night")).trials if trial.status in ends]
 
 
 def _runs(project: Path) -> list[Any]:

@@ -1,0 +1,106 @@
+"""The steps that commands are made of, for Python callers too.
+
+Each opens what it needs, does one thing, and returns its result.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoreap.calibration.measure import measure_saliency, read_calibration
+from autoreap.data.eval_set import open_evals
+from autoreap.described import Described, Loaded, load
+from autoreap.evaluate import Evaluator
+from autoreap.outcomes import Evaluation
+from autoreap.plan import PruningPlan
+from autoreap.report.front_table import plot_front
+from autoreap.report.study_page import write_report
+from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch
+from autoreap.search import run
+from autoreap.search.options import SearchOptions
+from autoreap.search.records import StudyRecord
+from autoreap.search.run import SearchResult
+from autoreap.search.shipping import Shipped, answers_of_trial, ship
+from autoreap.sizing.footprint import Footprint
+from autoreap.writing.behaviour import answers_of_mask, answers_to_calibration
+
+__all__ = [
+    "SearchOptions",
+    "SearchResult",
+    "Shipped",
+    "answers_of_mask",
+    "answers_of_trial",
+    "answers_to_calibration",
+    "calibrated",
+    "evaluate",
+    "evaluated",
+    "evaluator_of",
+    "make_evaluator",
+    "measure_saliency",
+    "read_calibration",
+    "search",
+    "ship",
+]
+
+
+def search(space: Path, options: SearchOptions) -> SearchResult:
+    """Calibrate once, search, draw the front, and ship the selected candidate; see `search.run.search`."""
+    return run.search(space, options, _draw)
+
+
+def _draw(study: StudyRecord, folder: Path, root: Path) -> list[Path]:
+    picture, page = folder / "front.png", folder / "report.html"
+    plot_front(study, picture)
+    write_report(study, page, root)
+    return [picture, page]
+
+
+def evaluate(
+    described: Described,
+    evals: Path,
+    plan: PruningPlan | None = None,
+    *,
+    latency: bool = False,
+    likelihoods: bool = False,
+    **options: Any,
+) -> Evaluation:
+    """Score the model, under `plan` if there is one.
+
+    Args:
+        described: the model.
+        evals: an evals file.
+        plan: what is masked.
+        latency: time answers, too, in turns with the unpruned model.
+        likelihoods: measure the NLL of the references, too.
+        options: of `make_evaluator`.
+    """
+    loaded, evaluator = make_evaluator(described, evals, **options)
+    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if latency else None
+    evaluation = evaluator.run(plan, likelihoods=likelihoods)
+    if stopwatch is None:
+        return evaluation
+    footprint = Footprint.of(described.checkpoint, plan)
+    timings = stopwatch.measure(plan, footprint.size_bytes())
+    return replace(evaluation, costs={**footprint.metrics(), **timings})
+
+
+def make_evaluator(
+    described: Described,
+    evals: Path,
+    *,
+    split: str = "search",
+    batch_size: int | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> tuple[Loaded, Evaluator]:
+    """The model in memory, with what scores it. A broken row is found before the model is loaded."""
+    opened = open_evals(evals)
+    eval_set = opened.search if split == "search" else opened.report
+    loaded = load(described, device=device, dtype=dtype)
+    return loaded, Evaluator(loaded.model, loaded.inputs, eval_set, batch_size=batch_size)
+
+
+# The names of 0.3.
+calibrated = measure_saliency
+evaluated = evaluate
+evaluator_of = make_evaluator

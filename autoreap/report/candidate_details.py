@@ -1,0 +1,165 @@
+"""What the morning report shows of one candidate: what it retains, what it needs, and what it hears worse."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoreap.comparison.comparison import Comparison, Pair, compare_outcomes
+from autoreap.described import Described
+from autoreap.errors import InputError
+from autoreap.outcomes import load_outcomes
+from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
+from autoreap.report.comparison_page import utterance
+from autoreap.report.memory import GIGABYTES, memory_of, open_searched_model, stored_type
+from autoreap.report.recordings import Wanted, read_recordings
+from autoreap.search.records import StudyRecord, TrialRecord, trials_folder
+
+logger = logging.getLogger(__name__)
+
+MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a second
+NUM_WORST = 3  # utterances of each metric
+MAX_AUDIO_BYTES = 1_500_000  # as text in the page
+MAX_PLAN_BYTES = 2_500_000  # as text in the page; a plan of the 30B model takes 2.5 kB
+_FILES = {"search": "outcomes.jsonl", "report": "report.jsonl"}  # split -> the answers to it, in a trial's folder
+_MAX_RUN = 240  # characters of a run of words; an output may be a book
+
+
+def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequence[int], root: Path) -> dict[str, Any]:
+    """What is known of trials beside their scores, and what they share.
+
+    `plans` say what a trial retains and what memory that takes; `details`, of fewer, what it hears worse. Of a study
+    too large to show all, the trials in `picked` come first, then the front, the presets and the others.
+    """
+    folder, described = trials_folder(study.name, root), open_searched_model(study)
+    num_experts = _num_experts(study, described)
+    wanted: list[Wanted] = []
+    details = {}
+    trials = _in_order_of_interest(study, [*picked, *(point.number for point in front)])
+    for trial in trials[:MAX_DETAILED]:
+        compared = _compare_with_baseline(folder, trial.number)
+        details[str(trial.number)] = {split: _split_details(split, found) for split, found in compared.items()}
+        for split, comparison in compared.items():
+            wanted += [_wanted(split, pair) for pair in _worst(comparison)]
+    return {
+        "details": details,
+        "plans": _plans(trials, num_experts, described),
+        "experts": num_experts,
+        "memory": {
+            "gigabytes": GIGABYTES,
+            "baseline": memory_of(described, None, study.baseline),
+            "stored": stored_type(described),
+        },
+        "recordings": read_recordings(study.scoring, wanted, MAX_AUDIO_BYTES),
+    }
+
+
+def _in_order_of_interest(study: StudyRecord, first: Sequence[int]) -> list[TrialRecord]:
+    """The trials with a plan of their own: `first`, the presets, the others."""
+    distinct = {}
+    for point in study.points:
+        if point.duplicate_of is None and point.plan is not None:
+            distinct[point.number] = point
+    presets = [number for number, point in distinct.items() if point.origin != "sampled"]
+    ordered = dict.fromkeys([*first, *presets, *distinct])
+    return [distinct[number] for number in ordered if number in distinct]
+
+
+def _compare_with_baseline(folder: Path, trial: int) -> dict[str, Comparison]:
+    """Split -> the trial against the baseline, where the answers of both are still there."""
+    found = {}
+    for split, name in _FILES.items():
+        baseline, own = folder / "baseline" / name, folder / str(trial) / name
+        if baseline.is_file() and own.is_file():
+            try:
+                found[split] = compare_outcomes(load_outcomes(baseline), load_outcomes(own))
+            except InputError as error:
+                logger.warning("trial %d is not compared on the %s split: %s", trial, split, error)
+    return found
+
+
+def _wanted(split: str, pair: Pair) -> Wanted:
+    return Wanted(split, pair.metric, pair.first.id, pair.first.reference)
+
+
+def _split_details(split: str, comparison: Comparison) -> dict[str, Any]:
+    differences = {}
+    for metric, found in comparison.metrics.items():
+        differences[metric] = {**found.difference.as_dict(), "better": found.num_better, "worse": found.num_worse}
+    worst = []
+    for pair in _worst(comparison):
+        worst.append(_clip(utterance(pair)) | {"recording": _wanted(split, pair).key})
+    return {"differences": differences, "worst": worst}
+
+
+def _worst(comparison: Comparison) -> Iterator[Pair]:
+    for metric in comparison.pairs:
+        yield from comparison.worst(metric)[:NUM_WORST]
+
+
+def _clip(shown: dict[str, Any]) -> dict[str, Any]:
+    """An utterance whose runs are of bounded length; what is left out is marked."""
+    sides = []
+    for side in shown["sides"]:
+        runs = [[kind, _shorten(reference), _shorten(output)] for kind, reference, output in side["runs"]]
+        sides.append({**side, "runs": runs})
+    return {**shown, "reference": _shorten(shown["reference"]), "sides": sides}
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_RUN else f"{text[:_MAX_RUN]} […]"
+
+
+def _num_experts(study: StudyRecord, described: Described | None) -> dict[str, int]:
+    """Experts a layer of each decoder; where the model is gone, as many as any plan of the study proves."""
+    if described is not None:
+        return {name: shape.num_experts for name, shape in described.shape.components.items()}
+    highest = dict.fromkeys(COMPONENTS, 0)
+    for trial in study.trials:
+        for name in COMPONENTS:
+            edit = trial.plan.component(name) if trial.plan is not None else None
+            for retained in edit.experts if edit is not None else ():
+                highest[name] = max([highest[name], *retained])
+    return {name: expert + 1 for name, expert in highest.items()}
+
+
+def _plans(
+    trials: Sequence[TrialRecord], num_experts: Mapping[str, int], described: Described | None
+) -> dict[str, Any]:
+    """What each trial retains and needs, the first ones first, as many as there is room for."""
+    plans, spent = {}, 0
+    for trial in trials:
+        assert trial.plan is not None
+        entry = _plan_entry(trial.plan, num_experts) | {"memory": memory_of(described, trial.plan, trial)}
+        spent += len(json.dumps(entry))
+        if spent > MAX_PLAN_BYTES:
+            break
+        plans[str(trial.number)] = entry
+    return plans
+
+
+def _plan_entry(plan: PruningPlan, num_experts: Mapping[str, int]) -> dict[str, Any]:
+    maps, dense = {}, []
+    for name in COMPONENTS:
+        edit = plan.component(name)
+        if edit is not None:
+            maps[name] = _expert_map(edit, num_experts[name])
+            if edit.num_retained_experts == 0:
+                dense.append(name)
+    return {"maps": maps, "dense": dense, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
+
+
+def _expert_map(edit: ComponentPlan, num_experts: int) -> list[str]:
+    """One string a layer of the original model: a hexadecimal digit for four experts, of which 1 is kept and 0 cut.
+
+    The first expert is the highest bit of the first digit. A dense layer counts as one expert; a cut layer is empty.
+    """
+    layers, num_digits = set(edit.layers), -(-max(num_experts, 1) // 4)
+    rows = []
+    for layer, retained in enumerate(edit.experts):
+        bits = 0
+        for expert in retained or [0]:
+            bits |= 1 << (4 * num_digits - 1 - expert)
+        rows.append(f"{bits:0{num_digits}x}" if layer in layers else "")
+    return rows

@@ -1,0 +1,138 @@
+"""The front as a table, as a file for a spreadsheet, and as a picture."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoreap.formatting import metric_text, size_text, visible_metrics
+from autoreap.report.tables import text_table
+from autoreap.scores import Metric
+from autoreap.search.front import drawn_metric, front_of
+from autoreap.search.held_out import smaller_ties
+from autoreap.search.records import StudyRecord, TrialRecord
+
+FORMATS = ("png", "svg", "pdf", "jpg")  # of a picture
+_LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
+
+
+def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
+    """One line a point, smallest first, then the controls and the unpruned model; every score with its 95% interval.
+
+    What the report split says of them stands beside it.
+    """
+    names = visible_metrics(study.baseline.metrics, study.objectives)
+    held_out = study.held_out
+    on_report = [name for name in study.objectives if held_out is not None and name in held_out.baseline]
+    parameters = sorted({name for point in points for name in point.params})
+    header = ["trial", "size"]
+    header += [name if study.baseline.metrics[name].is_static else f"{name} [95%]" for name in names]
+    header += [*(f"{name} (report split) [95%]" for name in on_report), *parameters]
+    rows = []
+    for point in points:
+        row = [str(point.number), size_text(point.size_bytes)]
+        row += [metric_text(name, point.metrics[name]) for name in names]
+        row += [_held_out_text(study, point, points, name) for name in on_report]
+        row += [_value_text(point.params.get(name)) for name in parameters]
+        rows.append(row)
+    for name, control in study.controls.items():
+        rows.append(_reference_row(name, control.size_bytes, control.metrics, names, len(header)))
+    baseline = _reference_row("baseline", study.baseline.size_bytes, study.baseline.metrics, names, len(header))
+    if held_out is not None:
+        for place, name in enumerate(on_report, start=2 + len(names)):
+            baseline[place] = metric_text(name, held_out.baseline[name])
+    rows.append(baseline)
+    lines = [text_table(header, rows, left=())]
+    if any(smaller_ties(held_out, point, points) for point in points):
+        lines.append("~N: not significantly different from the smaller trial N on the report split (paired, 95%)")
+    if held_out is not None and held_out.missing:
+        lines.append(f"not in the report split: {', '.join(held_out.missing)}")
+    return "\n".join(lines)
+
+
+def _reference_row(
+    label: str, size_bytes: int, metrics: Mapping[str, Metric], names: Sequence[str], num_columns: int
+) -> list[str]:
+    row = [label, size_text(size_bytes), *(metric_text(name, metrics[name]) for name in names)]
+    return row + [""] * (num_columns - len(row))
+
+
+def _held_out_text(study: StudyRecord, point: TrialRecord, points: Sequence[TrialRecord], name: str) -> str:
+    if study.held_out is None or point.number not in study.held_out.trials:
+        return ""
+    text = metric_text(name, study.held_out.trials[point.number].metrics[name])
+    tied = smaller_ties(study.held_out, point, points)
+    return f"{text} ~{tied[0].number}" if tied else text
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_front_csv(study: StudyRecord, points: Sequence[TrialRecord], path: Path) -> None:
+    """A row a point, then the controls and the unpruned model; `wer`, `wer.low` and `wer.high` are fractions."""
+    metrics = list(study.baseline.metrics)
+    parameters = sorted({name for point in points for name in point.params})
+    header = ["trial", "size_bytes"]
+    for name in metrics:
+        header += [name, f"{name}.low", f"{name}.high"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, *parameters])
+        for label, size_bytes, measured, params in _csv_entries(study, points):
+            row: list[Any] = [label, size_bytes]
+            for name in metrics:
+                metric = measured.get(name)
+                row += ["", "", ""] if metric is None else [metric.value, metric.low, metric.high]
+            writer.writerow([*row, *(params.get(name, "") for name in parameters)])
+
+
+def _csv_entries(
+    study: StudyRecord, points: Sequence[TrialRecord]
+) -> Iterator[tuple[str, int, Mapping[str, Metric], Mapping[str, Any]]]:
+    for point in points:
+        yield str(point.number), point.size_bytes, point.metrics, point.params
+    for name, control in study.controls.items():
+        yield name, control.size_bytes, control.metrics, {}
+    yield "baseline", study.baseline.size_bytes, study.baseline.metrics, {}
+
+
+def plot_front(study: StudyRecord, path: Path) -> None:
+    """Size against WER (see `drawn_metric`) in one of `FORMATS`: all trials, the front with intervals, the baseline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metric, front = drawn_metric(study), front_of(study)
+    unit = 1e9 if study.baseline.size_bytes >= 1e9 else 1e6
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
+    for points, style, colour, label in ((study.points, "o", _LIGHT, "trials"), (front, "o-", _FRONT, "front")):
+        sizes = [point.size_bytes / unit for point in points]
+        values = [point.metrics[metric].value for point in points]
+        axes.plot(sizes, values, style, color=colour, label=label, markersize=5)
+    labels: dict[tuple[float, float], list[str]] = {}  # points may lie on one another
+    for point in front:
+        measured = point.metrics[metric]
+        axes.vlines(point.size_bytes / unit, measured.low, measured.high, color=_FRONT, linewidth=1)
+        labels.setdefault((point.size_bytes / unit, measured.value), []).append(str(point.number))
+    for place, trials in labels.items():
+        axes.annotate(", ".join(trials), place, (4, 5), textcoords="offset points")
+    reference = study.baseline.metrics[metric]
+    axes.axhline(reference.value, color=_BASELINE, linewidth=1, linestyle="--")
+    axes.plot(study.baseline.size_bytes / unit, reference.value, "D", color=_BASELINE, label="unpruned")
+    axes.set_xlabel("size, GB" if unit == 1e9 else "size, MB")
+    axes.set_ylabel(f"{metric} (95% intervals)")
+    axes.set_yscale("log")  # errors are compared by ratio: 2% and 4% lie as far apart as 20% and 40%
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.set_title(f"{study.name}: size against {metric}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,40 @@
+"""Pages that are one file and need no network: a Jinja2 template with its style, its scripts and its data inside.
+
+Whatever a model or a data set says is untrusted. It travels as JSON and reaches the page as text, never as markup;
+Jinja2 escapes all that a template writes itself.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+_FOLDER = Path(__file__).parent / "page"
+
+
+def write_page(template: str, path: Path, **context: Any) -> None:
+    """Render `template` of `page/` into the file `path`."""
+    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
+    environment.globals |= {"asset": _asset, "embed": embed_json}
+    page = environment.get_template(template).render(**context)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def read_words(language: str) -> dict[str, str]:
+    """The words of the report's interface in one language."""
+    words: dict[str, str] = json.loads((_FOLDER / f"words.{language}.json").read_text(encoding="utf-8"))
+    return words
+
+
+def embed_json(data: Any) -> Markup:
+    """JSON that can't end the script element it stands in."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _asset(name: str) -> Markup:
+    """A style or script of `page/`, which is ours and goes into the page as it is."""
+    return Markup((_FOLDER / name).read_text(encoding="utf-8"))

@@ -1,0 +1,83 @@
+"""A saliency file as a picture, and as a page."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from autoreap.calibration.summary import ComponentSummary, headline, layer_table, summarise
+from autoreap.candidate import Candidate
+from autoreap.report.pages import write_page
+from autoreap.report.saliency_pictures import Picture, pictures
+from autoreap.saliency import ComponentSaliency, Saliency
+
+_INK = "#1f2933"
+_AS_THE_PAGE = "#010203"  # stands for the page's text colour, which is dark or light as the reader has it
+_DPI = 120
+_WIDTH = 12.0  # inches
+
+
+def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candidate, path: Path) -> None:
+    """All pictures of `components` as one PNG, at the retention, lambda and beta of `values`."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    summaries = {name: summarise(saliency, name, values) for name in components}
+    rows = [(name, picture) for name in components for picture in pictures(summaries[name])]
+    heights = [picture.height(summaries[name]) for name, picture in rows]
+    with rc_context(_style(_INK)):
+        figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
+        parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
+        for part, (name, picture) in zip(parts.flat, rows, strict=True):
+            picture.draw(part, saliency.component(name), summaries[name])
+            if picture is pictures(summaries[name])[0]:
+                part.suptitle(f"{name} of {saliency.provenance.get('model', 'an unnamed model')}", fontsize=14)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png")
+
+
+def write_saliency_page(saliency: Saliency, components: Sequence[str], values: Candidate, path: Path) -> None:
+    """One self-contained HTML file: each picture of `components` with how to read it, and the figures of each layer."""
+    sections = []
+    for name in components:
+        measured, summary = saliency.component(name), summarise(saliency, name, values)
+        figures = []
+        for number, picture in enumerate(pictures(summary)):
+            svg = _svg(picture, measured, summary, salt=f"{name} {number}")
+            figures.append({"svg": Markup(svg), "caption": picture.caption})
+        header, *rows = layer_table(summary)
+        section = {"name": name, "headline": headline(summary), "figures": figures, "header": header, "rows": rows}
+        sections.append(section)
+    write_page(
+        "saliency.html",
+        path,
+        title=f"saliency of {saliency.provenance.get('model', 'an unnamed model')}",
+        sections=sections,
+        provenance=[(key, value) for key, value in saliency.provenance.items() if key != "shape"],
+    )
+
+
+def _svg(picture: Picture, measured: ComponentSaliency, summary: ComponentSummary, salt: str) -> str:
+    """The picture as an SVG element in the colours of the page; `salt` keeps its ids apart from other pictures'."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_style(_AS_THE_PAGE) | {"svg.hashsalt": salt}):
+        figure = Figure(figsize=(_WIDTH, picture.height(summary)), layout="constrained")
+        picture.draw(figure, measured, summary)
+        written = io.StringIO()
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(written, format="svg", transparent=True, metadata=metadata)
+    document = written.getvalue()
+    return document[document.index("<svg") :].replace(_AS_THE_PAGE, "currentColor")
+
+
+def _style(ink: str) -> Any:
+    """Matplotlib parameters: text and lines in the colour `ink`, plain words as text of an SVG."""
+    colours = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    return {
+        **dict.fromkeys(colours, ink),
+        "axes.titlelocation": "left", "axes.titlesize": 10, "font.size": 9, "svg.fonttype": "none",
+    }  # fmt: skip

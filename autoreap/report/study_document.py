@@ -1,0 +1,132 @@
+"""A study as the morning report shows it: one document of plain values, which becomes JSON.
+
+Its keys are read by the scripts of `page/`. What can't be known any more, such as the recordings of an evals file that
+has moved, is left out of it, and the page says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoreap.constraints import STATIC
+from autoreap.errors import InputError
+from autoreap.formatting import unit_of, visible_metrics
+from autoreap.report.candidate_details import all_details
+from autoreap.report.search_stats import search_stats
+from autoreap.scores import Metric
+from autoreap.search.front import drawn_metric, front_of
+from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord, TrialStatus
+from autoreap.search.selection import select
+from autoreap.search.storage import DEFAULT_ROOT
+from autoreap.tasks import task_of_metric
+
+MAX_WER_INCREASE = 0.5  # points; of the sentence about the smallest
+
+
+def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, Any]:
+    """All that the page shows of `study`; the outcomes lie under `root`."""
+    front = front_of(study)
+    splits: dict[str, Mapping[str, Metric]] = {"search": study.baseline.metrics}
+    if study.held_out is not None:
+        splits["report"] = study.held_out.baseline
+    scores, units, rates = {}, {"size_bytes": unit_of("size_bytes")}, set()
+    for split, metrics in splits.items():
+        visible = visible_metrics(metrics, study.objectives)
+        scores[split] = [name for name in visible if name not in STATIC]
+        units |= {name: unit_of(name) for name in metrics}
+        rates |= {name for name in scores[split] if _is_error_rate(name)}
+    knee, smallest = _picked(study, "knee"), _smallest(study)
+    picked = [number for number in (knee, (smallest or {}).get("trial")) if number is not None]
+    return {
+        "study": study.name,
+        "model": _model_name(study),
+        "objectives": study.objectives,
+        "units": units,
+        "log": sorted(rates),
+        "x": [name for name in STATIC if name == "size_bytes" or name in study.baseline.metrics],
+        "y": scores,
+        "drawn": drawn_metric(study),
+        "baseline": {"scores": _scores(study.baseline, splits.get("report"))},
+        "controls": {name: {"scores": _scores(control, None)} for name, control in study.controls.items()},
+        "trials": _trial_rows(study, front),
+        "head": {"knee": knee, "smallest": smallest, "points": MAX_WER_INCREASE},
+        "night": search_stats(study),
+        **all_details(study, front, picked, root),
+    }
+
+
+def _is_error_rate(name: str) -> bool:
+    """Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%."""
+    task = task_of_metric(name)
+    return task is not None and task.DIRECTION == "minimize" and unit_of(name) == "rate"
+
+
+def _model_name(study: StudyRecord) -> str | None:
+    for trial in study.trials:
+        if trial.plan is not None:
+            return trial.plan.base_model.name
+    return None
+
+
+def _scores(scored: ScoredModel | TrialRecord, held_out: Mapping[str, Metric] | None) -> dict[str, Any]:
+    """Split -> metric -> [value, low, high], or [value] where it is static."""
+    scores: dict[str, Any] = {"search": {"size_bytes": [scored.size_bytes], **_brief(scored.metrics)}}
+    if held_out is not None:
+        scores["report"] = _brief(held_out)
+    return scores
+
+
+def _brief(metrics: Mapping[str, Metric]) -> dict[str, list[float]]:
+    brief = {}
+    for name, metric in metrics.items():
+        values = [metric.value] if metric.is_static else [metric.value, metric.low, metric.high]
+        # More digits than are shown, fewer than are stored; bytes and parameters are whole.
+        brief[name] = [value if isinstance(value, int) else float(f"{value:.7g}") for value in values]
+    return brief
+
+
+def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    on_front = {point.number for point in front}
+    first = min((trial.started for trial in study.trials if trial.started), default=None)
+    rows = []
+    for trial in study.trials:
+        if trial.status is TrialStatus.WAITING:
+            continue
+        row: dict[str, Any] = {"trial": trial.number, "params": trial.params, "state": trial.status}
+        if trial.reason is not None:
+            row["reason"] = trial.reason
+        if trial.duplicate_of is not None:
+            row["twin"] = trial.duplicate_of
+        if trial.origin != "sampled":
+            row["preset"] = trial.origin
+        if trial.retry_of is not None:
+            row["retry_of"] = trial.retry_of
+        if trial.started is not None and first is not None:
+            row["start"] = round((trial.started - first).total_seconds(), 1)
+            seconds = trial.wall_seconds
+            row["seconds"] = None if seconds is None else round(seconds, 1)
+        if trial.violations:
+            row["broken"] = list(trial.violations)
+        if trial.is_scored:
+            held_out = None if study.held_out is None else study.held_out.trials.get(trial.number)
+            row["scores"] = _scores(trial, None if held_out is None else held_out.metrics)
+            row["front"] = trial.number in on_front
+            row["tied"] = [] if held_out is None else list(held_out.tied_with)
+        rows.append(row)
+    return rows
+
+
+def _picked(study: StudyRecord, rule: str, **bound: float) -> int | None:
+    """The trial that `rule` picks; None where no point of the front fits it."""
+    try:
+        return select(study, rule, **bound)[0].number
+    except InputError:
+        return None
+
+
+def _smallest(study: StudyRecord) -> dict[str, Any] | None:
+    """The smallest within `MAX_WER_INCREASE`; None where the study does not weigh size against one WER."""
+    wers = [name for name in study.objectives if name.partition(".")[0] == "wer"]
+    if "size_bytes" not in study.objectives or (len(wers) != 1 and "wer" not in wers):
+        return None
+    return {"trial": _picked(study, "smallest", max_wer_increase=MAX_WER_INCREASE)}

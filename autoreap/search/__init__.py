@@ -1,0 +1,1 @@
+"""Search a study: sample, score, prune, finalise. One process leads; others only score."""

@@ -1,0 +1,119 @@
+"""candidate -> plan -> what is known of it without inference -> objective values."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autoreap.candidate import Candidate
+from autoreap.constraints import STATIC
+from autoreap.data.eval_set import EvalSet
+from autoreap.described import Described
+from autoreap.errors import InputError, ScoringError
+from autoreap.outcomes import language_metrics
+from autoreap.plan import PruningPlan
+from autoreap.planning import make_plan
+from autoreap.saliency import Saliency
+from autoreap.scores import Metric
+from autoreap.scoring import latency
+from autoreap.sizing.footprint import Footprint
+
+
+@dataclass(frozen=True)
+class PlannedCandidate:
+    """A candidate's exact plan, and all that is known of it without inference. Made once, and handed on.
+
+    Attributes:
+        static: its static metrics but the size.
+    """
+
+    plan: PruningPlan
+    digest: str
+    size_bytes: int
+    static: Mapping[str, Metric]
+
+    @property
+    def static_values(self) -> dict[str, float]:
+        """The static metrics as numbers, the size among them."""
+        return metric_values(self.size_bytes, self.static)
+
+
+class Planner:
+    """Makes the plans of candidates for one model; cheap."""
+
+    def __init__(self, described: Described, saliency: Saliency) -> None:
+        self._described = described
+        self._saliency = saliency
+        self.shape = described.shape
+
+    def plan(self, candidate: Candidate) -> PlannedCandidate:
+        """The exact edit that `candidate` stands for, and its footprint."""
+        plan = make_plan(candidate, self._saliency, self.shape, self._described.base_model)
+        footprint = Footprint.of(self._described.checkpoint, plan)
+        return PlannedCandidate(plan, plan.digest(), footprint.size_bytes(), footprint.metrics())
+
+    def unpruned(self) -> tuple[int, dict[str, Metric]]:
+        """Size and static metrics of the model as it is."""
+        footprint = Footprint.of(self._described.checkpoint)
+        return footprint.size_bytes(), footprint.metrics()
+
+
+def metric_values(size_bytes: float, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The value of each metric, and the size."""
+    return {"size_bytes": size_bytes, **{name: metric.value for name, metric in metrics.items()}}
+
+
+def objective_values(objectives: Iterable[str], size_bytes: int, metrics: Mapping[str, Metric]) -> tuple[float, ...]:
+    """One value an objective, in order.
+
+    Raises:
+        ScoringError: a metric is missing or not finite. It must never reach the sampler, where it could rank well.
+    """
+    measured = metric_values(size_bytes, metrics)
+    values = []
+    for name in objectives:
+        if name not in measured:
+            raise ScoringError(f"metric {name} was not measured")
+        if not math.isfinite(measured[name]):
+            raise ScoringError(f"metric {name} is {measured[name]}")
+        values.append(float(measured[name]))
+    return tuple(values)
+
+
+def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str]:
+    """What is measured of a candidate: metric -> the direction in which it is better.
+
+    Metrics of one language, such as `wer/zh`, are among them if one of `names` is of that kind.
+    """
+    directions = {"size_bytes": "minimize"}
+    by_language = any("/" in name for name in names)
+    for task in evals.tasks:
+        directions[task.metric] = task.task.DIRECTION
+        if by_language:
+            languages = [sample.language for sample in task.samples]
+            directions |= dict.fromkeys(language_metrics(task.metric, languages), task.task.DIRECTION)
+    return directions | dict.fromkeys(STATIC, "minimize") | latency.DIRECTIONS
+
+
+def check_objectives(objectives: Mapping[str, str], evals: EvalSet, where: object = "objectives") -> None:
+    """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
+    known = measured_metrics(evals, objectives)
+    for task in evals.tasks:
+        known[f"nll.{task.metric}"] = "minimize"
+    for metric, direction in objectives.items():
+        if metric not in known:
+            raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(known)}")
+        if direction != known[metric]:
+            better = known[metric].replace("z", "s")
+            raise InputError(f"{metric} is better {better}d", where=where, fix=f"{metric}: {better}")
+
+
+def check_device(names: Collection[str], where: object = "objectives and constraints", *, on_accelerator: bool) -> None:
+    """Raise `InputError` if one of the metrics `names` can't be measured; memory is measured on accelerators alone."""
+    if latency.PEAK_MEMORY in names and not on_accelerator:
+        problem = f"{latency.PEAK_MEMORY} is measured on accelerators alone"
+        raise InputError(problem, where=where, fix="use size_bytes, or a GPU")
+
+
+def needs_likelihoods(objectives: Sequence[str] | Mapping[str, str]) -> bool:
+    """Whether an objective is a negative log-likelihood, which takes a pass more."""
+    return any(name.startswith("nll.") for name in objectives)

@@ -1,0 +1,230 @@
+"""The front on the report split: scored once at the end, read from a study, put into words.
+
+The search chose its front by scores on the search split, so these scores are too good: candidates come first that the
+utterances happen to suit. The report split has steered nothing.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autoreap.comparison.comparison import Outcomes, compare_outcomes
+from autoreap.data.eval_set import EvalSet
+from autoreap.errors import InputError, ScoringError
+from autoreap.evaluate import Evaluator
+from autoreap.files import atomic_write
+from autoreap.formatting import metric_text, points_text, size_text
+from autoreap.outcomes import Evaluation, Outcome, load_outcomes, with_languages
+from autoreap.plan import PruningPlan
+from autoreap.progress import Progress
+from autoreap.scores import NO_DIFFERENCE, compare
+from autoreap.search.records import HeldOutScores, HeldOutTrial, StudyRecord, TrialRecord, record_held_out
+from autoreap.tasks import task_of_metric
+
+logger = logging.getLogger(__name__)
+
+OUTCOMES = "report.jsonl"
+# A front of up to so many members is compared pair by pair: the number of pairs grows with the square.
+MAX_FOR_ALL_PAIRS = 16
+_BASELINE = "baseline"
+_INDEX = "held_out.json"  # whose answers are in the folder: member -> what they follow from
+
+
+def is_scored(study: StudyRecord, front: Sequence[TrialRecord], digest: str) -> bool:
+    """Whether this very front was scored before on the report split of `digest`."""
+    known = study.held_out
+    return known is not None and known.digest == digest and set(known.trials) == {point.number for point in front}
+
+
+def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
+    """Those tasks of `evals` that all `plans` can do: without vision, none that shows an image or a video.
+
+    A report split may ask for more than was searched on; what is left out is logged.
+    """
+    if not any(plan.strip_vision for plan in plans):
+        return evals
+    visual = evals.visual_metrics()
+    if visual:
+        logger.info("not scored, because members of the front have no vision: %s", ", ".join(visual))
+    return evals.without(visual)
+
+
+class HeldOutScorer:
+    """Scores the baseline and the members of one front on the report split.
+
+    Can be ended at any answer, and killed at any time: a member whose answers are on disk is not scored again.
+
+    Args:
+        study: whose front it is; the scores are stored in it.
+        evaluator: of the report split.
+        digest: of the report split; answers to another one are not reused.
+        folder: answers go to `<trial>/report.jsonl` and `baseline/report.jsonl` in it.
+        check: called at each answer; what it raises ends the run.
+    """
+
+    def __init__(
+        self, study: optuna.Study, evaluator: Evaluator, digest: str, folder: Path, check: Callable[[], None]
+    ) -> None:
+        self._study = study
+        self._evaluator = evaluator
+        self._digest = digest
+        self._folder = folder
+        self._check = check
+
+    def run(self, record: StudyRecord, front: Sequence[TrialRecord]) -> None:
+        """Score `front`, smallest first.
+
+        Raises:
+            Interrupted: a signal came; the member it interrupted is scored again next time.
+            ScoringError: the baseline could not be scored.
+        """
+        members: list[tuple[str, PruningPlan | None]] = [(_BASELINE, None)]
+        members += [(str(point.number), point.plan) for point in front]
+        outcomes: dict[str, Outcomes] = {}
+        with Progress("report split", len(members) * self._evaluator.num_answers) as progress:
+
+            def count(_metric: str, _outcome: Outcome) -> None:
+                self._check()
+                progress.advance()
+
+            for name, plan in members:
+                identity = f"{record.model_fingerprint}/{self._digest}/{plan.digest() if plan else _BASELINE}"
+                answered = self._known_outcomes(name, identity)
+                if answered is None:
+                    try:
+                        answered = self._answer(name, plan, identity, count)
+                    except ScoringError as error:
+                        if plan is None:
+                            raise
+                        logger.warning("trial %s could not be scored on the report split: %s", name, error)
+                        continue
+                else:
+                    progress.advance(self._evaluator.num_answers)
+                if plan is None:
+                    self._evaluator.draft_from(answered)
+                outcomes[name] = answered
+        record_held_out(self._study, self._compare(record, outcomes))
+
+    def _answer(
+        self, name: str, plan: PruningPlan | None, identity: str, count: Callable[[str, Outcome], None]
+    ) -> Outcomes:
+        evaluation = self._evaluator.run(plan, count)
+        evaluation.metrics()  # raises where nothing was scored
+        evaluation.save_outcomes(self._folder / name / OUTCOMES)
+        with atomic_write(self._folder / _INDEX) as partial:
+            partial.write_text(json.dumps(self._index() | {name: identity}, indent=1), encoding="utf-8")
+        return evaluation.outcomes
+
+    def _known_outcomes(self, name: str, identity: str) -> Outcomes | None:
+        """The answers of an earlier run, if they are all there and of this plan and split."""
+        if self._index().get(name) != identity:
+            return None
+        try:
+            outcomes = load_outcomes(self._folder / name / OUTCOMES)
+        except (InputError, OSError) as error:
+            logger.info("%s is scored again on the report split: %s", name, error)
+            return None
+        ids = {metric: [outcome.id for outcome in listed] for metric, listed in outcomes.items()}
+        return outcomes if ids == self._evaluator.ids else None
+
+    def _index(self) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads((self._folder / _INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there yet, or damaged by a power cut: the answers are computed again
+            return {}
+        return found
+
+    def _compare(self, record: StudyRecord, outcomes: Mapping[str, Outcomes]) -> HeldOutScores:
+        metrics = {}
+        for name, answered in outcomes.items():
+            listed = {metric: tuple(some) for metric, some in answered.items()}
+            metrics[name] = Evaluation(listed, 0.0, self._evaluator.num_unreadable).metrics()
+        objectives = answered_metrics(record.objectives)
+        tied = ties({int(name): answered for name, answered in outcomes.items() if name != _BASELINE}, objectives)
+        trials = {}
+        for number, tied_with in tied.items():
+            name = str(number)
+            compared = compare_outcomes(outcomes[_BASELINE], outcomes[name]).metrics
+            differences = {metric: found.difference for metric, found in compared.items()}
+            trials[number] = HeldOutTrial(metrics[name], differences, tied_with)
+        missing = [name for name in objectives if name not in metrics[_BASELINE]]
+        if missing:
+            logger.info("not in the report split, so not scored there: %s", ", ".join(missing))
+        return HeldOutScores(self._digest, metrics[_BASELINE], trials, missing)
+
+
+def answered_metrics(names: Iterable[str]) -> list[str]:
+    """Those of the metrics `names` that come from answers, and so can be measured on another split."""
+    return [name for name in names if task_of_metric(name)]
+
+
+def ties(members: Mapping[int, Outcomes], names: Iterable[str]) -> dict[int, list[int]]:
+    """For each member those without a significant difference from it in any metric, paired over the utterances.
+
+    Args:
+        members: outcomes of the same utterances, by trial, in order of size; in a long front only neighbours are
+            compared.
+        names: the metrics to compare; those that no member has do not count, and without any nothing is tied.
+    """
+    split = {number: with_languages(outcomes) for number, outcomes in members.items()}
+    pairs = combinations(members, 2) if len(members) <= MAX_FOR_ALL_PAIRS else pairwise(members)
+    wanted = list(names)
+    tied: dict[int, list[int]] = {number: [] for number in members}
+    for first, second in pairs:
+        shared = [name for name in wanted if name in split[first] and name in split[second]]
+        if shared and all(_is_undecided(name, split[first], split[second]) for name in shared):
+            tied[first].append(second)
+            tied[second].append(first)
+    return tied
+
+
+def _is_undecided(metric: str, first: Outcomes, second: Outcomes) -> bool:
+    task = task_of_metric(metric)
+    assert task is not None  # callers pass metrics of tasks
+    counts = [[outcome.counts for outcome in side[metric]] for side in (first, second)]
+    return compare(*counts, direction=task.DIRECTION).verdict == NO_DIFFERENCE
+
+
+def smaller_ties(held_out: HeldOutScores | None, point: TrialRecord, front: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The smaller members of `front` without a significant difference from `point`, smallest first."""
+    if held_out is None or point.number not in held_out.trials:
+        return []
+    tied_with = held_out.trials[point.number].tied_with
+    smaller = [other for other in front if other.number in tied_with and other.size_bytes < point.size_bytes]
+    return sorted(smaller, key=lambda other: other.size_bytes)
+
+
+def smaller_ties_text(held_out: HeldOutScores | None, point: TrialRecord, front: Sequence[TrialRecord]) -> str:
+    """An addition to why `point` was picked; empty unless a smaller member does as well."""
+    smaller = smaller_ties(held_out, point, front)
+    if not smaller:
+        return ""
+    names = " and ".join(f"trial {other.number} ({size_text(other.size_bytes)})" for other in smaller)
+    return f"; on the report split its objectives are not significantly different from those of the smaller {names}"
+
+
+def held_out_lines(held_out: HeldOutScores | None, number: int) -> list[str]:
+    """What the report split says of one trial, a line a metric."""
+    if held_out is None or number not in held_out.trials:
+        return []
+    trial = held_out.trials[number]
+    lines = []
+    for name, difference in trial.against_baseline.items():
+        points = points_text(difference.value, difference.low, difference.high)
+        score = metric_text(name, trial.metrics[name])
+        lines.append(f"{name} {score} on the report split, {points} against the unpruned model: {difference.verdict}")
+    return lines
+
+
+def with_held_out(points: Sequence[dict[str, Any]], held_out: HeldOutScores | None) -> list[dict[str, Any]]:
+    """Plain points for JSON, each with what the report split says of it as `held_out`, where it says something."""
+    documents = []
+    for point in points:
+        trial = None if held_out is None else held_out.trials.get(point["trial"])
+        documents.append(point if trial is None else {**point, "held_out": trial.as_dict()})
+    return documents

@@ -1,0 +1,389 @@
+"""One process leads a search: it alone asks, tells and writes. Scorers get plans and return outcomes.
+
+Optuna's storage is the truth. A trial is told to it once everything about it is known; MLflow follows, and what it
+missed is logged when the search resumes.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.samplers import GPSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autoreap.candidate import control
+from autoreap.config.space import SpaceConfig
+from autoreap.errors import InputError, ScoringError
+from autoreap.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
+from autoreap.scores import Metric
+from autoreap.search import records
+from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
+from autoreap.search.failures import FailuresInARow, RepeatedFailureError
+from autoreap.search.front import best_so_far, pareto
+from autoreap.search.racing import MIN_POPULATION, Incumbent, Numerators
+from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
+from autoreap.search.samplers import make_sampler
+from autoreap.search.sampling import enqueue_presets, sample
+from autoreap.search.scorers import Drafts, Job, JobResult, ScorerPool
+from autoreap.search.search_log import SearchLog, trial_line
+from autoreap.search.signals import Signals
+from autoreap.search.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+BASELINE = "baseline"
+
+
+class Leader:
+    """Leads one study of one space on one model.
+
+    Args:
+        study: opened, with its identity recorded.
+        planner: makes the plans of candidates.
+        pool: scores them.
+        folder: takes each trial's files, as `<number>/plan.json` and `<number>/outcomes.jsonl`.
+    """
+
+    def __init__(
+        self, space: SpaceConfig, study: optuna.Study, planner: Planner, pool: ScorerPool, folder: Path, log: SearchLog
+    ) -> None:
+        self._space = space
+        self._study = study
+        self._planner = planner
+        self._pool = pool
+        self._folder = folder
+        self._log = log
+        self._objectives = space.objectives
+        self._trials: dict[int, TrialRecord] = {}  # finished ones, by number
+        self._of_plan: dict[str, TrialRecord] = {}  # the first scored or pruned trial of each plan, by its digest
+        self._running: dict[int, tuple[Trial, PlannedCandidate]] = {}
+        self._waiting: list[tuple[Trial, PlannedCandidate]] = []  # for the result of an equal plan that is running
+        self._numerators: dict[int, Numerators] = {}
+        self._unpruned: dict[str, float] = {}
+
+    def run(self, tracker: Tracker, signals: Signals, *, num_trials: int, deadline: float) -> None:
+        """Score trials until the study has `num_trials` finished ones or `deadline` (`time.monotonic`) has passed.
+
+        Raises:
+            RepeatedFailureError: trials fail one after the other.
+            Interrupted: a signal came; the trials it interrupted are tried first next time.
+            one of `STORAGE_ERRORS`: the storage can't be read or written.
+        """
+        self._recover(spared=())
+        try:
+            self._score_baseline()
+            self._score_controls()
+            enqueue_presets(self._study, self._space, self._planner.shape)
+            self._begin_session()
+            baseline = records.read_baseline(self._study)
+            assert baseline is not None
+            tracker.log_baseline(baseline.metrics)
+            for trial in self._trials.values():
+                self._track(tracker, trial)
+            self._score_trials(tracker, signals, num_trials, deadline)
+        except (KeyboardInterrupt, RepeatedFailureError):
+            begun = [*self._running, *(trial.number for trial, _ in self._waiting)]
+            self._recover(spared=begun)
+            for number in begun:
+                self._track(tracker, self._trials[number])
+            raise
+        finally:
+            self._log.close()
+
+    def _score_baseline(self) -> None:
+        """Have the unpruned model scored, or its answers read; they are the drafts of all candidates."""
+        path = self._folder / BASELINE / OUTCOMES_NAME
+        known = records.read_baseline(self._study)
+        size_bytes, static = self._planner.unpruned()
+        outcomes: Drafts | None = None
+        if known is not None:
+            try:
+                outcomes = load_outcomes(path) if path.is_file() else None
+            except InputError as error:
+                logger.warning("%s; the unpruned model answers again", error)
+        if outcomes is None:
+            result = self._score_alone(Job(BASELINE, None, metric_values(size_bytes, static)))
+            evaluation = _evaluation_of(result)
+            metrics = _with_static(evaluation, static)
+            objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
+            if known is not None:
+                _check_same_scores(metrics, known.metrics)
+            evaluation.save_outcomes(path)
+            outcomes = evaluation.outcomes
+            if known is None:
+                known = ScoredModel(metrics, size_bytes)
+                records.record_baseline(self._study, known)
+                self._log.model_scored(BASELINE, known, list(self._objectives), evaluation.seconds)
+        assert known is not None
+        assert outcomes is not None
+        self._pool.draft_from(outcomes)
+        self._unpruned = metric_values(known.size_bytes, known.metrics)
+        for constraint in self._space.constraints:  # a missing metric is found before any candidate is scored
+            constraint.violation(self._unpruned, self._unpruned)
+
+    def _score_controls(self) -> None:
+        """Score the controls that the study has no scores of. They are no trials: no sampler may learn from them."""
+        num_layers = self._planner.shape.components["thinker"].num_layers
+        for name in self._space.controls:
+            if name in records.read_controls(self._study):
+                continue
+            planned = self._planner.plan(control(name, num_layers))
+            result = self._score_alone(Job(f"control {name}", planned.plan, planned.static_values))
+            try:
+                evaluation = _evaluation_of(result)
+                metrics = _with_static(evaluation, planned.static)
+            except ScoringError as error:  # nothing depends on it; a resumed search tries again
+                logger.warning("control %s is not scored: %s", name, error)
+                continue
+            planned.plan.save(self._folder / name / "plan.json")
+            evaluation.save_outcomes(self._folder / name / OUTCOMES_NAME)
+            scored = ScoredModel(metrics, planned.size_bytes)
+            records.record_control(self._study, name, scored)
+            self._log.model_scored(f"control {name}", scored, list(self._objectives), evaluation.seconds)
+
+    def _score_alone(self, job: Job) -> JobResult:
+        """Score what is no trial, while nothing else is scored."""
+        self._log.begin(str(job.key))
+        self._pool.start(job)
+        return self._pool.wait()[1]
+
+    def _begin_session(self) -> None:
+        """Seed the sampler by the trials so far: a resumed search must not repeat the first one's draws."""
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = make_sampler(self._space, number)
+        records.record_session(self._study, number, self._space.seed, self._space.sampler)
+
+    def _score_trials(self, tracker: Tracker, signals: Signals, num_trials: int, deadline: float) -> None:
+        failures = FailuresInARow()
+        while True:
+            signals.check()
+            self._start_waiting()
+            while self._pool.has_idle and self._num_taken < num_trials and time.monotonic() < deadline:
+                trial = self._study.ask()
+                self._begin(trial)
+                self._finish(tracker, failures, trial.number)
+            if not self._running:
+                return
+            self._log.beat(len(self._running))
+            job, result = self._pool.wait()
+            assert isinstance(job.key, int)
+            trial, planned = self._running[job.key]
+            self._take_result(trial, planned, result)
+            del self._running[trial.number]
+            self._finish(tracker, failures, trial.number)
+            for duplicate in self._settle_waiting(planned.digest):
+                self._finish(tracker, failures, duplicate.number)
+
+    @property
+    def _num_taken(self) -> int:
+        """Trials that are spent: finished or running, without interrupted ones."""
+        counted = sum(trial.status is not TrialStatus.INTERRUPTED for trial in self._trials.values())
+        return counted + len(self._running) + len(self._waiting)
+
+    def _begin(self, trial: Trial) -> None:
+        """Plan the trial. It is settled at once if nothing must be scored for it; else a scorer gets it."""
+        try:
+            planned = self._planner.plan(sample(trial, self._space, self._planner.shape))
+        except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
+            records.record_failure(self._study, trial, f"{type(error).__name__}: {error}")
+            return
+        records.record_plan(trial, planned.plan, planned.digest)
+        broken = self._judge(trial, planned.static_values, is_static=True)
+        if broken:
+            records.record_infeasible(self._study, trial, broken)
+        elif self._is_running(planned):
+            self._waiting.append((trial, planned))
+        elif not self._settle_as_duplicate(trial, planned):
+            self._start(trial, planned)
+
+    def _start(self, trial: Trial, planned: PlannedCandidate) -> None:
+        """Give the trial to an idle scorer."""
+        self._log.begin(f"trial {trial.number}")
+        self._running[trial.number] = (trial, planned)
+        incumbents = self._incumbents() if self._space.racing and self._may_prune(trial) else ()
+        self._pool.start(Job(trial.number, planned.plan, planned.static_values, incumbents))
+
+    def _settle_as_duplicate(self, trial: Trial, planned: PlannedCandidate) -> bool:
+        """Tell the study what is known of an equal plan, at no cost. Whether there is one."""
+        known = self._of_plan.get(planned.digest)
+        if known is None:
+            return False
+        if known.is_scored:
+            self._judge(trial, metric_values(known.size_bytes, known.metrics), is_static=False)
+            scored = ScoredModel(known.metrics, known.size_bytes)
+            values = list(known.values.values())
+            records.record_result(self._study, trial, values, scored, duplicate_of=known.number)
+            return True
+        if not self._may_prune(trial):
+            return False
+        details = {"reason": known.reason, "num_utterances": known.num_utterances}
+        records.record_pruned(self._study, trial, details, duplicate_of=known.number)
+        return True
+
+    def _may_prune(self, trial: Trial) -> bool:
+        """Presets are what others are compared with, so they are scored to the end.
+
+        Optuna's GP ignores pruned trials, so it would draw the same values again.
+        """
+        return not isinstance(self._study.sampler, GPSampler) and not records.is_preset(trial)
+
+    def _take_result(self, trial: Trial, planned: PlannedCandidate, result: JobResult) -> None:
+        """Write the trial's files, then tell the study."""
+        if result.pruned is not None:
+            records.record_pruned(self._study, trial, result.pruned.as_dict())
+            return
+        try:
+            evaluation = _evaluation_of(result)
+            metrics = _with_static(evaluation, planned.static)
+            values = objective_values(self._objectives, planned.size_bytes, metrics)
+            self._judge(trial, metric_values(planned.size_bytes, metrics), is_static=False)
+        except ScoringError as error:
+            records.record_failure(self._study, trial, result.error or f"{type(error).__name__}: {error}")
+            return
+        folder = self._folder / str(trial.number)
+        planned.plan.save(folder / "plan.json")
+        evaluation.save_outcomes(folder / OUTCOMES_NAME)
+        scored = ScoredModel(metrics, planned.size_bytes)
+        records.record_result(self._study, trial, values, scored, seconds=evaluation.seconds)
+
+    def _is_running(self, planned: PlannedCandidate) -> bool:
+        return any(other.digest == planned.digest for _, other in self._running.values())
+
+    def _settle_waiting(self, digest: str) -> list[Trial]:
+        """The trials that waited for the result of an equal plan and are settled by it."""
+        settled = []
+        for trial, planned in list(self._waiting):
+            if planned.digest == digest and self._settle_as_duplicate(trial, planned):
+                self._waiting.remove((trial, planned))
+                settled.append(trial)
+        return settled
+
+    def _start_waiting(self) -> None:
+        """Score trials that waited for a result that didn't settle them, one of each plan."""
+        for trial, planned in list(self._waiting):
+            if self._pool.has_idle and not self._is_running(planned):
+                self._waiting.remove((trial, planned))
+                self._start(trial, planned)
+
+    def _judge(self, trial: Trial, values: Mapping[str, float], *, is_static: bool) -> str:
+        """Tell the study by how much `trial` violates the static constraints, or the others.
+
+        Returns the violated ones in words. A sampler learns from violations, of a pruned trial too.
+        """
+        violated = []
+        for constraint in self._space.constraints:
+            if constraint.is_static == is_static:
+                violation = constraint.violation(values, self._unpruned)
+                trial.set_constraint(constraint.text, violation)
+                if violation > 0:
+                    violated.append(constraint.with_value(values))
+        return "; ".join(violated)
+
+    def _incumbents(self) -> tuple[Incumbent, ...]:
+        """The front as it is."""
+        front = pareto(self._points, self._objectives)
+        members = {point.number for point in front}
+        self._numerators = {number: known for number, known in self._numerators.items() if number in members}
+        incumbents = []
+        for point in front:
+            incumbents.append(Incumbent(point.number, point.values, point.metrics, self._numerators_of(point)))
+        return tuple(incumbents)
+
+    def _numerators_of(self, point: TrialRecord) -> Numerators:
+        """What `point` scored, utterance by utterance, where there are enough of them for a sample to decide."""
+        large = [name for name, metric in point.metrics.items() if (metric.num_samples or 0) >= MIN_POPULATION]
+        if not large:
+            return {}
+        if point.number not in self._numerators:
+            numerators: dict[str, dict[str, int]] = {}
+            try:
+                outcomes = load_outcomes(self._folder / str(point.number) / OUTCOMES_NAME)
+            except (InputError, OSError) as error:
+                logger.warning("candidates are not compared with trial %d by samples: %s", point.number, error)
+                outcomes = {}
+            for metric, listed in outcomes.items():
+                numerators[metric] = {outcome.id: outcome.counts.numerator for outcome in listed}
+            self._numerators[point.number] = numerators
+        return self._numerators[point.number]
+
+    def _finish(self, tracker: Tracker, failures: FailuresInARow, number: int) -> None:
+        """Report a trial that has ended: to MLflow and to the log."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        if not frozen.state.is_finished():
+            return
+        trial = self._note(frozen)
+        self._track(tracker, trial)
+        counted = [each for each in self._trials.values() if each.status is not TrialStatus.INTERRUPTED]
+        seconds = [each.seconds for each in counted if each.seconds]
+        best = best_so_far(self._points, self._objectives)
+        self._log.trial_finished(trial_line(trial, list(self._objectives)), len(counted), best, seconds)
+        failures.note(trial.reason if trial.status is TrialStatus.FAILED else None)
+
+    @property
+    def _points(self) -> list[TrialRecord]:
+        return [trial for trial in self._of_plan.values() if trial.is_scored]
+
+    def _note(self, frozen: FrozenTrial) -> TrialRecord:
+        """Remember a finished trial."""
+        trial = records.read_trial(frozen, list(self._objectives))
+        self._trials[trial.number] = trial
+        known = self._of_plan.get(trial.plan_digest)
+        if (trial.is_scored and (known is None or not known.is_scored)) or (
+            trial.status is TrialStatus.PRUNED and known is None
+        ):
+            self._of_plan[trial.plan_digest] = trial
+        return trial
+
+    def _track(self, tracker: Tracker, trial: TrialRecord) -> None:
+        tracker.log_trial(trial, self._folder / str(trial.number))
+
+    def _recover(self, spared: list[int] | tuple[()]) -> None:
+        """Read what is finished. Trials that were interrupted are tried again; a stored result is kept.
+
+        Safe because one process leads a study: what is running has no owner any more.
+
+        Args:
+            spared: trials whose process ends by itself, which is no fault of theirs.
+        """
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            result = records.stored_result(frozen)
+            if result is None:
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+            else:  # killed between the result and the state
+                values = objective_values(self._objectives, result.size_bytes, result.metrics)
+                self._study.tell(frozen.number, list(values))
+        for number in records.enqueue_retries(self._study, spared):
+            logger.info("trial %d was interrupted; its values will be tried again", number)
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state.is_finished():
+                self._note(frozen)
+
+
+def _evaluation_of(result: JobResult) -> Evaluation:
+    """The evaluation; `ScoringError` with the reason where there is none."""
+    if result.evaluation is None:
+        raise ScoringError(result.error or "nothing was scored")
+    return result.evaluation
+
+
+def _with_static(evaluation: Evaluation, static: Mapping[str, Metric]) -> dict[str, Metric]:
+    """All metrics of a candidate: static ones before the timed ones, as they have always been stored."""
+    metrics = evaluation.metrics()
+    timed = {name: metrics.pop(name) for name in evaluation.costs}
+    return {**metrics, **static, **timed}
+
+
+def _check_same_scores(metrics: Mapping[str, Metric], known: Mapping[str, Metric]) -> None:
+    """Raise `InputError` if a score of the baseline lies outside the interval that was measured before."""
+    for name, before in known.items():
+        now = metrics.get(name)
+        if before.denominator is None or now is None:  # not a rate: times differ from run to run
+            continue
+        if not before.low <= now.value <= before.high:
+            raise InputError(
+                f"{name} is {now.value:.2%} now, it was {before.value:.2%} [{before.low:.2%}, {before.high:.2%}]",
+                where=BASELINE,
+                fix="resume with the same versions, type and kind of device",
+            )

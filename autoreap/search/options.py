@@ -1,0 +1,32 @@
+"""What may be said of a search beside its space."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoreap.search.storage import DEFAULT_ROOT
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the command line may say beside the space; None leaves it to the space.
+
+    Attributes:
+        root: the folder of all studies.
+        workers: how many Ray actors score candidates; 1 scores in this process.
+        allow_other_code: resume a study that another version of this package has begun.
+        confirm: score the front on the report split at the end.
+    """
+
+    model: str = "tiny"
+    study: str | None = None
+    trials: int | None = None
+    hours: float | None = None
+    storage: str | None = None
+    seed: int | None = None
+    root: Path = DEFAULT_ROOT
+    tracking_uri: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    workers: int = 1
+    allow_other_code: bool = False
+    confirm: bool = True

@@ -1,0 +1,502 @@
+"""What a study stores, and how it is read again. No other module touches Optuna's user attributes.
+
+A trial's result is stored before its state, so a kill between the two loses nothing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autoreap.errors import InputError
+from autoreap.outcomes import OUTCOMES_NAME
+from autoreap.plan import PruningPlan, plan_from_dict
+from autoreap.scores import Difference, Metric, metrics_as_dict, metrics_from_dict
+
+FORMAT = 2  # of what is stored here; 0.3 and before wrote none
+_FORMAT = "autoreap.format"
+_RESULT = "autoreap.result"
+_PRUNED = "autoreap.pruned"
+_INFEASIBLE = "autoreap.infeasible"
+_ERROR = "autoreap.error"
+_PLAN, _DIGEST = "autoreap.plan", "autoreap.plan_digest"
+_PRESET, _RETRY_OF, _DEATHS = "preset", "retry_of", "deaths"
+_OBJECTIVES, _CONSTRAINTS, _BASELINE, _CONTROLS = "objectives", "constraints", "baseline", "controls"
+_HELD_OUT, _SCORING, _SESSIONS = "held_out", "scoring", "sessions"
+MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
+
+
+class TrialStatus(StrEnum):
+    """What became of a trial. A duplicate has the plan of an earlier trial, so nothing had to be scored."""
+
+    SCORED = "scored"
+    DUPLICATE = "duplicate"
+    INFEASIBLE = "infeasible"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """The unpruned model, or a control: metrics and size."""
+
+    metrics: Mapping[str, Metric]
+    size_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"metrics": metrics_as_dict(self.metrics), "size_bytes": self.size_bytes}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        origin: the preset that it tries, or `sampled`.
+        distributions: what each parameter was sampled from.
+        values: the objectives by name; empty where it was not scored.
+        metrics: every score with its interval; empty where it was not scored.
+        violations: constraint -> how far the trial is beyond the bound, as a share of it; only broken ones.
+        seconds: what scoring took; 0 for a duplicate.
+        reason: why it was not scored; None where it was.
+        num_scored, num_utterances: of a pruned trial, the utterances scored and those there were.
+        retry_of: the interrupted trial whose parameters this one tries again.
+    """
+
+    number: int
+    status: TrialStatus
+    origin: str
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    size_bytes: int = 0
+    plan_digest: str = ""
+    violations: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str | None = None
+    duplicate_of: int | None = None
+    num_scored: int = 0
+    num_utterances: int = 0
+    retry_of: int | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    stored_plan: Mapping[str, Any] | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it has values: its own, or those of an equal plan."""
+        return self.status in (TrialStatus.SCORED, TrialStatus.DUPLICATE)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.status not in (TrialStatus.RUNNING, TrialStatus.WAITING)
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """From start to end; None where it has not ended, or was interrupted at an unknown time."""
+        if self.started is None or self.ended is None or self.status is TrialStatus.INTERRUPTED:
+            return None
+        return (self.ended - self.started).total_seconds()
+
+    @cached_property
+    def plan(self) -> PruningPlan | None:
+        """The exact edit; None where the trial ended before it had one."""
+        return None if self.stored_plan is None else plan_from_dict(self.stored_plan, where=f"trial {self.number}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `pareto --json` prints it."""
+        document = {
+            "trial": self.number,
+            "params": self.params,
+            "metrics": metrics_as_dict(self.metrics),
+            "size_bytes": self.size_bytes,
+        }
+        if self.violations:
+            document["broken"] = self.violations
+        return document
+
+
+@dataclass(frozen=True)
+class HeldOutTrial:
+    """One member of the front on the report split.
+
+    Attributes:
+        against_baseline: by metric, the difference to the unpruned model, paired over the utterances.
+        tied_with: members without a significant difference in any objective.
+    """
+
+    metrics: Mapping[str, Metric]
+    against_baseline: Mapping[str, Difference]
+    tied_with: Sequence[int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        differences = {name: difference.as_dict() for name, difference in self.against_baseline.items()}
+        metrics = metrics_as_dict(self.metrics)
+        return {"metrics": metrics, "against_baseline": differences, "tied_with": list(self.tied_with)}
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """The front and the unpruned model on the report split, which the search has never seen.
+
+    Attributes:
+        digest: of the split's rows, media and prompts.
+        missing: objectives that the report split does not measure.
+    """
+
+    digest: str
+    baseline: Mapping[str, Metric]
+    trials: Mapping[int, HeldOutTrial]
+    missing: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; docs/files.md describes the keys."""
+        return {
+            "split": "report",
+            "evals": self.digest,
+            "baseline": {"metrics": metrics_as_dict(self.baseline)},
+            "trials": {str(number): trial.as_dict() for number, trial in self.trials.items()},
+            "missing": list(self.missing),
+        }
+
+
+@dataclass(frozen=True)
+class ScoringSetup:
+    """How a study's trials were scored: evals file, batch size, device and type."""
+
+    evals: str
+    batch_size: int
+    where: str
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as it is now."""
+
+    name: str
+    objectives: Mapping[str, str]
+    constraints: Sequence[str]
+    baseline: ScoredModel
+    controls: Mapping[str, ScoredModel]
+    trials: Sequence[TrialRecord]
+    held_out: HeldOutScores | None
+    scoring: ScoringSetup | None
+    first_trials: Sequence[int]
+    model_fingerprint: str
+    evals_digest: str
+
+    @cached_property
+    def points(self) -> list[TrialRecord]:
+        """The trials with values, duplicates among them, in order."""
+        return [trial for trial in self.trials if trial.is_scored]
+
+    def trial(self, number: int) -> TrialRecord:
+        """Trial `number`; `InputError` if there is none."""
+        for trial in self.trials:
+            if trial.number == number:
+                return trial
+        fix = f"`autoreap show {self.name}` lists them"
+        raise InputError(f"has no trial {number}", where=f"study {self.name}", fix=fix)
+
+    def scored_trial(self, number: int) -> TrialRecord:
+        """Trial `number`; `InputError` if there is none, or if it was not scored."""
+        trial = self.trial(number)
+        if trial.is_scored:
+            return trial
+        fix = f"`autoreap pareto {self.name}` lists the best of those that were"
+        reason = trial.reason or trial.status
+        raise InputError(f"trial {number} was not scored: {reason}", where=f"study {self.name}", fix=fix)
+
+    def plan(self, number: int) -> PruningPlan:
+        """The exact plan that trial `number` scored; raises as `scored_trial` does."""
+        plan = self.scored_trial(number).plan
+        assert plan is not None  # it is stored before anything is scored
+        return plan
+
+    def outcomes_path(self, number: int | None, root: Path) -> Path:
+        """Where the outcomes of trial `number` are, or of the one whose plan it repeats; None: of the baseline.
+
+        Raises:
+            InputError: there is no such trial, or it was not scored.
+        """
+        folder = trials_folder(self.name, root)
+        if number is None:
+            return folder / "baseline" / OUTCOMES_NAME
+        trial = self.scored_trial(number)
+        scored = number if trial.duplicate_of is None else trial.duplicate_of
+        return folder / str(scored) / OUTCOMES_NAME
+
+
+def trials_folder(study: str, root: Path) -> Path:
+    """Where the files of each trial of `study` are, in a folder of its number; those of the baseline in `baseline`."""
+    return root / "trials" / study
+
+
+def read_study(study: optuna.Study) -> StudyRecord:
+    """All that `study` holds; `InputError` if it is not one of this version, or has no baseline yet."""
+    stored = study.user_attrs
+    check_format(study)
+    if _BASELINE not in stored:
+        problem = "has no baseline yet: its search ended before the unpruned model was scored"
+        raise InputError(problem, where=f"study {study.study_name}", fix="resume it with the same `autoreap search`")
+    objectives: dict[str, str] = stored[_OBJECTIVES]
+    trials = [read_trial(trial, list(objectives)) for trial in study.get_trials(deepcopy=False)]
+    controls = {name: _scored_model(control) for name, control in stored.get(_CONTROLS, {}).items()}
+    return StudyRecord(
+        name=study.study_name,
+        objectives=objectives,
+        constraints=stored.get(_CONSTRAINTS, []),
+        baseline=_scored_model(stored[_BASELINE]),
+        controls=controls,
+        trials=trials,
+        held_out=read_held_out(study),
+        scoring=ScoringSetup(**stored[_SCORING]) if _SCORING in stored else None,
+        first_trials=[session["first_trial"] for session in stored.get(_SESSIONS, [])],
+        model_fingerprint=stored.get("model", ""),
+        evals_digest=stored.get("evals", ""),
+    )
+
+
+def check_format(study: optuna.Study) -> None:
+    """Raise `InputError` unless `study` was written by `autoreap search` of this version's format."""
+    where = f"study {study.study_name}"
+    if _OBJECTIVES not in study.user_attrs:
+        problem = "is not an autoreap study: it records no objectives"
+        raise InputError(problem, where=where, fix="name a study of `autoreap search`")
+    if study.user_attrs.get(_FORMAT) != FORMAT:
+        problem = (
+            f"was written by another version of autoreap (format {study.user_attrs.get(_FORMAT, 1)}, not {FORMAT})"
+        )
+        raise InputError(problem, where=where, fix="open it with that version, or start another study with --study")
+
+
+def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
+    """What is known of one trial. Its state decides: an attribute may have been set just before a kill."""
+    stored = trial.user_attrs
+    status, reason, details = _status_of(trial)
+    values = {}
+    if trial.state == TrialState.COMPLETE:
+        values = dict(zip(objectives, trial.values, strict=True))
+    return TrialRecord(
+        number=trial.number,
+        status=status,
+        origin=stored.get(_PRESET, "sampled"),
+        params=trial.params,
+        distributions=trial.distributions,
+        values=values,
+        metrics=metrics_from_dict(details.get("metrics", {})),
+        size_bytes=details.get("size_bytes", 0),
+        plan_digest=stored.get(_DIGEST, ""),
+        violations={text: violation for text, violation in trial.constraints.items() if violation > 0},
+        seconds=details.get("seconds", 0.0),
+        reason=reason,
+        duplicate_of=details.get("duplicate_of"),
+        num_scored=details.get("num_scored", 0),
+        num_utterances=details.get("num_utterances", 0),
+        retry_of=stored.get(_RETRY_OF),
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+        stored_plan=stored.get(_PLAN),
+    )
+
+
+def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str, Any]]:
+    """Status, reason, and the stored details of that end."""
+    stored = trial.user_attrs
+    if trial.state == TrialState.COMPLETE:
+        result = stored[_RESULT]
+        is_duplicate = result.get("duplicate_of") is not None
+        return (TrialStatus.DUPLICATE if is_duplicate else TrialStatus.SCORED), None, result
+    if trial.state == TrialState.PRUNED:
+        if _INFEASIBLE in stored:
+            return TrialStatus.INFEASIBLE, stored[_INFEASIBLE], {}
+        pruned = stored[_PRUNED]
+        return TrialStatus.PRUNED, pruned["reason"], pruned
+    if trial.state == TrialState.FAIL:
+        if _ERROR in stored:
+            return TrialStatus.FAILED, stored[_ERROR], {}
+        return TrialStatus.INTERRUPTED, None, {}
+    return (TrialStatus.RUNNING if trial.state == TrialState.RUNNING else TrialStatus.WAITING), None, {}
+
+
+def read_baseline(study: optuna.Study) -> ScoredModel | None:
+    """The unpruned model's scores, where they are known."""
+    stored = study.user_attrs.get(_BASELINE)
+    return None if stored is None else _scored_model(stored)
+
+
+def read_controls(study: optuna.Study) -> dict[str, ScoredModel]:
+    """The controls that are scored, by name."""
+    return {name: _scored_model(stored) for name, stored in study.user_attrs.get(_CONTROLS, {}).items()}
+
+
+def read_held_out(study: optuna.Study) -> HeldOutScores | None:
+    """What the report split says of the front, where it was scored."""
+    stored = study.user_attrs.get(_HELD_OUT)
+    if stored is None:
+        return None
+    trials = {}
+    for number, trial in stored["trials"].items():
+        differences = {name: Difference(**values) for name, values in trial["against_baseline"].items()}
+        trials[int(number)] = HeldOutTrial(metrics_from_dict(trial["metrics"]), differences, trial["tied_with"])
+    baseline = metrics_from_dict(stored["baseline"]["metrics"])
+    return HeldOutScores(stored["evals"], baseline, trials, stored["missing"])
+
+
+def _scored_model(stored: Mapping[str, Any]) -> ScoredModel:
+    return ScoredModel(metrics_from_dict(stored["metrics"]), stored["size_bytes"])
+
+
+# Written by the leader.
+
+
+def record_plan(trial: Trial, plan: PruningPlan, digest: str) -> None:
+    """The exact edit that the trial stands for, with its digest beside it."""
+    trial.set_user_attr(_PLAN, plan.as_dict())
+    trial.set_user_attr(_DIGEST, digest)
+
+
+def record_result(
+    study: optuna.Study,
+    trial: Trial,
+    values: Sequence[float],
+    scored: ScoredModel,
+    *,
+    seconds: float = 0.0,
+    duplicate_of: int | None = None,
+) -> None:
+    """The trial is scored, or its plan is that of the scored trial `duplicate_of`."""
+    result: dict[str, Any] = {**scored.as_dict(), "seconds": seconds}
+    if duplicate_of is not None:
+        result["duplicate_of"] = duplicate_of
+    trial.set_user_attr(_RESULT, result)
+    study.tell(trial, list(values))
+
+
+def record_pruned(
+    study: optuna.Study, trial: Trial, details: Mapping[str, Any], *, duplicate_of: int | None = None
+) -> None:
+    """The trial was stopped, or its plan is that of the stopped trial `duplicate_of`.
+
+    Without values: what was counted so far is a bound, which must not rank among scores.
+    """
+    stored = {**details}
+    if duplicate_of is not None:
+        stored |= {"duplicate_of": duplicate_of, "seconds": 0.0, "num_scored": 0}
+    trial.set_user_attr(_PRUNED, stored)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+def record_infeasible(study: optuna.Study, trial: Trial, reason: str) -> None:
+    """The trial breaks a constraint that follows from its plan alone, so it is not scored."""
+    trial.set_user_attr(_INFEASIBLE, reason)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+def record_failure(study: optuna.Study, trial: Trial, reason: str) -> None:
+    """The trial failed; `reason` is `Kind: message`."""
+    trial.set_user_attr(_ERROR, reason)
+    study.tell(trial, state=TrialState.FAIL)
+
+
+def record_baseline(study: optuna.Study, scored: ScoredModel) -> None:
+    """The unpruned model's scores."""
+    study.set_user_attr(_BASELINE, scored.as_dict())
+
+
+def record_control(study: optuna.Study, name: str, scored: ScoredModel) -> None:
+    """The scores of a control."""
+    study.set_user_attr(_CONTROLS, {**study.user_attrs.get(_CONTROLS, {}), name: scored.as_dict()})
+
+
+def record_held_out(study: optuna.Study, scores: HeldOutScores) -> None:
+    """What the report split says of the front."""
+    study.set_user_attr(_HELD_OUT, scores.as_dict())
+
+
+def record_scoring(study: optuna.Study, setup: ScoringSetup) -> None:
+    """How the trials are scored."""
+    study.set_user_attr(_SCORING, asdict(setup))
+
+
+def record_session(study: optuna.Study, first_trial: int, seed: int, sampler: str) -> None:
+    """A run of the search begins; with the same record the same values are drawn."""
+    stored = study.user_attrs
+    session = {"first_trial": first_trial, "seed": seed, "sampler": sampler, "code": stored.get("code")}
+    study.set_user_attr(_SESSIONS, [*stored.get(_SESSIONS, []), session])
+
+
+def record_identity(study: optuna.Study, facts: Mapping[str, Any]) -> None:
+    """What all runs of the study share."""
+    study.set_user_attr(_FORMAT, FORMAT)
+    for name, value in facts.items():
+        study.set_user_attr(name, value)
+
+
+def read_identity(study: optuna.Study) -> dict[str, Any] | None:
+    """What all runs of the study share; None where no search has begun yet."""
+    stored = study.user_attrs
+    if _OBJECTIVES not in stored:
+        return None
+    return {_CONSTRAINTS: [], **stored}
+
+
+def enqueue_preset(study: optuna.Study, name: str, params: Mapping[str, Any]) -> None:
+    """Have the preset `name` tried, once."""
+    study.enqueue_trial(dict(params), user_attrs={_PRESET: name}, skip_if_exists=True)
+
+
+def is_preset(trial: Trial) -> bool:
+    """Whether the trial tries a preset."""
+    return _PRESET in trial.user_attrs
+
+
+def stored_result(trial: FrozenTrial) -> ScoredModel | None:
+    """The scores of a trial that a kill left between its result and its state."""
+    stored = trial.user_attrs.get(_RESULT)
+    return None if stored is None else _scored_model(stored)
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether it failed without a reason: a kill or a signal ended it."""
+    return trial.state == TrialState.FAIL and _ERROR not in trial.user_attrs
+
+
+def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[int]:
+    """Have the parameters of each interrupted trial tried again, once; the numbers of these trials.
+
+    Which of them have been tried again is read from the study, so a kill at any moment neither loses nor doubles one.
+
+    Args:
+        spared: trials whose process ended by itself, which is no fault of theirs.
+    """
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get(_RETRY_OF) for trial in trials}
+    enqueued = []
+    for trial in trials:
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if not is_interrupted(trial) or trial.number in retried or not params:
+            continue
+        deaths = trial.user_attrs.get(_DEATHS, 0) + (trial.number not in spared)
+        if deaths >= MAX_DEATHS:
+            continue
+        attributes = {_RETRY_OF: trial.number, _DEATHS: deaths}
+        if _PRESET in trial.user_attrs:
+            attributes[_PRESET] = trial.user_attrs[_PRESET]
+        study.enqueue_trial(params, user_attrs=attributes)
+        enqueued.append(trial.number)
+    return enqueued

@@ -1,0 +1,267 @@
+"""The main job: from a file of a space to a verified checkpoint."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+
+from autoreap.calibrate import Options as CalibrationOptions
+from autoreap.calibration.measure import measure_saliency, read_calibration
+from autoreap.config.space import SpaceConfig, load_space
+from autoreap.constraints import check_measured
+from autoreap.data.eval_set import Evals, open_evals
+from autoreap.described import Described, default_device, describe, load, release
+from autoreap.errors import InputError
+from autoreap.evaluate import Evaluator
+from autoreap.saliency import Saliency
+from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
+from autoreap.search.failures import RepeatedFailureError
+from autoreap.search.front import front_of
+from autoreap.search.held_out import HeldOutScorer, answerable, is_scored
+from autoreap.search.leader import Leader
+from autoreap.search.options import SearchOptions
+from autoreap.search.records import (
+    ScoringSetup,
+    StudyRecord,
+    TrialRecord,
+    read_baseline,
+    read_study,
+    record_scoring,
+    trials_folder,
+)
+from autoreap.search.sampling import check_space, check_vision
+from autoreap.search.scorers import LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
+from autoreap.search.search_log import SearchLog
+from autoreap.search.selection import select
+from autoreap.search.shipping import Shipped, ship
+from autoreap.search.signals import Interrupted, Signals
+from autoreap.search.storage import (
+    STORAGE_ERRORS,
+    default_storage,
+    leading,
+    open_storage,
+    storage_errors_in_one_line,
+)
+from autoreap.search.study import Identity, check_stored_study, code_digest, open_or_create_study
+from autoreap.search.tracking import Tracker, study_facts
+
+logger = logging.getLogger(__name__)
+
+Draw = Callable[[StudyRecord, Path, Path], list[Path]]  # a study, the folder for pictures, the root: the files drawn
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves behind: the study, its pictures, and the checkpoint if the space asked for one."""
+
+    study: StudyRecord
+    front: Sequence[TrialRecord]
+    drawn: Sequence[Path]
+    shipped: Shipped | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a search: what it was given, checked and opened."""
+
+    space: SpaceConfig
+    evals: Evals
+    described: Described
+    options: SearchOptions
+    name: str
+    storage: str
+    signals: Signals
+    draw: Draw
+
+    @property
+    def folder(self) -> Path:
+        return trials_folder(self.name, self.options.root)
+
+
+def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult:
+    """Calibrate once, search, score the front on the report split, `draw` it, and ship the selected candidate.
+
+    Raises:
+        InputError: the space can't be searched on this model, or not by this study.
+        RepeatedFailureError: trials fail one after the other.
+        Interrupted: a signal came. The same call resumes, after a failure too.
+    """
+    started = time.monotonic()
+    space = load_space(space_path)
+    if options.seed is not None:
+        space = replace(space, seed=options.seed)
+    evals = open_evals(space.evals)
+    described = describe(options.model)
+    _check(space, evals, described, options)
+    name = options.study or f"{space.name}-{Path(options.model).name}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
+    hours = options.hours or space.hours
+    deadline = started + hours * 3600 if hours is not None else float("inf")
+    storage = options.storage or default_storage(options.root)
+    with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line():
+        run = _Run(space, evals, described, options, name, storage, signals, draw)
+        tracker, study, error = _score_candidates(run, deadline)
+        release()  # of the searched model; the checkpoint that ships needs its place
+        if error is not None:
+            if read_baseline(study) is not None:
+                _draw(study, run, tracker, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+            raise error
+        return _finalise(study, run, tracker)
+
+
+def _check(space: SpaceConfig, evals: Evals, described: Described, options: SearchOptions) -> None:
+    """All that can be known of a search before a model is loaded; raises `InputError`."""
+    check_objectives(space.objectives, evals.search, where=f"{space.path}: objectives")
+    directions = measured_metrics(evals.search, space.needs)
+    check_measured(space.constraints, directions, where=f"{space.path}: constraints")
+    check_device(space.needs, space.path, on_accelerator="cpu" not in (options.device, default_device()))
+    evals.check_splits_apart()
+    check_space(space, described.shape)
+    check_vision(space, evals.search)
+
+
+def _score_candidates(
+    run: _Run, deadline: float
+) -> tuple[Tracker, optuna.Study, Interrupted | RepeatedFailureError | None]:
+    """Calibrate and score until the budget is spent; what ended it early is returned, not raised."""
+    space, options = run.space, run.options
+    storage = open_storage(run.storage)
+    facts = {
+        "model": run.described.checkpoint.fingerprint,
+        "evals": run.evals.search.digest,
+        "code": code_digest(),
+    }
+    identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
+    check_stored_study(space, storage, run.name, identity)
+    tracker = Tracker(options.root, run.name, tracking_uri=options.tracking_uri)
+    log: SearchLog | None = None
+
+    def on_outcome() -> None:
+        """Each answer is counted, and is where a signal can end a long trial."""
+        run.signals.check()
+        if log is not None:
+            log.count_answer()
+
+    saliency, pool = _prepare(run, on_outcome)
+    try:
+        identity = replace(identity, facts={**facts, "saliency": saliency.digest()})
+        study = open_or_create_study(space, storage, run.name, identity)
+        record_scoring(study, ScoringSetup(str(run.evals.path.resolve()), pool.batch_size, pool.where))
+        tracker.log_study(study_facts(space, run.described, run.evals.search, saliency))
+        num_trials = options.trials or space.trials
+        log = SearchLog(num_trials, deadline, pool.num_answers)
+        leader = Leader(space, study, Planner(run.described, saliency), pool, run.folder, log)
+        with run.signals.deferred():
+            leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
+    except (Interrupted, RepeatedFailureError) as error:
+        return tracker, study, error
+    finally:
+        pool.close()
+    return tracker, study, None
+
+
+def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, ScorerPool]:
+    """Load the model, calibrate or take a known measurement, and start the scorers."""
+    space, options, check = run.space, run.options, run.signals.check
+    searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
+    components = ["thinker", "talker"] if searches_talker else ["thinker"]
+    data = read_calibration(space.calibration)
+    loaded = load(run.described, speech=searches_talker, device=options.device, dtype=options.dtype)
+    measuring = CalibrationOptions.of(space.calibration)
+    saliency = measure_saliency(loaded, data, components, options=measuring, cache=options.root / "saliency")
+    setup = ScorerSetup(
+        model=options.model,
+        evals=run.evals.path.resolve(),
+        objectives=space.objectives,
+        metrics=space.needs,
+        batch_size=space.batch_size,
+        device=options.device,
+        dtype=options.dtype,
+    )
+    if options.workers == 1:
+        return saliency, LocalPool(make_scorer(loaded, setup, run.evals.search, check), on_outcome)
+    del loaded
+    release()  # the actors load it again, on this device or on others
+    return saliency, RayPool(setup, options.workers, check)
+
+
+def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
+    """What comes after the last trial: held-out scores, pictures, and the checkpoint."""
+    if run.options.confirm and run.space.confirm:
+        try:
+            _score_held_out(study, run)
+        except Interrupted:
+            _draw(study, run, tracker, "KILLED")
+            raise
+        release()
+    record, front, drawn = _draw(study, run, tracker, "FINISHED")
+    shipped = None
+    if run.space.materialise is not None:
+        try:
+            select(record, run.space.materialise)
+        except InputError as error:  # a night that found nothing useful has still found its front
+            logger.warning("no checkpoint is written: %s", error)
+        else:
+            shipped = ship(record, run.space.materialise, run.described, run.options.root)
+    return SearchResult(record, front, drawn, shipped)
+
+
+def _score_held_out(study: optuna.Study, run: _Run) -> None:
+    """Score the front and the baseline on the report split, unless that was done before.
+
+    A failure leaves the study as it was: what the search has found does not depend on it.
+
+    Raises:
+        Interrupted: a signal came; the next call goes on from there.
+        one of `STORAGE_ERRORS`: the study can't be read or written.
+    """
+    try:
+        record = read_study(study)
+        front = front_of(record)
+        if not front or not run.evals.report.tasks:
+            reason = "the evals have no report split" if front else "the front is empty"
+            logger.info("nothing is scored on the report split: %s", reason)
+            return
+        digest = run.evals.report.digest
+        if is_scored(record, front, digest):
+            return
+        loaded = load(run.described, device=run.options.device, dtype=run.options.dtype)
+        evals = answerable(run.evals.report, [record.plan(point.number) for point in front])
+        evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
+        logger.info(
+            "scoring the baseline and the front (%d) on the report split, %d answers each; "
+            "--hours does not end this, --no-confirm leaves it out",
+            len(front),
+            evaluator.num_answers,
+        )
+        with run.signals.deferred():
+            HeldOutScorer(study, evaluator, digest, run.folder, run.signals.check).run(record, front)
+    except STORAGE_ERRORS:
+        raise
+    except Exception as error:  # the search is complete without it; the reason is shown
+        logger.warning(
+            "the front is not scored on the report split, the same command tries again: %s: %s",
+            type(error).__name__,
+            error,
+        )
+
+
+def _draw(
+    study: optuna.Study, run: _Run, tracker: Tracker, status: str
+) -> tuple[StudyRecord, Sequence[TrialRecord], Sequence[Path]]:
+    """The study as it is, its front, and the pictures and reports of it, which MLflow takes too."""
+    record = read_study(study)
+    front = front_of(record)
+    drawn: list[Path] = []
+    if front:
+        drawn = run.draw(record, run.folder, run.options.root)
+        logger.info("front of %d: %s", len(front), ", ".join(map(str, drawn)))
+    if record.held_out is not None:
+        tracker.log_held_out(record.held_out)
+    tracker.close([point.number for point in front], drawn, status=status)
+    return record, front, drawn

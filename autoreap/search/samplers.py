@@ -1,0 +1,83 @@
+"""Which of Optuna's samplers a space asks for, and whether it can do what the space needs."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+
+from autoreap.config.space import SAMPLERS, SpaceConfig
+from autoreap.errors import InputError
+
+# What Optuna's annotations call the values that a YAML file can give.
+_PLAIN_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
+_MULTIVARIATE = "TPESampler"
+
+
+def make_sampler(space: SpaceConfig, num_trials: int) -> BaseSampler:
+    """Seeded by the base seed and the trials so far: a resumed search must not repeat the first one's draws.
+
+    Raises:
+        InputError: there is no such sampler, an argument is none of its, or it can't do what the space needs.
+    """
+    made = _sampler_class(space)
+    _check_arguments(space, made)
+    if space.sampler == "CmaEsSampler" and (len(space.objectives) > 1 or space.constraints):
+        needs = "several objectives" if len(space.objectives) > 1 else "constraints"
+        raise _refused(space, f"{space.sampler} can't do {needs}", "use tpe, nsgaii, nsgaiii or gp")
+    seed = int(np.random.SeedSequence([space.seed, num_trials]).generate_state(1)[0])
+    try:
+        return made(**_arguments(space), seed=seed)  # type: ignore[call-arg]
+    except (TypeError, ValueError, ImportError) as error:
+        raise _refused(
+            space, f"{space.sampler} refuses: {' '.join(str(error).split())}", "change its arguments"
+        ) from None
+
+
+def _sampler_class(space: SpaceConfig) -> type[BaseSampler]:
+    found = getattr(optuna.samplers, space.sampler, None)
+    if not (inspect.isclass(found) and issubclass(found, BaseSampler) and not inspect.isabstract(found)):
+        raise _refused(space, f"optuna.samplers has no {space.sampler}", f"use one of {', '.join(SAMPLERS)}")
+    if found is optuna.samplers.BruteForceSampler:
+        raise _refused(space, f"{space.sampler} ends a study by itself", "use random")
+    return found
+
+
+def _check_arguments(space: SpaceConfig, made: type[BaseSampler]) -> None:
+    """Every argument is the sampler's own, of a type it takes; all that it needs are there."""
+    signature = inspect.signature(made).parameters
+    plain = {name: types for name, each in signature.items() if (types := _types(each.annotation)) and name != "seed"}
+    for name, value in space.sampler_arguments.items():
+        if name not in plain:
+            raise _refused(space, f"{space.sampler} takes no {name!r}", f"known: {', '.join(plain)}")
+        fits = [kind for kind in plain[name] if isinstance(value, kind) and (kind is bool) == isinstance(value, bool)]
+        if not fits:
+            raise _refused(space, f"{name} must be {signature[name].annotation}, got {value!r}", "change it")
+    for name, parameter in signature.items():
+        if parameter.default is parameter.empty and name not in space.sampler_arguments:
+            raise _refused(space, f"{space.sampler} needs {name}, which a file can't give", "use another sampler")
+
+
+def _types(annotation: str) -> tuple[Any, ...]:
+    """The types of an annotation such as `int | None`; none if it takes what is not plain."""
+    parts = [part.strip() for part in str(annotation).split("|")]
+    return tuple(_PLAIN_TYPES[part] for part in parts) if set(parts) <= set(_PLAIN_TYPES) else ()
+
+
+def _arguments(space: SpaceConfig) -> Mapping[str, Any]:
+    """What the sampler is made with.
+
+    A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
+    groups, or the conditional ones are drawn at random.
+    """
+    given = space.sampler_arguments
+    together = given.get("multivariate", len(space.objectives) == 1)
+    if space.sampler == _MULTIVARIATE and space.conditions and together:
+        return {"multivariate": True, "group": True, **given}
+    return given
+
+
+def _refused(space: SpaceConfig, problem: str, fix: str) -> InputError:
+    return InputError(problem, where=f"{space.path}: sampler", fix=fix)

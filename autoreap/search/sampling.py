@@ -1,0 +1,225 @@
+"""Which candidates are tried: what a sampler draws from a space, and the presets before it."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.trial import Trial
+
+from autoreap.calibrate import MAX_SPAN
+from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
+from autoreap.config.parameters import Parameter, Range, can_be
+from autoreap.config.space import SpaceConfig
+from autoreap.data.eval_set import EvalSet
+from autoreap.errors import InputError
+from autoreap.plan import COMPONENTS, ModelShape, no_vision
+from autoreap.planning import edges, pinned_layers
+from autoreap.search.records import enqueue_preset
+from autoreap.search.samplers import make_sampler
+
+logger = logging.getLogger(__name__)
+
+_RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
+
+
+def check_space(space: SpaceConfig, shape: ModelShape) -> None:
+    """Raise `InputError` if `space` can't be searched on a model of `shape`: each trial would fail, or one in many."""
+    make_sampler(space, 0)
+    if shape.components["thinker"].is_dense:
+        _check_dense(space)
+    if not shape.has_vision and isinstance(space.parameters.get("strip_vision"), tuple):
+        raise no_vision(f"{space.path}: parameters.strip_vision")  # a choice that would only repeat plans
+    _check_experts(space, shape)
+    _check_cuts(space, shape)
+
+
+def _check_dense(space: SpaceConfig) -> None:
+    """Nothing of `space` may be about the experts of a thinker that has none: what ranks them only repeats plans."""
+    found = [f"parameters.{name}" for name, spec in space.parameters.items() if _is_about_experts(name, spec)]
+    found += ["controls"] * bool(space.controls)
+    if found:
+        raise InputError(
+            "the thinker is dense, it has no experts to choose from",
+            where=f"{space.path}: {', '.join(found)}",
+            fix=f"remove {'them' if len(found) > 1 else 'it'}, and search layers_cut alone",
+        )
+
+
+def _is_about_experts(name: str, spec: Any) -> bool:
+    """Whether a parameter makes a candidate choose among experts of the thinker."""
+    if name == "retention":
+        return _least(spec) < 1
+    return name == "experts" or (name in _RANKING and isinstance(spec, Range | tuple))
+
+
+def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
+    for name, spec in space.parameters.items():
+        component = component_of(name)
+        decoder = shape.components.get(component)
+        if decoder is None:
+            raise InputError(
+                f"this model has no {component}", where=f"{space.path}: parameters.{name}", fix="remove it"
+            )
+        low, high = decoder.top_k, decoder.num_experts
+        is_fraction = name in FRACTION_OF_COUNT.values()
+        if decoder.is_dense and (name in FRACTION_OF_COUNT or (is_fraction and _least(spec) < 1)):
+            raise InputError(
+                f"the {component} is dense, it has no experts to choose from",
+                where=f"{space.path}: parameters.{name}",
+                fix="remove it, and search layers_cut alone",
+            )
+        if name in FRACTION_OF_COUNT and not low <= _least(spec) <= _most(spec) <= high:
+            raise InputError(
+                f"the {component} has {high} experts and routes to {low}, got {_least(spec):g} to {_most(spec):g}",
+                where=f"{space.path}: parameters.{name}",
+                fix=f"stay within {low} and {high}",
+            )
+
+
+def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
+    protect = {
+        end: int(_most(space.parameters[name])) if space.parameters.get(name) is not None else None
+        for end, name in (("first", "protect_first"), ("last", "protect_last"))
+    }
+    strips = space.parameters.get("strip_vision") is True and "strip_vision" not in space.conditions
+    pinned = {"layers_cut": pinned_layers(shape, strip_vision=strips, **protect)}
+    if talker := shape.components.get("talker"):
+        pinned["talker.layers_cut"] = edges(talker.num_layers, **protect)
+    blocks = can_be(space.parameters.get("layer_selection", "single"), "block")
+    for name, protected in pinned.items():
+        decoder, most = shape.components[component_of(name)], _most(space.parameters.get(name, 0))
+        where, free = f"{space.path}: parameters.{name}", decoder.num_layers - len(protected)
+        if most > free:
+            raise InputError(
+                f"at most {free} of {decoder.num_layers} layers may be cut, got {most:g}",
+                where=where,
+                fix="lower it, or protect fewer with protect_first and protect_last",
+            )
+        if blocks and most > MAX_SPAN:
+            fix = "lower it, or take layer_selection: single"
+            raise InputError(f"a block has at most {MAX_SPAN} layers, got {most:g}", where=where, fix=fix)
+
+
+def check_vision(space: SpaceConfig, evals: EvalSet) -> None:
+    """Raise `InputError` if `space` may strip vision while the search split shows pictures: no such trial scores."""
+    seen = evals.visual_metrics()
+    if not seen:
+        return
+    strips = can_be(space.parameters.get("strip_vision", False), True)
+    if not strips and not space.controls:
+        return
+    (metric, row), *_ = seen.items()
+    raise InputError(
+        f"strips vision, but {metric} is scored on pictures, the first one at {row}",
+        where=f"{space.path}: {'parameters.strip_vision' if strips else 'controls'}",
+        fix=f"{'set it to false' if strips else 'leave controls out'}, or move the task to the report split",
+    )
+
+
+def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
+    """Raise `InputError` if a parameter is another one than `study` has sampled so far, as Optuna judges it.
+
+    The ends and the step of a range may change between two runs; choices, the kind of numbers and `log` may not: each
+    trial would fail.
+    """
+    searched = {name: distribution(spec) for name, spec in space.parameters.items()}
+    for trial in study.get_trials(deepcopy=False):
+        for name, known in trial.distributions.items():
+            wanted = searched.get(name)
+            if wanted is None:  # fixed by now, or no longer there
+                continue
+            try:
+                check_distribution_compatibility(known, wanted)
+            except ValueError:
+                raise InputError(
+                    f"study {study.study_name} has sampled from {known}, now it is {wanted}; "
+                    "of a range, low, high and step may change, all else may not",
+                    where=f"{space.path}: parameters.{name}",
+                    fix="undo the change, or start another study with --study",
+                ) from None
+
+
+def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution | FloatDistribution | None:
+    """What `spec` is sampled from; None for a fixed value."""
+    if isinstance(spec, tuple):
+        return CategoricalDistribution(spec)
+    if not isinstance(spec, Range):
+        return None
+    if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
+        return IntDistribution(int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)
+    return FloatDistribution(spec.low, spec.high, step=spec.step, log=spec.log)
+
+
+def component_of(parameter: str) -> str:
+    """The component that a parameter of a space is about."""
+    return next((name for name in COMPONENTS if parameter.startswith(f"{name}.")), COMPONENTS[0])
+
+
+def _least(spec: Any) -> float:
+    return float(spec.low if isinstance(spec, Range) else min(spec) if isinstance(spec, tuple) else spec)
+
+
+def _most(spec: Any) -> float:
+    """The highest value that a parameter can take."""
+    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
+
+
+def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) -> None:
+    """Have the space's presets tried first, each once; those that lie outside the space are named and left out.
+
+    A preset is a retention and a number of cuts; of a dense thinker, cuts alone. Where the space samples more, it takes
+    a candidate's ordinary values; what the space fixes stays as it is.
+    """
+    counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
+    decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
+    offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
+    searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
+    thinker = shape.components["thinker"]
+    for preset_name in space.presets:
+        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters()
+        for name, fraction in counted.items():
+            values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
+        told = {name: values[name] if name in searched else spec for name, spec in offered.items()}
+        drawn = [name for name in searched if _holds(space, name, told)]
+        outside = [name for name in {*drawn, *decisive} if not can_be(offered[name], values[name])]
+        if outside:
+            name = min(outside)
+            logger.info(f"preset {preset_name} lies outside the space ({name} {values[name]}), not tried")
+            continue
+        enqueue_preset(study, preset_name, {name: values[name] for name in drawn})
+
+
+def _holds(space: SpaceConfig, name: str, values: Mapping[str, Any]) -> bool:
+    """Whether parameter `name` is drawn beside `values`."""
+    return all(values.get(other) in allowed for other, allowed in space.conditions.get(name, {}).items())
+
+
+def sample(trial: Trial, space: SpaceConfig, shape: ModelShape) -> Candidate:
+    """The candidate that `trial` stands for; values are drawn in the space's order, as conditions need."""
+    values: dict[str, Any] = {}
+    for name, spec in space.parameters.items():
+        if _holds(space, name, values):
+            values[name] = _suggest(trial, name, spec)
+    for count, fraction in FRACTION_OF_COUNT.items():
+        if count in values:
+            values[fraction] = values.pop(count) / shape.components[component_of(count)].num_experts
+    return Candidate.from_parameters(values)
+
+
+def _suggest(trial: Trial, name: str, spec: Any) -> Any:
+    """The value of parameter `name`: sampled where `spec` is a range or a choice, else `spec` itself."""
+    match distribution(spec):
+        case IntDistribution() as known:
+            return trial.suggest_int(name, known.low, known.high, step=known.step, log=known.log)
+        case FloatDistribution() as known:
+            return trial.suggest_float(name, known.low, known.high, step=known.step, log=known.log)
+        case CategoricalDistribution() as known:
+            return trial.suggest_categorical(name, known.choices)
+    return spec

@@ -1,0 +1,92 @@
+"""Write the checkpoint of a trial, and prove that it is the model that was scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autoreap.comparison.comparison import compare_outcomes
+from autoreap.data.eval_set import open_evals
+from autoreap.described import Described
+from autoreap.errors import InputError
+from autoreap.materialise import materialise
+from autoreap.outcomes import load_outcomes
+from autoreap.plan import load_plan
+from autoreap.scores import Difference, Metric, metrics_as_dict
+from autoreap.search.records import StudyRecord
+from autoreap.search.selection import select
+from autoreap.search.storage import DEFAULT_ROOT
+from autoreap.writing.behaviour import Expected, check_behaviour
+from autoreap.writing.verification import Verified
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A trial's checkpoint.
+
+    Attributes:
+        trial, reason: which one, and why.
+        verified: how its answers compare with the trial's.
+        against_baseline: for each metric the difference to the unpruned model, paired over the utterances.
+    """
+
+    trial: int
+    reason: str
+    path: Path
+    verified: Verified
+    metrics: Mapping[str, Metric]
+    against_baseline: Mapping[str, Difference]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "trial": self.trial,
+            "reason": self.reason,
+            "path": str(self.path),
+            "verified": self.verified.as_dict(),
+            "metrics": metrics_as_dict(self.metrics),
+            "against_baseline": {name: found.as_dict() for name, found in self.against_baseline.items()},
+        }
+
+
+def ship(study: StudyRecord, rule: str, described: Described, root: Path) -> Shipped:
+    """Materialise the trial that `rule` selects. Loaded by the stock class it must answer as the trial did.
+
+    Raises:
+        VerificationError: the checkpoint answers an utterance otherwise than the trial did.
+    """
+    point, reason = select(study, rule)
+    plan = study.plan(point.number)
+    path = root / "checkpoints" / f"{study.name}-trial-{point.number}"
+    expected = answers_of_trial(study, point.number, root)
+    if (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest():
+        verified = check_behaviour(path, expected, carried=0)  # a search that was resumed has shipped it before
+    else:
+        facts = {"metrics": point.metrics, "trial": f"{study.name}/{point.number}"}
+        behaviour = partial(check_behaviour, expected=expected)
+        written = materialise(described.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
+        verified = written.record.behaviour
+    baseline = load_outcomes(study.outcomes_path(None, root))
+    compared = compare_outcomes(baseline, expected.outcomes).metrics
+    differences = {metric: found.difference for metric, found in compared.items()}
+    return Shipped(point.number, reason, path, verified, point.metrics, differences)
+
+
+def answers_of_trial(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT) -> Expected:
+    """The answers of trial `number`, and to what.
+
+    Raises:
+        InputError: its outcomes or the evals are no longer there, or the evals have changed.
+    """
+    path, baseline = study.outcomes_path(number, root), study.outcomes_path(None, root)
+    if study.scoring is None:
+        raise InputError("does not record how it was scored", where=f"study {study.name}")
+    for needed in (path, baseline):
+        if not needed.is_file():
+            raise InputError("the answers to compare with are missing", where=needed)
+    evals = open_evals(Path(study.scoring.evals)).search
+    if evals.digest != study.evals_digest:
+        raise InputError("has changed since the trial was scored", where=evals.path)
+    scoring = study.scoring
+    return Expected(evals, load_outcomes(path), scoring.batch_size, scoring.where, load_outcomes(baseline))

@@ -1,0 +1,195 @@
+"""Where studies are kept: the database, its errors in one line, and the lock of a study's leader."""
+
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from autoreap.errors import AutoreapError, InputError
+from autoreap.files import exclusive
+from autoreap.search.records import check_format
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ROOT = Path("mlruns")
+# Another process may hold SQLite's lock for a while: a backup, a dashboard. Its default of five seconds loses a trial.
+LOCK_SECONDS = 600
+OUTAGE_SECONDS = 1800.0  # a server may be away for so long: what took minutes to score is worth waiting for
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
+_LONGEST_PAUSE_SECONDS = 30.0
+_SQLITE = "sqlite:///"
+# A server does not notice that a machine lost its power, and would keep its locks for two hours.
+_KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+
+Value = TypeVar("Value")
+
+
+def default_storage(root: Path = DEFAULT_ROOT) -> str:
+    """Where studies live unless told otherwise."""
+    return f"{_SQLITE}{root / 'studies.db'}"
+
+
+def public_url(url: str) -> str:
+    """The URL without its password: messages end up in logs."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
+def open_storage(url: str) -> RDBStorage:
+    """The storage of `url`, made if it is not there. A server that goes away later is waited for.
+
+    Raises:
+        InputError: it can't be opened, or its driver is missing.
+    """
+    try:
+        if url.startswith(_SQLITE):
+            Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage = RDBStorage(url, engine_kwargs=_engine_settings(url))
+    except Exception as error:  # whatever the database's driver raises
+        raise _cannot_open(url, error) from None
+    if not url.startswith(_SQLITE):
+        event.listen(storage.engine, "do_connect", _connect)
+    return storage
+
+
+def study_names(url: str) -> list[str]:
+    """All studies in a storage; `InputError` if it can't be opened."""
+    try:
+        return list(optuna.get_all_study_names(url))
+    except Exception as error:  # whatever the database's driver raises
+        raise _cannot_open(url, error) from None
+
+
+def open_study(name: str, storage: str | None = None) -> optuna.Study:
+    """The study `name`, for reading; `InputError` lists the known ones."""
+    url = storage or default_storage()
+    if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).exists():
+        raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
+    known = study_names(url)
+    if name not in known:
+        raise InputError(f"no study {name!r}", where=public_url(url), fix=f"known: {', '.join(known) or 'none'}")
+    study = optuna.load_study(study_name=name, storage=open_storage(url))
+    check_format(study)
+    return study
+
+
+@contextmanager
+def leading(study: str, url: str, root: Path) -> Iterator[None]:
+    """Be the one process that leads `study`. The lock goes when the process ends, however it ends.
+
+    For SQLite it is a file in `root`; for PostgreSQL an advisory lock of the server, which all machines see.
+
+    Raises:
+        InputError: another search of the study is running.
+    """
+    problem, fix = "another search of this study is running", "wait, or use --study"
+    if not url.startswith("postgresql"):
+        with exclusive(root / f"{study}.lock", problem, fix):
+            yield
+        return
+    key = int.from_bytes(hashlib.sha256(f"autoreap/{study}".encode()).digest()[:8], signed=True)
+    try:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        connection = engine.connect()
+    except Exception as error:  # whatever the database's driver raises
+        raise _cannot_open(url, error) from None
+    try:
+        # https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+            raise InputError(problem, where=f"study {study}", fix=fix)
+        yield
+    finally:
+        try:
+            connection.close()
+        except SQLAlchemyError:
+            logger.debug("the server that held the lock is gone, and the lock with it")
+
+
+@contextmanager
+def storage_errors_in_one_line() -> Iterator[None]:
+    """Around all that a search does with its storage.
+
+    Raises:
+        AutoreapError: it can't be read or written. Finished trials are in it, and the same command resumes.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise AutoreapError(
+            f"the study can't be read or written: {_reason(error)}; no finished trial is lost, "
+            "fix this and run the same command again"
+        ) from error
+
+
+def _engine_settings(url: str) -> dict[str, Any]:
+    """Arguments of SQLAlchemy's `create_engine` for the database of `url`."""
+    if url.startswith(_SQLITE):
+        return {"connect_args": {"timeout": LOCK_SECONDS}}
+    if not url.startswith("postgresql"):
+        return {}
+    settings: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2}
+    if make_url(url).get_driver_name().startswith("psycopg"):
+        settings["connect_args"] = {"options": _KEEPALIVE, "connect_timeout": 10}
+    return settings
+
+
+def _cannot_open(url: str, error: Exception) -> InputError:
+    where = f"--storage {public_url(url)}"
+    if isinstance(error, ImportError):
+        is_postgresql = url.startswith("postgresql")
+        fix = "pip install 'autoreap[postgresql]'" if is_postgresql else "install the driver that the URL names"
+        return InputError("the database's driver is missing", where=where, fix=fix)
+    return InputError(f"can't be opened: {_reason(error)}", where=where)
+
+
+def _connect(dialect: Dialect, _record: Any, arguments: Any, settings: Any) -> Any:
+    return retry_while_away(lambda: dialect.connect(*arguments, **settings), (dialect.loaded_dbapi.Error,))
+
+
+def retry_while_away(
+    action: Callable[[], Value],
+    errors: tuple[type[Exception], ...] = STORAGE_ERRORS,
+    *,
+    outage_seconds: float = OUTAGE_SECONDS,
+) -> Value:
+    """The result of `action`; it is tried again while the database is away.
+
+    Args:
+        errors: what is raised while a database is away; the last one comes out after `outage_seconds`.
+    """
+    started = time.monotonic()
+    pause = 1.0
+    while True:
+        try:
+            return action()
+        except errors as error:
+            if time.monotonic() - started + pause > outage_seconds:
+                raise
+            if pause == 1.0:
+                logger.warning("the study's database is away, trying again: %s", _reason(error))
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    """The driver's own words, which Optuna and SQLAlchemy wrap: `database or disk is full`."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,1 +1,0 @@
-"""A study over nights and workers: what is tried, what is stopped early, what is known, who takes which trial."""
