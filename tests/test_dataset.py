@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from autoreap.config.columns import Constant
 from autoreap.config.evals import TaskConfig
-from autoreap.data.dataset import STREAMED_FOR_ONE, drawn, read_dataset
+from autoreap.data.dataset import STREAMED_FOR_ONE, draw_rows, read_dataset
 from autoreap.data.eval_set import EvalTask, open_evals
 from autoreap.errors import InputError
 from autoreap.media.samples import Sample, digest, load_audio
@@ -144,16 +144,16 @@ def test_the_limit_draws_the_same_rows_of_either_form_in_their_order(
 @given(num_rows=st.integers(0, 300), limit=st.integers(1, 100), more=st.integers(0, 50))
 def test_rows_are_drawn_once_in_order_and_a_higher_limit_keeps_them(num_rows: int, limit: int, more: int) -> None:
     rows = [f"row {number}" for number in range(num_rows)]
-    chosen = drawn(rows, limit)
+    chosen = draw_rows(rows, limit)
     assert len(chosen) == min(limit, num_rows)
     assert chosen == sorted(chosen)
     assert all(rows[number] == row for number, row in chosen)
-    assert set(chosen) <= set(drawn(rows, limit + more))
+    assert set(chosen) <= set(draw_rows(rows, limit + more))
 
 
 def test_rows_are_drawn_from_every_speaker_of_a_set_that_is_ordered_by_them() -> None:
     speakers = [number // 90 for number in range(2864)]  # as LibriSpeech's validation data
-    counts = Counter(speaker for _, speaker in drawn(speakers, 500))
+    counts = Counter(speaker for _, speaker in draw_rows(speakers, 500))
     assert counts.keys() == set(speakers)
     assert max(counts.values()) < 2 * 500 / len(counts)
 
@@ -162,9 +162,9 @@ def test_of_a_hub_data_set_not_all_rows_are_streamed(tmp_path: Path) -> None:
     num_rows = 5 * STREAMED_FOR_ONE
     write(tmp_path / "set", [row(number) for number in range(num_rows)])
     (sample,) = read_dataset(task(limit=1), tmp_path, REQUIRED)
-    number, _ = drawn(range(STREAMED_FOR_ONE), 1)[0]
+    number, _ = draw_rows(range(STREAMED_FOR_ONE), 1)[0]
     assert (sample.id, sample.where) == (f"u{number}", f"set [test] row {number}")
-    assert drawn(range(num_rows), 1)[0][0] >= STREAMED_FOR_ONE  # of all rows it would be another one
+    assert draw_rows(range(num_rows), 1)[0][0] >= STREAMED_FOR_ONE  # of all rows it would be another one
 
 
 def test_images_videos_and_frames_are_left_encoded(tmp_path: Path) -> None:

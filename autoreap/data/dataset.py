@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ class HubSource:
     is_drawn: bool = False
 
 
-def drawn(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
+def draw_rows(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
     """`limit` of `rows` with their numbers, drawn evenly from all of them, in their order; None takes all.
 
     The first rows of a data set are those of few speakers. Drawn are the numbers with the lowest digests: the same ones
@@ -66,7 +66,7 @@ def drawn(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
 
 
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
-    """The rows of a task, `config.limit` of them `drawn` where that is set, to be heard under `config.condition`.
+    """The rows of a task, `config.limit` of them drawn where that is set, to be heard under `config.condition`.
 
     A path ending in .jsonl or .parquet is a file in `folder`, all else is for `datasets`. A row needs no question
     where `config.doc_to_text` asks one.
@@ -76,7 +76,11 @@ def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) ->
     """
     if config.doc_to_text is not None and "{question}" not in config.doc_to_text:
         required = tuple(key for key in required if key != "question")
-    samples = [replace(sample, condition=config.condition) for sample in _rows_of(config, folder, required)]
+    if config.dataset_path.endswith(".jsonl"):
+        rows = _read_file(config, folder / config.dataset_path, required)
+        samples = [sample for _, sample in draw_rows(rows, config.limit)]
+    else:
+        samples = read_hub(_hub_source(config, folder), required)
     for sample in samples:
         if sample.language and not is_language_tag(sample.language):
             raise InputError(
@@ -84,36 +88,46 @@ def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) ->
                 where=sample.where,
                 fix="map a column of codes, or name the language of the whole set: language: en",
             )
-    return samples
+    return [replace(sample, condition=config.condition) for sample in samples]
 
 
-def _rows_of(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
-    if config.dataset_path.endswith(".jsonl"):
-        rows = _rows_of_file(config, folder / config.dataset_path, required)
-        return [sample for _, sample in drawn(rows, config.limit)]
-    local = folder / config.dataset_path
-    is_file = is_parquet(config.dataset_path)
-    source = HubSource(
-        path=str(local) if is_file or local.is_dir() else config.dataset_path,
+def _read_file(config: TaskConfig, path: Path, required: tuple[str, ...]) -> list[Sample]:
+    """All rows of a JSONL file, under our keys."""
+
+    def arrange(row: dict[str, Any], where: str) -> dict[str, Any]:
+        columns = dict(config.columns)
+        for key in ("choices", "answer"):  # these may be stored in several forms
+            if key in row:
+                columns.setdefault(key, key)
+        missing = _referenced(columns) - row.keys()
+        if missing:
+            raise InputError(f"key {min(missing)!r} is missing; columns: takes it from there", where=where)
+        return {**row, **rename_columns(row, columns, where)}
+
+    return read_samples(path, required, arrange=arrange)
+
+
+def _hub_source(config: TaskConfig, folder: Path) -> HubSource:
+    """Where `datasets` finds the rows of a task: in a Parquet file or a folder of `folder`, or on the hub."""
+    path, where = config.dataset_path, f"{config.dataset_path} {config.dataset_name or ''}[{config.test_split}]"
+    if is_parquet(path):
+        path = where = str(folder / path)
+    elif (folder / path).is_dir():
+        path = str(folder / path)
+    return HubSource(
+        path=path,
         name=config.dataset_name,
         split=config.test_split,
-        where=str(local) if is_file else f"{config.dataset_path} {config.dataset_name or ''}[{config.test_split}]",
+        where=where,
         columns=config.columns,
         limit=config.limit,
         is_drawn=True,
     )
-    return read_hub(source, required)
 
 
-def _rows_of_file(config: TaskConfig, path: Path, required: tuple[str, ...]) -> list[Sample]:
-    def arrange(row: dict[str, Any], where: str) -> dict[str, Any]:
-        columns: dict[str, ColumnRef] = {key: key for key in ("choices", "answer") if key in row}
-        columns |= config.columns
-        if missing := sorted(frozenset().union(*map(referenced_columns, columns.values())) - row.keys()):
-            raise InputError(f"key {missing[0]!r} is missing; columns: takes it from there", where=where)
-        return {**row, **rename_columns(row, columns, where)}
-
-    return read_samples(path, required, arrange=arrange)
+def _referenced(columns: Mapping[str, ColumnRef]) -> frozenset[str]:
+    """The columns that any of `columns` reads."""
+    return frozenset().union(*map(referenced_columns, columns.values()))
 
 
 def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
@@ -125,28 +139,30 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
     """
     import datasets
 
-    faults = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
     try:
-        rows = _load(source)
-        columns = _columns(source, rows.column_names, required)
-        rows = rows.select_columns(sorted(frozenset().union(*map(referenced_columns, columns.values()))))
-        for name, feature in rows.features.items():
+        table = _load(source)
+        columns = _find_columns(source, table.column_names, required)
+        table = table.select_columns(sorted(_referenced(columns)))
+        class_labels = {}
+        for name, feature in table.features.items():
             if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
-                rows = rows.cast_column(name, type(feature)(decode=False))
-        labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)}
-        named = [(number, _with_labels(row, labels)) for number, row in _chosen(rows, source)]
-        return list(_samples(named, columns, source.where, required))
-    except faults as error:
+                table = table.cast_column(name, type(feature)(decode=False))
+            if isinstance(feature, datasets.ClassLabel):
+                class_labels[name] = feature
+        samples = []
+        for number, row in _choose_rows(table, source):
+            where = f"{source.where} row {number}"
+            named = _name_class_labels(row, class_labels)
+            samples.append(_make_sample(rename_columns(named, columns, where), number, where, required))
+        return samples
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         fix = "make it a Parquet file" if is_parquet(source.path) else "check name, split and network"
         raise InputError(f"data set can't be loaded: {reason}", where=source.where, fix=fix) from None
 
 
 def _load(source: HubSource) -> Any:
-    """The rows, streamed where a part is enough.
-
-    A slice (`test[:10%]`) can't be streamed, nor can a data set that is at hand in the cache alone.
-    """
+    """The rows, streamed where a part is enough."""
     import datasets
     import pyarrow.parquet
 
@@ -155,6 +171,7 @@ def _load(source: HubSource) -> Any:
             raise InputError("no such file", where=source.where)
         # `load_dataset` would write a copy to its cache, and fail where the user's home can't be written.
         return datasets.Dataset(pyarrow.parquet.read_table(source.path))
+    # A slice (`test[:10%]`) can't be streamed, nor can a data set that is only in the cache.
     if source.limit is not None and "[" not in source.split:
         try:
             rows = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
@@ -165,62 +182,66 @@ def _load(source: HubSource) -> Any:
     return datasets.load_dataset(source.path, source.name, split=source.split)
 
 
-def _chosen(rows: Iterable[Row], source: HubSource) -> list[tuple[int, Row]]:
+def _choose_rows(rows: Iterable[Row], source: HubSource) -> list[tuple[int, Row]]:
     """As many of `rows` as the source takes, with their numbers."""
-    if source.is_drawn and source.limit is not None:
-        # A file is read as a whole; of a data set on the hub not more is downloaded than needed.
-        rows = rows if is_parquet(source.path) else islice(rows, STREAMED_FOR_ONE * source.limit)
-        return drawn(rows, source.limit)
-    return list(enumerate(islice(rows, source.limit)))
+    if source.limit is None or not source.is_drawn:
+        return list(enumerate(islice(rows, source.limit)))
+    if not is_parquet(source.path):  # of a data set on the hub no more is downloaded than needed
+        rows = islice(rows, STREAMED_FOR_ONE * source.limit)
+    return draw_rows(rows, source.limit)
 
 
-def _columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, ColumnRef]:
-    """Our keys -> where a row holds them."""
-    if unknown := [key for key in source.columns if key not in KEYS]:
-        raise InputError(
-            f"columns: unknown key {unknown[0]!r}; known: {', '.join(KEYS)}",
-            where=source.where,
-            fix="our key comes first, the data set's column second",
-        )
-    columns = {key: source.columns.get(key, key) for key in KEYS}
-    for key in (*required, *source.columns):
-        if missing := sorted(referenced_columns(columns[key]) - set(present)):
+def _find_columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, ColumnRef]:
+    """Our keys -> where a row holds them; without the keys that no row holds."""
+    for key in source.columns:
+        if key not in KEYS:
             raise InputError(
-                f"has no column {missing[0]!r}; it has {', '.join(present)}",
+                f"columns: unknown key {key!r}; known: {', '.join(KEYS)}",
+                where=source.where,
+                fix="our key comes first, the data set's column second",
+            )
+    columns: dict[str, ColumnRef] = {}
+    for key in KEYS:
+        ref = source.columns.get(key, key)
+        missing = referenced_columns(ref) - set(present)
+        if not missing:
+            columns[key] = ref
+        elif key in required or key in source.columns:
+            raise InputError(
+                f"has no column {min(missing)!r}; it has {', '.join(present)}",
                 where=source.where,
                 fix="map it in columns:",
             )
-    return {key: place for key, place in columns.items() if referenced_columns(place) <= set(present)}
+    return columns
 
 
-def _with_labels(row: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+def _name_class_labels(row: Mapping[str, Any], class_labels: Mapping[str, Any]) -> dict[str, Any]:
     """`row` with the names of its class labels, which are stored as numbers; -1 stands for none."""
-    stored = {name: row[name] for name in labels if row[name] is not None}
-    return {**row, **{name: labels[name].int2str(label) if label >= 0 else None for name, label in stored.items()}}
+    named = dict(row)
+    for name, feature in class_labels.items():
+        if named[name] is not None:
+            named[name] = feature.int2str(named[name]) if named[name] >= 0 else None
+    return named
 
 
-def _samples(
-    rows: Iterable[tuple[int, Mapping[str, Any]]],
-    columns: Mapping[str, ColumnRef],
-    where: str,
-    required: tuple[str, ...],
-) -> Iterator[Sample]:
-    for number, row in rows:
-        place = f"{where} row {number}"
-        yield _sample(rename_columns(row, columns, place), number, place, required)
-
-
-def _sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:
-    empty = [key for key in required if row[key] in (None, "")]
-    if empty:
-        raise InputError(f"{empty[0]} is empty", where=where)
+def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:
+    """The sample of a row, whose media are stored in the data set or as paths."""
+    for key in required:
+        if row[key] in (None, ""):
+            raise InputError(f"{key} is empty", where=where)
     texts: dict[str, Any] = {key: str(row[key]) for key in TEXTS if row.get(key) is not None}
+    video = row.get("video")
+    if isinstance(video, list):
+        frames = [_encoded("video", frame, where) for frame in video]
+        video = tuple(frame for frame in frames if frame is not None)
+    else:
+        video = _encoded("video", video, where) or ()
     sample = Sample(
         id=str(number) if row.get("id") is None else str(row["id"]),
         where=where,
-        audio=_media("audio", row.get("audio"), where),
-        image=_media("image", row.get("image"), where),
-        video=_video(row.get("video"), where),
+        audio=_encoded("audio", row.get("audio"), where),
+        image=_encoded("image", row.get("image"), where),
+        video=video,
         choices=tuple(row.get("choices") or ()),
         answers=tuple(row.get("answers") or ()),
         **texts,
@@ -229,18 +250,10 @@ def _sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str
     return sample
 
 
-def _media(key: str, stored: Any, where: str) -> Media | None:
+def _encoded(key: str, stored: Any, where: str) -> Media | None:
     """What an undecoded column of media, of {bytes, path} structs or of paths holds."""
     if isinstance(stored, Mapping):
         stored = stored.get("bytes") or stored.get("path")
         if stored is None:
             raise InputError(f"{key} has neither bytes nor path", where=where, fix="store it encoded, not as an array")
     return Path(stored) if isinstance(stored, str) else stored
-
-
-def _video(stored: Any, where: str) -> tuple[Media, ...] | Media:
-    """A video file, or a list of frames."""
-    if isinstance(stored, list):
-        frames = (_media("video", frame, where) for frame in stored)
-        return tuple(frame for frame in frames if frame is not None)
-    return _media("video", stored, where) or ()
