@@ -112,8 +112,7 @@ class Section:
             section = validate(values)
         except ValidationError as error:
             found += [_worded(each, cls) for each in error.errors(include_url=False)]
-        if isinstance(values, dict):
-            found += cls.mistakes(values, info.context)
+        found += cls.mistakes(mapping_or_empty(values), info.context)
         if section is None or found:
             raise error_of(found)
         return section
@@ -122,6 +121,11 @@ class Section:
     def known_keys(cls) -> str:
         """The keys, for messages."""
         return ", ".join(field.name for field in fields(cls))
+
+
+def mapping_or_empty(value: Any) -> Mapping[str, Any]:
+    """`value` if it is a mapping; rules look into values that may be of any type."""
+    return value if isinstance(value, dict) else {}
 
 
 def error_of(mistakes: Iterable[Mistake]) -> ValidationError:
@@ -140,9 +144,9 @@ def _worded(error: ErrorDetails, section: type[Section] | None = None) -> Mistak
         return key, message
     if kind in ("missing", "missing_argument"):
         return key[:-1], f"key {key[-1]} is missing"
-    if kind in _UNKNOWN_KEY and section is None:
-        return key, "unknown key"
-    if kind in _UNKNOWN_KEY and section is not None:
+    if kind in _UNKNOWN_KEY:
+        if section is None:
+            return key, "unknown key"
         advice = section.unsupported.get(str(key[-1]))
         return key, advice or f"unknown key; known: {section.known_keys()}"
     if kind == "dataclass_type" and section is not None:

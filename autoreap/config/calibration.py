@@ -12,7 +12,6 @@ from pydantic.dataclasses import dataclass
 from autoreap.config.yaml_file import read_yaml
 from autoreap.errors import InputError
 from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
-from autoreap.media.samples import MODALITIES
 from autoreap.validation import (
     NO_OTHER_KEYS,
     Mistake,
@@ -77,7 +76,8 @@ class CalibrationSet(Section):
             return
         for key in _HUB_KEYS:
             # A Parquet file has no split or configuration, but its columns may have names of their own.
-            if key in values and not (key == "columns" and path.endswith(".parquet")):
+            is_meant = key == "columns" and path.endswith(".parquet")
+            if key in values and not is_meant:
                 yield (key,), "is for a data set of the hub; a JSONL file has rows with our keys"
 
 
@@ -87,10 +87,9 @@ def _list_sets(value: Any) -> Any:
         raise ValueError("needs at least one data set")
     if isinstance(value, tuple):  # from Python, not from a file
         return value
-    entries = []
-    for entry in value if isinstance(value, list) else [value]:
-        entries.append({"dataset_path": entry} if isinstance(entry, str) else entry)
-    return tuple(entries)
+    if not isinstance(value, list):
+        value = [value]
+    return tuple({"dataset_path": entry} if isinstance(entry, str) else entry for entry in value)
 
 
 Sets = Annotated[tuple[CalibrationSet, ...], BeforeValidator(_list_sets)]
@@ -116,7 +115,7 @@ class CalibrationConfig(Section):
     @property
     def sets(self) -> dict[str, tuple[CalibrationSet, ...]]:
         """The sets of each modality that has some."""
-        by_modality = {modality: getattr(self, modality) for modality in MODALITIES}
+        by_modality = {"audio": self.audio, "video": self.video, "mixed": self.mixed}
         return {modality: sets for modality, sets in by_modality.items() if sets}
 
     def limited(self, num_rows: int | None) -> "CalibrationConfig":
@@ -132,7 +131,8 @@ class CalibrationConfig(Section):
 def load_calibration(path: Path) -> CalibrationConfig:
     """Read a file that holds what a space has under `calibration`, under that key or alone; a space will do, too."""
     file = read_yaml(path)
-    return file.parse(CalibrationConfig, ("calibration",) if "calibration" in file.document else ())
+    at = ("calibration",) if "calibration" in file.document else ()
+    return file.parse(CalibrationConfig, at)
 
 
 def calibration_of(
@@ -145,7 +145,7 @@ def calibration_of(
     Raises:
         InputError: a set is not there, or none is of audio.
     """
-    config = load_calibration(path) if path is not None else CalibrationConfig()
+    config = CalibrationConfig() if path is None else load_calibration(path)
     for modality, entries in named.items():
         added = []
         for name, weight in entries:

@@ -27,7 +27,7 @@ from autoreap.errors import InputError
 from autoreap.media.conditions import Condition
 from autoreap.tasks import TASKS, Task, task_named
 from autoreap.tasks.normalise import is_language_tag
-from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, Share, Text, one_of
+from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, Share, Text, mapping_or_empty, one_of
 
 SPLITS = ("search", "report")
 
@@ -126,30 +126,39 @@ class _TaskEntry(Section):
     @classmethod
     def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
         """Columns that are not ours or are given twice, the bound given twice, and what the metric can't be."""
-        columns = values.get("columns")
-        for key in columns if isinstance(columns, dict) else ():
+        columns = mapping_or_empty(values.get("columns"))
+        for key in columns:
             if key not in COLUMN_KEYS:
                 yield ("columns", key), f"unknown key; known: {', '.join(COLUMN_KEYS)}"
         for key, ours in _column_keys(values).items():
-            if isinstance(columns, dict) and ours in columns:
+            if ours in columns:
                 yield (key,), f"columns maps {ours} too; leave one of them out"
-        generation = values.get("generation_kwargs")
-        generation = generation if isinstance(generation, dict) else {}
-        if ("max_gen_toks" in generation) + ("max_new_tokens" in generation) + ("max_new_tokens" in values) > 1:
+        generation = mapping_or_empty(values.get("generation_kwargs"))
+        bounds = ["max_new_tokens" in values, "max_new_tokens" in generation, "max_gen_toks" in generation]
+        if sum(bounds) > 1:
             yield ("generation_kwargs",), "the bound on an answer is given twice; leave one of them out"
         yield from metric_mistakes(values)
 
     def config(self) -> TaskConfig:
         """What is done."""
+        task = task_named(self.task)
         columns: dict[str, ColumnRef] = dict(self.columns)
-        written = {key: getattr(self, key) for key in _COLUMN_KEYS if getattr(self, key) is not None}
-        for key, ours in _column_keys({"task": self.task, **written}).items():
-            columns[ours] = Constant(self.language) if key == "language" else written[key]
-        # The columns of a row are filled into the question; the question is then the whole prompt.
-        prompt = "{question}" if self.doc_to_text and is_row_template(self.doc_to_text) else self.doc_to_text
+        if self.doc_to_target is not None:
+            columns[task.TARGET] = self.doc_to_target
+        if self.doc_to_choice is not None:
+            columns["choices"] = self.doc_to_choice
+        if self.language is not None:
+            columns["language"] = Constant(self.language)
+        prompt = self.doc_to_text
+        if prompt is not None and is_row_template(prompt):
+            # The columns of a row are filled into the question; the question is then the whole prompt.
+            columns["question"] = prompt
+            prompt = "{question}"
+        metric = None
+        if self.metric_list and self.metric_list[0].metric != task.METRIC:
+            metric = self.metric_list[0].metric
+        version = self.metadata.version
         generation = self.generation_kwargs
-        metric = self.metric_list[0].metric if self.metric_list else None
-        is_usual = metric is None or metric == task_named(self.task).METRIC
         return TaskConfig(
             task=self.task,
             label=self.label,
@@ -161,29 +170,22 @@ class _TaskEntry(Section):
             max_new_tokens=self.max_new_tokens or generation.max_gen_toks or generation.max_new_tokens,
             limit=self.limit,
             condition=self.condition,
-            metric=None if is_usual else metric,
-            version=None if self.metadata.version is None else str(self.metadata.version),
+            metric=metric,
+            version=None if version is None else str(version),
             max_unreadable=self.max_unreadable,
         )
 
 
-# The keys that name a column, beside `columns`.
-_COLUMN_KEYS = ("doc_to_target", "doc_to_choice", "language", "doc_to_text")
-
-
 def _column_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """Of `_COLUMN_KEYS` those that `values` has, each with our name of what it holds."""
+    """The keys of `values` that name a column beside `columns`, each with our name of what it holds."""
+    found = {"doc_to_choice": "choices", "language": "language"}
+    for task in TASKS:
+        if values.get("task") == task.NAME:
+            found["doc_to_target"] = task.TARGET
     text = values.get("doc_to_text")
-    found = {}
-    if "doc_to_target" in values and metric_of({"task": values.get("task")}) is not None:
-        found["doc_to_target"] = task_named(values["task"]).TARGET
-    if "doc_to_choice" in values:
-        found["doc_to_choice"] = "choices"
-    if "language" in values:
-        found["language"] = "language"
     if isinstance(text, str) and is_row_template(text):
         found["doc_to_text"] = "question"
-    return found
+    return {key: ours for key, ours in found.items() if key in values}
 
 
 @validated_dataclass(frozen=True, config=NO_OTHER_KEYS)
@@ -200,15 +202,15 @@ class _EvalsFile(Section):
             yield ("search",), "search needs at least one task"
         for split in SPLITS:
             entries = values.get(split)
-            seen = set()
-            for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-                metric = metric_of(entry) if isinstance(entry, dict) else None
-                if metric is None or not isinstance(entry.get("label", ""), str):
-                    continue
-                name = (metric, entry.get("label", ""))
-                if name in seen:
+            if not isinstance(entries, list):
+                continue
+            seen = []
+            for number, entry in enumerate(entries):
+                entry = mapping_or_empty(entry)
+                metric, label = metric_of(entry), entry.get("label", "")
+                if metric is not None and (metric, label) in seen:
                     yield (split, number), f"a second task with {metric} needs a label of its own"
-                seen.add(name)
+                seen.append((metric, label))
 
 
 def load_evals(path: Path) -> EvalsConfig:
@@ -217,8 +219,9 @@ def load_evals(path: Path) -> EvalsConfig:
     if "task" in file.document or "dataset_path" in file.document:
         raise InputError("is one task; put it in the list of a split, as `search: [{task: asr, ...}]`", where=path)
     parsed = file.parse(_EvalsFile)
-    splits = {split: tuple(entry.config() for entry in getattr(parsed, split)) for split in SPLITS}
-    return EvalsConfig(path=path, splits=splits)
+    search = tuple(entry.config() for entry in parsed.search)
+    report = tuple(entry.config() for entry in parsed.report)
+    return EvalsConfig(path=path, splits={"search": search, "report": report})
 
 
 def task_of(config: TaskConfig) -> Task:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from autoreap.config.columns import Constant, check_template, is_row_template
 from autoreap.tasks import TASKS, task_named
-from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section
+from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, mapping_or_empty
 
 LM_EVAL_KEYS = ("doc_to_target", "doc_to_choice", "generation_kwargs", "metric_list", "metadata")
 
@@ -90,14 +90,18 @@ class Metadata(Section):
 
 def metric_of(entry: Mapping[str, Any]) -> str | None:
     """The metric that `entry`, a task as it is written, yields; None if it names no task or no metric of its task."""
-    name, listed = entry.get("task"), entry.get("metric_list")
-    metrics = [task.METRIC for task in TASKS if name == task.NAME]
+    metrics, listed = _metrics_of(entry), entry.get("metric_list")
     if not metrics:
         return None
-    if isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], dict):
-        chosen = listed[0].get("metric")
-        return chosen if chosen in metrics else None
-    return metrics[0]
+    if not isinstance(listed, list) or len(listed) != 1:
+        return metrics[0]
+    chosen = mapping_or_empty(listed[0]).get("metric")
+    return chosen if chosen in metrics else None
+
+
+def _metrics_of(entry: Mapping[str, Any]) -> list[str]:
+    """The metrics that the task of `entry` may have, the usual one first."""
+    return [task.METRIC for task in TASKS if entry.get("task") == task.NAME]
 
 
 def metric_mistakes(entry: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -108,8 +112,7 @@ def metric_mistakes(entry: Mapping[str, Any]) -> Iterator[Mistake]:
     if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], dict):
         yield at[:1], f"must be a list of one mapping with the key metric, got {listed!r}; a task has one metric"
         return
-    given, metric = listed[0], metric_of(entry)
-    metrics = [task.METRIC for task in TASKS if entry.get("task") == task.NAME]
+    given, metric, metrics = listed[0], metric_of(entry), _metrics_of(entry)
     if metric is None:
         if metrics and isinstance(given.get("metric"), str):
             yield (*at, "metric"), f"must be one of {', '.join(metrics)}, got {given['metric']!r}"
@@ -131,13 +134,11 @@ def _check_column(value: Any) -> Any:
 
 def _check_columns(value: Any) -> Any:
     """A column, a template, or a list of them as a tuple."""
-    parts = value if isinstance(value, list) and value else [value]
-    for part in parts:
-        try:
-            _check_column(part)
-        except ValueError as error:
-            raise ValueError(f"must be a column, a template or a list of them: {part!r} {error}") from None
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return _check_column(value)
+    if not value:
+        raise ValueError("must not be empty")
+    return tuple(_check_column(part) for part in value)
 
 
 def _check_choices(value: Any) -> Any:
