@@ -98,11 +98,10 @@ class Candidate:
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Candidate":
         """Build from parameter names as users write them (`lambda`, `talker.retention`, ...)."""
         field_of = {parameter_name(field.name): field.name for field in fields(cls)}
-        unknown = sorted(set(parameters) - set(field_of))
-        if unknown:
-            raise InputError(
-                f"unknown parameter {unknown[0]!r}", where="candidate", fix=f"known: {', '.join(sorted(field_of))}"
-            )
+        for name in sorted(parameters):
+            if name not in field_of:
+                fix = f"known: {', '.join(sorted(field_of))}"
+                raise InputError(f"unknown parameter {name!r}", where="candidate", fix=fix)
         return cls(**{field_of[name]: value for name, value in parameters.items()})
 
     def parameters(self) -> dict[str, Any]:
@@ -138,4 +137,6 @@ def preset_values(name: str, num_layers: int, *, dense: bool = False) -> tuple[f
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}", where="--preset", fix=f"one of {', '.join(PRESETS)}")
     retention, layers_cut = PRESETS[name]
-    return 1.0 if dense else retention, round(layers_cut * num_layers / PRESET_DEPTH)
+    if dense:
+        retention = 1.0
+    return retention, round(layers_cut * num_layers / PRESET_DEPTH)

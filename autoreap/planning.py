@@ -25,8 +25,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
             fix="calibrate this model, or name the model that was measured",
         )
     check_candidate(candidate, shape)
-    protect = {"first": candidate.protect_first, "last": candidate.protect_last}
-    pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, **protect)
+    first, last = candidate.protect_first, candidate.protect_last
+    pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, first=first, last=last)
     thinker = _component_plan(candidate, "thinker", saliency, shape.components["thinker"], pinned)
     talker = None
     if candidate.talker_retention < 1 or candidate.talker_layers_cut:
@@ -36,7 +36,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
         as_talker = replace(
             candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
         )
-        talker = _component_plan(as_talker, "talker", saliency, talker_shape, edges(talker_shape.num_layers, **protect))
+        talker_pinned = edges(talker_shape.num_layers, first, last)
+        talker = _component_plan(as_talker, "talker", saliency, talker_shape, talker_pinned)
     strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
     plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
     check_plan(plan, shape)
@@ -45,22 +46,25 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
 
 def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
     """Raise `InputError` if `candidate` asks for fewer experts of a decoder that has none; no measurement is needed."""
-    retentions = {"thinker": candidate.retention, "talker": candidate.talker_retention}
+    retentions = {
+        "thinker": ("retention", candidate.retention),
+        "talker": ("talker.retention", candidate.talker_retention),
+    }
     for name, decoder in shape.components.items():
-        if decoder.is_dense and retentions[name] < 1:
+        parameter, retention = retentions[name]
+        if decoder.is_dense and retention < 1:
             raise InputError(
                 f"the {name} is dense, it has no experts to choose from",
-                where="retention" if name == "thinker" else f"{name}.retention",
+                where=parameter,
                 fix="cut layers alone, with a retention of 1 and --layers-cut or layers_cut",
             )
 
 
 def needs_saliency(candidate: Candidate) -> bool:
     """Whether `make_plan` has something to rank: experts by a measured ranking, or layers."""
-    fewer_experts = min(candidate.retention, candidate.talker_retention) < 1
-    return (fewer_experts and candidate.saliency != "random") or max(
-        candidate.layers_cut, candidate.talker_layers_cut
-    ) > 0
+    ranks_experts = min(candidate.retention, candidate.talker_retention) < 1 and candidate.saliency != "random"
+    ranks_layers = max(candidate.layers_cut, candidate.talker_layers_cut) > 0
+    return ranks_experts or ranks_layers
 
 
 def _component_plan(
@@ -69,7 +73,7 @@ def _component_plan(
     """The edit of one decoder; `pinned` layers are never cut."""
     edit = ComponentPlan.identity(shape)
     if candidate.retention < 1:
-        if candidate.saliency == "random":  # needs no measurement
+        if candidate.saliency == "random":  # the control needs no measurement
             scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
         else:
             scores = _measured(saliency, name, "which experts to keep").scores(
@@ -106,14 +110,15 @@ def num_retained(retention: float, shape: ComponentShape) -> int:
 
 def retained_experts(scores: FloatArray, num_retained: int) -> tuple[tuple[int, ...], ...]:
     """In each layer the `num_retained` experts with the highest of `scores` [L, E]; ties go to the lower index."""
-    best_first = np.argsort(-scores, axis=1, kind="stable")
+    best_first = np.argsort(-scores, axis=1, kind="stable")  # stable, so that ties go to the lower index
     return tuple(tuple(sorted(row[:num_retained].tolist())) for row in best_first)
 
 
 def edges(num_layers: int, first: int | None = None, last: int | None = None) -> frozenset[int]:
     """The first and last layers that ranking never cuts; by default a twelfth of the depth (4 of 48), at least one."""
     width = max(1, round(num_layers / 12))
-    first, last = (width if given is None else min(given, num_layers) for given in (first, last))
+    first = width if first is None else min(first, num_layers)
+    last = width if last is None else min(last, num_layers)
     return frozenset([*range(first), *range(num_layers - last, num_layers)])
 
 
@@ -121,8 +126,10 @@ def pinned_layers(
     shape: ModelShape, *, strip_vision: bool, first: int | None = None, last: int | None = None
 ) -> frozenset[int]:
     """Thinker layers that ranking must not cut: the edges, and those that vision feeds while it is kept."""
-    fed_by_vision = frozenset() if strip_vision else frozenset(range(shape.deepstack_layers))
-    return edges(shape.components["thinker"].num_layers, first, last) | fed_by_vision
+    pinned = edges(shape.components["thinker"].num_layers, first, last)
+    if not strip_vision:
+        pinned |= frozenset(range(shape.deepstack_layers))
+    return pinned
 
 
 def layers_to_cut(
@@ -139,10 +146,10 @@ def layers_to_cut(
     cos(h_l, h_{l+1}); `block` (Gromov et al., 2024) the run of n = `num_cut` layers with the highest cos(h_l, h_{l+n}).
     Ties go to the lower index. What is not as similar as `threshold` stays, so that fewer layers may go.
     """
-    num_spans, num_layers = layer_cosine.shape
-    free = [layer for layer in range(num_layers) if layer not in pinned]
     if num_cut == 0:
         return frozenset()
+    num_spans, num_layers = layer_cosine.shape
+    free = [layer for layer in range(num_layers) if layer not in pinned]
     if selection == "single":
         if num_cut > len(free):
             raise InputError(
@@ -150,15 +157,20 @@ def layers_to_cut(
                 where="layers_cut",
                 fix=f"layers {sorted(pinned)} are protected; name layers with --layers to overrule",
             )
-        similar = [layer for layer in free if layer_cosine[0, layer] >= threshold]
-        return frozenset(sorted(similar, key=lambda layer: -layer_cosine[0, layer])[:num_cut])
+        cosine = layer_cosine[0]
+        similar = [layer for layer in free if cosine[layer] >= threshold]
+        return frozenset(sorted(similar, key=lambda layer: -cosine[layer])[:num_cut])
     if num_cut > num_spans:
         raise InputError(f"blocks of at most {num_spans} layers were measured, got {num_cut}", where="layers_cut")
-    starts = [start for start in free if set(range(start, start + num_cut)) <= set(free)]
-    if not starts:
+    cosine = layer_cosine[num_cut - 1]
+    blocks = [range(start, start + num_cut) for start in free if start + num_cut <= num_layers]
+    free_blocks = [block for block in blocks if pinned.isdisjoint(block)]
+    if not free_blocks:
         raise InputError(f"no block of {num_cut} layers is free of protected ones", where="layers_cut")
-    start = max(starts, key=lambda first: layer_cosine[num_cut - 1, first])
-    return frozenset(range(start, start + num_cut)) if layer_cosine[num_cut - 1, start] >= threshold else frozenset()
+    best = max(free_blocks, key=lambda block: cosine[block.start])
+    if cosine[best.start] < threshold:
+        return frozenset()
+    return frozenset(best)
 
 
 def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape: ModelShape) -> PruningPlan:
@@ -166,13 +178,12 @@ def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape:
     decoder = shape.components.get(component)
     if decoder is None:
         raise InputError(f"this model has no {component}", where="--component")
-    outside = [layer for layer in cut if not 0 <= layer < decoder.num_layers]
-    if outside:
-        raise InputError(
-            f"there is no layer {outside[0]}", where="--layers", fix=f"layers are 0 to {decoder.num_layers - 1}"
-        )
+    for layer in cut:
+        if not 0 <= layer < decoder.num_layers:
+            fix = f"layers are 0 to {decoder.num_layers - 1}"
+            raise InputError(f"there is no layer {layer}", where="--layers", fix=fix)
     edit = plan.component(component) or ComponentPlan.identity(decoder)
-    edit = replace(edit, layers=tuple(layer for layer in range(decoder.num_layers) if layer not in set(cut)))
+    edit = replace(edit, layers=tuple(sorted(set(range(decoder.num_layers)) - set(cut))))
     edited = replace(plan, thinker=edit) if component == "thinker" else replace(plan, talker=edit)
     check_plan(edited, shape)
     return edited

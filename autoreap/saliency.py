@@ -74,7 +74,7 @@ class ComponentSaliency:
 
     def affinity(self, lambda_: float, beta: float) -> FloatArray:
         """A(e) = S1(e) + lambda * ReLU(S3(e) - beta * S2(e)), [L, E]; an unmeasured modality counts as 0."""
-        s1, s2, s3 = (self._per_token(modality) for modality in MODALITIES)
+        s1, s2, s3 = self._per_token("audio"), self._per_token("video"), self._per_token("mixed")
         return s1 + lambda_ * np.maximum(s3 - beta * s2, 0)
 
     def scores(self, ranking: str, *, lambda_: float, beta: float, seed: int) -> FloatArray:
@@ -91,8 +91,9 @@ class ComponentSaliency:
         raise InputError(f"unknown ranking {ranking!r}", where="saliency")
 
     def _per_token(self, modality: str) -> FloatArray:
-        sums = self.modalities.get(modality)
-        return sums.per_token() if sums is not None else np.zeros((self.num_layers, self.num_experts))
+        if modality not in self.modalities:
+            return np.zeros((self.num_layers, self.num_experts))
+        return self.modalities[modality].per_token()
 
 
 def random_scores(num_layers: int, num_experts: int, seed: int) -> FloatArray:
@@ -154,8 +155,9 @@ def load_saliency(path: Path) -> Saliency:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            names = file.keys() if metadata.get("format") == _FORMAT else ()  # weights may be of types NumPy lacks
-            arrays = {name: file.get_tensor(name) for name in names}
+            arrays = {}
+            if metadata.get("format") == _FORMAT:  # another file may hold types that NumPy lacks
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise InputError("no such saliency file", where=path, fix="make one with `autoreap calibrate`") from None
     except (SafetensorError, OSError) as error:
@@ -164,17 +166,13 @@ def load_saliency(path: Path) -> Saliency:
         raise InputError("not a saliency file", where=path, fix="make one with `autoreap calibrate`")
     measured = {name.split(".")[0] for name in arrays}
     components = {name: _component(name, arrays, path) for name in sorted(measured)}
-    return Saliency(components=components, provenance=_provenance(metadata, path))
-
-
-def _provenance(metadata: Mapping[str, str], path: Path) -> dict[str, str]:
     try:
         provenance = _PROVENANCE.validate_json(metadata.get("provenance", ""), strict=True)
     except ValidationError:
         provenance = {}
     if "model_fingerprint" not in provenance:
         raise InputError("does not say which model was measured", where=path, fix="calibrate again")
-    return provenance
+    return Saliency(components, provenance)
 
 
 def _component(name: str, arrays: Mapping[str, NDArray[np.generic]], path: Path) -> ComponentSaliency:

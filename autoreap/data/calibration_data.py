@@ -4,7 +4,6 @@ Media stay encoded until their turn. A fault in the form of the data is an error
 that turn out to be broken are left out later (see `batching`).
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +23,12 @@ def read_calibration(config: CalibrationConfig) -> dict[str, list[Sample]]:
     Raises:
         InputError: a set is not there, or a row is broken, lacks media and text, or names a file that is not there.
     """
-    return {
-        modality: [sample for each in sets for sample in read_set(each, modality)]
-        for modality, sets in config.sets.items()
-    }
+    samples: dict[str, list[Sample]] = {}
+    for modality, sets in config.sets.items():
+        samples[modality] = []
+        for source in sets:
+            samples[modality] += read_set(source, modality)
+    return samples
 
 
 def read_set(source: CalibrationSet, modality: str) -> list[Sample]:
@@ -37,8 +38,10 @@ def read_set(source: CalibrationSet, modality: str) -> list[Sample]:
     a forgotten column name would otherwise leave the texts alone to be measured, unnoticed.
     """
     path = Path(source.dataset_path)
-    is_jsonl = path.is_file() and not is_parquet(source.dataset_path)
-    samples = _jsonl(path, modality, source.limit) if is_jsonl else _hub(source, modality)
+    if path.is_file() and not is_parquet(source.dataset_path):
+        samples = read_samples(path, modality=modality)[: source.limit]
+    else:
+        samples = _read_hub_set(source, modality)
     if not samples:
         raise InputError("has no rows", where=source.dataset_path)
     for sample in samples:
@@ -49,20 +52,15 @@ def read_set(source: CalibrationSet, modality: str) -> list[Sample]:
     return [replace(sample, weight=source.weight) for sample in samples]
 
 
-def _jsonl(path: Path, modality: str, limit: int | None) -> Sequence[Sample]:
-    return read_samples(path, modality=modality)[:limit]
-
-
-def _hub_place(source: CalibrationSet) -> str:
-    return f"{source.dataset_path} {source.dataset_name or ''}[{source.split}]"
-
-
-def _hub(source: CalibrationSet, modality: str) -> Sequence[Sample]:
+def _read_hub_set(source: CalibrationSet, modality: str) -> list[Sample]:
+    where = source.dataset_path
+    if not is_parquet(source.dataset_path):
+        where = f"{source.dataset_path} {source.dataset_name or ''}[{source.split}]"
     hub = HubSource(
         path=source.dataset_path,
         name=source.dataset_name,
         split=source.split,
-        where=source.dataset_path if is_parquet(source.dataset_path) else _hub_place(source),
+        where=where,
         columns=source.columns,
         limit=source.limit,
     )

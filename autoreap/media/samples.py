@@ -185,9 +185,13 @@ def digest(samples: Sequence[Sample]) -> str:
     total = hashlib.sha256()
     for sample in samples:
         values: tuple[Any, ...] = (sample.id, sample.modality, sample.text, sample.question, sample.answer)
-        weight = () if sample.weight == 1 else (sample.weight,)
-        answers = (sample.answers,) if sample.answers else ()
-        total.update(repr(((*values, sample.choices, *weight, *answers), contents(sample))).encode())
+        values += (sample.choices,)
+        # Digests are stored with saliencies. What came later is left out where it has no effect, so they still hold.
+        if sample.weight != 1:
+            values += (sample.weight,)
+        if sample.answers:
+            values += (sample.answers,)
+        total.update(repr((values, contents(sample))).encode())
     return total.hexdigest()[:16]
 
 
@@ -225,7 +229,9 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
     if sample.audio is None:
         raise InputError("has no audio", where=sample.where)
     try:
-        encoded = sample.audio if isinstance(sample.audio, bytes) else sample.audio.read_bytes()
+        encoded = sample.audio
+        if isinstance(encoded, Path):
+            encoded = encoded.read_bytes()
         waveform, _ = librosa.load(io.BytesIO(encoded), sr=SAMPLING_RATE, mono=True)
     except (soundfile.LibsndfileError, librosa.ParameterError, OSError, EOFError, ValueError) as error:
         reason = getattr(error, "error_string", error)
@@ -248,11 +254,15 @@ def load_frames(sample: Sample) -> Frames | None:
     """
     if not isinstance(sample.video, tuple):
         return sampled_frames(sample.video, sample.where)
-    media = sample.video or ((sample.image,) if sample.image is not None else ())
+    media = sample.video
+    if not media and sample.image is not None:
+        media = (sample.image,)
+    if not media:
+        return None
     images = tuple(_open_image(content, sample.where) for content in media)
     if len({image.size for image in images}) > 1:
         raise MediaError("the frames of a video must all have the same size", where=sample.where)
-    return Frames(images, 1 / FRAMES_PER_SECOND) if images else None
+    return Frames(images, 1 / FRAMES_PER_SECOND)
 
 
 def _open_image(media: Media, where: str) -> Image.Image:

@@ -102,12 +102,16 @@ def _opened(video: Media, where: str) -> Iterator[Any]:
 def _span(container: Any) -> tuple[float, float]:
     """When the first frame is shown, and for how many seconds all are; by their packets, since headers may not say."""
     stream = container.streams.video[0]
-    stamps = (packet.pts if packet.pts is not None else packet.dts for packet in container.demux(stream))
-    times = sorted(float(stamp * stream.time_base) for stamp in stamps if stamp is not None)
+    times = []
+    for packet in container.demux(stream):
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is not None:
+            times.append(float(stamp * stream.time_base))
     if not times:
         raise ValueError("it has no frames")
-    spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-    return times[0], times[-1] - times[0] + (spacing or 1 / FRAMES_PER_SECOND)
+    first, last = min(times), max(times)
+    spacing = (last - first) / max(len(times) - 1, 1)
+    return first, last - first + (spacing or 1 / FRAMES_PER_SECOND)  # the last frame is shown, too
 
 
 def _shown_at(times: Sequence[float], container: Any) -> Iterator[Image.Image]:
@@ -116,7 +120,8 @@ def _shown_at(times: Sequence[float], container: Any) -> Iterator[Image.Image]:
     stream.thread_type = "AUTO"
     waiting, shown = list(times), None
     for frame in container.decode(stream):
-        now = float((frame.pts if frame.pts is not None else frame.dts) * stream.time_base)
+        stamp = frame.dts if frame.pts is None else frame.pts
+        now = float(stamp * stream.time_base)
         while waiting and shown is not None and now > waiting[0]:
             waiting.pop(0)
             yield _upright(shown)
@@ -124,10 +129,13 @@ def _shown_at(times: Sequence[float], container: Any) -> Iterator[Image.Image]:
             return
         shown = frame
     if shown is not None:
-        yield from (_upright(shown) for _ in waiting)
+        for _ in waiting:
+            yield _upright(shown)
 
 
 def _upright(frame: Any) -> Image.Image:
     """A phone stores its pictures as the sensor lies, and beside them by how far to turn them."""
     image: Image.Image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    if frame.rotation:
+        image = image.rotate(frame.rotation, expand=True)
+    return image
