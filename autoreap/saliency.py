@@ -157,7 +157,8 @@ def load_saliency(path: Path) -> Saliency:
             metadata = file.metadata() or {}
             arrays = {}
             if metadata.get("format") == _FORMAT:  # another file may hold types that NumPy lacks
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                names = file.keys()  # the file itself can't be iterated over
+                arrays = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise InputError("no such saliency file", where=path, fix="make one with `autoreap calibrate`") from None
     except (SafetensorError, OSError) as error:
