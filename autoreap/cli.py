@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from autoreap import __version__
 from autoreap.commands import ALIASES, COMMANDS
+from autoreap.commands.completion import complete
 from autoreap.commands.options import Result
 from autoreap.errors import AutoreapError, InputError, UnhealthyError
 from autoreap.progress import log_to_stderr
@@ -18,7 +19,9 @@ _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirec
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a failure in the work, 2 bad input, 130 interrupted."""
-    options = command_parser().parse_args(arguments)
+    parser = command_parser()
+    complete(parser)
+    options = parser.parse_args(arguments)
     _quiet_libraries()
     log_to_stderr()
     try:
@@ -67,7 +70,7 @@ def _quiet_libraries() -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """What the command line takes. PYTHON_ARGCOMPLETE_OK."""
     parser = argparse.ArgumentParser(
         prog="autoreap", description="Find the smallest Qwen3-Omni that still hears well.", allow_abbrev=False
     )

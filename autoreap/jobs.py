@@ -9,20 +9,20 @@ from typing import Any
 
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Described, Loaded, load
-from autoreap.evaluate import Evaluator
-from autoreap.outcomes import Evaluation
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch
+from autoreap.evaluation.outcomes import Evaluation
+from autoreap.models.loading import Described, Loaded, load
 from autoreap.plan import PruningPlan
 from autoreap.report.front_table import plot_front
 from autoreap.report.study_page import write_report
-from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch
 from autoreap.search import run
-from autoreap.search.options import SearchOptions
 from autoreap.search.records import StudyRecord
 from autoreap.search.run import SearchResult
+from autoreap.search.search_options import SearchOptions
 from autoreap.search.shipping import Shipped, answers_of_trial, ship
-from autoreap.sizing.footprint import Footprint
 from autoreap.writing.behaviour import answers_of_mask, answers_to_calibration
+from autoreap.writing.footprint import Footprint
 
 __all__ = [
     "SearchOptions",

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
-from autoreap.families import Family, family_of
+from autoreap.models.families import Family, family_of
 from autoreap.plan import COMPONENTS, PruningPlan, no_vision
 
 

@@ -15,9 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from autoreap.data.samples import MODALITIES
 from autoreap.errors import InputError
 from autoreap.files import atomic_write
-from autoreap.media.samples import MODALITIES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -22,7 +22,7 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
 from autoreap.calibration.meter import Meter
-from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import Qwen3Omni
 from autoreap.plan import ComponentShape
 
 SHAPE = ComponentShape(num_layers=8, num_experts=128, top_k=8)

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from autoreap.calibrate import Options
+from autoreap.calibration.calibrator import Options
 from autoreap.calibration.summary import cut_order, turnover
 from autoreap.candidate import RANKINGS, Candidate
-from autoreap.config.calibration import load_calibration
+from autoreap.data.calibration_config import load_calibration
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Loaded, describe, load
-from autoreap.evaluate import Evaluator
+from autoreap.data.samples import Sample
+from autoreap.evaluation.evaluator import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.media.samples import Sample
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan, pinned_layers
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency

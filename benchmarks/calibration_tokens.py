@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from autoreap.calibrate import Options
+from autoreap.calibration.calibrator import Options
 from autoreap.candidate import Candidate
 from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
-from autoreap.described import Loaded, describe, load
-from autoreap.evaluate import Evaluator
+from autoreap.data.samples import Sample
+from autoreap.evaluation.evaluator import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.media.samples import Sample
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import Counts, paired_difference, score

@@ -28,19 +28,19 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
 from autoreap.candidate import Candidate
-from autoreap.config.evals import load_evals
 from autoreap.data.eval_set import read_task
-from autoreap.described import Loaded, describe, load
-from autoreap.families.chat_inputs import Encoded
-from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.data.evals_config import load_evals
+from autoreap.data.tasks import task_named
+from autoreap.evaluation.draft_rows import Prompt
+from autoreap.evaluation.drafting import DraftedDecoder, Embed
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.masking import masked
+from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
-from autoreap.prompts import audio_of, embedded
-from autoreap.scoring.draft_rows import Prompt
-from autoreap.scoring.drafting import DraftedDecoder, Embed
-from autoreap.tasks import task_named
 
 ROOT = Path(__file__).parent.parent
 EVALS = ROOT / "evals" / "tiny.yaml"

@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 
 from autoreap.candidate import Candidate
 from autoreap.data.eval_set import Evals, open_evals
-from autoreap.described import Loaded, describe, load
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.evaluator import Evaluator
 from autoreap.jobs import calibrated, read_calibration
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.planning import make_plan, num_retained, retained_experts
 from autoreap.saliency import Saliency

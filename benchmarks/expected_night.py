@@ -8,8 +8,8 @@ between 10% and 1% for a mixture of experts run layer by layer. `docs/overnight.
 
 from dataclasses import dataclass
 
-from autoreap.families import family_of
-from autoreap.sizing.needs import PUBLISHED_NEED
+from autoreap.commands.needs import PUBLISHED_NEED
+from autoreap.models.families import family_of
 
 HOURS, TOP_K = 8, 8
 SHARES_OF_PEAK = (0.1, 0.01)

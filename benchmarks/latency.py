@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Loaded, describe, load
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
 from autoreap.formatting import metric_text
 from autoreap.masking import masked
-from autoreap.materialise import materialise
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import ComponentPlan, PruningPlan
-from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
-from autoreap.sizing.footprint import Footprint
+from autoreap.writing.footprint import Footprint
+from autoreap.writing.materialiser import materialise
 
 EVALS = Path(__file__).parent.parent / "evals" / "tiny.yaml"
 COLUMNS = ("first_token_seconds", "first_token_ratio", "real_time_factor", "real_time_factor_ratio")

@@ -26,8 +26,8 @@ sys.path.insert(0, str(TESTS))
 from builders import write_sparse_checkpoint  # noqa: E402
 
 from autoreap.candidate import Candidate  # noqa: E402
-from autoreap.checkpoint import open_checkpoint  # noqa: E402
-from autoreap.families import family_of  # noqa: E402
+from autoreap.models.checkpoint import open_checkpoint  # noqa: E402
+from autoreap.models.families import family_of  # noqa: E402
 from autoreap.plan import BaseModel  # noqa: E402
 from autoreap.planning import make_plan, without_layers  # noqa: E402
 

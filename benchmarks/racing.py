@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from scipy.stats import binomtest, t
 
 from autoreap import jobs
-from autoreap.evaluate import CHUNKED_FROM, random_chunks
+from autoreap.evaluation.evaluator import CHUNKED_FROM, random_chunks
 from autoreap.search import records
 from autoreap.search.front import front_of
 from autoreap.search.racing import ALPHA, lower_bound, winsorise

@@ -23,11 +23,10 @@ import torch
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from autoreap.calibration.measure import measure_saliency, read_calibration
-from autoreap.config.space import SpaceConfig, load_space
 from autoreap.data.eval_set import open_evals
-from autoreap.described import describe, load
-from autoreap.evaluate import Evaluator
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.models.loading import describe, load
 from autoreap.plan import PruningPlan
 from autoreap.search.candidates import PlannedCandidate, Planner, objective_values
 from autoreap.search.leader import Leader
@@ -37,6 +36,7 @@ from autoreap.search.sampling import sample
 from autoreap.search.scorers import Drafts, Job, JobResult
 from autoreap.search.search_log import SearchLog
 from autoreap.search.signals import Signals
+from autoreap.search.space import SpaceConfig, load_space
 from autoreap.search.storage import open_storage
 from autoreap.search.study import Identity, open_or_create_study
 from autoreap.search.tracking import Tracker

@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 
 from autoreap import jobs
-from autoreap.config.evals import load_evals, metric_name, task_of
 from autoreap.data.eval_set import read_task
-from autoreap.described import describe, load
-from autoreap.prompts import audio_of, embedded
+from autoreap.data.evals_config import load_evals, metric_name, task_of
+from autoreap.models.loading import describe, load
+from autoreap.models.prompts import audio_of, embedded
 from autoreap.scores import score
 from autoreap.search.records import TrialStatus
 from autoreap.tiny_omni import CHECKPOINT

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from autoreap.candidate import Candidate
-from autoreap.described import describe
 from autoreap.jobs import calibrated, evaluator_of, read_calibration
-from autoreap.materialise import materialise
+from autoreap.models.loading import describe
 from autoreap.planning import make_plan
+from autoreap.writing.materialiser import materialise
 
 described = describe("tiny")  # or a directory, or a name of the hub
 loaded, evaluator = evaluator_of(described, Path("evals/tiny.yaml"), batch_size=64)

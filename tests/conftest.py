@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from specimen import Specimen
 
-    from autoreap.described import Loaded
+    from autoreap.models.loading import Loaded
     from autoreap.plan import PruningPlan
 
 
@@ -69,7 +69,7 @@ def random_checkpoint(saved: Callable[[Specimen], Path]) -> Path:
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     """The embedded model in float32, without speech."""
-    from autoreap.described import describe, load
+    from autoreap.models.loading import describe, load
 
     return load(describe("tiny"))
 

@@ -10,10 +10,10 @@ import torch
 from builders import as_jsonl, copy_rows
 
 from autoreap import cli
-from autoreap.checkpoint import open_checkpoint
-from autoreap.config.evals import load_evals
 from autoreap.data.eval_set import read_task
-from autoreap.families import family_of
+from autoreap.data.evals_config import load_evals
+from autoreap.models.checkpoint import open_checkpoint
+from autoreap.models.families import family_of
 
 EVALS = """\
 search: [{task: asr, dataset_path: asr.jsonl, doc_to_text: transcribe, generation_kwargs: {max_new_tokens: 6}}]

@@ -9,7 +9,7 @@ from builders import SHAPE, saliency_of
 from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import Counts, Metric

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoreap.comparison.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column, Edit, align, columns
-from autoreap.media.samples import Sample
-from autoreap.tasks import asr
-from autoreap.tasks.normalise import units
+from autoreap.data.samples import Sample
+from autoreap.data.tasks import asr
+from autoreap.data.tasks.normalise import units
+from autoreap.evaluation.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column, Edit, align, columns
 
 TEXTS = st.lists(st.sampled_from(["red", "dog", "a", "colour", "um", "今天", ""]), max_size=12).map(" ".join)
 

@@ -15,10 +15,10 @@ from builders import wav_bytes
 from PIL import Image
 
 from autoreap.calibration.batching import START, Batch, Position, batches, encode, in_order
-from autoreap.described import describe
+from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.families.chat_inputs import ChatInputs, Encoded
-from autoreap.media.samples import Sample
+from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.loading import describe
 
 BUDGETS = (1, 60, 100, 150, 400, 100_000)
 

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import nn
 
 from autoreap import jobs
-from autoreap.calibrate import Options, calibrate
 from autoreap.calibration.batching import encode
-from autoreap.config.calibration import CalibrationConfig
-from autoreap.described import Loaded, describe, load
+from autoreap.calibration.calibrator import Options, calibrate
+from autoreap.data.calibration_config import CalibrationConfig
+from autoreap.data.samples import Sample, read_samples
 from autoreap.errors import InputError
-from autoreap.families.chat_inputs import Encoded
-from autoreap.media.samples import Sample, read_samples
+from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.saliency import ModalitySums, Saliency, load_saliency
 from autoreap.tiny_omni import CHECKPOINT
 

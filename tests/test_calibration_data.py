@@ -8,10 +8,10 @@ import pytest
 from builders import ROOT, as_jsonl, wav_bytes
 
 from autoreap.commands.options import add_calibration_options, calibration_config, share, weighted_set
-from autoreap.config.calibration import CalibrationConfig, CalibrationSet
+from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.data.calibration_data import read_calibration, read_set
+from autoreap.data.samples import Sample, digest
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample, digest
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from autoreap.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, read_header, resolve_model
 from autoreap.errors import InputError
+from autoreap.models.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, read_header, resolve_model
 
 Weights = Mapping[str, NDArray[np.float32]]
 ROUTER = "thinker.model.layers.0.mlp.gate.weight"

@@ -24,8 +24,8 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 from autoreap import cli
 from autoreap.candidate import Candidate
 from autoreap.cli import main
-from autoreap.described import describe
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.models.loading import describe
 from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency

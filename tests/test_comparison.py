@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from autoreap.comparison.comparison import compare_outcomes
+from autoreap.data.samples import Sample
+from autoreap.data.tasks import asr, audio_qa
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample
-from autoreap.outcomes import Outcome
+from autoreap.evaluation.comparison import compare_outcomes
+from autoreap.evaluation.outcomes import Outcome
 from autoreap.report.comparison_page import write_comparison_page
 from autoreap.report.comparison_text import comparison_text, visible
 from autoreap.scores import NO_DIFFERENCE, WORSE, paired_difference
-from autoreap.tasks import asr, audio_qa
 
 REFERENCE = "the big red dog sat"
 Outcomes = Mapping[str, Sequence[Outcome]]

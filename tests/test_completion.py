@@ -9,11 +9,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+from argcomplete.shell_integration import shellcode
 
-from autoreap.cli import command_parser, main
-from autoreap.commands import COMMANDS
+from autoreap.cli import main
 from autoreap.search.storage import default_storage
-from autoreap.terminal.completion import SCRIPTS, grammar
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,7 +64,11 @@ comppostfuncs=(finish)
 
 
 def in_bash(_folder: Path, script: str, words: Sequence[str]) -> list[str]:
-    program = f'{script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _autoreap; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    line = " ".join(words)
+    program = (
+        f'{script}\nCOMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; COMP_TYPE=9\n'
+        '_python_argcomplete "$1"; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
     return output("bash", "-c", program, "bash", *words)
 
 
@@ -76,7 +79,7 @@ def in_zsh(folder: Path, script: str, words: Sequence[str]) -> list[str]:
     output("zsh", "-f", "-c", ZSH, "zsh", str(offered), " ".join(words), str(folder / "terminal"))
     *found, done = offered.read_text().splitlines()
     assert done == "done"
-    return [line.replace("\\", "") for line in found if line]
+    return [line for line in found if line]
 
 
 def in_fish(folder: Path, script: str, words: Sequence[str]) -> list[str]:
@@ -100,8 +103,13 @@ def completed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     shell = request.param
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
-    script, folder = SCRIPTS[shell](grammar(command_parser())), tmp_path_factory.mktemp(shell)
-    return lambda *words: sorted(SHELLS[shell](folder, script, words))
+    script, folder = shellcode(["autoreap"], shell=shell), tmp_path_factory.mktemp(shell)
+
+    def offered(*words: str) -> list[str]:
+        # zsh adds what it describes more than once
+        return sorted({word.replace("\\", "").rstrip() for word in SHELLS[shell](folder, script, words)})
+
+    return offered
 
 
 @pytest.mark.usefixtures("folder")
@@ -129,46 +137,36 @@ def test_a_shell_offers_what_fits(words: list[str], offered: list[str], complete
     assert completed("autoreap", *words) == offered
 
 
-def test_the_program_that_is_typed_is_asked_for_studies(
-    folder: Path, completed: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert completed(str(folder / "bin" / "autoreap"), "pareto", "") == ["night-1"]
+def asked(line: str) -> str:
+    """What the program answers a shell that asks how `line` may go on."""
+    variables = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    variables["_ARGCOMPLETE_STDOUT_FILENAME"] = "said"
+    subprocess.run(["autoreap"], env={**os.environ, **variables}, check=True)
+    return Path("said").read_text().strip()
 
 
 @pytest.mark.usefixtures("folder")
 def test_what_a_shell_asks_for_is_told_without_a_heavy_library() -> None:
-    loaded = "import sys; from autoreap.cli import main; main(['completion', 'studies']); print(*sys.modules)"
-    names = set(subprocess.check_output([sys.executable, "-c", loaded], text=True, cwd=ROOT).split())
-    assert names.isdisjoint({"torch", "transformers", "optuna", "mlflow"})
+    program = "import sys; from autoreap.commands.completion import _study_names; print(_study_names(), *sys.modules)"
+    names = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert "['night-1']" in names
+    assert set(names).isdisjoint({"torch", "transformers", "optuna", "mlflow"})
+    assert asked("autoreap pareto ") == "night-1"
 
 
-@pytest.mark.parametrize("shell", SCRIPTS)
-def test_a_script_names_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_command_prints_a_script_that_its_shell_can_read(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    known = grammar(command_parser())
-    assert COMMANDS.keys() <= known.commands.keys()
-    for command, arguments in known.commands.items():
-        assert command in script
-        for argument in arguments:
-            assert all(flag.lstrip("-") in script for flag in argument.flags)
-
-
-@pytest.mark.parametrize("shell", SCRIPTS)
-def test_a_script_is_one_that_its_shell_can_read(shell: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
-    script = SCRIPTS[shell](grammar(command_parser()))
     subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
-def test_a_broken_or_missing_storage_offers_no_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["completion", "studies"]) == 0
-    Path("mlruns").mkdir()
-    Path("mlruns/studies.db").write_text("no database")
-    assert main(["completion", "studies"]) == 0
-    assert capsys.readouterr() == ("", "")
+@pytest.mark.parametrize("storage", [None, "no database"])
+@pytest.mark.usefixtures("folder")
+def test_a_broken_or_missing_storage_offers_no_study(storage: str | None) -> None:
+    Path("mlruns/studies.db").unlink()
+    if storage is not None:
+        Path("mlruns/studies.db").write_text(storage)
+    assert asked("autoreap pareto ") == ""

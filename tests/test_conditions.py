@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autoreap.media.conditions import Condition, Waveform
+from autoreap.data.conditions import Condition, Waveform
 
 RATE = 16_000
 

@@ -5,13 +5,13 @@ import pytest
 from builders import wav_bytes
 from pages import block
 
-from autoreap.config.calibration import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
-from autoreap.config.columns import ColumnRef, Constant
-from autoreap.config.evals import EvalsConfig, TaskConfig, load_evals, metric_name
-from autoreap.config.parameters import Range
-from autoreap.config.space import SpaceConfig, load_space
+from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet, calibration_of, load_calibration
+from autoreap.data.columns import ColumnRef, Constant
+from autoreap.data.conditions import Condition
+from autoreap.data.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name
 from autoreap.errors import InputError
-from autoreap.media.conditions import Condition
+from autoreap.search.parameters import Range
+from autoreap.search.space import SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
 SPACE = """\

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoreap.constraints import FORMS, Constraint, check_measured, parse_constraint
 from autoreap.errors import InputError, ScoringError
+from autoreap.search.constraints import FORMS, Constraint, check_measured, parse_constraint
 
 BASELINE = {
     "wer": 0.04, "wer.noisy": 0.1, "wer/zh": 0.2, "accuracy": 0.8, "size_bytes": 70e9, "size_4bit_bytes": 18e9,

@@ -14,14 +14,14 @@ from builders import ROOT, as_jsonl, wav_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoreap.config.columns import Constant
-from autoreap.config.evals import TaskConfig
+from autoreap.data.columns import Constant
 from autoreap.data.dataset import STREAMED_FOR_ONE, draw_rows, read_dataset
 from autoreap.data.eval_set import EvalTask, open_evals
+from autoreap.data.evals_config import TaskConfig
+from autoreap.data.samples import Sample, digest, load_audio
+from autoreap.data.tasks import asr
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample, digest, load_audio
 from autoreap.scores import Counts
-from autoreap.tasks import asr
 from autoreap.writing.behaviour import write_utterances
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -101,7 +101,7 @@ def test_a_parquet_file_that_is_none_is_refused(content: bytes | None, message: 
 def test_a_parquet_file_needs_no_home_that_can_be_written() -> None:
     program = """
         from pathlib import Path
-        from autoreap.config.evals import load_evals
+        from autoreap.data.evals_config import load_evals
         from autoreap.data.eval_set import open_evals
         print(open_evals(Path("evals/tiny.yaml")).search.digest)
     """

@@ -13,8 +13,8 @@ from test_resume import assert_same_bits
 from transformers import Qwen2_5OmniForConditionalGeneration
 
 from autoreap import cli
-from autoreap.described import describe, load
-from autoreap.outcomes import load_outcomes
+from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.models.loading import describe, load
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
 from autoreap.search.records import read_study

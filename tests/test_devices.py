@@ -20,13 +20,13 @@ from test_resume import assert_same_bits
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import jobs
-from autoreap.calibrate import Options
+from autoreap.calibration.calibrator import Options
 from autoreap.calibration.meter import Meter
-from autoreap.described import Described, Loaded, default_device, describe, load, shortage
-from autoreap.families.qwen3_omni import Qwen3Omni
-from autoreap.media.samples import Sample
+from autoreap.data.samples import Sample
+from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.loading import Described, Loaded, default_device, describe, load, shortage
+from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
-from autoreap.prompts import audio_of, embedded
 from autoreap.writing.behaviour import place
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")

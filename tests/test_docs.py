@@ -17,19 +17,21 @@ import pytest
 import torch
 from builders import identity_plan
 from pages import ROOT, Block, anchors, blocks, links, name_of, pages, spans
-from test_imports import LAYERS, PACKAGE
+from test_imports import PACKAGE, ROOMS
 
 from autoreap.cli import command_parser
-from autoreap.config.calibration import load_calibration
-from autoreap.config.evals import load_evals
-from autoreap.config.space import load_space
-from autoreap.described import describe, load
+from autoreap.data.calibration_config import load_calibration
+from autoreap.data.evals_config import load_evals
+from autoreap.data.samples import read_samples
+from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.masking import masked as masked_in_readme
-from autoreap.media.samples import read_samples
-from autoreap.outcomes import load_outcomes
-from autoreap.terminal.completion import grammar
+from autoreap.models.loading import describe, load
+from autoreap.search.space import load_space
 
-COMMANDS = grammar(command_parser()).commands
+COMMANDS: dict[str, set[str]] = {}  # name -> flags
+for action in command_parser()._actions:
+    if isinstance(action.choices, dict):
+        COMMANDS.update({name: set(parser._option_string_actions) for name, parser in action.choices.items()})
 CHECKED = ("yaml", "json", "python", "diff")
 README = ROOT / "README.md"
 # Folders of the repository; of mlruns/ the pages name what a search will write.
@@ -110,7 +112,7 @@ def test_what_is_said_of_a_command_in_passing_names_its_own_options(page: Path) 
         command, *words = span.removeprefix("autoreap ").split() or [""]
         if span.startswith("autoreap ") and command not in COMMANDS:
             unknown.append(span)
-        flags = {flag for argument in COMMANDS.get(command, ()) for flag in argument.flags}
+        flags = COMMANDS.get(command, set())
         options = [word.partition("=")[0] for word in words if word.startswith("--")]
         unknown += [f"{span}: {option}" for option in options if command in COMMANDS and option not in flags]
     assert unknown == []
@@ -194,7 +196,11 @@ def test_every_module_and_every_name_in_one_that_is_named_exists(page: Path) -> 
     assert unknown == []
 
 
-def test_the_table_of_layers_is_the_one_that_is_enforced() -> None:
-    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    table = [(int(number), sorted(name.strip().rstrip("/") for name in names.split(","))) for number, names in rows]
-    assert table == [(number, sorted(layer)) for number, layer in enumerate(LAYERS, start=1)]
+def test_the_table_of_rooms_is_the_order_that_is_enforced() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[
+        text.index("| room, in the order of the pipeline |") : text.index("A module imports what stands before")
+    ]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+    listed = [name for cell in cells for name in re.findall(r"`(\w+)/?`", cell)]
+    assert listed == [name for units in ROOMS for name in units]

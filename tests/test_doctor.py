@@ -13,11 +13,11 @@ from builders import write_sparse_checkpoint
 from random_models import real_config
 
 from autoreap.cli import main
-from autoreap.described import describe
-from autoreap.families import family_of
-from autoreap.sizing.doctor import BROKEN, GOOD, NOTE, Finding, abilities, examine
-from autoreap.sizing.machine import Accelerator, Machine
-from autoreap.sizing.needs import PUBLISHED_NEED, need_of
+from autoreap.commands.doctor_checks import BROKEN, GOOD, NOTE, Finding, abilities, examine
+from autoreap.commands.machine import Accelerator, Machine
+from autoreap.commands.needs import PUBLISHED_NEED, need_of
+from autoreap.models.families import family_of
+from autoreap.models.loading import describe
 
 Capture = pytest.CaptureFixture[str]
 MACHINE = Machine(

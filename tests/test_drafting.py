@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from random_models import END, save_random_model, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.evaluation.draft_rows import Answer, Prompt
+from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
+from autoreap.models.families.qwen3_omni import Qwen3Omni
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
-from autoreap.scoring.draft_rows import Answer, Prompt
-from autoreap.scoring.drafting import DraftedDecoder
 
 SHAPE: ModelShape = Qwen3Omni().shape(small_config())
 THINKER = SHAPE.components["thinker"]

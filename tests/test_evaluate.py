@@ -13,18 +13,18 @@ from builders import as_jsonl, saliency_of, wav_bytes
 from PIL import Image
 
 from autoreap.candidate import PRESETS, preset
-from autoreap.config.evals import load_evals
 from autoreap.data.eval_set import open_evals, read_task
-from autoreap.described import Loaded, describe, load
+from autoreap.data.evals_config import load_evals
+from autoreap.data.samples import Sample
+from autoreap.data.tasks import task_named
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.masking import masked
-from autoreap.media.samples import Sample
-from autoreap.outcomes import Evaluation, Outcome, load_outcomes
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import Counts
-from autoreap.tasks import task_named
 from autoreap.tiny_omni import CHECKPOINT
 
 EVALS = as_jsonl("evals/tiny")

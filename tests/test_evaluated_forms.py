@@ -8,11 +8,11 @@ import pytest
 from builders import as_jsonl, random_component
 
 from autoreap import cli
-from autoreap.described import describe, load
-from autoreap.materialise import materialise
-from autoreap.outcomes import Outcome, load_outcomes
+from autoreap.evaluation.outcomes import Outcome, load_outcomes
+from autoreap.models.loading import describe, load
 from autoreap.plan import PruningPlan
 from autoreap.tiny_omni import CHECKPOINT
+from autoreap.writing.materialiser import materialise
 from autoreap.writing.verification import Verified
 
 EVALS = as_jsonl("evals/tiny")

@@ -12,13 +12,13 @@ import pytest
 import torch
 from builders import as_jsonl
 
-from autoreap.config.evals import load_evals
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Loaded
+from autoreap.data.evals_config import load_evals
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluator
-from autoreap.outcomes import Evaluation, Outcome, load_outcomes
-from autoreap.scoring.judging import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.judging import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
+from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes
+from autoreap.models.loading import Loaded
 
 DATA = as_jsonl("evals/tiny")
 NUM_ROWS = 6
@@ -124,7 +124,7 @@ def test_a_recording_too_long_for_memory_is_left_out(loaded: Loaded, tmp_path: P
 
 
 def sample_of(row: Mapping[str, Any]) -> Any:
-    from autoreap.media.samples import Sample
+    from autoreap.data.samples import Sample
 
     return Sample(id=row["id"], where="here", audio=Path(row["audio"]), text=row["text"])
 

@@ -15,17 +15,17 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
 from autoreap.candidate import Candidate
-from autoreap.checkpoint import Checkpoint, open_checkpoint
-from autoreap.described import describe, load
-from autoreap.families import family_of
-from autoreap.media.samples import read_samples
+from autoreap.data.samples import read_samples
+from autoreap.models.checkpoint import Checkpoint, open_checkpoint
+from autoreap.models.families import family_of
+from autoreap.models.loading import describe, load
+from autoreap.models.prompts import audio_of
 from autoreap.plan import BaseModel, PruningPlan
 from autoreap.planning import make_plan
-from autoreap.prompts import audio_of
 from autoreap.scores import Metric
-from autoreap.sizing.footprint import Footprint
-from autoreap.sizing.sizes import component_sizes, is_expert, quantised_bytes
+from autoreap.writing.footprint import Footprint
 from autoreap.writing.rewrite import plan_rewrite
+from autoreap.writing.sizes import component_sizes, is_expert, quantised_bytes
 
 EVALS = as_jsonl("evals/tiny")
 

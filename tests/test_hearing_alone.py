@@ -11,12 +11,12 @@ from random_qwen2_audio import QWEN2_AUDIO, save_hearing_model
 from test_resume import assert_same_bits
 
 from autoreap import cli
-from autoreap.described import describe, load
-from autoreap.media.samples import SAMPLING_RATE, Sample
-from autoreap.outcomes import load_outcomes
+from autoreap.data.samples import SAMPLING_RATE, Sample
+from autoreap.evaluation.latency import Stopwatch
+from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.models.loading import describe, load
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.scoring.latency import Stopwatch
 from autoreap.search.records import read_study
 from autoreap.search.storage import open_study
 

@@ -10,7 +10,7 @@ from builders import planned
 from studies import add_trial, new_study, read
 
 from autoreap.data.eval_set import open_evals
-from autoreap.outcomes import Outcome
+from autoreap.evaluation.outcomes import Outcome
 from autoreap.report.front_table import front_table
 from autoreap.scores import Counts, Difference, Metric
 from autoreap.search.front import front_of

@@ -8,13 +8,13 @@ import pytest
 from builders import as_jsonl
 
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Loaded
 from autoreap.errors import InputError
-from autoreap.evaluate import Evaluator
-from autoreap.families.chat_inputs import Encoded
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.masking import masked
+from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentPlan, PruningPlan
-from autoreap.scoring.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.search.scorers import Job, Scorer, ScorerSetup
 
 ASR = as_jsonl("evals/tiny") / "asr_search.jsonl"

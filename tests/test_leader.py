@@ -17,21 +17,21 @@ from builders import SHAPE, identity_plan
 from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
-from autoreap.config.calibration import CalibrationConfig
-from autoreap.config.parameters import Range
-from autoreap.config.space import SpaceConfig
+from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.errors import InputError
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.progress import StatusLine, console
 from autoreap.scores import Counts, Metric
 from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner
 from autoreap.search.failures import RepeatedFailureError
 from autoreap.search.leader import Leader
+from autoreap.search.parameters import Range
 from autoreap.search.records import ScoredModel, StudyRecord, TrialStatus, read_study
 from autoreap.search.scorers import Drafts, Job, JobResult, ScorerPool
 from autoreap.search.search_log import SearchLog
 from autoreap.search.signals import Signals
+from autoreap.search.space import SpaceConfig
 from autoreap.search.storage import open_storage
 from autoreap.search.study import Identity, open_or_create_study
 from autoreap.search.tracking import Tracker

@@ -10,14 +10,14 @@ import torch
 from builders import as_jsonl
 
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Loaded
+from autoreap.data.samples import Sample
 from autoreap.errors import ScoringError
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.likelihood import reference_nll
 from autoreap.masking import masked
-from autoreap.media.samples import Sample
+from autoreap.models.loading import Loaded
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric, score
-from autoreap.scoring.likelihood import reference_nll
 
 DATA = as_jsonl("evals/tiny")
 NUM_ROWS = 8

@@ -16,14 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
-from autoreap.checkpoint import open_checkpoint
 from autoreap.errors import InputError
-from autoreap.families import family_of
 from autoreap.masking import masked
-from autoreap.materialise import materialise
+from autoreap.models.checkpoint import open_checkpoint
+from autoreap.models.families import family_of
 from autoreap.plan import ComponentPlan, ComponentShape, ModelShape, PruningPlan, load_plan
 from autoreap.scores import Metric
 from autoreap.writing import shards
+from autoreap.writing.materialiser import materialise
 from autoreap.writing.rewrite import plan_rewrite
 
 

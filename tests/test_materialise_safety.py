@@ -20,14 +20,14 @@ from builders import identity_plan, random_component
 from random_models import save_random_model
 from safetensors.torch import load_file, save_file
 
-from autoreap import materialise as module
-from autoreap.checkpoint import INDEX_NAME, open_checkpoint
 from autoreap.errors import InputError
-from autoreap.families import family_of
 from autoreap.files import exclusive
-from autoreap.materialise import materialise
+from autoreap.models.checkpoint import INDEX_NAME, open_checkpoint
+from autoreap.models.families import family_of
 from autoreap.plan import PruningPlan, load_plan
+from autoreap.writing import materialiser as module
 from autoreap.writing import shards
+from autoreap.writing.materialiser import materialise
 
 SMALL_SHARD_BYTES = 20_000
 

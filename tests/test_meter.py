@@ -20,8 +20,8 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3Omni
 
 from autoreap.calibration.meter import Meter
 from autoreap.errors import InputError
-from autoreap.families.family import Decoder
-from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.family import Decoder
+from autoreap.models.families.qwen3_omni import Qwen3Omni
 from autoreap.plan import ComponentShape
 
 FAMILY = Qwen3Omni()

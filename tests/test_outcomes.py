@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoreap.errors import InputError
-from autoreap.outcomes import Evaluation, Outcome, load_outcomes
+from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.report.evaluation_text import evaluation_table
 from autoreap.scores import Counts
 

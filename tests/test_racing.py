@@ -12,12 +12,13 @@ from builders import as_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoreap import evaluate, jobs
+from autoreap import jobs
 from autoreap.data.eval_set import open_evals
-from autoreap.described import describe, load
 from autoreap.errors import InputError
-from autoreap.evaluate import CHUNKED_FROM, Evaluator, random_chunks
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation import evaluator as evaluate
+from autoreap.evaluation.evaluator import CHUNKED_FROM, Evaluator, random_chunks
+from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.models.loading import describe, load
 from autoreap.scores import Counts, Metric
 from autoreap.search import records
 from autoreap.search.front import front_of, pareto

@@ -14,7 +14,7 @@ from builders import wav_bytes
 from optuna.trial import TrialState
 from studies import BASELINE_BYTES, OBJECTIVES, add_ends, add_trial, new_study, plan_of, rate, read, save_answers
 
-from autoreap.described import describe
+from autoreap.models.loading import describe
 from autoreap.plan import BaseModel, ComponentPlan
 from autoreap.report.candidate_details import MAX_DETAILED
 from autoreap.report.search_stats import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
@@ -23,7 +23,7 @@ from autoreap.scores import Metric
 from autoreap.search import records
 from autoreap.search.front import front_of
 from autoreap.search.records import HeldOutScores, HeldOutTrial, ScoredModel, ScoringSetup, TrialStatus
-from autoreap.sizing.footprint import Footprint
+from autoreap.writing.footprint import Footprint
 
 REFERENCE = "the big red dog"
 

@@ -13,16 +13,16 @@ from browser import ask, needs_browser, opened
 from studies import add_ends, add_trial, new_study, rate, read, save_answers
 
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, parameter_name
-from autoreap.constraints import STATIC
+from autoreap.data.tasks import TASKS
+from autoreap.evaluation import latency
+from autoreap.evaluation.judging import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
 from autoreap.formatting import metric_text, size_text
 from autoreap.report import study_page
 from autoreap.report.study_document import study_document
 from autoreap.report.study_page import LANGUAGES, write_report
-from autoreap.scoring import latency
-from autoreap.scoring.judging import EMPTY, NOT_A_NUMBER, RUNAWAY, UNPARSEABLE
 from autoreap.search import records
+from autoreap.search.constraints import STATIC
 from autoreap.search.records import HeldOutScores, HeldOutTrial, ScoredModel
-from autoreap.tasks import TASKS
 
 PAGE = Path(study_page.__file__).parent / "page"
 EVIL = "</script><script>window.hacked=1</script><img/src=x/onerror=hacked=1>"

@@ -16,13 +16,13 @@ from builders import wav_bytes
 from PIL import Image
 
 from autoreap import jobs
-from autoreap.calibrate import Options, identity
 from autoreap.calibration import resume
 from autoreap.calibration.batching import batches
+from autoreap.calibration.calibrator import Options, identity
 from autoreap.calibration.resume import Part, ResumeFile, resumable
-from autoreap.described import Loaded, describe, load
+from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.saliency import Saliency, load_saliency
 
 OPTIONS = Options(batch_tokens=1, max_unreadable=0.3)  # a row a batch

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoreap.described import describe, load
 from autoreap.errors import InputError
+from autoreap.models.loading import describe, load
 from autoreap.tiny_omni import CHECKPOINT
 
 

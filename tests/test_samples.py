@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from autoreap.data.samples import Sample, contents, digest, load_audio, load_frames, read_samples, spread
 from autoreap.errors import InputError, MediaError
-from autoreap.media.samples import Sample, contents, digest, load_audio, load_frames, read_samples, spread
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from builders import SHAPE
 from optuna.trial import FixedTrial, TrialState
 
 from autoreap.candidate import Candidate, control
-from autoreap.config.space import SpaceConfig, load_space
 from autoreap.errors import InputError
-from autoreap.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import Qwen3Omni
 from autoreap.plan import ComponentShape, ModelShape
 from autoreap.search.samplers import make_sampler
 from autoreap.search.sampling import check_known_parameters, check_space, enqueue_presets, sample
+from autoreap.search.space import SpaceConfig, load_space
 
 ROOT = Path(__file__).parent.parent
 CONFIG_30B = Path(__file__).parent / "data" / "qwen3-omni-30b-a3b-instruct.config.json"

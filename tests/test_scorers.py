@@ -11,8 +11,8 @@ from builders import as_jsonl, copy_rows, random_component
 
 from autoreap.cli import command_parser
 from autoreap.data.eval_set import open_evals
-from autoreap.described import describe, load
 from autoreap.errors import InputError
+from autoreap.models.loading import describe, load
 from autoreap.plan import PruningPlan
 from autoreap.search.scorers import Job, RayPool, ScorerSetup, make_scorer
 from autoreap.search.study import code_digest

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from pages import block
 
-from autoreap.config.evals import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
-from autoreap.config.lm_eval_keys import LM_EVAL_KEYS
 from autoreap.data.eval_set import Evals, read_task
-from autoreap.media.samples import Sample, load_audio
-from autoreap.tasks.normalise import units
+from autoreap.data.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
+from autoreap.data.lm_eval_keys import LM_EVAL_KEYS
+from autoreap.data.samples import Sample, load_audio
+from autoreap.data.tasks.normalise import units
 
 EVALS = Path(__file__).parent.parent / "evals"
 RECORDINGS = [

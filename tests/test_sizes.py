@@ -7,12 +7,12 @@ from builders import saliency_of, write_sparse_checkpoint
 from random_models import real_config
 
 from autoreap.candidate import Candidate
-from autoreap.checkpoint import Checkpoint, open_checkpoint
-from autoreap.families import Family, family_of
+from autoreap.models.checkpoint import Checkpoint, open_checkpoint
+from autoreap.models.families import Family, family_of
 from autoreap.plan import BaseModel
 from autoreap.planning import make_plan
-from autoreap.sizing.sizes import Size, component_sizes
 from autoreap.writing.rewrite import plan_rewrite
+from autoreap.writing.sizes import Size, component_sizes
 
 # Qwen3-Omni-30B-A3B-Instruct in bf16, as published.
 NUM_PARAMETERS, NUM_TENSORS = 35_259_818_545, 28_010
@@ -111,9 +111,9 @@ def test_pruning_the_talker_too_saves_its_experts(checkpoint: Checkpoint, family
     assert saved == 2 * 20 * 64 * (1_179_648 + 1_024)  # bytes, layers, experts, an expert and its row of the router
 
 
-def test_the_readme_shows_these_sizes() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) GB \| ([\d.]+) GB \|$", readme, re.MULTILINE)
+def test_the_documentation_shows_these_sizes() -> None:
+    page = (Path(__file__).parent.parent / "docs/overnight.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) GB \| ([\d.]+) GB \|$", page, re.MULTILINE)
     shown = {(int(kept) / 128, int(cut)): (float(alone), float(voiced)) for kept, cut, alone, voiced in rows}
     assert shown.items() <= GIGABYTES.items()
     assert len(shown) == 4

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from autoreap.cli import main
-from autoreap.config.evals import load_evals
-from autoreap.config.space import load_space
+from autoreap.commands.starter import write_starter
 from autoreap.data.eval_set import open_evals
+from autoreap.data.evals_config import load_evals
 from autoreap.errors import InputError
 from autoreap.jobs import read_calibration
-from autoreap.starter import write_starter
+from autoreap.search.space import load_space
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]

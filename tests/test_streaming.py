@@ -22,13 +22,13 @@ from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneratio
 
 import autoreap
 from autoreap import cli, jobs
-from autoreap.calibrate import Options
+from autoreap.calibration.calibrator import Options
 from autoreap.calibration.layer_weights import read_layer
 from autoreap.calibration.spool import spool_beside
-from autoreap.described import Loaded, describe, load
+from autoreap.data.samples import Sample
 from autoreap.errors import AutoreapError, InputError
 from autoreap.files import exclusive
-from autoreap.media.samples import Sample
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.saliency import load_saliency
 from autoreap.tiny_omni import CHECKPOINT
 
@@ -180,7 +180,7 @@ def test_a_layer_read_alone_holds_the_weights_of_the_stock_model(checkpoints: Ma
 @pytest.mark.slow
 def test_loading_without_layers_says_nothing_of_the_tensors_it_leaves(checkpoints: Mapping[str, Path]) -> None:
     path = str(checkpoints["fused"])
-    program = f"from autoreap.described import describe, load\nload(describe({path!r}), stream_layers=True)"
+    program = f"from autoreap.models.loading import describe, load\nload(describe({path!r}), stream_layers=True)"
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert "UNEXPECTED" not in result.stdout + result.stderr
@@ -291,9 +291,9 @@ MEASURE = """
 import gc, resource, sys, torch
 from pathlib import Path
 from autoreap import jobs
-from autoreap.calibrate import Options
-from autoreap.described import describe, load
-from autoreap.families.family import Family
+from autoreap.calibration.calibrator import Options
+from autoreap.models.loading import describe, load
+from autoreap.models.families.family import Family
 
 model, folder, streams = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "streamed"
 most = 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from autoreap.config.space import SpaceConfig, load_space
 from autoreap.errors import InputError
+from autoreap.search.space import SpaceConfig, load_space
 from autoreap.search.storage import default_storage, open_storage
 from autoreap.search.study import Identity, open_or_create_study
 

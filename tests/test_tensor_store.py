@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from autoreap.errors import InputError
-from autoreap.scoring.tensor_store import TensorStore
+from autoreap.evaluation.tensor_store import TensorStore
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +54,7 @@ def test_a_part_of_a_tensor_is_kept_without_the_rest_of_it(scratch: Path) -> Non
 
 
 def test_tensors_outlive_the_store_and_many_segments_are_mapped(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoreap.scoring.tensor_store._SEGMENT_BYTES", 2**16)
+    monkeypatch.setattr("autoreap.evaluation.tensor_store._SEGMENT_BYTES", 2**16)
     tensors = [*random_tensors(400, dtype=torch.float32), torch.arange(50_000.0)]
     store = TensorStore(0)
     kept = [store.keep(tensor) for tensor in tensors]
@@ -85,7 +85,7 @@ def test_no_file_has_a_name_and_a_kill_leaves_none(scratch: Path) -> None:
     store.keep(torch.ones(1000))
     assert list(scratch.iterdir()) == []
     program = (
-        "import os, signal, torch\nfrom autoreap.scoring.tensor_store import TensorStore\n"
+        "import os, signal, torch\nfrom autoreap.evaluation.tensor_store import TensorStore\n"
         "TensorStore(0).keep(torch.ones(1000))\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}

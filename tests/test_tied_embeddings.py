@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from autoreap import cli
-from autoreap.checkpoint import open_checkpoint
-from autoreap.described import describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.outcomes import load_outcomes
+from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.models.checkpoint import open_checkpoint
+from autoreap.models.loading import describe, load
 from autoreap.saliency import load_saliency
 from autoreap.writing.verification import check_structure
 

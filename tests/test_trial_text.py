@@ -11,7 +11,7 @@ from builders import planned
 from studies import add_ends, add_trial, new_study
 
 from autoreap.cli import main
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.report.trial_text import spans
 from autoreap.scores import Counts, Difference
 from autoreap.search.records import HeldOutScores, HeldOutTrial, record_held_out

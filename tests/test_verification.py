@@ -11,16 +11,16 @@ from builders import as_jsonl, random_component, wav_bytes
 from safetensors.torch import load_file, save_file
 
 from autoreap.data.eval_set import EvalSet, open_evals
-from autoreap.described import Loaded, describe, load
 from autoreap.errors import InputError, VerificationError
-from autoreap.evaluate import Evaluator
-from autoreap.materialise import Materialised, materialise
-from autoreap.outcomes import Outcome, load_outcomes
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.outcomes import Outcome, load_outcomes
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing import shards
 from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, place
+from autoreap.writing.materialiser import Materialised, materialise
 from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
 EVALS = as_jsonl("evals/tiny")

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoreap.data.samples import Sample, load_frames
+from autoreap.data.video_files import MAX_FRAMES, num_sampled, sampled_frames, size_from_header
 from autoreap.errors import InputError, MediaError
-from autoreap.media.samples import Sample, load_frames
-from autoreap.media.video_files import MAX_FRAMES, num_sampled, sampled_frames, size_from_header
 
 IDENTITY = [0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000]  # an mp4's display matrix
 QUARTER_TURN = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]  # clockwise

@@ -15,11 +15,11 @@ from pathlib import Path
 import soundfile
 from PIL import Image
 
-from autoreap.config.calibration import DEFAULT_MAX_UNREADABLE
+from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
+from autoreap.data.samples import Sample, check_unreadable
+from autoreap.data.video_files import Media, size_from_header
 from autoreap.errors import InputError, MediaError
-from autoreap.families.chat_inputs import ChatInputs, Encoded
-from autoreap.media.samples import Sample, check_unreadable
-from autoreap.media.video_files import Media, size_from_header
+from autoreap.models.families.chat_inputs import ChatInputs, Encoded
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from autoreap.checkpoint import TensorInfo
-from autoreap.described import Described, Loaded
 from autoreap.errors import InputError
+from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.loading import Described, Loaded
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

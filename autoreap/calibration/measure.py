@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoreap.calibrate import Options, calibrate, identity
+from autoreap.calibration.calibrator import Options, calibrate, identity
 from autoreap.calibration.resume import resumable
 from autoreap.calibration.spool import spool_beside
 from autoreap.calibration.streaming import calibrate_by_layer
-from autoreap.config.calibration import CalibrationConfig, CalibrationSet
 from autoreap.data import calibration_data
-from autoreap.described import Loaded
+from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet
+from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample
+from autoreap.models.loading import Loaded
 from autoreap.saliency import Saliency, load_saliency
 
 logger = logging.getLogger(__name__)

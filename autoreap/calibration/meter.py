@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from autoreap.calibration.expert_outputs import Experts, RecordingWeights, pair_by_pair
+from autoreap.data.measuring import DEFAULT_GATES, GATES
 from autoreap.errors import InputError
-from autoreap.families import Family
-from autoreap.measuring import DEFAULT_GATES, GATES
+from autoreap.models.families import Family
 from autoreap.plan import ComponentShape
 from autoreap.saliency import FloatArray, ModalitySums
 

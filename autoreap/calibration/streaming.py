@@ -16,15 +16,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autoreap.calibrate import MAX_SPAN, Options, counted_sums, decoder_of, identity, listen, origin
 from autoreap.calibration.batching import Batch, batches, estimated_tokens
+from autoreap.calibration.calibrator import MAX_SPAN, Options, counted_sums, decoder_of, identity, listen, origin
 from autoreap.calibration.layer_weights import read_layer
 from autoreap.calibration.meter import Meter
 from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, spooled
-from autoreap.described import Loaded
+from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
-from autoreap.media.samples import MODALITIES, Sample
+from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
 from autoreap.saliency import ComponentSaliency, Saliency

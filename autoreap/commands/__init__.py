@@ -1,11 +1,11 @@
 """The commands. To add one, write its file beside these and list it here.
 
-Each file holds the command's SUMMARY, its EXAMPLE, `add_options` and `run`; the file's name is the command's. What a
+Each file holds the command's SUMMARY, its EXAMPLE, `add_options` and `run`. What a
 command needs of torch and the like it imports in `run`, so that `--help` is instant. `options`, `planning` and
 `writing` hold what several commands share.
 """
 
-from typing import Protocol, cast
+from typing import Protocol
 
 from autoreap.commands import (
     calibrate,
@@ -17,15 +17,15 @@ from autoreap.commands import (
     inspect,
     materialise,
     pareto,
-    plan,
     prune,
     report,
-    saliency,
     search,
     select,
     show,
     verify,
 )
+from autoreap.commands import make_plan as plan
+from autoreap.commands import show_saliency as saliency
 from autoreap.commands.options import Add, Arguments, Result
 
 
@@ -44,10 +44,23 @@ class Command(Protocol):
         ...
 
 
-_MODULES = (
-    *(search, pareto, show, report, select, compare, materialise, verify),
-    *(calibrate, saliency, plan, evaluate, prune, inspect),
-    *(init, doctor, completion),
-)
-COMMANDS = {module.__name__.rpartition(".")[2]: cast(Command, module) for module in _MODULES}
+COMMANDS: dict[str, Command] = {
+    "search": search,
+    "pareto": pareto,
+    "show": show,
+    "report": report,
+    "select": select,
+    "compare": compare,
+    "materialise": materialise,
+    "verify": verify,
+    "calibrate": calibrate,
+    "saliency": saliency,
+    "plan": plan,
+    "evaluate": evaluate,
+    "prune": prune,
+    "inspect": inspect,
+    "init": init,
+    "doctor": doctor,
+    "completion": completion,
+}
 ALIASES = {"materialise": ("materialize",)}

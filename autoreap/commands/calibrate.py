@@ -30,8 +30,8 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Measure and save."""
     from autoreap import jobs
-    from autoreap.calibrate import Options
-    from autoreap.described import describe, load
+    from autoreap.calibration.calibrator import Options
+    from autoreap.models.loading import describe, load
 
     components = COMPONENTS[options.component]
     calibration = calibration_config(options)

@@ -11,7 +11,7 @@ from autoreap.commands.options import Add, Arguments, Result, at_least_zero
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.outcomes import Outcome
+    from autoreap.evaluation.outcomes import Outcome
 
 SUMMARY = "compare two trials, checkpoints or outcome files"
 EXAMPLE = "autoreap compare tiny-tiny/baseline tiny-tiny/7 --html compare.html"
@@ -31,7 +31,7 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """The figures with their verdicts, then the worst utterances."""
-    from autoreap.comparison.comparison import compare_outcomes
+    from autoreap.evaluation.comparison import compare_outcomes
     from autoreap.report.comparison_text import comparison_text
 
     sides = [_outcomes(name, options.storage) for name in (options.first, options.second)]
@@ -54,7 +54,7 @@ def _has_colour() -> bool:
 
 def _outcomes(name: str, storage: str | None) -> "dict[str, tuple[Outcome, ...]]":
     """What A or B names: a file, a checkpoint or a trial."""
-    from autoreap.outcomes import load_outcomes
+    from autoreap.evaluation.outcomes import load_outcomes
 
     path = _path(name, storage)
     if not path.is_file():

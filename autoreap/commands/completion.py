@@ -1,37 +1,57 @@
-"""autoreap completion: a script by which a shell completes commands, options, choices, files and studies."""
+"""autoreap completion: a script by which a shell completes commands, options, choices, files and studies.
 
+The script asks the program, through argcomplete, at each press of the key.
+"""
+
+import argparse
 import sqlite3
 from pathlib import Path
+
+from argcomplete import autocomplete
+from argcomplete.completers import FilesCompleter
+from argcomplete.shell_integration import shellcode
 
 from autoreap.commands.options import Add, Arguments, Result
 
 SUMMARY = "print a script that completes commands in your shell"
 EXAMPLE = "autoreap completion bash > ~/.local/share/bash-completion/completions/autoreap"
 
-_STUDIES = "studies"
+_STUDY, _MODEL = ("study", "source"), ("model", "source")  # destinations that name a study, a model
 
 
 def add_options(add: Add) -> None:
     """What the command takes."""
-    choices = ("bash", "zsh", "fish", _STUDIES)
     add(
         "shell",
-        choices=choices,
+        choices=("bash", "zsh", "fish"),
         help="whose script; of zsh it goes into a file _autoreap in a folder of $fpath, of fish into "
-        f"~/.config/fish/completions/autoreap.fish; {_STUDIES}: names of studies, which the scripts ask for",
+        "~/.config/fish/completions/autoreap.fish",
     )
 
 
 def run(options: Arguments) -> Result:
-    """The script, made of what every command takes."""
-    if options.shell == _STUDIES:
-        names = _study_names()
-        return {"studies": names}, "\n".join(names)
-    from autoreap.cli import command_parser
-    from autoreap.terminal.completion import SCRIPTS, grammar
-
-    script = SCRIPTS[options.shell](grammar(command_parser()))
+    """The script."""
+    script = shellcode(["autoreap"], shell=options.shell)
     return {"shell": options.shell, "script": script}, script
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell and exit, where a shell asks."""
+    autocomplete(parser, always_complete_options=False, default_completer=_values)
+
+
+def _values(prefix: str, action: argparse.Action, **_: object) -> list[str]:
+    """What may stand for an argument without choices: studies, `tiny`, files."""
+    values = []
+    if action.dest in _STUDY:
+        values += _study_names()
+    if action.dest in _MODEL:
+        values.append("tiny")
+    # A word as it is, a path, or a set with its weight may be a file; what is parsed into a number is none.
+    is_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") == "weighted_set"
+    if is_text and action.dest != "study":
+        values += FilesCompleter()(prefix)
+    return values
 
 
 def _study_names() -> list[str]:

@@ -7,7 +7,7 @@ from autoreap.commands.options import Add, Arguments, Result
 from autoreap.errors import InputError, UnhealthyError
 
 if TYPE_CHECKING:
-    from autoreap.sizing.needs import Need
+    from autoreap.commands.needs import Need
 
 SUMMARY = "say what works on this machine, and what is broken"
 EXAMPLE = "autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct"
@@ -21,9 +21,9 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Look, judge, and say what a model needs; nothing is changed or fetched."""
     import autoreap
-    from autoreap.sizing.doctor import BROKEN, abilities, as_dict, as_text, examine
-    from autoreap.sizing.machine import look, requirements
-    from autoreap.sizing.needs import PUBLISHED_NEED
+    from autoreap.commands.doctor_checks import BROKEN, abilities, as_dict, as_text, examine
+    from autoreap.commands.machine import look, requirements
+    from autoreap.commands.needs import PUBLISHED_NEED
 
     place = None if options.model is None else _place(options.model)
     machine = look(Path("mlruns"))
@@ -46,7 +46,7 @@ def _place(model: str) -> str | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    from autoreap.sizing.needs import PUBLISHED
+    from autoreap.commands.needs import PUBLISHED
 
     try:
         return str(snapshot_download(model, local_files_only=True))
@@ -60,7 +60,7 @@ def _place(model: str) -> str | None:
 def _need(model: str, place: str) -> "Need":
     from dataclasses import replace
 
-    from autoreap.described import describe
-    from autoreap.sizing.needs import need_of
+    from autoreap.commands.needs import need_of
+    from autoreap.models.loading import describe
 
     return replace(need_of(describe(place)), model=model)

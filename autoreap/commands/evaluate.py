@@ -29,7 +29,7 @@ def add_options(add: Add) -> None:
 def run(options: Arguments) -> Result:
     """Score, with intervals."""
     from autoreap import jobs
-    from autoreap.described import describe
+    from autoreap.models.loading import describe
     from autoreap.plan import load_plan
     from autoreap.report.evaluation_text import evaluation_table
     from autoreap.scores import metrics_as_dict

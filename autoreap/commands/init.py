@@ -17,7 +17,7 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Copy a space, evals and calibration data that run as they are."""
-    from autoreap.starter import write_starter
+    from autoreap.commands.starter import write_starter
 
     written = [str(path) for path in write_starter(options.folder, options.model)]
     first_words = f"next: cd {shlex.quote(str(options.folder))} && less README.md"

@@ -8,7 +8,7 @@ from autoreap.commands.options import Add, Arguments, Result, add_model
 from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
-    from autoreap.checkpoint import TensorInfo
+    from autoreap.models.checkpoint import TensorInfo
     from autoreap.writing.rewrite import OutputTensor
 
 SUMMARY = "count parameters and bytes per component"
@@ -23,10 +23,10 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """Sizes, from headers alone."""
-    from autoreap.described import describe
+    from autoreap.models.loading import describe
     from autoreap.plan import load_plan
-    from autoreap.sizing.sizes import component_sizes
     from autoreap.writing.rewrite import plan_rewrite
+    from autoreap.writing.sizes import component_sizes
 
     described = describe(options.model)
     tensors: Iterable[TensorInfo | OutputTensor] = described.checkpoint.tensors.values()

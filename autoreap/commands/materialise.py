@@ -48,9 +48,9 @@ def run(options: Arguments) -> Result:
 
 
 def _of_plan(options: Arguments) -> Result:
-    from autoreap.described import describe
-    from autoreap.materialise import check_target
+    from autoreap.models.loading import describe
     from autoreap.plan import load_plan
+    from autoreap.writing.materialiser import check_target
 
     plan = load_plan(options.plan)
     described = describe(options.source)
@@ -65,7 +65,7 @@ def _of_plan(options: Arguments) -> Result:
 
 def _of_trial(options: Arguments) -> Result:
     from autoreap import jobs
-    from autoreap.described import describe
+    from autoreap.models.loading import describe
     from autoreap.search.records import read_study
     from autoreap.search.storage import DEFAULT_ROOT, open_study
 

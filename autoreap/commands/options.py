@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 from autoreap.errors import InputError
-from autoreap.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 
 if TYPE_CHECKING:
-    from autoreap.config.calibration import CalibrationConfig
+    from autoreap.data.calibration_config import CalibrationConfig
 
 Arguments = argparse.Namespace
 Add = Callable[..., Any]  # argparse's add_argument
@@ -61,7 +61,7 @@ def add_calibration_options(add: Add) -> None:
 
 def calibration_config(options: Arguments) -> "CalibrationConfig":
     """The sets of the file and of the options, by modality; `InputError` where there is none of audio."""
-    from autoreap.config.calibration import calibration_of
+    from autoreap.data.calibration_config import calibration_of
 
     named = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
     config = calibration_of(

@@ -20,12 +20,12 @@ from autoreap.commands.options import (
     calibration_config,
     gives_calibration,
 )
-from autoreap.commands.planning import add_planning_options, candidate, planned
+from autoreap.commands.plan_options import add_planning_options, candidate, planned
 from autoreap.commands.writing import add_output_options, compares, target, write
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.described import Described
+    from autoreap.models.loading import Described
     from autoreap.plan import PruningPlan
     from autoreap.saliency import Saliency
     from autoreap.writing.behaviour import Expected
@@ -46,9 +46,9 @@ def add_options(add: Add) -> None:
 
 def run(options: Arguments) -> Result:
     """All three steps; what needs no measurement loads no weight."""
-    from autoreap.described import describe
-    from autoreap.materialise import check_target
+    from autoreap.models.loading import describe
     from autoreap.planning import check_candidate, needs_saliency
+    from autoreap.writing.materialiser import check_target
 
     described = describe(options.model)
     if not options.dry_run:
@@ -67,9 +67,9 @@ def _measured(described: "Described", decide: "Callable[[Saliency | None], Pruni
     if not gives_calibration(options):
         decide(None)  # says what would have to be measured
     from autoreap import jobs
-    from autoreap.calibrate import Options
+    from autoreap.calibration.calibrator import Options
     from autoreap.calibration.spool import spool_beside
-    from autoreap.described import load, release
+    from autoreap.models.loading import load, release
 
     calibration = calibration_config(options)
     data = jobs.read_calibration(calibration)

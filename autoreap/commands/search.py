@@ -47,7 +47,7 @@ def run(options: Arguments) -> Result:
     from autoreap.report.front_table import front_table
     from autoreap.search.front import explain_empty_front
     from autoreap.search.held_out import held_out_lines, with_held_out
-    from autoreap.search.options import SearchOptions
+    from autoreap.search.search_options import SearchOptions
     from autoreap.writing.verification import behaviour_text
 
     chosen = SearchOptions(

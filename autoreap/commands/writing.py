@@ -10,7 +10,7 @@ from autoreap.errors import InputError
 from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
-    from autoreap.described import Described
+    from autoreap.models.loading import Described
     from autoreap.plan import PruningPlan
     from autoreap.writing.behaviour import Expected
     from autoreap.writing.verification import Verified
@@ -62,8 +62,8 @@ def write(
     if options.dry_run:
         rewrite = plan_rewrite(described.checkpoint, plan)
     else:
-        from autoreap.checkpoint import open_checkpoint
-        from autoreap.materialise import materialise
+        from autoreap.models.checkpoint import open_checkpoint
+        from autoreap.writing.materialiser import materialise
 
         behaviour = _behaviour("--skip-behaviour" if options.skip_behaviour else expected, options.carry)
         written = materialise(described.checkpoint.path, plan, target(options), facts=facts, behaviour=behaviour)

@@ -7,11 +7,11 @@ that turn out to be broken are left out later (see `batching`).
 from dataclasses import replace
 from pathlib import Path
 
-from autoreap.config.calibration import CalibrationConfig, CalibrationSet
+from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.data.dataset import HubSource, is_parquet, read_hub
+from autoreap.data.samples import Sample, read_samples
+from autoreap.data.video_files import check_decoder
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample, read_samples
-from autoreap.media.video_files import check_decoder
 
 _REQUIRED: dict[str, tuple[str, ...]] = {"audio": ("audio",), "video": (), "mixed": ("audio",)}
 _SEEN = ("video", "mixed")

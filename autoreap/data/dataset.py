@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autoreap.config.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
-from autoreap.config.evals import TaskConfig
+from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
+from autoreap.data.evals_config import TaskConfig
+from autoreap.data.samples import Sample, check_media_files, read_samples
+from autoreap.data.tasks.normalise import is_language_tag
+from autoreap.data.video_files import Media
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample, check_media_files, read_samples
-from autoreap.media.video_files import Media
-from autoreap.tasks.normalise import is_language_tag
 
 # Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
 STREAMED_FOR_ONE = 20

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from autoreap.config.evals import EvalsConfig, TaskConfig, load_evals, metric_name, task_of
 from autoreap.data.dataset import read_dataset
+from autoreap.data.evals_config import EvalsConfig, TaskConfig, load_evals, metric_name, task_of
+from autoreap.data.samples import Sample, contents, digest
+from autoreap.data.tasks import Task
 from autoreap.errors import InputError
-from autoreap.media.samples import Sample, contents, digest
-from autoreap.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from autoreap.dimensions import experts, layers, speech, vision
-from autoreap.families.family import Config, Family, TensorRole
+from autoreap.models.families.family import Config, Family, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:

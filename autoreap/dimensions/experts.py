@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autoreap.families.family import Config, Family, Router, TensorRole
+from autoreap.models.families.family import Config, Family, Router, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan
 
 if TYPE_CHECKING:

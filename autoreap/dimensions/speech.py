@@ -5,13 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from autoreap.families.family import Config, Family, TensorRole
+from autoreap.models.families.family import SPEAKING_PARTS, Config, Family, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PARTS = ("talker", "speech")  # of the model, all that speaks
 
 
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractContextManager[None]:
@@ -21,7 +19,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractC
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Drop the talker and the waveform decoder."""
-    return None if plan.drop_speech and role.part in PARTS else role
+    return None if plan.drop_speech and role.part in SPEAKING_PARTS else role
 
 
 def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from autoreap.families.family import Config, Family, TensorRole
+from autoreap.models.families.family import Config, Family, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:

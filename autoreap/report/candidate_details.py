@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoreap.comparison.comparison import Comparison, Pair, compare_outcomes
-from autoreap.described import Described
 from autoreap.errors import InputError
-from autoreap.outcomes import load_outcomes
+from autoreap.evaluation.comparison import Comparison, Pair, compare_outcomes
+from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.models.loading import Described
 from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
 from autoreap.report.comparison_page import utterance
 from autoreap.report.memory import GIGABYTES, memory_of, open_searched_model, stored_type

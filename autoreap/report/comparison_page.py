@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from autoreap.comparison.alignment import EQUAL, SUBSTITUTED, Column
-from autoreap.comparison.comparison import Comparison, Pair
+from autoreap.evaluation.alignment import EQUAL, SUBSTITUTED, Column
+from autoreap.evaluation.comparison import Comparison, Pair
+from autoreap.evaluation.outcomes import Outcome
 from autoreap.formatting import metric_text, points_text
-from autoreap.outcomes import Outcome
 from autoreap.report.comparison_text import left_out_lines, verdict_text, visible
 from autoreap.report.pages import write_page
 from autoreap.scores import NO_DIFFERENCE

@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-from autoreap.comparison.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column
-from autoreap.comparison.comparison import Comparison, Measured, Pair
+from autoreap.evaluation.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column
+from autoreap.evaluation.comparison import Comparison, Measured, Pair
 from autoreap.formatting import metric_text, points_text
 from autoreap.report.tables import text_table
 from autoreap.scores import NO_DIFFERENCE

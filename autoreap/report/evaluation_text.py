@@ -2,8 +2,8 @@
 
 from collections import Counter
 
+from autoreap.evaluation.outcomes import Evaluation, with_languages
 from autoreap.formatting import metric_text
-from autoreap.outcomes import Evaluation, with_languages
 from autoreap.report.tables import text_table
 
 

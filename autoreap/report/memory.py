@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoreap.described import Described, describe
 from autoreap.errors import AutoreapError
+from autoreap.models.loading import Described, describe
 from autoreap.plan import PruningPlan
 from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord
-from autoreap.sizing.footprint import Footprint
+from autoreap.writing.footprint import Footprint
 from autoreap.writing.rewrite import rewrite_config
 
 GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import soundfile
 
-from autoreap.config.evals import EvalsConfig, load_evals, metric_name
 from autoreap.data.dataset import is_on_this_disk
 from autoreap.data.eval_set import read_task
+from autoreap.data.evals_config import EvalsConfig, load_evals, metric_name
+from autoreap.data.samples import SAMPLING_RATE, Sample, load_audio
 from autoreap.errors import AutoreapError
-from autoreap.media.samples import SAMPLING_RATE, Sample, load_audio
 from autoreap.search.records import ScoringSetup
 
 logger = logging.getLogger(__name__)

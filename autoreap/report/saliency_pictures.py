@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoreap.calibration.summary import ComponentSummary
+from autoreap.data.samples import MODALITIES
 from autoreap.errors import InputError
-from autoreap.media.samples import MODALITIES
 from autoreap.planning import layers_to_cut
 from autoreap.saliency import ComponentSaliency, FloatArray
 

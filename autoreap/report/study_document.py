@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoreap.constraints import STATIC
+from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError
 from autoreap.formatting import unit_of, visible_metrics
 from autoreap.report.candidate_details import all_details
 from autoreap.report.search_stats import search_stats
 from autoreap.scores import Metric
+from autoreap.search.constraints import STATIC
 from autoreap.search.front import drawn_metric, front_of
 from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord, TrialStatus
 from autoreap.search.selection import select
 from autoreap.search.storage import DEFAULT_ROOT
-from autoreap.tasks import task_of_metric
 
 MAX_WER_INCREASE = 0.5  # points; of the sentence about the smallest
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoreap.comparison.comparison import Comparison, compare_outcomes
+from autoreap.evaluation.comparison import Comparison, compare_outcomes
+from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.formatting import duration, metric_text, size_text, visible_metrics
-from autoreap.outcomes import load_outcomes
 from autoreap.plan import COMPONENTS, ComponentPlan
 from autoreap.report.comparison_text import comparison_text
 from autoreap.scores import metrics_as_dict

@@ -5,17 +5,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoreap.candidate import Candidate
-from autoreap.constraints import STATIC
 from autoreap.data.eval_set import EvalSet
-from autoreap.described import Described
 from autoreap.errors import InputError, ScoringError
-from autoreap.outcomes import language_metrics
+from autoreap.evaluation import latency
+from autoreap.evaluation.outcomes import language_metrics
+from autoreap.models.loading import Described
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
-from autoreap.scoring import latency
-from autoreap.sizing.footprint import Footprint
+from autoreap.search.constraints import STATIC
+from autoreap.writing.footprint import Footprint
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from autoreap.constraints import STATIC
 from autoreap.formatting import value_text
 from autoreap.scores import Metric
+from autoreap.search.constraints import STATIC
 from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus
 
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import optuna
 
-from autoreap.comparison.comparison import Outcomes, compare_outcomes
 from autoreap.data.eval_set import EvalSet
+from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.comparison import Outcomes, compare_outcomes
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes, with_languages
 from autoreap.files import atomic_write
 from autoreap.formatting import metric_text, points_text, size_text
-from autoreap.outcomes import Evaluation, Outcome, load_outcomes, with_languages
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NO_DIFFERENCE, compare
 from autoreap.search.records import HeldOutScores, HeldOutTrial, StudyRecord, TrialRecord, record_held_out
-from autoreap.tasks import task_of_metric
 
 logger = logging.getLogger(__name__)
 

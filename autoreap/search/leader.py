@@ -14,9 +14,8 @@ from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import control
-from autoreap.config.space import SpaceConfig
 from autoreap.errors import InputError, ScoringError
-from autoreap.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
+from autoreap.evaluation.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
 from autoreap.scores import Metric
 from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
@@ -29,6 +28,7 @@ from autoreap.search.sampling import enqueue_presets, sample
 from autoreap.search.scorers import Drafts, Job, JobResult, ScorerPool
 from autoreap.search.search_log import SearchLog, trial_line
 from autoreap.search.signals import Signals
+from autoreap.search.space import SpaceConfig
 from autoreap.search.tracking import Tracker
 
 logger = logging.getLogger(__name__)

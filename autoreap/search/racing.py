@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoreap.evaluation.outcomes import Outcome
 from autoreap.formatting import value_text
-from autoreap.outcomes import Outcome
 from autoreap.scores import Metric
 
 ALPHA = 0.02  # how often a candidate of the front may be stopped by what a sample says

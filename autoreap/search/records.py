@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.errors import InputError
-from autoreap.outcomes import OUTCOMES_NAME
+from autoreap.evaluation.outcomes import OUTCOMES_NAME
 from autoreap.plan import PruningPlan, plan_from_dict
 from autoreap.scores import Difference, Metric, metrics_as_dict, metrics_from_dict
 

@@ -9,21 +9,19 @@ from pathlib import Path
 
 import optuna
 
-from autoreap.calibrate import Options as CalibrationOptions
+from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
-from autoreap.config.space import SpaceConfig, load_space
-from autoreap.constraints import check_measured
 from autoreap.data.eval_set import Evals, open_evals
-from autoreap.described import Described, default_device, describe, load, release
 from autoreap.errors import InputError
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.models.loading import Described, default_device, describe, load, release
 from autoreap.saliency import Saliency
 from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
+from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
 from autoreap.search.front import front_of
 from autoreap.search.held_out import HeldOutScorer, answerable, is_scored
 from autoreap.search.leader import Leader
-from autoreap.search.options import SearchOptions
 from autoreap.search.records import (
     ScoringSetup,
     StudyRecord,
@@ -36,9 +34,11 @@ from autoreap.search.records import (
 from autoreap.search.sampling import check_space, check_vision
 from autoreap.search.scorers import LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
 from autoreap.search.search_log import SearchLog
+from autoreap.search.search_options import SearchOptions
 from autoreap.search.selection import select
 from autoreap.search.shipping import Shipped, ship
 from autoreap.search.signals import Interrupted, Signals
+from autoreap.search.space import SpaceConfig, load_space
 from autoreap.search.storage import (
     STORAGE_ERRORS,
     default_storage,

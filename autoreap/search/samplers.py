@@ -8,8 +8,8 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
-from autoreap.config.space import SAMPLERS, SpaceConfig
 from autoreap.errors import InputError
+from autoreap.search.space import SAMPLERS, SpaceConfig
 
 # What Optuna's annotations call the values that a YAML file can give.
 _PLAIN_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}

@@ -13,16 +13,16 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from autoreap.calibrate import MAX_SPAN
+from autoreap.calibration.calibrator import MAX_SPAN
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
-from autoreap.config.parameters import Parameter, Range, can_be
-from autoreap.config.space import SpaceConfig
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError
 from autoreap.plan import COMPONENTS, ModelShape, no_vision
 from autoreap.planning import edges, pinned_layers
+from autoreap.search.parameters import Parameter, Range, can_be
 from autoreap.search.records import enqueue_preset
 from autoreap.search.samplers import make_sampler
+from autoreap.search.space import SpaceConfig
 
 logger = logging.getLogger(__name__)
 

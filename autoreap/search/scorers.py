@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autoreap.data.eval_set import EvalSet, open_evals
-from autoreap.described import Loaded, describe, load
 from autoreap.errors import AutoreapError, InputError
-from autoreap.evaluate import Evaluator
-from autoreap.outcomes import Evaluation, Outcome
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
+from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import PruningPlan
-from autoreap.scoring.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.search.candidates import needs_likelihoods
 from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Race
 from autoreap.search.records import MAX_DEATHS

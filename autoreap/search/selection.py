@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError
 from autoreap.formatting import count_text, metric_text, size_text, unit_of, value_text
 from autoreap.scores import Metric
 from autoreap.search.front import explain_empty_front, front_of, least_error, log_to_minimise
 from autoreap.search.held_out import smaller_ties_text
 from autoreap.search.records import StudyRecord, TrialRecord
-from autoreap.tasks import task_of_metric
 
 RULES = ("knee", "smallest", "best")
 _BOUNDS = {"smallest": ("--max-wer-increase", "0.5 (points)"), "best": ("--max-size", "20GB")}

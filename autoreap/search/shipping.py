@@ -6,18 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoreap.comparison.comparison import compare_outcomes
 from autoreap.data.eval_set import open_evals
-from autoreap.described import Described
 from autoreap.errors import InputError
-from autoreap.materialise import materialise
-from autoreap.outcomes import load_outcomes
+from autoreap.evaluation.comparison import compare_outcomes
+from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.models.loading import Described
 from autoreap.plan import load_plan
 from autoreap.scores import Difference, Metric, metrics_as_dict
 from autoreap.search.records import StudyRecord
 from autoreap.search.selection import select
 from autoreap.search.storage import DEFAULT_ROOT
 from autoreap.writing.behaviour import Expected, check_behaviour
+from autoreap.writing.materialiser import materialise
 from autoreap.writing.verification import Verified
 
 

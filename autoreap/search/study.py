@@ -13,10 +13,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from autoreap import __version__
-from autoreap.config.space import SpaceConfig
 from autoreap.errors import InputError
 from autoreap.search.records import check_format, read_identity, record_identity
 from autoreap.search.sampling import check_known_parameters
+from autoreap.search.space import SpaceConfig
 
 logger = logging.getLogger(__name__)
 

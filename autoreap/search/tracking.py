@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoreap.config.space import SpaceConfig
 from autoreap.data.eval_set import EvalSet
-from autoreap.described import Described
 from autoreap.errors import AutoreapError
 from autoreap.formatting import duration
+from autoreap.models.loading import Described
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
 from autoreap.search.records import HeldOutScores, TrialRecord, TrialStatus
+from autoreap.search.space import SpaceConfig
 
 logger = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import yaml
 
-from autoreap.config.columns import TEXTS
-from autoreap.config.evals import TaskConfig
+from autoreap.data.columns import TEXTS
+from autoreap.data.conditions import NOISES, Condition
 from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
-from autoreap.described import Described, Loaded, default_device, describe, load, release, shortage
+from autoreap.data.evals_config import TaskConfig
+from autoreap.data.samples import Sample
 from autoreap.errors import VerificationError
-from autoreap.evaluate import Evaluator
-from autoreap.media.conditions import NOISES, Condition
-from autoreap.media.samples import Sample
-from autoreap.outcomes import OUTCOMES_NAME, Outcome, load_outcomes
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.evaluation.outcomes import OUTCOMES_NAME, Outcome, load_outcomes
+from autoreap.models.loading import Described, Loaded, default_device, describe, load, release, shortage
 from autoreap.plan import PruningPlan
 from autoreap.scores import paired_difference
 from autoreap.writing.verification import FOLDER, Record, Verified

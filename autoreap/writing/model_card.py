@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from autoreap.families import family_of
+from autoreap.models.families import family_of
 from autoreap.plan import COMPONENTS, ModelShape, PruningPlan
 from autoreap.scores import Metrics
 from autoreap.writing.rewrite import Rewrite

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoreap.checkpoint import Checkpoint, TensorInfo
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
-from autoreap.families import Family, family_of
-from autoreap.families.family import Config, TensorRole
+from autoreap.models.checkpoint import Checkpoint, TensorInfo
+from autoreap.models.families import Family, family_of
+from autoreap.models.families.family import Config, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import xxhash
 
-from autoreap.checkpoint import SINGLE_NAME, TensorInfo, read_header
 from autoreap.errors import InputError, VerificationError
+from autoreap.models.checkpoint import SINGLE_NAME, TensorInfo, read_header
 from autoreap.writing.rewrite import OutputTensor
 
 MAX_SHARD_BYTES = 5_000_000_000

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from autoreap import __version__
-from autoreap.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.errors import InputError, VerificationError
-from autoreap.families import family_of
 from autoreap.formatting import size_text
+from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
+from autoreap.models.families import family_of
 from autoreap.scores import Metric, metrics_as_dict, metrics_from_dict
 from autoreap.writing.rewrite import OutputTensor, Rewrite
 from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of

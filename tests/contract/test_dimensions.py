@@ -10,11 +10,11 @@ from builders import identity_plan, random_component
 from random_models import END, QWEN3_OMNI, random_prompt
 from specimen import Specimen
 
-from autoreap.checkpoint import open_checkpoint
-from autoreap.families import family_of
 from autoreap.masking import family_of_model, masked
-from autoreap.materialise import materialise
+from autoreap.models.checkpoint import open_checkpoint
+from autoreap.models.families import family_of
 from autoreap.plan import ModelShape, PruningPlan
+from autoreap.writing.materialiser import materialise
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -12,13 +12,13 @@ from test_dimensions import DimensionContract, load
 from transformers import PreTrainedModel
 
 from autoreap.calibration.layer_weights import read_layer
-from autoreap.checkpoint import Checkpoint, open_checkpoint
-from autoreap.described import Loaded, describe
 from autoreap.errors import InputError
-from autoreap.families import Family, family_of
 from autoreap.masking import masked
+from autoreap.models.checkpoint import Checkpoint, open_checkpoint
+from autoreap.models.families import Family, family_of
+from autoreap.models.loading import Loaded, describe
 from autoreap.plan import ModelShape, PruningPlan
-from autoreap.sizing.footprint import Footprint
+from autoreap.writing.footprint import Footprint
 
 
 class FamilyContract(DimensionContract):

@@ -11,9 +11,9 @@ from test_dimensions import DimensionContract
 from test_families import FamilyContract
 
 from autoreap.candidate import Candidate
-from autoreap.checkpoint import open_checkpoint
 from autoreap.errors import InputError
-from autoreap.families import family_of
+from autoreap.models.checkpoint import open_checkpoint
+from autoreap.models.families import family_of
 from autoreap.plan import ModelShape, PruningPlan
 from autoreap.planning import make_plan
 

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import pytest
 
-from autoreap.media.samples import Sample
+from autoreap.data.samples import Sample
+from autoreap.data.tasks import TASKS, Task, asr, asr_characters, audio_qa, task_named
 from autoreap.scores import Counts, score
-from autoreap.tasks import TASKS, Task, asr, asr_characters, audio_qa, task_named
 
 OUTPUTS = ["", " \n", "?", "A", "certainly nothing that was asked", "B. 42 -- {x}", "\u2028\x00", "word " * 500, "你好"]
 

@@ -12,8 +12,8 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 from autoreap import jobs
 from autoreap.candidate import Candidate
 from autoreap.data.eval_set import open_evals
-from autoreap.described import describe, load
-from autoreap.evaluate import Evaluator
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.models.loading import describe, load
 from autoreap.planning import make_plan
 from autoreap.tiny_omni import CHECKPOINT
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from nights import start_search
 
 from autoreap.cli import main
-from autoreap.outcomes import load_outcomes
+from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.search.records import read_held_out
 from autoreap.search.storage import open_study
 

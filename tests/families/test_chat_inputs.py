@@ -11,10 +11,10 @@ import pytest
 import torch
 from data.processor.make_reference import CONVERSATIONS, REFERENCE, conversation, real_inputs, real_processor
 
+from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.families.chat_inputs import ChatInputs, Encoded
-from autoreap.families.qwen3_omni import Qwen3Omni
-from autoreap.media.samples import Sample
+from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.qwen3_omni import Qwen3Omni
 from autoreap.tiny_omni import CHECKPOINT
 
 Tensors = Mapping[str, torch.Tensor]

@@ -18,17 +18,17 @@ from test_footprint import peak_bytes
 from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, Qwen2Config
 
 from autoreap.candidate import Candidate
-from autoreap.checkpoint import open_checkpoint
+from autoreap.data.samples import SAMPLING_RATE, Sample
 from autoreap.errors import InputError, MediaError
-from autoreap.families.chat_inputs import ChatInputs, Encoded
-from autoreap.families.qwen2_audio import TEXT_DEFAULTS, Qwen2Audio
+from autoreap.evaluation.draft_rows import Prompt
+from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
-from autoreap.media.samples import SAMPLING_RATE, Sample
+from autoreap.models.checkpoint import open_checkpoint
+from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.qwen2_audio import TEXT_DEFAULTS, Qwen2Audio
+from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import check_plan
 from autoreap.planning import make_plan
-from autoreap.prompts import audio_of, embedded
-from autoreap.scoring.draft_rows import Prompt
-from autoreap.scoring.drafting import DraftedDecoder
 from autoreap.writing.rewrite import plan_rewrite
 
 FAMILY = Qwen2Audio()

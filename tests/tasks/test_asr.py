@@ -1,8 +1,8 @@
 import pytest
 
-from autoreap.media.samples import Sample
+from autoreap.data.samples import Sample
+from autoreap.data.tasks import asr, asr_characters
 from autoreap.scores import Counts
-from autoreap.tasks import asr, asr_characters
 
 
 def errors(expected: str, heard: str, language: str | None = None) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 import pytest
 
-from autoreap.media.samples import Sample
+from autoreap.data.samples import Sample
+from autoreap.data.tasks import audio_qa
 from autoreap.scores import Counts
-from autoreap.tasks import audio_qa
 
 RIGHT, WRONG, FAILED = (Counts(1, 1), False), (Counts(0, 1), False), (Counts(0, 1), True)
 

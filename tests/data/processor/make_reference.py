@@ -21,7 +21,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from autoreap.media.samples import SAMPLING_RATE, Sample
+from autoreap.data.samples import SAMPLING_RATE, Sample
 from autoreap.tiny_omni import CHECKPOINT
 
 REFERENCE = Path(__file__).with_name("reference.npz")

@@ -1,0 +1,265 @@
+"""Stream calibration data through the model once -> `Saliency`."""
+
+import importlib.metadata
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from autoreap import __version__
+from autoreap.calibration.batching import Batch, batches
+from autoreap.calibration.meter import Meter, State
+from autoreap.calibration.resume import Part, ResumeFile
+from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
+from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS
+from autoreap.data.samples import MODALITIES, Sample, digest
+from autoreap.errors import InputError, SilenceError
+from autoreap.models.families.family import Decoder
+from autoreap.models.loading import Loaded
+from autoreap.models.prompts import audio_of, embedded
+from autoreap.plan import BaseModel, ComponentShape
+from autoreap.progress import Progress
+from autoreap.saliency import ComponentSaliency, Saliency
+
+logger = logging.getLogger(__name__)
+
+MAX_SPAN = 8
+DEFAULT_BATCH_TOKENS = 8192
+_SPEECH_STEPS = 512  # what the talker says of one sample at most, while it is calibrated on its own speech
+_MAX_SILENT = 0.5  # the share of rows that may be answered with nothing; a talker is not known by its silence
+_NAMED = 5  # silent rows in a message
+_ROW = re.compile(r"(:| row )\d+$")  # the end of `Sample.where`
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        tokens: which tokens of the thinker count: `prompt` (media included), `answer`, or `both`. All that the talker
+            says counts.
+        gates: which router weight g is; see `Meter`.
+        batch_tokens: tokens of a batch, padding included.
+        max_unreadable: the share of a modality's rows whose media may be broken; they are left out.
+        resume: a file for what is measured so far, saved now and then; what it holds of the same measurement is not
+            measured again. Who names it removes it.
+        spool: a folder for hidden states, where a model is measured layer by layer; see `streaming`.
+    """
+
+    tokens: str = DEFAULT_TOKENS
+    gates: str = DEFAULT_GATES
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    max_unreadable: float = DEFAULT_MAX_UNREADABLE
+    resume: Path | None = field(default=None, compare=False)
+    spool: Path | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, calibration: CalibrationConfig) -> "Options":
+        """As `calibration` says."""
+        return cls(tokens=calibration.tokens, gates=calibration.gates, max_unreadable=calibration.max_unreadable)
+
+
+def calibrate(
+    loaded: Loaded,
+    data: Mapping[str, Sequence[Sample]],
+    *,
+    components: Sequence[str] = ("thinker",),
+    options: Options = Options(),
+) -> Saliency:
+    """Measure `components` on `data` (samples by modality; audio is needed), one forward pass over each.
+
+    Padding never counts. The talker is measured on the speech that the model itself makes of the samples; those it
+    answers with nothing are left out. Sums are kept in float64.
+
+    Raises:
+        InputError: a component is missing from the model, there is no audio data, nothing of a modality counts, or too
+            many of its rows can't be read or are answered with nothing.
+    """
+    known = identity(loaded, data, components=components, options=options)
+    file = ResumeFile(options.resume, known)
+    measured = {}
+    skipped: dict[str, int] = {}
+    silent: dict[str, int] = {}
+    for component in components:
+        meters = {}
+        for modality in (modality for modality in MODALITIES if modality in data):
+            meters[modality] = _measured(loaded, component, data[modality], options, file)
+            position = file.part(f"{component}.{modality}").position
+            skipped[modality] = len(position.unreadable)
+            if component == "talker":
+                silent[modality] = len(position.silent)
+        measured[component] = ComponentSaliency(
+            modalities={modality: meter.sums() for modality, meter in meters.items()},
+            layer_cosine=meters["audio"].layer_cosine(),
+        )
+    return Saliency(measured, known | origin(loaded.described.base_model, data, skipped, silent))
+
+
+def identity(
+    loaded: Loaded, data: Mapping[str, Sequence[Sample]], *, components: Sequence[str], options: Options
+) -> dict[str, str]:
+    """All that the numbers of a measurement follow from: two with the same identity have the same bits.
+
+    Also the shape of the checkpoint, which says more than the model in memory: that may lack the talker.
+
+    Raises:
+        InputError: a component is missing from the model, or there is no audio data.
+    """
+    if "audio" not in data:
+        raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
+    described, model = loaded.described, loaded.model
+    decoders = [decoder_of(loaded, component) for component in components]
+    return {
+        "model_fingerprint": described.checkpoint.fingerprint,
+        "components": ",".join(sorted(components)),
+        "autoreap": __version__,
+        "transformers": importlib.metadata.version("transformers"),
+        "torch": torch.__version__,
+        "device": described.family.device(model).type,
+        "dtype": str(model.dtype),
+        "experts_implementation": _implementations(decoders, "_experts_implementation"),
+        "attention_implementation": _implementations(decoders, "_attn_implementation"),
+        "tokens": options.tokens,
+        "gates": options.gates,
+        "batch_tokens": str(options.batch_tokens),
+        "max_unreadable": str(options.max_unreadable),
+        "shape": json.dumps(asdict(described.shape)),
+        **{f"data.{modality}": digest(samples) for modality, samples in data.items()},
+    }
+
+
+def origin(
+    base_model: BaseModel,
+    data: Mapping[str, Sequence[Sample]],
+    skipped: Mapping[str, int],
+    silent: Mapping[str, int],
+) -> dict[str, str]:
+    """Where a measurement came from, for people: names of model and sets, and how many rows were left out."""
+    sets = {
+        modality: Counter((_ROW.sub("", sample.where), sample.weight) for sample in samples)
+        for modality, samples in data.items()
+    }
+    listed = {
+        modality: [{"set": name, "weight": weight, "rows": rows} for (name, weight), rows in counted.items()]
+        for modality, counted in sets.items()
+    }
+    return {
+        "model": base_model.name,
+        **{f"data.{modality}.sets": json.dumps(entries, ensure_ascii=False) for modality, entries in listed.items()},
+        **{f"data.{modality}.skipped": str(number) for modality, number in skipped.items()},
+        **{f"data.{modality}.silent": str(number) for modality, number in silent.items()},
+    }
+
+
+def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
+    return ",".join(sorted({str(getattr(each.config, attribute, None) or "eager") for each in decoders}))
+
+
+def decoder_of(loaded: Loaded, component: str) -> Decoder:
+    """The decoder of `component`; `InputError` if the model in memory has none."""
+    decoder = loaded.described.family.decoder(loaded.model, component)
+    if decoder is None:
+        raise InputError(f"this model has no {component}", where="--component")
+    return decoder
+
+
+def _meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
+    """A meter of the decoder as it is in memory; `state` is what was measured before."""
+    family = loaded.described.family
+    layers = decoder_of(loaded, component).layers
+    router = next((router for layer in layers if (router := family.router(layer)) is not None), None)
+    num_experts, top_k = (router.num_experts, router.top_k) if router is not None else (0, 0)  # a dense decoder
+    shape = ComponentShape(len(layers), num_experts, top_k)
+    return Meter(family, shape, family.device(loaded.model), spans=spans, gates=options.gates, state=state)
+
+
+def _measured(loaded: Loaded, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile) -> Meter:
+    """What `component` does with the samples of one modality; `file` knows what was measured of them before."""
+    modality = samples[0].modality
+    name, spans = f"{component}.{modality}", MAX_SPAN if modality == "audio" else 0
+    part = file.part(name)
+    sequence = batches(
+        loaded.inputs,
+        samples,
+        options.batch_tokens if component == "thinker" else 1,
+        with_answer=component == "thinker",
+        max_unreadable=options.max_unreadable,
+        start=part.position,
+    )
+    run = _listen if component == "thinker" else _speak
+    with Progress(f"calibrating {component} on {modality}", len(samples) - part.position.num_rows) as progress:
+        for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
+            part = part.before(weight)
+            meter = _meter(loaded, component, options, spans, part.state)
+            with meter.attached(decoder_of(loaded, component).layers):
+                for batch in of_weight:
+                    silent = part.position.silent + run(loaded, batch, meter, options)
+                    _check_silent(silent, len(samples))
+                    progress.advance(batch.position.num_rows - part.position.num_rows)
+                    part = replace(part, position=replace(batch.position, silent=silent))
+                    if file.is_due:
+                        file.keep(name, replace(part, state=meter.state()))
+                        file.save()
+            part = replace(part, state=meter.state())
+    file.keep(name, part)
+    return _meter(loaded, component, options, spans, counted_sums(part, samples, options))
+
+
+def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> State:
+    """The sums of a finished part; `InputError` if no token counts."""
+    total = part.sums()
+    assert total is not None  # `batches` refuses data of which nothing can be read
+    if not total["tokens"]:
+        raise InputError(f"rows hold no tokens of kind {options.tokens!r}", where=samples[0].where)
+    return total
+
+
+def _listen(loaded: Loaded, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
+    """Let the thinker hear a batch; no row is left out."""
+    meter.count(loaded.inputs.counted(batch.encoded, options.tokens))
+    listen(loaded, batch)
+    return ()
+
+
+def _check_silent(silent: Sequence[str], num_rows: int) -> None:
+    if len(silent) <= _MAX_SILENT * num_rows and len(silent) < num_rows:
+        return
+    raise InputError(
+        f"{len(silent)} of {num_rows} rows so far were answered with nothing: {'; '.join(silent[:_NAMED])}",
+        fix="ask in the rows what is answered aloud, or measure the thinker alone",
+    )
+
+
+@torch.inference_mode()
+def listen(loaded: Loaded, batch: Batch) -> None:
+    """One forward pass of the thinker, but for its head, over prompts and answers."""
+    family, model = loaded.described.family, loaded.model
+    audio = [audio_of(family, model, encoded) for encoded in batch.encoded]
+    family.thinker(model).base_model(**embedded(family, model, loaded.inputs, batch.encoded, audio), use_cache=False)
+
+
+@torch.inference_mode()
+def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tuple[str, ...]:
+    """Let the model answer one sample aloud, seeded each time; every step of the talker counts.
+
+    Returns the row, with the reason, if it was answered with nothing; then no step counts.
+    """
+    torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
+    tensors = loaded.inputs.collate(batch.encoded)
+    family = loaded.described.family
+    device = family.device(loaded.model)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    try:
+        with meter.all_or_nothing():
+            family.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
+    except SilenceError as error:
+        reason = f"{batch.encoded[0].where}: {error}"
+        logger.info(f"left out: {reason}")
+        return (reason,)
+    return ()

@@ -1,1 +1,0 @@
-"""What two models heard, utterance by utterance."""

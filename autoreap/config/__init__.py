@@ -1,1 +1,0 @@
-"""The files that a user writes: spaces, evals, calibration sets. All mistakes in one are told at once."""

@@ -1,0 +1,39 @@
+"""Speech recognition, scored by word error rate; by character where the language is written without spaces."""
+
+from collections.abc import Sequence
+
+import jiwer
+
+from autoreap.data.samples import Sample
+from autoreap.data.tasks.normalise import units
+from autoreap.scores import Counts
+
+NAME = "asr"
+METRIC = "wer"
+AGGREGATION = "wer"
+DIRECTION = "minimize"
+REQUIRED: tuple[str, ...] = ("audio", "text")
+TARGET = "text"
+QUESTION = "Transcribe the audio into text."
+
+
+def reference(sample: Sample) -> str:
+    """The transcript."""
+    return sample.text or ""
+
+
+def question(sample: Sample, template: str) -> str:
+    """The same for every utterance, unless a row brings its own."""
+    return sample.question or template
+
+
+def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
+    """(substitutions + deletions + insertions, reference words), both normalised; any text can be scored."""
+    return edits(units(reference(sample), sample.language), units(output, sample.language)), False
+
+
+def edits(expected: Sequence[str], heard: Sequence[str]) -> Counts:
+    """(substitutions + deletions + insertions, length of `expected`); no unit may hold a space."""
+    words = jiwer.process_words(" ".join(expected), " ".join(heard))
+    errors = words.substitutions + words.deletions + words.insertions
+    return Counts(errors, words.hits + words.substitutions + words.deletions)

@@ -1,0 +1,183 @@
+"""Two sides that answered the same utterances: how far apart they are, whether that is chance, and where it comes from.
+
+B is judged against A: a difference is B's rate minus A's, and a verdict says how B fares.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autoreap.data.tasks import task_of_metric
+from autoreap.errors import InputError
+from autoreap.evaluation.alignment import Column, align, columns
+from autoreap.evaluation.outcomes import Outcome, score_of, with_languages
+from autoreap.scores import Difference, Metric, compare
+
+Outcomes = Mapping[str, Sequence[Outcome]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One utterance as both sides answered it.
+
+    Attributes:
+        growth: how much worse B did: errors more, or right answers fewer; below 0 where it did better.
+    """
+
+    metric: str
+    first: Outcome
+    second: Outcome
+    growth: int
+
+    @property
+    def language(self) -> str | None:
+        """Of the row; a file that was written before languages were kept does not say it."""
+        return self.first.language or self.second.language
+
+    def columns(self) -> list[Column] | None:
+        """The reference, A and B side by side; None where answers are not compared word by word."""
+        a, b = (align(self.metric, o.reference, o.output, self.language) for o in (self.first, self.second))
+        return None if a is None or b is None else columns([a, b])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        sides = {
+            name: {"output": o.output, "numerator": o.counts.numerator, "failed": o.failed, "reason": o.reason}
+            for name, o in (("a", self.first), ("b", self.second))
+        }
+        shared = {"metric": self.metric, "id": self.first.id, "language": self.language}
+        return {**shared, "reference": self.first.reference, "growth": self.growth, **sides}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of both sides over the utterances that they share; in how many of them B did better or worse."""
+
+    first: Metric
+    second: Metric
+    difference: Difference
+    num_better: int
+    num_worse: int
+    num_equal: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "a": self.first.as_dict(),
+            "b": self.second.as_dict(),
+            "difference": self.difference.as_dict(),
+            "num_better": self.num_better,
+            "num_worse": self.num_worse,
+            "num_equal": self.num_equal,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of two sides.
+
+    Attributes:
+        metrics: by name, each language's behind its metric where there are several.
+        pairs: by metric, in the order of A.
+        left_out: for each metric of either side, how many of its utterances only A and only B has.
+    """
+
+    metrics: Mapping[str, Measured]
+    pairs: Mapping[str, tuple[Pair, ...]]
+    left_out: Mapping[str, tuple[int, int]]
+
+    def worst(self, metric: str) -> list[Pair]:
+        """What B did worse, the largest growth first; of equals the one that failed in B, then in the order of A."""
+        worse = [pair for pair in self.pairs[metric] if pair.growth > 0]
+        return sorted(worse, key=lambda pair: (-pair.growth, not pair.second.failed))
+
+    def as_dict(self, num_worst: int) -> dict[str, Any]:
+        """Plain values, for JSON, with the `num_worst` worst utterances of each metric."""
+        return {
+            "metrics": {metric: measured.as_dict() for metric, measured in self.metrics.items()},
+            "left_out": {metric: {"only_a": a, "only_b": b} for metric, (a, b) in self.left_out.items()},
+            "worst": [pair.as_dict() for metric in self.pairs for pair in self.worst(metric)[:num_worst]],
+        }
+
+
+def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
+    """B (`second`) against A (`first`), over the utterances that both answered.
+
+    Raises:
+        InputError: they share no utterance, or one has another reference in B than in A.
+    """
+    pairs = {metric: _pairs(metric, first[metric], second[metric]) for metric in first if metric in second}
+    pairs = {metric: listed for metric, listed in pairs.items() if listed}
+    if not pairs:
+        raise InputError(
+            f"share no utterance: A has {_contents(first)}, B has {_contents(second)}",
+            where="A and B",
+            fix="compare answers to the same evals",
+        )
+    counts = {
+        metric: (len(first.get(metric, ())), len(second.get(metric, ())), len(pairs.get(metric, ())))
+        for metric in (*first, *(metric for metric in second if metric not in first))
+    }
+    left_out = {metric: (a - both, b - both) for metric, (a, b, both) in counts.items()}
+    metrics: dict[str, Measured] = {}
+    for metric, listed in pairs.items():
+        own, other = with_languages({metric: _spoken(listed, 0)}), with_languages({metric: _spoken(listed, 1)})
+        metrics |= {name: _measured(name, own[name], other[name]) for name in own}
+    return Comparison(metrics, pairs, left_out)
+
+
+def growth_of(metric: str, first: Outcome, second: Outcome) -> int:
+    """How much worse `second` did: errors more, or right answers fewer."""
+    more = second.counts.numerator - first.counts.numerator
+    return more if _direction(metric) == "minimize" else -more
+
+
+def _direction(metric: str) -> str:
+    task = task_of_metric(metric)
+    if task is None:
+        raise InputError(f"unknown metric {metric!r}", where="A and B", fix="compare what this version wrote")
+    return task.DIRECTION
+
+
+def _pairs(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[Pair, ...]:
+    others = _by_name(second)
+    shared = [(outcome, others[name]) for name, outcome in _by_name(first).items() if name in others]
+    different = [
+        (a, b) for a, b in shared if (a.reference, a.counts.denominator) != (b.reference, b.counts.denominator)
+    ]
+    if different:
+        a, b = different[0]
+        raise InputError(
+            f"{len(different)} of {len(shared)} utterances have another reference in B, such as {metric} {a.id}: "
+            f"{a.reference!r} of {a.counts.denominator}, in B {b.reference!r} of {b.counts.denominator}",
+            where="A and B",
+            fix="score both on the same evals",
+        )
+    return tuple(Pair(metric, a, b, growth_of(metric, a, b)) for a, b in shared)
+
+
+def _by_name(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Outcome]:
+    """By id, and by which one of that id it is: some data sets give an id twice."""
+    seen: Counter[str] = Counter()
+    named = {}
+    for outcome in outcomes:
+        named[outcome.id, seen[outcome.id]] = outcome
+        seen[outcome.id] += 1
+    return named
+
+
+def _spoken(pairs: Sequence[Pair], side: int) -> list[Outcome]:
+    """The outcomes of one side, in the language that either side says."""
+    return [replace((pair.first, pair.second)[side], language=pair.language) for pair in pairs]
+
+
+def _measured(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -> Measured:
+    difference = compare([o.counts for o in second], [o.counts for o in first], direction=_direction(metric))
+    growths = [growth_of(metric, a, b) for a, b in zip(first, second, strict=True)]
+    better, worse = sum(growth < 0 for growth in growths), sum(growth > 0 for growth in growths)
+    return Measured(score_of(first), score_of(second), difference, better, worse, len(growths) - better - worse)
+
+
+def _contents(outcomes: Outcomes) -> str:
+    return ", ".join(f"{len(listed)} of {metric}" for metric, listed in outcomes.items()) or "none"

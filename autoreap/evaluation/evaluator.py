@@ -1,0 +1,270 @@
+"""Run tasks on a (masked) model -> `Evaluation`.
+
+What no candidate can change is computed once (`scoring.preparing`), so a candidate needs the text decoder alone. Most
+candidates repeat most of the unpruned model's answers, so these are drafts for the decoder (`scoring.drafting`). Until
+the unpruned model has answered, the references are the drafts.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from autoreap.data.eval_set import EvalSet, EvalTask
+from autoreap.data.samples import spread
+from autoreap.errors import InputError, ScoringError
+from autoreap.evaluation.draft_rows import Answer, Prompt
+from autoreap.evaluation.drafting import DraftedDecoder
+from autoreap.evaluation.judging import NOT_A_NUMBER, Judge
+from autoreap.evaluation.likelihood import Row, reference_nll
+from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.evaluation.preparing import Item, Preparer
+from autoreap.evaluation.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
+from autoreap.masking import family_of_model, masked
+from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.plan import PruningPlan
+from autoreap.progress import Progress
+from autoreap.scores import NllCounts
+
+# Where memory runs out it is halved, and the largest batch comes first. A CPU is as fast with few rows as with many.
+_BATCH_SIZE = {"cpu": 32}
+_BATCH_SIZE_OF_ACCELERATORS = 256
+# So many rows are decoded in chunks, each of a tenth of them or of some batches; see `random_chunks`.
+CHUNKED_FROM = 1000
+_NUM_CHUNKS, _BATCHES_IN_CHUNK = 10, 4
+
+OnOutcome = Callable[[str, Outcome], None]  # metric, outcome
+OnSample = Callable[[str], None]  # metric
+Tokens = list[int]
+
+
+@dataclass
+class _PreparedTask:
+    """A task whose rows are ready to run.
+
+    Attributes:
+        references, drafts: tokens of each row's reference, and of the answer that is expected.
+    """
+
+    source: EvalTask
+    items: Sequence[Item]
+    num_unreadable: int
+    references: list[Tokens]
+    drafts: list[Tokens]
+
+    def prompts(self, numbers: Sequence[int], answers: Sequence[Tokens]) -> list[Prompt]:
+        """The rows `numbers`, each with its own of `answers` as a draft."""
+        return [self.items[number].prompt(answers[number]) for number in numbers]
+
+
+class Evaluator:
+    """Scores plans on an eval set; made once for a model, run once for a candidate.
+
+    Args:
+        model: a stock model, whole or thinker alone.
+        inputs: its inputs.
+        evals: the tasks and their rows.
+        batch_size: utterances decoded together; less from where memory runs out. None: by the device.
+        memory_bytes: how much of the embedded media is held in memory; the rest is on disk.
+        check: called between the passes that measure likelihoods; what it raises ends the run.
+
+    Raises:
+        InputError: the eval set has no tasks, or too many rows of one can't be read.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: ChatInputs,
+        evals: EvalSet,
+        *,
+        batch_size: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        if not evals.tasks:
+            raise InputError(f"split {evals.split!r} has no tasks", where=evals.path)
+        self._model = model
+        self._inputs = inputs
+        self._check = check
+        self._judge = Judge(inputs)
+        family = family_of_model(model)
+        self.batch_size = batch_size or _BATCH_SIZE.get(family.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
+        self._decoder = DraftedDecoder(family, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
+        self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
+        self._tasks: dict[str, _PreparedTask] = {}
+        with Progress(f"preparing {evals.split}", sum(len(task.samples) for task in evals.tasks)) as progress:
+            for task in evals.tasks:
+                items, unreadable = self._preparer.items(task.config, task.samples, progress)
+                references = [inputs.text_tokens(task.task.reference(item.sample)) for item in items]
+                self._tasks[task.metric] = _PreparedTask(task, items, len(unreadable), references, references)
+
+    @property
+    def num_answers(self) -> int:
+        """Utterances and questions of one run."""
+        return sum(len(task.items) for task in self._tasks.values())
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of the tasks, in their order."""
+        return list(self._tasks)
+
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        """By metric, the rows that a run answers, in the order of its outcomes."""
+        return {metric: [item.sample.id for item in task.items] for metric, task in self._tasks.items()}
+
+    @property
+    def num_unreadable(self) -> Mapping[str, int]:
+        """By metric, the rows whose media can't be read."""
+        return {metric: task.num_unreadable for metric, task in self._tasks.items()}
+
+    @torch.inference_mode()
+    def run(
+        self,
+        plan: PruningPlan | None = None,
+        on_outcome: OnOutcome | None = None,
+        *,
+        on_sample: OnSample | None = None,
+        first: Collection[str] = (),
+        likelihoods: bool = False,
+    ) -> Evaluation:
+        """Score the model under `plan`, or unpruned; the unpruned answers become the drafts of later runs.
+
+        Args:
+            plan: what to mask.
+            on_outcome: called with each outcome as soon as it is known, in no particular order; what it raises ends
+                the run.
+            on_sample: called with a metric whenever its outcomes so far are those of rows drawn at random; what it
+                raises ends the run.
+            first: metrics to begin with.
+            likelihoods: measure the NLL of the references too: with the answer where the reference is its draft, and
+                in one more pass where it is not.
+        """
+        started = time.monotonic()
+        outcomes: dict[str, tuple[Outcome, ...]] = {}
+        log_likelihoods: dict[Row, float] | None = {} if likelihoods else None
+        nll: Mapping[str, Sequence[NllCounts]] = {}
+        with masked(self._model, plan) if plan is not None else nullcontext():
+            for metric in sorted(self._tasks, key=lambda name: name not in first):
+                outcomes[metric] = self._answer(metric, on_outcome, on_sample, log_likelihoods)
+            if log_likelihoods is not None:
+                nll = self._measure_nll(log_likelihoods)
+        outcomes = {metric: outcomes[metric] for metric in self._tasks}
+        if plan is None:
+            self.draft_from(outcomes)
+        return Evaluation(outcomes, time.monotonic() - started, self.num_unreadable, nll)
+
+    def draft_from(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+        """Use these answers as drafts from now on.
+
+        No answer depends on its draft but by rounding: where other drafts are accepted, the passes have other shapes.
+
+        Raises:
+            InputError: other rows were answered than can be read now; scores of the two could not be compared.
+        """
+        for metric, rows in self.ids.items():
+            answered = [outcome.id for outcome in outcomes.get(metric, ())]
+            if answered != rows:
+                different = sorted(set(answered) ^ set(rows))
+                raise InputError(
+                    f"{len(answered)} rows were answered, {len(rows)} can be read now: {', '.join(different[:3])}",
+                    where=metric,
+                    fix="make sure that the same media can be read",
+                )
+        for metric, task in self._tasks.items():
+            task.drafts = [self._inputs.text_tokens(outcome.output) for outcome in outcomes[metric]]
+
+    def prompts(self, most: int) -> list[tuple[Encoded, int]]:
+        """At most `most` prompts with the features of their audio, spread over their lengths, for timing.
+
+        Each comes with the bound on its answer's tokens. Features are not kept, so these recordings are read again.
+        """
+        heard = []
+        for task in self._tasks.values():
+            heard += [(task.source, item) for item in task.items if item.audio is not None]
+        lengths = [len(item.encoded.input_ids) for _, item in heard]
+        prompts = []
+        for number in spread(lengths, min(most, len(heard))):
+            source, item = heard[number]
+            sample = next(sample for sample in source.samples if sample.id == item.sample.id)
+            prompts.append((self._preparer.encoded(source.config, sample), item.max_new_tokens))
+        return prompts
+
+    def _answer(
+        self,
+        metric: str,
+        on_outcome: OnOutcome | None,
+        on_sample: OnSample | None,
+        log_likelihoods: dict[Row, float] | None,
+    ) -> tuple[Outcome, ...]:
+        """The outcomes of one task, in the order of its rows.
+
+        `log_likelihoods` takes those of references that were the drafts.
+        """
+        task = self._tasks[metric]
+        outcomes: dict[int, Outcome] = {}
+
+        def take(chunk: Sequence[int], place: int, answer: Answer) -> None:
+            number = chunk[place]
+            outcome = self._judge.judge(task.source.task, task.items[number].sample, answer)
+            outcomes[number] = outcome
+            likelihood = answer.draft_log_likelihood
+            if (
+                log_likelihoods is not None
+                and likelihood is not None
+                and task.drafts[number] == task.references[number]
+            ):
+                log_likelihoods[metric, number] = likelihood
+            if on_outcome:
+                on_outcome(metric, outcome)
+
+        for chunk in random_chunks(len(task.items), self.batch_size):
+            self._decoder.decode(
+                task.prompts(chunk, task.drafts),
+                partial(self._embedded, [task.items[number] for number in chunk]),
+                likelihoods=log_likelihoods is not None,
+                on_answer=partial(take, chunk),
+            )
+            if on_sample and len(task.items) >= CHUNKED_FROM:
+                on_sample(metric)
+        if all(outcome.reason == NOT_A_NUMBER for outcome in outcomes.values()):
+            raise ScoringError(f"{metric}: the model's output is not a number for any of {len(task.items)} rows")
+        return tuple(outcomes[number] for number in range(len(task.items)))
+
+    def _measure_nll(self, known: dict[Row, float]) -> dict[str, list[NllCounts]]:
+        """The NLL of every reference; `known` holds the log-likelihoods that decoding has given."""
+        every = [(metric, number) for metric, task in self._tasks.items() for number in range(len(task.items))]
+        missing = [row for row in every if row not in known]
+        prompts, items = [], []
+        for metric, number in missing:
+            task = self._tasks[metric]
+            items.append(task.items[number])
+            prompts += task.prompts([number], task.references)
+        values = self._decoder.log_likelihoods(prompts, partial(self._embedded, items), self._check)
+        known |= dict(zip(missing, values, strict=True))
+        references = {metric: task.references for metric, task in self._tasks.items()}
+        return reference_nll({row: known[row] for row in every}, references, self._inputs.num_tokens)
+
+    def _embedded(self, items: Sequence[Item], numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        return self._preparer.embedded([items[number] for number in numbers])
+
+
+def random_chunks(num_rows: int, batch_size: int) -> list[list[int]]:
+    """Numbers of the rows that are decoded together, chunk by chunk.
+
+    The decoder takes the longest rows first, so its first answers are no fair sample. A large set is therefore decoded
+    in chunks that are drawn at random, so that a candidate can be judged after each. The chunks are always the same,
+    because answers may round otherwise in another batch. A chunk holds some batches, so that few passes are partly
+    empty. A small set is one chunk in its own order.
+    """
+    if num_rows < CHUNKED_FROM:
+        return [list(range(num_rows))]
+    num_chunks = max(1, min(_NUM_CHUNKS, num_rows // (_BATCHES_IN_CHUNK * batch_size)))
+    shuffled = np.random.default_rng(0).permutation(num_rows)
+    return [chunk.tolist() for chunk in np.array_split(shuffled, num_chunks)]

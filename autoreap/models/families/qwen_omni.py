@@ -1,0 +1,208 @@
+"""What Qwen's omni models share: a thinker that hears, sees and writes, and what speaks beside it.
+
+On disk the thinker's prefixes are `{audio_tower,visual,model}`; in memory `model.{audio_tower,visual,language_model}`.
+In a whole model all of them follow `thinker.`; see `ThinkerAlone` for one saved alone.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from autoreap.errors import InputError
+from autoreap.models.families.family import Config, Decoder, Family, integer
+from autoreap.models.families.stock import empty_layer, read_model
+from autoreap.plan import ComponentShape, ModelShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from autoreap.models.families.chat_inputs import ChatInputs
+
+_THINKER_PARTS = {"audio_tower.": "audio", "visual.": "vision", "model.": "thinker", "lm_head.": "thinker"}
+_STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
+_STUB_HEADS, _STUB_HEAD_DIM = 8, 8
+
+
+class QwenOmni(Family):
+    """A Qwen omni model of transformers. `config` is always the raw contents of config.json.
+
+    Attributes:
+        prefix: of all tensors of the thinker.
+        speech_parts: the parts that only speak, by the prefix of their tensors, which is their module's name and a dot.
+        placeholders: the tokens in whose place embeddings go, as the fields of `chat_inputs.Placeholders`.
+    """
+
+    prefix = "thinker."
+    speech_parts: Mapping[str, str]
+    placeholders: Mapping[str, str]
+
+    @abstractmethod
+    def layer_class(self) -> Any:
+        """The class of a decoder layer of the thinker."""
+
+    @abstractmethod
+    def processor_class(self) -> Any:
+        """That of the processor."""
+
+    @abstractmethod
+    def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
+        """The shape of a decoder, from its own config."""
+
+    @abstractmethod
+    def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
+        """Tensors, by their names within it, of a tower of one block whose width `vision`, its config, says.
+
+        Keys that the family alone has are set. `KeyError` and `TypeError` say that the config is not the family's.
+        """
+
+    def thinker_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The thinker's part of a config."""
+        return cast(dict[str, Any], config["thinker_config"])
+
+    def decoder_config(self, config: Mapping[str, Any], component: str) -> dict[str, Any]:
+        """The part of a config that describes the decoder of `component`."""
+        part = self.thinker_config(config) if component == "thinker" else config[f"{component}_config"]
+        return cast(dict[str, Any], part["text_config"])
+
+    def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
+        speaks = self.speech_parts and config.get("enable_audio_output", True)
+        components = ("thinker", "talker") if speaks else ("thinker",)
+        return ModelShape({name: self.decoder_shape(self.decoder_config(config, name)) for name in components})
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        return {self.prefix + name: part for name, part in _THINKER_PARTS.items()} | dict(self.speech_parts)
+
+    def load(
+        self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
+    ) -> PreTrainedModel:
+        stock = self.stock_class()
+        config = stock.config_class.from_pretrained(path)
+        thinker = getattr(config, "thinker_config", config)
+        if self.speech_parts:
+            config.enable_audio_output = config.enable_audio_output and speech
+        if not layers:
+            thinker.text_config.num_hidden_layers = 0
+        model = read_model(self.reader(stock), path, config, dtype=dtype, device=device, layers=layers)
+        if getattr(thinker.vision_config, _STRIPPED, False):
+            self.disable_vision(model)  # a stub would turn an image into nonsense
+        return model
+
+    def reader(self, stock: Any) -> Callable[..., Any]:
+        """What loads a checkpoint into the class `stock`."""
+        return cast(Callable[..., Any], stock.from_pretrained)
+
+    def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
+        return empty_layer(self.layer_class(), self.thinker(model).model.language_model.config, number, model.dtype)
+
+    def inputs(self, path: Path) -> ChatInputs:
+        from autoreap.models.families.chat_inputs import Placeholders, read_chat_inputs
+
+        frame_size = self.processor_class().videos_kwargs["size"]
+        return read_chat_inputs(path, Placeholders(**self.placeholders), self.num_audio_tokens, frame_size)
+
+    def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
+        return cast("PreTrainedModel", getattr(model, "thinker", model))
+
+    def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
+        if component == "thinker":
+            return cast(Decoder, self.thinker(model).model.language_model)
+        talker = getattr(model, "talker", None)
+        return cast(Decoder, talker.model) if talker is not None else None
+
+    def audio_embeddings(self, model: PreTrainedModel, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
+        import torch
+
+        thinker = self.thinker(model)
+        device = self.device(model)
+        mask = torch.ones((1, mel.shape[1]), dtype=torch.long, device=device)
+        features = mel[None].to(device, thinker.dtype)
+        output = thinker.get_audio_features(features, feature_attention_mask=mask, return_dict=True)
+        return cast("torch.Tensor", output.last_hidden_state)
+
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """A picture takes fewer positions than tokens.
+
+        The offsets that the stock method returns beside them are wrong for a padded prompt of a single token.
+        """
+        audio_mask = inputs.get("feature_attention_mask")
+        positions, _ = self.thinker(model).get_rope_index(
+            inputs["input_ids"],
+            image_grid_thw=inputs.get("image_grid_thw"),
+            video_grid_thw=inputs.get("video_grid_thw"),
+            attention_mask=inputs["attention_mask"],
+            audio_seqlens=None if audio_mask is None else audio_mask.sum(dim=1),
+            second_per_grids=inputs.get("video_second_per_grid"),
+        )
+        return cast("torch.Tensor", positions)
+
+    @contextmanager
+    def without_speech(self, model: PreTrainedModel) -> Iterator[None]:
+        modules, has_talker = dict(model._modules), getattr(model, "has_talker", False)
+        if not has_talker:  # nothing to take out; the thinker alone has no such attribute either
+            yield
+            return
+        try:
+            cast(Any, model).has_talker = False
+            for prefix in self.speech_parts:
+                del model._modules[prefix.removesuffix(".")]
+            yield
+        finally:
+            cast(Any, model).has_talker = has_talker
+            model._modules.clear()
+            model._modules.update(modules)  # in their order
+
+    def write_no_speech(self, config: Config) -> None:
+        config["enable_audio_output"] = False
+
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        self.decoder_config(config, component)["num_hidden_layers"] = len(retained)
+
+    def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
+        """The stock class always builds a tower. What stays is one narrow block between a patch embedding and a merger:
+        with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
+        """
+        vision = self.thinker_config(config)["vision_config"]
+        try:
+            num_heads = min(_STUB_HEADS, integer(vision, "num_heads"))
+            width = num_heads * _STUB_HEAD_DIM
+            vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
+            vision[_STRIPPED] = True
+            shapes = self.stub_tensors(vision)
+        except KeyError as error:
+            raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
+        except TypeError as error:
+            raise InputError(f"a value of the vision config is of another kind: {error}", where="config.json") from None
+        return {f"{self.prefix}visual.{name}": shape for name, shape in shapes.items()}
+
+    def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
+        return [(self.thinker(model).model, name) for name in ("get_image_features", "get_video_features")]
+
+    def name_on_disk(self, name: str) -> str:
+        inner = re.sub(r"^model\.(audio_tower|visual)\.", r"\1.", name.removeprefix(self.prefix))
+        on_disk = re.sub(r"^model\.language_model\.", "model.", inner)
+        return self.prefix + on_disk if name.startswith(self.prefix) else name
+
+
+class ThinkerAlone(QwenOmni):
+    """The thinker of a Qwen omni model saved alone, as `model.thinker.save_pretrained` writes it; inherit it first.
+
+    Its config is the `thinker_config` of the whole model's, and its tensors' names lack the prefix `thinker.`.
+    """
+
+    prefix = ""
+    speech_parts: Mapping[str, str] = {}
+    companions: tuple[str, ...] = ()
+
+    def thinker_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], config)
+
+    def write_no_speech(self, config: Config) -> None:
+        """There is nothing that speaks."""

@@ -1,0 +1,171 @@
+"""A model on disk, and the same model loaded. Light until it is loaded."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoreap.errors import InputError
+from autoreap.models.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.models.families import Family, family_of
+from autoreap.models.families.family import SPEAKING_PARTS
+from autoreap.plan import BaseModel, ModelShape
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from autoreap.models.families.chat_inputs import ChatInputs
+
+ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
+
+
+@dataclass(frozen=True)
+class Described:
+    """An opened checkpoint, its family, and what a plan must know of it."""
+
+    name: str
+    checkpoint: Checkpoint
+    family: Family
+    shape: ModelShape
+
+    @property
+    def base_model(self) -> BaseModel:
+        """As plans name it."""
+        return BaseModel(self.name, self.checkpoint.fingerprint)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, with its inputs; of a `streamed` one, all but the layers of the thinker."""
+
+    described: Described
+    model: PreTrainedModel
+    inputs: ChatInputs
+    streamed: bool = False
+
+
+def describe(model: str) -> Described:
+    """Open MODEL from its headers; `InputError` if it is none that this project knows."""
+    path = resolve_model(model)
+    checkpoint = open_checkpoint(path)
+    family = family_of(checkpoint.config, where=path / "config.json")
+    for tensor in checkpoint.tensors.values():
+        family.role_of(tensor)
+    return Described(model, checkpoint, family, family.shape(checkpoint.config))
+
+
+def load(
+    described: Described,
+    *,
+    speech: bool = False,
+    device: str | None = None,
+    dtype: str = "auto",
+    stream_layers: bool = False,
+) -> Loaded:
+    """Load the weights. The type `auto` is float32 on a CPU, the stored type on an accelerator.
+
+    The device `auto` puts layers on all accelerators that there are; it is the CPU where there is none.
+
+    With `stream_layers`, the layers of the thinker stay on disk: such a model can be calibrated, nothing else.
+
+    Raises:
+        InputError: layers are to be streamed, and the talker, which needs them all at every step, is to be loaded.
+    """
+    if stream_layers and speech:
+        raise InputError(
+            "the talker can't be calibrated layer by layer: it speaks with the whole model in memory",
+            where="--stream-layers",
+            fix="give --component thinker",
+        )
+    device = _known(device)
+    if stream_layers and device == "auto":
+        device = default_device()  # one layer at a time needs no second
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    path = described.checkpoint.path
+    _check_weights(described, speech=speech)
+    logger.info(f"loading {described.name} on {device}")
+    model = described.family.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
+    return Loaded(described, model, described.family.inputs(path), stream_layers)
+
+
+def _check_weights(described: Described, *, speech: bool) -> None:
+    """Raise `InputError` if a tensor that will be loaded is not stored as the stock class expects it.
+
+    Of one that is missing transformers makes random numbers, and goes on. Its own report comes once all is read, names
+    no expert's tensor and no layer that is streamed; to look beforehand takes half a second at 30B.
+    """
+    family, checkpoint = described.family, described.checkpoint
+    stored = family.unfuse_all((info.name, info.shape) for info in checkpoint.tensors.values())
+    for name, shape in family.expected_tensors(checkpoint.config, stored).items():
+        if (speech or family.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
+            problem = f"tensor {name} is {stored.get(name, 'missing')}, the stock class expects {shape}"
+            raise InputError(problem, where=checkpoint.path, fix="fetch the checkpoint again")
+
+
+def _known(device: str | None) -> str:
+    """What `device` means on this machine."""
+    if device is None or (device, default_device()) == ("auto", "cpu"):
+        return default_device()
+    import torch
+
+    try:
+        kind = "auto" if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}", where="--device", fix="cuda, cuda:1, cpu or auto") from None
+    if kind == "cuda" and default_device() != "cuda":
+        raise InputError("this machine has no CUDA device", where="--device", fix="leave it out, or use cpu")
+    return device
+
+
+def default_device() -> str:
+    """An accelerator where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def shortage(described: Described, device: str, dtype: str) -> str | None:
+    """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
+
+    `device` and `dtype` as `load` takes them.
+
+    Call `release` first where another model has just gone out of use.
+    """
+    import torch
+
+    stored = [
+        info
+        for info in described.checkpoint.tensors.values()
+        if described.family.role(info.name).part not in SPEAKING_PARTS
+    ]
+    device = _known(device)
+    dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
+    needed = sum(info.num_bytes for info in stored)
+    if dtype != "auto":
+        needed = getattr(torch, dtype).itemsize * sum(info.num_parameters for info in stored)
+    accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
+    free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else _free_memory()
+    if needed * ACTIVATIONS <= free:
+        return None
+    return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+
+
+def _free_memory() -> int:
+    """Bytes that a process may still take."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def release() -> None:
+    """Give back the memory of models that are no longer referred to."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,1 +1,0 @@
-"""How the rows of a task are answered in less time, with the same answers."""

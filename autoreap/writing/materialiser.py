@@ -1,0 +1,272 @@
+"""Write the pruned checkpoint: shard by shard, verified before it gets its name, resumed where it was killed.
+
+Everything is written to `.NAME.partial` beside the target, which a rename turns into the target once it is complete and
+verified. Of a run that was killed that directory stays; the next run goes on after its last finished shard.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autoreap.errors import InputError, VerificationError
+from autoreap.files import exclusive
+from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
+from autoreap.models.families import family_of
+from autoreap.plan import PruningPlan
+from autoreap.progress import Progress
+from autoreap.writing.model_card import model_card, public_name
+from autoreap.writing.rewrite import Rewrite, plan_rewrite
+from autoreap.writing.shards import Shard, check_shard, shards_of, write_shard
+from autoreap.writing.verification import (
+    Record,
+    Verified,
+    check_structure,
+    facts_of_versions,
+    file_checksums,
+    structure_fault,
+)
+
+logger = logging.getLogger(__name__)
+
+_JOURNAL = ".journal.jsonl"
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+_SPARE_BYTES = 64 << 20  # record, index, and the file system's own needs
+
+Behaviour = Callable[[Path], Verified]  # loads the checkpoint that lies there, and compares what it answers
+
+
+@dataclass(frozen=True)
+class Materialised:
+    """What was written, and what was verified before it got its name."""
+
+    rewrite: Rewrite
+    record: Record
+
+
+def materialise(
+    source: Path,
+    plan: PruningPlan,
+    target: Path,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    behaviour: Behaviour | None = None,
+) -> Materialised:
+    """Write the checkpoint that `plan` makes of the one in `source` to `target`; either all of it appears or nothing.
+
+    Args:
+        facts: measured scores and provenance for the model card.
+        behaviour: the check of what the checkpoint answers; None leaves it at structure and content.
+
+    Raises:
+        InputError: the target is in the way or being written, the disk too small, or the plan is for another model.
+        VerificationError: what was written is not what was planned; nothing is left behind.
+    """
+    checkpoint = open_checkpoint(source)
+    rewrite = plan_rewrite(checkpoint, plan)
+    shards = shards_of(rewrite.tensors)
+    check_target(target, source)
+    if fault := structure_fault(checkpoint.config, checkpoint.tensors.values()):
+        raise InputError(fault, where=source, fix="fetch the checkpoint again")
+    if fault := structure_fault(rewrite.config, rewrite.tensors):
+        raise VerificationError(f"{target}: planned {fault}")
+    with _partial(target) as partial:
+        journal = _Journal(partial / _JOURNAL, _identity(checkpoint, plan, shards))
+        _check_space(partial, checkpoint, shards)
+        checksums = _write_shards(partial, shards, journal)
+        _write_sidecars(partial, checkpoint, rewrite, plan)
+        _write_index(partial, rewrite, shards)
+        check_structure(partial, rewrite)
+        verified = behaviour(partial) if behaviour else Verified(None, "no answers to compare with were given")
+        record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
+        record.save(partial)
+        card = model_card(plan, rewrite, facts or {}, record, checkpoint.path)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        journal.remove()
+        _publish(partial, target)
+    return Materialised(rewrite, record)
+
+
+def check_target(target: Path, source: Path) -> None:
+    """Raise `InputError` if something is in the way of a checkpoint at `target`."""
+    if target.name in ("", ".."):
+        raise InputError("names no new directory", where=target, fix="give the directory a name")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise InputError("is not a directory", where=target, fix="name a new directory")
+    if target.is_dir() and any(target.iterdir()):
+        raise InputError("exists and is not empty", where=target, fix="name a new directory, or remove this one")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise InputError("lies inside the source checkpoint", where=target, fix="name a directory elsewhere")
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """The directory beside `target` to write in, for this process alone; gone after any error, but not after a kill."""
+    partial = target.absolute().with_name(f".{target.name}.partial")
+    if partial.is_symlink():
+        raise InputError("is a link, and would be emptied", where=partial, fix="remove it, or name another directory")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", where=target, fix="name another directory") from None
+    lock = partial.with_suffix(".lock")
+    with exclusive(lock, "another process is writing this checkpoint", fix="wait for it, or name another -o"):
+        try:
+            yield partial
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise InputError(
+                str(error.strerror or error), where=error.filename or target, fix="nothing was left behind"
+            ) from error
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+class _Journal:
+    """Which shards of a partial checkpoint are finished, so that a run that was killed can go on.
+
+    The first line names what is being written from what; each further one a finished shard and its checksums. A journal
+    of anything else is started anew, together with the directory it lies in.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.finished: dict[str, dict[str, str]] = {}
+        lines = list(_whole_lines(path))
+        if lines and lines[0] == identity:
+            finished = {line["shard"]: line["checksums"] for line in lines[1:]}
+            self.finished = {name: sums for name, sums in finished.items() if (path.parent / name).is_file()}
+            logger.info(f"going on with {path.parent}: {len(self.finished)} shards are there")
+        for leftover in path.parent.iterdir():
+            if leftover.name not in self.finished:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._path = path
+        for line in [identity, *({"shard": name, "checksums": sums} for name, sums in self.finished.items())]:
+            self._append(line)
+
+    def finish(self, shard: str, checksums: Mapping[str, str]) -> None:
+        """Note that `shard` is on the disk."""
+        self._append({"shard": shard, "checksums": checksums})
+
+    def remove(self) -> None:
+        """The checkpoint is complete."""
+        self._path.unlink()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> Iterator[Any]:
+    """The lines of a journal up to the first that a kill cut off."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ...]) -> dict[str, Any]:
+    """What a partial checkpoint must share with this run: the plan, the layout, and the very files of the source."""
+    files = sorted({info.shard for info in checkpoint.tensors.values()})
+    states = [(file, file.stat()) for file in files]
+    return {
+        "plan": plan.digest(),
+        "shards": [[shard.name, shard.num_bytes] for shard in shards],
+        "source": [[str(file.resolve()), state.st_size, state.st_mtime_ns] for file, state in states],
+    }
+
+
+def _check_space(partial: Path, checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
+    present = {path.name for path in partial.iterdir()}
+    needed = sum(shard.num_bytes for shard in shards if shard.name not in present)
+    needed += sum(path.stat().st_size for path in _sidecars(checkpoint)) + _SPARE_BYTES
+    free = shutil.disk_usage(partial).free
+    if free < needed:
+        raise InputError(
+            f"needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free", where=partial.parent, fix="free some space"
+        )
+
+
+def _write_shards(folder: Path, shards: tuple[Shard, ...], journal: _Journal) -> dict[str, str]:
+    """Write what is not there yet; checksums of all tensors. Each shard is read again while the next is written."""
+    checksums: dict[str, str] = {}
+    checks: list[Future[None]] = []
+    total = sum(shard.num_bytes for shard in shards)
+    with ThreadPoolExecutor(max_workers=1) as pool, Progress("writing MB", max(1, total // 1_000_000)) as progress:
+        for shard in shards:
+            finished = journal.finished.get(shard.name)
+            written = finished or write_shard(shard, folder)
+            checks.append(pool.submit(_checked, folder / shard.name, written, None if finished else journal))
+            checksums |= written
+            while len(checks) > 1:  # one shard may wait for its check, lest the disk fall behind
+                checks.pop(0).result()
+            progress.advance(shard.num_bytes // 1_000_000)
+        for check in checks:
+            check.result()
+    return checksums
+
+
+def _checked(path: Path, checksums: Mapping[str, str], journal: _Journal | None) -> None:
+    check_shard(path, checksums)
+    if journal:
+        journal.finish(path.name, checksums)
+
+
+def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan: PruningPlan) -> None:
+    """Tokenizer, processor and generation files as they were; config and plan of the new model."""
+    for path in _sidecars(checkpoint):
+        shutil.copyfile(path, folder / path.name)
+    (folder / "config.json").write_text(json.dumps(rewrite.config, indent=2) + "\n")
+    base = replace(plan.base_model, name=public_name(plan.base_model.name))
+    replace(plan, base_model=base).save(folder / "plan.json")
+
+
+def _sidecars(checkpoint: Checkpoint) -> list[Path]:
+    """What travels with the weights: files beside them but card, index, hidden ones and weights in other formats."""
+    companions = family_of(checkpoint.config).companions
+    return [
+        path
+        for path in sorted(checkpoint.path.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and (path.suffix not in _WEIGHT_SUFFIXES or path.name in companions)
+        and not path.name.endswith(".index.json")
+        and path.name != "README.md"
+    ]
+
+
+def _write_index(folder: Path, rewrite: Rewrite, shards: tuple[Shard, ...]) -> None:
+    if len(shards) == 1:
+        return
+    weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
+    index = {"metadata": {"total_size": rewrite.size_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Give the complete checkpoint its name, and see that it outlives a power cut."""
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    if target.exists():
+        target.rmdir()  # empty, as checked
+    partial.rename(target)
+    _sync(target.absolute().parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

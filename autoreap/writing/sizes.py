@@ -1,0 +1,70 @@
+"""What a checkpoint's bytes are spent on, and what they would be quantised, from headers alone."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.families import Family
+from autoreap.models.families.family import TensorRole
+from autoreap.writing.rewrite import OutputTensor
+
+_GROUP = 128  # weights along a row that share a scale, the usual size
+_SCALE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters and bytes of one kind of tensor."""
+
+    num_parameters: int
+    num_bytes: int
+    num_tensors: int
+
+
+def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], family: Family) -> Mapping[str, Size]:
+    """Sizes by component, decoders split into experts, routers and the rest; the last entry is the total.
+
+    `tensors` are those of a checkpoint, or those that a plan would make of them.
+    """
+    sizes: dict[str, Size] = {}
+    for info in tensors:
+        for name in (_component(family.role(info.name)), "total"):
+            size = sizes.get(name, Size(0, 0, 0))
+            sizes[name] = Size(
+                size.num_parameters + info.num_parameters, size.num_bytes + info.num_bytes, size.num_tensors + 1
+            )
+    return dict(sorted(sizes.items(), key=lambda entry: (entry[0] == "total", entry[0])))
+
+
+def is_router(role: TensorRole) -> bool:
+    """Whether it is a router."""
+    return role.rows_are_experts and ".experts." not in role.name
+
+
+def is_expert(role: TensorRole) -> bool:
+    """Whether it belongs to one routed expert, or to all of them where they are stored fused."""
+    return role.expert is not None or (role.rows_are_experts and ".experts." in role.name)
+
+
+def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: int) -> int:
+    """Bytes of a tensor in a checkpoint quantised to `bits`, as weight-only recipes for MoE models do it.
+
+    Matrices of decoder layers (attention, experts) take `bits` a weight, each row rounded up to whole bytes, and a
+    scale of two bytes for every 128 weights of a row, without zero points. All else stays as stored: routers, norms,
+    embeddings and heads, encoders, the talker's code predictor and the waveform decoder. So does all at 16 bits.
+    """
+    if bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
+        return tensor.num_bytes
+    row = math.ceil(tensor.shape[-1] * bits / 8) + math.ceil(tensor.shape[-1] / _GROUP) * _SCALE_BYTES
+    return min(tensor.num_bytes, math.prod(tensor.shape[:-1]) * row)
+
+
+def _component(role: TensorRole) -> str:
+    if is_expert(role):
+        return f"{role.part} experts"
+    if role.rows_are_experts:
+        return f"{role.part} routers"
+    if ".self_attn." in role.name and role.layer is not None:
+        return f"{role.part} attention"
+    return role.part if role.part in ("audio", "vision", "speech") else f"{role.part} rest"
