@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from argcomplete import autocomplete
-from argcomplete.completers import FilesCompleter
+from argcomplete.completers import BaseCompleter, FilesCompleter
 from argcomplete.shell_integration import shellcode
 
 from autoreap.commands.options import Add, Arguments, Result
@@ -37,21 +37,25 @@ def run(options: Arguments) -> Result:
 
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answer the shell and exit, where a shell asks."""
-    autocomplete(parser, always_complete_options=False, default_completer=_values)
+    autocomplete(parser, always_complete_options=False, default_completer=_Values())
 
 
-def _values(prefix: str, action: argparse.Action, **_: object) -> list[str]:
+class _Values(BaseCompleter):
     """What may stand for an argument without choices: studies, `tiny`, files."""
-    values = []
-    if action.dest in _STUDY:
-        values += _study_names()
-    if action.dest in _MODEL:
-        values.append("tiny")
-    # A word as it is, a path, or a set with its weight may be a file; what is parsed into a number is none.
-    is_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") == "weighted_set"
-    if is_text and action.dest != "study":
-        values += FilesCompleter()(prefix)
-    return values
+
+    def __call__(
+        self, *, prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, parsed_args: argparse.Namespace
+    ) -> list[str]:
+        values = []
+        if action.dest in _STUDY:
+            values += _study_names()
+        if action.dest in _MODEL:
+            values.append("tiny")
+        # A word as it is, a path, or a set with its weight may be a file; what is parsed into a number is none.
+        is_text = action.type in (None, str, Path) or getattr(action.type, "__name__", "") == "weighted_set"
+        if is_text and action.dest != "study":
+            values += FilesCompleter()(prefix)
+        return values
 
 
 def _study_names() -> list[str]:
