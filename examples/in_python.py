@@ -14,7 +14,7 @@ saliency = calibrated(loaded, read_calibration({"audio": Path("calibration/tiny/
 for retention in (0.75, 0.5):
     candidate = Candidate(retention=retention, layers_cut=1, strip_vision=True)
     plan = make_plan(candidate, saliency, described.shape, described.base_model)
-    wer = evaluator.run(plan).scores()["wer"]  # as a mask in memory; the model is as before afterwards
+    wer = evaluator.run(plan).metrics()["wer"]  # as a mask in memory; the model is as before afterwards
     print(f"{retention:.0%} of the experts: WER {wer.value:.2%} [{wer.low:.2%}, {wer.high:.2%}]")
 written = materialise(described.checkpoint.path, plan, Path("pruned"))  # the last plan, as an ordinary checkpoint
 print(f"pruned: {written.rewrite.size_bytes:,} bytes")

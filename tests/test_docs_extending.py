@@ -34,7 +34,6 @@ def test_what_the_page_adds_keeps_its_contracts_and_breaks_no_other(extended: Pa
     assert " skipped" not in said
 
 
-@pytest.mark.slow
 def test_what_the_page_adds_is_well_formed(extended: Path) -> None:
     run(extended, "-m", "ruff", "check", "--no-cache", *touched(PAGE))
     run(extended, "-m", "ruff", "format", "--check", "--no-cache", *touched(PAGE))
