@@ -37,17 +37,32 @@ class Pair:
 
     def columns(self) -> list[Column] | None:
         """The reference, A and B side by side; None where answers are not compared word by word."""
-        a, b = (align(self.metric, o.reference, o.output, self.language) for o in (self.first, self.second))
-        return None if a is None or b is None else columns([a, b])
+        a = align(self.metric, self.first.reference, self.first.output, self.language)
+        b = align(self.metric, self.second.reference, self.second.output, self.language)
+        if a is None or b is None:
+            return None
+        return columns([a, b])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        sides = {
-            name: {"output": o.output, "numerator": o.counts.numerator, "failed": o.failed, "reason": o.reason}
-            for name, o in (("a", self.first), ("b", self.second))
+        return {
+            "metric": self.metric,
+            "id": self.first.id,
+            "language": self.language,
+            "reference": self.first.reference,
+            "growth": self.growth,
+            "a": _side_as_dict(self.first),
+            "b": _side_as_dict(self.second),
         }
-        shared = {"metric": self.metric, "id": self.first.id, "language": self.language}
-        return {**shared, "reference": self.first.reference, "growth": self.growth, **sides}
+
+
+def _side_as_dict(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "output": outcome.output,
+        "numerator": outcome.counts.numerator,
+        "failed": outcome.failed,
+        "reason": outcome.reason,
+    }
 
 
 @dataclass(frozen=True)
@@ -94,10 +109,14 @@ class Comparison:
 
     def as_dict(self, num_worst: int) -> dict[str, Any]:
         """Plain values, for JSON, with the `num_worst` worst utterances of each metric."""
+        worst = []
+        for metric in self.pairs:
+            for pair in self.worst(metric)[:num_worst]:
+                worst.append(pair.as_dict())
         return {
             "metrics": {metric: measured.as_dict() for metric, measured in self.metrics.items()},
             "left_out": {metric: {"only_a": a, "only_b": b} for metric, (a, b) in self.left_out.items()},
-            "worst": [pair.as_dict() for metric in self.pairs for pair in self.worst(metric)[:num_worst]],
+            "worst": worst,
         }
 
 
@@ -107,23 +126,28 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
     Raises:
         InputError: they share no utterance, or one has another reference in B than in A.
     """
-    pairs = {metric: _pairs(metric, first[metric], second[metric]) for metric in first if metric in second}
-    pairs = {metric: listed for metric, listed in pairs.items() if listed}
+    pairs = {}
+    left_out = {}
+    for metric in {**first, **second}:  # the metrics of A in their order, then those of B alone
+        outcomes_of_a, outcomes_of_b = first.get(metric, ()), second.get(metric, ())
+        shared = _pairs(metric, outcomes_of_a, outcomes_of_b)
+        if shared:
+            pairs[metric] = shared
+        left_out[metric] = (len(outcomes_of_a) - len(shared), len(outcomes_of_b) - len(shared))
     if not pairs:
         raise InputError(
             f"share no utterance: A has {_contents(first)}, B has {_contents(second)}",
             where="A and B",
             fix="compare answers to the same evals",
         )
-    counts = {
-        metric: (len(first.get(metric, ())), len(second.get(metric, ())), len(pairs.get(metric, ())))
-        for metric in (*first, *(metric for metric in second if metric not in first))
-    }
-    left_out = {metric: (a - both, b - both) for metric, (a, b, both) in counts.items()}
     metrics: dict[str, Measured] = {}
     for metric, listed in pairs.items():
-        own, other = with_languages({metric: _spoken(listed, 0)}), with_languages({metric: _spoken(listed, 1)})
-        metrics |= {name: _measured(name, own[name], other[name]) for name in own}
+        # Either side may lack the language, so both get the one that is known.
+        outcomes_of_a = [replace(pair.first, language=pair.language) for pair in listed]
+        outcomes_of_b = [replace(pair.second, language=pair.language) for pair in listed]
+        by_language = with_languages({metric: outcomes_of_b})
+        for name, ours in with_languages({metric: outcomes_of_a}).items():
+            metrics[name] = _measure(name, ours, by_language[name])
     return Comparison(metrics, pairs, left_out)
 
 
@@ -142,19 +166,24 @@ def _direction(metric: str) -> str:
 
 def _pairs(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[Pair, ...]:
     others = _by_name(second)
-    shared = [(outcome, others[name]) for name, outcome in _by_name(first).items() if name in others]
-    different = [
-        (a, b) for a, b in shared if (a.reference, a.counts.denominator) != (b.reference, b.counts.denominator)
-    ]
+    pairs = []
+    different = []
+    for name, a in _by_name(first).items():
+        if name not in others:
+            continue
+        b = others[name]
+        pairs.append(Pair(metric, a, b, growth_of(metric, a, b)))
+        if (a.reference, a.counts.denominator) != (b.reference, b.counts.denominator):
+            different.append((a, b))
     if different:
         a, b = different[0]
         raise InputError(
-            f"{len(different)} of {len(shared)} utterances have another reference in B, such as {metric} {a.id}: "
+            f"{len(different)} of {len(pairs)} utterances have another reference in B, such as {metric} {a.id}: "
             f"{a.reference!r} of {a.counts.denominator}, in B {b.reference!r} of {b.counts.denominator}",
             where="A and B",
             fix="score both on the same evals",
         )
-    return tuple(Pair(metric, a, b, growth_of(metric, a, b)) for a, b in shared)
+    return tuple(pairs)
 
 
 def _by_name(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Outcome]:
@@ -167,16 +196,20 @@ def _by_name(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Outcome]:
     return named
 
 
-def _spoken(pairs: Sequence[Pair], side: int) -> list[Outcome]:
-    """The outcomes of one side, in the language that either side says."""
-    return [replace((pair.first, pair.second)[side], language=pair.language) for pair in pairs]
-
-
-def _measured(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -> Measured:
-    difference = compare([o.counts for o in second], [o.counts for o in first], direction=_direction(metric))
-    growths = [growth_of(metric, a, b) for a, b in zip(first, second, strict=True)]
-    better, worse = sum(growth < 0 for growth in growths), sum(growth > 0 for growth in growths)
-    return Measured(score_of(first), score_of(second), difference, better, worse, len(growths) - better - worse)
+def _measure(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -> Measured:
+    num_better = num_worse = num_equal = 0
+    for a, b in zip(first, second, strict=True):
+        growth = growth_of(metric, a, b)
+        if growth < 0:
+            num_better += 1
+        elif growth > 0:
+            num_worse += 1
+        else:
+            num_equal += 1
+    counts_of_a = [outcome.counts for outcome in first]
+    counts_of_b = [outcome.counts for outcome in second]
+    difference = compare(counts_of_b, counts_of_a, direction=_direction(metric))
+    return Measured(score_of(first), score_of(second), difference, num_better, num_worse, num_equal)
 
 
 def _contents(outcomes: Outcomes) -> str:

@@ -4,9 +4,10 @@ Of a side only what differs from the reference is written out: `·` is the same 
 too many. Colour, where asked for, only repeats that.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
+
+from rich.cells import cell_len
 
 from autoreap.evaluation.alignment import DELETED, EQUAL, INSERTED, SUBSTITUTED, Cell, Column
 from autoreap.evaluation.comparison import Comparison, Measured, Pair
@@ -28,7 +29,9 @@ def comparison_text(comparison: Comparison, num_worst: int, *, width: int, colou
         worst = comparison.worst(metric)
         if not worst or not num_worst:
             continue
-        shown = f"the worst {num_worst} of {len(worst):,}" if len(worst) > num_worst else f"all {len(worst):,}"
+        shown = f"all {len(worst):,}"
+        if len(worst) > num_worst:
+            shown = f"the worst {num_worst} of {len(worst):,}"
         lines += ["", f"{metric}: {shown} in which B is worse"]
         for pair in worst[:num_worst]:
             lines += ["", f"  {heading(pair)}", *_body(pair, width, colour)]
@@ -40,10 +43,17 @@ def figures_text(comparison: Comparison) -> str:
     rows = []
     for metric, measured in comparison.metrics.items():
         difference = measured.difference
-        row = [metric, metric_text(metric, measured.first), metric_text(metric, measured.second)]
-        row.append(points_text(difference.value, difference.low, difference.high))
-        row += [f"{number:,}" for number in (measured.num_better, measured.num_worse, measured.num_equal)]
-        rows.append([*row, verdict_text(measured)])
+        row = [
+            metric,
+            metric_text(metric, measured.first),
+            metric_text(metric, measured.second),
+            points_text(difference.value, difference.low, difference.high),
+            f"{measured.num_better:,}",
+            f"{measured.num_worse:,}",
+            f"{measured.num_equal:,}",
+            verdict_text(measured),
+        ]
+        rows.append(row)
     header = ["", "A", "B", "B - A, paired", "better", "worse", "equal", "B is"]
     return text_table(header, rows, left=(0, len(header) - 1))
 
@@ -71,13 +81,21 @@ def heading(pair: Pair) -> str:
     a, b = pair.first, pair.second
     language = f" ({visible(pair.language)})" if pair.language else ""
     counts = f"{a.counts.numerator} -> {b.counts.numerator} of {a.counts.denominator}"
-    failed = [f"{side}: {visible(o.reason or 'failed')}" for side, o in (("A", a), ("B", b)) if o.failed]
-    return "; ".join([f"{visible(a.id)}{language}: {counts}", *failed])
+    parts = [f"{visible(a.id)}{language}: {counts}"]
+    for side, outcome in (("A", a), ("B", b)):
+        if outcome.failed:
+            parts.append(f"{side}: {visible(outcome.reason or 'failed')}")
+    return "; ".join(parts)
 
 
 def visible(text: str) -> str:
     """`text` with escapes such as \\x1b for what would move the cursor, colour or hide: an output may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    characters = []
+    for character in text:
+        if not character.isprintable():
+            character = character.encode("unicode_escape").decode()
+        characters.append(character)
+    return "".join(characters)
 
 
 def _body(pair: Pair, width: int, colour: bool) -> list[str]:
@@ -106,8 +124,11 @@ def _shortened(found: Sequence[Column]) -> list[Column]:
             kept += columns
             continue
         kept += columns[:_MAX_INSERTED]
-        more = [sum(column.cells[side] is not None for column in columns[_MAX_INSERTED:]) for side in (0, 1)]
-        kept.append(Column(None, tuple(Cell(INSERTED, f"({count:,} more)") if count else None for count in more)))
+        cells = []
+        for side in (0, 1):
+            num_inserted = sum(column.cells[side] is not None for column in columns[_MAX_INSERTED:])
+            cells.append(Cell(INSERTED, f"({num_inserted:,} more)") if num_inserted else None)
+        kept.append(Column(None, tuple(cells)))
     return kept
 
 
@@ -115,13 +136,21 @@ def _shown(cell: Cell | None, column: Column) -> tuple[str, str | None]:
     if cell is None:
         return "", None
     unit = visible(cell.unit)
-    texts = {EQUAL: "·", DELETED: "-" * _cells(visible(column.reference or "")), INSERTED: f"+{unit}"}
-    return texts.get(cell.kind, unit), cell.kind
+    if cell.kind == EQUAL:
+        return "·", EQUAL
+    if cell.kind == DELETED:
+        return "-" * cell_len(visible(column.reference or "")), DELETED
+    if cell.kind == INSERTED:
+        return f"+{unit}", INSERTED
+    return unit, cell.kind
 
 
 def _column_width(column: Column) -> int:
-    texts = [visible(column.reference or ""), *(_shown(cell, column)[0] for cell in column.cells)]
-    return max(map(_cells, texts))
+    width = cell_len(visible(column.reference or ""))
+    for cell in column.cells:
+        shown, _ = _shown(cell, column)
+        width = max(width, cell_len(shown))
+    return width
 
 
 def _chunks(found: Sequence[Column], width: int) -> list[list[Column]]:
@@ -141,11 +170,8 @@ def _chunks(found: Sequence[Column], width: int) -> list[list[Column]]:
 def _line(row: Row, widths: Sequence[int], colour: bool) -> str:
     padded = []
     for (text, kind), width in zip(row, widths, strict=True):
-        painted = f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if colour and kind else text
-        padded.append(painted + " " * (width - _cells(text)))
+        padding = " " * (width - cell_len(text))
+        if colour and kind:
+            text = f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"
+        padded.append(text + padding)
     return " ".join(padded)
-
-
-def _cells(text: str) -> int:
-    """Columns that `text` takes on a terminal: two for a Chinese character, none for a mark on the letter before."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
