@@ -107,6 +107,16 @@ class Difference:
         return asdict(self)
 
 
+def differences_as_dict(differences: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
+    """Plain values for JSON."""
+    return {name: difference.as_dict() for name, difference in differences.items()}
+
+
+def differences_from_dict(document: Mapping[str, Mapping[str, Any]]) -> dict[str, Difference]:
+    """What `differences_as_dict` wrote."""
+    return {name: Difference(**values) for name, values in document.items()}
+
+
 def score(
     counts: Sequence[Counts] | Sequence[NllCounts],
     *,

@@ -13,7 +13,6 @@ from autoreap.commands.options import (
     hours,
     positive,
 )
-from autoreap.formatting import points_text
 
 SUMMARY = "start or resume a study"
 EXAMPLE = "autoreap search search_spaces/tiny.yaml"
@@ -46,7 +45,8 @@ def run(options: Arguments) -> Result:
     from autoreap import jobs
     from autoreap.report.front_table import front_table
     from autoreap.search.front import explain_empty_front
-    from autoreap.search.held_out import held_out_lines, with_held_out
+    from autoreap.search.held_out import with_held_out
+    from autoreap.search.non_inferiority import quality_lines
     from autoreap.search.search_options import SearchOptions
     from autoreap.writing.verification import behaviour_text
 
@@ -84,8 +84,8 @@ def run(options: Arguments) -> Result:
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
-        for metric, found in shipped.against_baseline.items():
-            difference = points_text(found.value, found.low, found.high)
-            lines.append(f"         {metric} {difference} against the unpruned model, paired: {found.verdict}")
-        lines += [f"         {line}" for line in held_out_lines(study.held_out, shipped.trial)]
+        lines += [f"         {line}" for line in quality_lines(study, study.trial(shipped.trial))]
+    if result.not_shipped:
+        document["not_shipped"] = result.not_shipped
+        lines.append(f"shipped  nothing: {result.not_shipped}")
     return document, "\n".join(lines)

@@ -14,7 +14,7 @@ EXAMPLE = "autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5"
 def add_options(add: Add) -> None:
     """What the command takes."""
     add_study_options(add)
-    add("--rule", choices=("knee", "smallest", "best"), default="knee", help="default: knee")
+    add("--rule", choices=("safe", "knee", "smallest", "best"), default="safe", help="default: safe")
     add("--max-wer-increase", type=points, metavar="POINTS", help="for smallest: percentage points over the baseline")
     add("--max-size", metavar="SIZE", help="for best: 20GB, 900MB")
 
@@ -23,6 +23,7 @@ def run(options: Arguments) -> Result:
     """The point, and why it is the one."""
     from autoreap.formatting import scores_text
     from autoreap.search.held_out import with_held_out
+    from autoreap.search.non_inferiority import quality_lines
     from autoreap.search.records import read_study
     from autoreap.search.selection import check_bounds, select
     from autoreap.search.storage import open_study
@@ -36,9 +37,10 @@ def run(options: Arguments) -> Result:
     (document,) = with_held_out([point.as_dict()], study.held_out)
     document |= {"rule": options.rule, "reason": reason}
     scores = scores_text(point.metrics, point.size_bytes, study.objectives)
+    quality = "\n".join(f"  {line}" for line in quality_lines(study, point))
     name = f"{study.name}-trial-{point.number}"
     write = f"to write it: autoreap materialise {study.name} --trial {point.number} -o {name}"
-    return document, f"trial {point.number}: {scores}\nwhy: {reason}\n{write}"
+    return document, f"trial {point.number}: {scores}\nwhy: {reason}\n{quality}\n{write}"
 
 
 def points(text: str) -> float:

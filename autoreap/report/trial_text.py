@@ -13,7 +13,8 @@ from autoreap.plan import COMPONENTS, ComponentPlan
 from autoreap.report.comparison_text import comparison_text
 from autoreap.scores import metrics_as_dict
 from autoreap.search.front import front_of, to_minimise, violations_text
-from autoreap.search.held_out import held_out_lines, with_held_out
+from autoreap.search.held_out import with_held_out
+from autoreap.search.non_inferiority import quality_lines
 from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus
 from autoreap.search.storage import DEFAULT_ROOT
 
@@ -130,7 +131,7 @@ def _scores(details: TrialDetails) -> list[str]:
     for name in visible_metrics(trial.metrics, details.study.objectives):
         unpruned = metric_text(name, baseline.metrics[name])
         lines.append(f"{name:<8} {metric_text(name, trial.metrics[name])}, unpruned {unpruned}")
-    lines += held_out_lines(details.study.held_out, trial.number)
+    lines += quality_lines(details.study, trial)
     return [*lines, f"took     {duration(trial.seconds)}"]
 
 

@@ -1,7 +1,7 @@
 """The Pareto front of a study. Needs no model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from autoreap.formatting import value_text
 from autoreap.scores import Metric
@@ -14,16 +14,28 @@ def pareto(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -> list
 
     Only points that keep every constraint count. Of points with equal plans the first counts.
     """
-    candidates = []
-    for point in _distinct(points):
-        if not point.violations and all(map(math.isfinite, point.values.values())):
-            candidates.append(point)
+    candidates = feasible_points(points)
     costs = {point.number: tuple(to_minimise(point.values, objectives).values()) for point in candidates}
     front = []
     for point in candidates:
         if not any(_dominates(other, costs[point.number]) for other in costs.values()):
             front.append(point)
-    return sorted(front, key=lambda point: (point.size_bytes, point.number))
+    return front
+
+
+def feasible_points(points: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The points that keep every constraint, the first of each plan, smallest first."""
+    feasible = []
+    for point in _distinct(points):
+        if not point.violations and all(map(math.isfinite, point.values.values())):
+            feasible.append(point)
+    return in_order_of_size(feasible)
+
+
+def in_order_of_size(points: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Each of `points` once, smallest first; of equal sizes the earlier trial."""
+    by_number = {point.number: point for point in points}
+    return sorted(by_number.values(), key=lambda point: (point.size_bytes, point.number))
 
 
 def _dominates(other: Sequence[float], own: Sequence[float]) -> bool:

@@ -20,10 +20,12 @@ from autoreap.evaluation.comparison import Outcomes, compare_outcomes
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes, with_languages
 from autoreap.files import atomic_write
-from autoreap.formatting import metric_text, points_text, size_text
+from autoreap.formatting import size_text
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NO_DIFFERENCE, compare
+from autoreap.search.front import front_of
+from autoreap.search.non_inferiority import smallest_safe
 from autoreap.search.records import HeldOutScores, HeldOutTrial, StudyRecord, TrialRecord, record_held_out
 
 logger = logging.getLogger(__name__)
@@ -35,10 +37,20 @@ _BASELINE = "baseline"
 _INDEX = "held_out.json"  # whose answers are in the folder: member -> what they follow from
 
 
-def is_scored(study: StudyRecord, front: Sequence[TrialRecord], digest: str) -> bool:
-    """Whether this very front was scored before on the report split of `digest`."""
+def unscored_members(study: StudyRecord, digest: str) -> list[TrialRecord]:
+    """What is to be scored on the report split of `digest`: the front, smallest first, then one candidate at a time.
+
+    That one is the smallest that may ship: non-inferior on the search split, and not refuted by the report split.
+    """
     known = study.held_out
-    return known is not None and known.digest == digest and set(known.trials) == {point.number for point in front}
+    scored = set(known.trials) if known is not None and known.digest == digest else set()
+    missing = [point for point in front_of(study) if point.number not in scored]
+    if missing:
+        return missing
+    candidate = smallest_safe(study)
+    if candidate is None or candidate.number in scored:
+        return []
+    return [candidate]
 
 
 def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
@@ -55,7 +67,7 @@ def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
 
 
 class HeldOutScorer:
-    """Scores the baseline and the members of one front on the report split.
+    """Scores the baseline and candidates on the report split.
 
     Can be ended at any answer, and killed at any time: a member whose answers are on disk is not scored again.
 
@@ -76,15 +88,15 @@ class HeldOutScorer:
         self._folder = folder
         self._check = check
 
-    def run(self, record: StudyRecord, front: Sequence[TrialRecord]) -> None:
-        """Score `front`, smallest first.
+    def run(self, record: StudyRecord, points: Sequence[TrialRecord]) -> None:
+        """Score `points`, in order of size, and store what the report split says of them.
 
         Raises:
             Interrupted: a signal came; the member it interrupted is scored again next time.
             ScoringError: the baseline could not be scored.
         """
         members: list[tuple[str, PruningPlan | None]] = [(_BASELINE, None)]
-        members += [(str(point.number), point.plan) for point in front]
+        members += [(str(point.number), point.plan) for point in points]
         outcomes: dict[str, Outcomes] = {}
         with Progress("report split", len(members) * self._evaluator.num_answers) as progress:
 
@@ -206,19 +218,6 @@ def smaller_ties_text(held_out: HeldOutScores | None, point: TrialRecord, front:
         return ""
     names = " and ".join(f"trial {other.number} ({size_text(other.size_bytes)})" for other in smaller)
     return f"; on the report split its objectives are not significantly different from those of the smaller {names}"
-
-
-def held_out_lines(held_out: HeldOutScores | None, number: int) -> list[str]:
-    """What the report split says of one trial, a line a metric."""
-    if held_out is None or number not in held_out.trials:
-        return []
-    trial = held_out.trials[number]
-    lines = []
-    for name, difference in trial.against_baseline.items():
-        points = points_text(difference.value, difference.low, difference.high)
-        score = metric_text(name, trial.metrics[name])
-        lines.append(f"{name} {score} on the report split, {points} against the unpruned model: {difference.verdict}")
-    return lines
 
 
 def with_held_out(points: Sequence[dict[str, Any]], held_out: HeldOutScores | None) -> list[dict[str, Any]]:

@@ -6,22 +6,26 @@ missed is logged when the search resumes.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.samplers import GPSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import control
-from autoreap.errors import InputError, ScoringError
+from autoreap.errors import AutoreapError, InputError, ScoringError
+from autoreap.evaluation.comparison import compare_outcomes
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
-from autoreap.scores import Metric
+from autoreap.scores import Difference, Metric
 from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
 from autoreap.search.failures import FailuresInARow, RepeatedFailureError
 from autoreap.search.front import best_so_far, pareto
-from autoreap.search.racing import MIN_POPULATION, Incumbent, Numerators
+from autoreap.search.neighbours import neighbours
+from autoreap.search.non_inferiority import margin_limits, non_inferior_points
+from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
 from autoreap.search.samplers import make_sampler
 from autoreap.search.sampling import enqueue_presets, sample
@@ -34,6 +38,12 @@ from autoreap.search.tracking import Tracker
 logger = logging.getLogger(__name__)
 
 BASELINE = "baseline"
+# The last part of the budget goes to the neighbours of the front, as long as there are untried ones: a sampler finds
+# where to look, and leaves plans out that differ by a step from the best ones (benchmarks/search_quality.py).
+_SHARE_FOR_NEIGHBOURS = 0.4
+_MAX_FRUITLESS = 50  # draws in a row that need no scoring: what is left of the space is not found by drawing
+
+OnBaseline = Callable[[Drafts, Mapping[str, Metric]], None]
 
 
 class Leader:
@@ -44,10 +54,18 @@ class Leader:
         planner: makes the plans of candidates.
         pool: scores them.
         folder: takes each trial's files, as `<number>/plan.json` and `<number>/outcomes.jsonl`.
+        on_baseline: gets the answers and the metrics of the unpruned model, before any candidate is scored.
     """
 
     def __init__(
-        self, space: SpaceConfig, study: optuna.Study, planner: Planner, pool: ScorerPool, folder: Path, log: SearchLog
+        self,
+        space: SpaceConfig,
+        study: optuna.Study,
+        planner: Planner,
+        pool: ScorerPool,
+        folder: Path,
+        log: SearchLog,
+        on_baseline: OnBaseline = lambda _answers, _metrics: None,
     ) -> None:
         self._space = space
         self._study = study
@@ -62,9 +80,17 @@ class Leader:
         self._waiting: list[tuple[Trial, PlannedCandidate]] = []  # for the result of an equal plan that is running
         self._numerators: dict[int, Numerators] = {}
         self._unpruned: dict[str, float] = {}
+        self._answers: Drafts = {}  # of the unpruned model
+        self._limits: Mapping[str, Limit] = {}
+        self._on_baseline = on_baseline
+        self._num_fruitless = 0
+        self._queued: set[str] = set()  # digests of neighbours to try
+        self._digests: dict[tuple[tuple[str, Any], ...], str | None] = {}  # of the plans of neighbours, by parameters
 
     def run(self, tracker: Tracker, signals: Signals, *, num_trials: int, deadline: float) -> None:
-        """Score trials until the study has `num_trials` finished ones or `deadline` (`time.monotonic`) has passed.
+        """Score plans until the study has `num_trials` scored ones or `deadline` (`time.monotonic`) has passed.
+
+        A plan that is drawn again costs nothing. Towards the end the neighbours of the front are tried.
 
         Raises:
             RepeatedFailureError: trials fail one after the other.
@@ -83,6 +109,7 @@ class Leader:
             for trial in self._trials.values():
                 self._track(tracker, trial)
             self._score_trials(tracker, signals, num_trials, deadline)
+            self._note_untried()
         except (KeyboardInterrupt, RepeatedFailureError):
             begun = [*self._running, *(trial.number for trial, _ in self._waiting)]
             self._recover(spared=begun)
@@ -119,7 +146,10 @@ class Leader:
         assert known is not None
         assert outcomes is not None
         self._pool.draft_from(outcomes)
+        self._answers = outcomes
         self._unpruned = metric_values(known.size_bytes, known.metrics)
+        self._limits = margin_limits(known.metrics, self._space.margins)
+        self._on_baseline(outcomes, known.metrics)
         for constraint in self._space.constraints:  # a missing metric is found before any candidate is scored
             constraint.violation(self._unpruned, self._unpruned)
 
@@ -161,7 +191,9 @@ class Leader:
             signals.check()
             self._start_waiting()
             while self._pool.has_idle and self._num_taken < num_trials and time.monotonic() < deadline:
-                trial = self._study.ask()
+                trial = self._ask(num_trials)
+                if trial is None:
+                    break
                 self._begin(trial)
                 self._finish(tracker, failures, trial.number)
             if not self._running:
@@ -178,9 +210,68 @@ class Leader:
 
     @property
     def _num_taken(self) -> int:
-        """Trials that are spent: finished or running, without interrupted ones."""
-        counted = sum(trial.status is not TrialStatus.INTERRUPTED for trial in self._trials.values())
-        return counted + len(self._running) + len(self._waiting)
+        """What is spent of the budget, or about to be."""
+        return sum(trial.is_spent for trial in self._trials.values()) + len(self._running)
+
+    def _ask(self, num_trials: int) -> Trial | None:
+        """The next trial. Towards the end of the budget, or where drawing finds nothing new, an untried neighbour.
+
+        None where neither finds anything.
+        """
+        is_exhausted = self._num_fruitless >= _MAX_FRUITLESS
+        if is_exhausted or self._num_taken >= (1 - _SHARE_FOR_NEIGHBOURS) * num_trials:
+            untried = self._untried_neighbours(at_most=1)
+            if untried:
+                params, origin, digest = untried[0]
+                records.enqueue_neighbour(self._study, params, origin)
+                self._queued.add(digest)
+            elif is_exhausted:
+                return None
+        return self._study.ask()
+
+    def _untried_neighbours(self, *, at_most: int | None = None) -> list[tuple[dict[str, Any], int, str]]:
+        """Parameters, the trial they are next to, and the plan's digest, of neighbours that were not tried.
+
+        First those of the smallest non-inferior candidate, then those of the front, smallest first.
+        """
+        tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
+        tried |= {planned.digest for _, planned in self._running.values()}
+        tried |= self._queued
+        untried = []
+        for point in [*self._non_inferior()[:1], *pareto(self._points, self._objectives)]:
+            for params in neighbours(point.params, self._space):
+                digest = self._digest_of(params)
+                if digest is None or digest in tried:
+                    continue
+                tried.add(digest)
+                untried.append((params, point.number, digest))
+                if len(untried) == at_most:
+                    return untried
+        return untried
+
+    def _digest_of(self, params: dict[str, Any]) -> str | None:
+        """The digest of the plan that `params` stand for; None where they stand for none."""
+        key = tuple(sorted(params.items()))
+        if key not in self._digests:
+            try:
+                candidate = sample(FixedTrial(params), self._space, self._planner.shape)
+                self._digests[key] = self._planner.plan(candidate).digest
+            except (AutoreapError, ValueError):  # such as a parameter that is needed only with this value of another
+                self._digests[key] = None
+        return self._digests[key]
+
+    def _note_untried(self) -> None:
+        """Say and store how many neighbours of the front are left."""
+        num_untried = len(self._untried_neighbours())
+        records.record_untried(self._study, num_untried)
+        if num_untried:
+            logger.info("the front may not be complete: %d of its one-step neighbours are untried", num_untried)
+        else:
+            logger.info("the front is locally complete: each of its one-step neighbours was tried, none improves it")
+
+    def _non_inferior(self) -> list[TrialRecord]:
+        """The non-inferior candidates so far, smallest first."""
+        return non_inferior_points(self._points, self._space.margins)
 
     def _begin(self, trial: Trial) -> None:
         """Plan the trial. It is settled at once if nothing must be scored for it; else a scorer gets it."""
@@ -193,9 +284,14 @@ class Leader:
         broken = self._judge(trial, planned.static_values, is_static=True)
         if broken:
             records.record_infeasible(self._study, trial, broken)
+            self._num_fruitless += 1
         elif self._is_running(planned):
             self._waiting.append((trial, planned))
-        elif not self._settle_as_duplicate(trial, planned):
+            self._num_fruitless += 1
+        elif self._settle_as_duplicate(trial, planned):
+            self._num_fruitless += 1
+        else:
+            self._num_fruitless = 0
             self._start(trial, planned)
 
     def _start(self, trial: Trial, planned: PlannedCandidate) -> None:
@@ -203,7 +299,13 @@ class Leader:
         self._log.begin(f"trial {trial.number}")
         self._running[trial.number] = (trial, planned)
         incumbents = self._incumbents() if self._space.racing and self._may_prune(trial) else ()
-        self._pool.start(Job(trial.number, planned.plan, planned.static_values, incumbents))
+        limits = self._limits if self._may_be_smallest(planned) else {}
+        self._pool.start(Job(trial.number, planned.plan, planned.static_values, incumbents, limits))
+
+    def _may_be_smallest(self, planned: PlannedCandidate) -> bool:
+        """Whether no smaller candidate is known to be non-inferior."""
+        known = self._non_inferior()
+        return not known or planned.size_bytes < known[0].size_bytes
 
     def _settle_as_duplicate(self, trial: Trial, planned: PlannedCandidate) -> bool:
         """Tell the study what is known of an equal plan, at no cost. Whether there is one."""
@@ -214,7 +316,7 @@ class Leader:
             self._judge(trial, metric_values(known.size_bytes, known.metrics), is_static=False)
             scored = ScoredModel(known.metrics, known.size_bytes)
             values = list(known.values.values())
-            records.record_result(self._study, trial, values, scored, duplicate_of=known.number)
+            records.record_result(self._study, trial, values, scored, known.against_baseline, duplicate_of=known.number)
             return True
         if not self._may_prune(trial):
             return False
@@ -246,7 +348,13 @@ class Leader:
         planned.plan.save(folder / "plan.json")
         evaluation.save_outcomes(folder / OUTCOMES_NAME)
         scored = ScoredModel(metrics, planned.size_bytes)
-        records.record_result(self._study, trial, values, scored, seconds=evaluation.seconds)
+        differences = self._against_baseline(evaluation)
+        records.record_result(self._study, trial, values, scored, differences, seconds=evaluation.seconds)
+
+    def _against_baseline(self, evaluation: Evaluation) -> dict[str, Difference]:
+        """For each metric of answers the difference to the unpruned model, paired over the utterances."""
+        measured = compare_outcomes(self._answers, evaluation.outcomes).metrics
+        return {name: each.difference for name, each in measured.items()}
 
     def _is_running(self, planned: PlannedCandidate) -> bool:
         return any(other.digest == planned.digest for _, other in self._running.values())
@@ -315,7 +423,7 @@ class Leader:
             return
         trial = self._note(frozen)
         self._track(tracker, trial)
-        counted = [each for each in self._trials.values() if each.status is not TrialStatus.INTERRUPTED]
+        counted = [each for each in self._trials.values() if each.is_spent]
         seconds = [each.seconds for each in counted if each.seconds]
         best = best_so_far(self._points, self._objectives)
         self._log.trial_finished(trial_line(trial, list(self._objectives)), len(counted), best, seconds)

@@ -9,7 +9,8 @@ It is pruned where one member of the front is at least as good in every objectiv
 - with confidence (`Race.check_sample`, from `MIN_POPULATION` utterances on): the errors on a random sample exceed the
   member's.
 
-An objective that is neither static nor a rate of counts is never held against a candidate.
+An objective that is neither static nor a rate of counts is never held against a candidate. One that could still be the
+smallest that is as good as the unpruned model is scored to the end, whatever dominates it: see `Limit`.
 """
 
 import math
@@ -47,6 +48,20 @@ class Incumbent:
     values: Mapping[str, float]
     metrics: Mapping[str, Metric]
     numerators: Numerators
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The worst score with which a candidate can still be non-inferior to the unpruned model in one metric.
+
+    Attributes:
+        direction: `minimize` or `maximize`.
+        denominator: reference words, or questions, of all utterances.
+    """
+
+    value: float
+    direction: str
+    denominator: int
 
 
 @dataclass(frozen=True)
@@ -97,12 +112,19 @@ class Race:
         objectives: metric -> direction.
         static: the candidate's static metrics, such as `size_bytes`.
         incumbents: the front as it is. Empty: nothing prunes the candidate.
+        limits: by metric. The candidate is pruned only once it is beyond one of them, too; empty: it can't be the
+            smallest non-inferior one.
     """
 
     def __init__(
-        self, objectives: Mapping[str, str], static: Mapping[str, float], incumbents: Sequence[Incumbent]
+        self,
+        objectives: Mapping[str, str],
+        static: Mapping[str, float],
+        incumbents: Sequence[Incumbent],
+        limits: Mapping[str, Limit] | None = None,
     ) -> None:
         self._objectives = objectives
+        self._limits = limits or {}
         self._static = {name: value for name, value in static.items() if name in objectives}
         self._tallies = {name: _Tally() for name in objectives}
         self._exceeded: set[tuple[int, str]] = set()  # incumbents and metrics, judged by a sample
@@ -114,10 +136,26 @@ class Race:
 
     def check(self) -> None:
         """Raise `CandidatePruned` if an incumbent dominates the candidate, whatever is still to come."""
+        if self._may_be_non_inferior():
+            return
         for incumbent in self._incumbents:
             margins = [self._margin(name, incumbent) for name in self._objectives]
             if min(margins) >= 0 and max(margins) > 0:
                 raise CandidatePruned(self._domination(incumbent))
+
+    def _may_be_non_inferior(self) -> bool:
+        """Whether there are limits, and what is still to come could keep the candidate within all of them."""
+        for name, limit in self._limits.items():
+            best = self._best_rate(name, limit.direction, limit.denominator)
+            if _sign(limit.direction) * (best - limit.value) > 0:
+                return False
+        return bool(self._limits)
+
+    def _best_rate(self, name: str, direction: str, denominator: int) -> float:
+        """Without a further error; where more is better, with all that is still to come right."""
+        tally = self._tallies.get(name, _Tally())
+        to_come = 0 if direction == "minimize" else denominator - tally.denominator
+        return float((tally.numerator + to_come) / denominator)
 
     def count(self, metric: str, outcome: Outcome) -> None:
         """Count an outcome; raises as `check` does."""
@@ -168,13 +206,9 @@ class Race:
         metric = incumbent.metrics.get(name)
         if metric is None or not metric.denominator or metric.numerator is None:
             return unknown
-        total = metric.denominator
-        if metric.numerator / total != incumbent.values[name]:
+        if metric.numerator / metric.denominator != incumbent.values[name]:
             return unknown  # not a rate of these counts
-        tally = self._tallies[name]
-        # Without a further error; where more is better, with all that is still to come right.
-        to_come = 0 if is_minimised else total - tally.denominator
-        return float((tally.numerator + to_come) / total)
+        return self._best_rate(name, self._objectives[name], metric.denominator)
 
     def _is_worse_by_sample(self, name: str, incumbent: Incumbent) -> bool:
         """What a sample says; once all is scored, the score decides."""

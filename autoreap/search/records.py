@@ -18,7 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoreap.errors import InputError
 from autoreap.evaluation.outcomes import OUTCOMES_NAME
 from autoreap.plan import PruningPlan, plan_from_dict
-from autoreap.scores import Difference, Metric, metrics_as_dict, metrics_from_dict
+from autoreap.scores import (
+    Difference,
+    Metric,
+    differences_as_dict,
+    differences_from_dict,
+    metrics_as_dict,
+    metrics_from_dict,
+)
 
 FORMAT = 2  # of what is stored here; 0.3 and before wrote none
 _FORMAT = "autoreap.format"
@@ -27,9 +34,10 @@ _PRUNED = "autoreap.pruned"
 _INFEASIBLE = "autoreap.infeasible"
 _ERROR = "autoreap.error"
 _PLAN, _DIGEST = "autoreap.plan", "autoreap.plan_digest"
-_PRESET, _RETRY_OF, _DEATHS = "preset", "retry_of", "deaths"
+_PRESET, _NEIGHBOUR_OF, _RETRY_OF, _DEATHS = "preset", "neighbour_of", "retry_of", "deaths"
 _OBJECTIVES, _CONSTRAINTS, _BASELINE, _CONTROLS = "objectives", "constraints", "baseline", "controls"
-_HELD_OUT, _SCORING, _SESSIONS = "held_out", "scoring", "sessions"
+_HELD_OUT, _SCORING, _SESSIONS, _MARGINS = "held_out", "scoring", "sessions", "margins"
+_NUM_UNTRIED = "num_untried_neighbours"
 MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
 
 
@@ -63,10 +71,11 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        origin: the preset that it tries, or `sampled`.
+        origin: the preset that it tries, `neighbour of trial N`, or `sampled`.
         distributions: what each parameter was sampled from.
         values: the objectives by name; empty where it was not scored.
         metrics: every score with its interval; empty where it was not scored.
+        against_baseline: by metric of answers, the difference to the unpruned model, paired over the utterances.
         violations: constraint -> how far the trial is beyond the bound, as a share of it; only broken ones.
         seconds: what scoring took; 0 for a duplicate.
         reason: why it was not scored; None where it was.
@@ -81,6 +90,7 @@ class TrialRecord:
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    against_baseline: Mapping[str, Difference] = field(default_factory=dict)
     size_bytes: int = 0
     plan_digest: str = ""
     violations: Mapping[str, float] = field(default_factory=dict)
@@ -98,6 +108,13 @@ class TrialRecord:
     def is_scored(self) -> bool:
         """Whether it has values: its own, or those of an equal plan."""
         return self.status in (TrialStatus.SCORED, TrialStatus.DUPLICATE)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it took from the budget: a plan was scored for it, to the end or not. Duplicates are free."""
+        if self.duplicate_of is not None:
+            return False
+        return self.status in (TrialStatus.SCORED, TrialStatus.PRUNED, TrialStatus.FAILED)
 
     @property
     def is_finished(self) -> bool:
@@ -123,6 +140,7 @@ class TrialRecord:
             "params": self.params,
             "metrics": metrics_as_dict(self.metrics),
             "size_bytes": self.size_bytes,
+            "against_baseline": differences_as_dict(self.against_baseline),
         }
         if self.violations:
             document["broken"] = self.violations
@@ -144,9 +162,11 @@ class HeldOutTrial:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        differences = {name: difference.as_dict() for name, difference in self.against_baseline.items()}
-        metrics = metrics_as_dict(self.metrics)
-        return {"metrics": metrics, "against_baseline": differences, "tied_with": list(self.tied_with)}
+        return {
+            "metrics": metrics_as_dict(self.metrics),
+            "against_baseline": differences_as_dict(self.against_baseline),
+            "tied_with": list(self.tied_with),
+        }
 
 
 @dataclass(frozen=True)
@@ -185,16 +205,24 @@ class ScoringSetup:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as it is now."""
+    """A study as it is now.
+
+    Attributes:
+        margins: the losses that the space states as the largest that count as none, by metric, as fractions.
+        num_untried: one-step neighbours of the front that were not tried; 0: the front is locally complete; None: no
+            search has ended yet.
+    """
 
     name: str
     objectives: Mapping[str, str]
     constraints: Sequence[str]
+    margins: Mapping[str, float]
     baseline: ScoredModel
     controls: Mapping[str, ScoredModel]
     trials: Sequence[TrialRecord]
     held_out: HeldOutScores | None
     scoring: ScoringSetup | None
+    num_untried: int | None
     first_trials: Sequence[int]
     model_fingerprint: str
     evals_digest: str
@@ -260,11 +288,13 @@ def read_study(study: optuna.Study) -> StudyRecord:
         name=study.study_name,
         objectives=objectives,
         constraints=stored.get(_CONSTRAINTS, []),
+        margins=stored.get(_MARGINS, {}),
         baseline=_scored_model(stored[_BASELINE]),
         controls=controls,
         trials=trials,
         held_out=read_held_out(study),
         scoring=ScoringSetup(**stored[_SCORING]) if _SCORING in stored else None,
+        num_untried=stored.get(_NUM_UNTRIED),
         first_trials=[session["first_trial"] for session in stored.get(_SESSIONS, [])],
         model_fingerprint=stored.get("model", ""),
         evals_digest=stored.get("evals", ""),
@@ -294,11 +324,12 @@ def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         status=status,
-        origin=stored.get(_PRESET, "sampled"),
+        origin=_origin_of(stored),
         params=trial.params,
         distributions=trial.distributions,
         values=values,
         metrics=metrics_from_dict(details.get("metrics", {})),
+        against_baseline=differences_from_dict(details.get("against_baseline", {})),
         size_bytes=details.get("size_bytes", 0),
         plan_digest=stored.get(_DIGEST, ""),
         violations={text: violation for text, violation in trial.constraints.items() if violation > 0},
@@ -312,6 +343,12 @@ def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
         ended=trial.datetime_complete,
         stored_plan=stored.get(_PLAN),
     )
+
+
+def _origin_of(stored: Mapping[str, Any]) -> str:
+    if _NEIGHBOUR_OF in stored:
+        return f"neighbour of trial {stored[_NEIGHBOUR_OF]}"
+    return str(stored.get(_PRESET, "sampled"))
 
 
 def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str, Any]]:
@@ -351,7 +388,7 @@ def read_held_out(study: optuna.Study) -> HeldOutScores | None:
         return None
     trials = {}
     for number, trial in stored["trials"].items():
-        differences = {name: Difference(**values) for name, values in trial["against_baseline"].items()}
+        differences = differences_from_dict(trial["against_baseline"])
         trials[int(number)] = HeldOutTrial(metrics_from_dict(trial["metrics"]), differences, trial["tied_with"])
     baseline = metrics_from_dict(stored["baseline"]["metrics"])
     return HeldOutScores(stored["evals"], baseline, trials, stored["missing"])
@@ -375,12 +412,14 @@ def record_result(
     trial: Trial,
     values: Sequence[float],
     scored: ScoredModel,
+    against_baseline: Mapping[str, Difference],
     *,
     seconds: float = 0.0,
     duplicate_of: int | None = None,
 ) -> None:
     """The trial is scored, or its plan is that of the scored trial `duplicate_of`."""
-    result: dict[str, Any] = {**scored.as_dict(), "seconds": seconds}
+    differences = differences_as_dict(against_baseline)
+    result: dict[str, Any] = {**scored.as_dict(), "against_baseline": differences, "seconds": seconds}
     if duplicate_of is not None:
         result["duplicate_of"] = duplicate_of
     trial.set_user_attr(_RESULT, result)
@@ -433,6 +472,16 @@ def record_scoring(study: optuna.Study, setup: ScoringSetup) -> None:
     study.set_user_attr(_SCORING, asdict(setup))
 
 
+def record_margins(study: optuna.Study, margins: Mapping[str, float]) -> None:
+    """What the space states now: margins judge what was scored, and change none of it."""
+    study.set_user_attr(_MARGINS, dict(margins))
+
+
+def record_untried(study: optuna.Study, number: int) -> None:
+    """How many one-step neighbours of the front were not tried when the search ended."""
+    study.set_user_attr(_NUM_UNTRIED, number)
+
+
 def record_session(study: optuna.Study, first_trial: int, seed: int, sampler: str) -> None:
     """A run of the search begins; with the same record the same values are drawn."""
     stored = study.user_attrs
@@ -458,6 +507,11 @@ def read_identity(study: optuna.Study) -> dict[str, Any] | None:
 def enqueue_preset(study: optuna.Study, name: str, params: Mapping[str, Any]) -> None:
     """Have the preset `name` tried, once."""
     study.enqueue_trial(dict(params), user_attrs={_PRESET: name}, skip_if_exists=True)
+
+
+def enqueue_neighbour(study: optuna.Study, params: Mapping[str, Any], number: int) -> None:
+    """Have a neighbour of trial `number` tried next."""
+    study.enqueue_trial(dict(params), user_attrs={_NEIGHBOUR_OF: number})
 
 
 def is_preset(trial: Trial) -> bool:
@@ -495,8 +549,9 @@ def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[i
         if deaths >= MAX_DEATHS:
             continue
         attributes = {_RETRY_OF: trial.number, _DEATHS: deaths}
-        if _PRESET in trial.user_attrs:
-            attributes[_PRESET] = trial.user_attrs[_PRESET]
+        for origin in (_PRESET, _NEIGHBOUR_OF):
+            if origin in trial.user_attrs:
+                attributes[origin] = trial.user_attrs[origin]
         study.enqueue_trial(params, user_attrs=attributes)
         enqueued.append(trial.number)
     return enqueued

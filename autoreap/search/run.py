@@ -19,8 +19,8 @@ from autoreap.saliency import Saliency
 from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
 from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
-from autoreap.search.front import front_of
-from autoreap.search.held_out import HeldOutScorer, answerable, is_scored
+from autoreap.search.front import feasible_points, front_of, in_order_of_size
+from autoreap.search.held_out import HeldOutScorer, answerable, unscored_members
 from autoreap.search.leader import Leader
 from autoreap.search.records import (
     ScoringSetup,
@@ -28,6 +28,7 @@ from autoreap.search.records import (
     TrialRecord,
     read_baseline,
     read_study,
+    record_margins,
     record_scoring,
     trials_folder,
 )
@@ -56,12 +57,17 @@ Draw = Callable[[StudyRecord, Path, Path], list[Path]]  # a study, the folder fo
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search leaves behind: the study, its pictures, and the checkpoint if the space asked for one."""
+    """What a search leaves behind: the study, its pictures, and the checkpoint if the space asked for one.
+
+    Attributes:
+        not_shipped: why there is none, though the space asked for one.
+    """
 
     study: StudyRecord
     front: Sequence[TrialRecord]
     drawn: Sequence[Path]
     shipped: Shipped | None
+    not_shipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ def _score_candidates(
     try:
         identity = replace(identity, facts={**facts, "saliency": saliency.digest()})
         study = open_or_create_study(space, storage, run.name, identity)
+        record_margins(study, space.margins)
         record_scoring(study, ScoringSetup(str(run.evals.path.resolve()), pool.batch_size, pool.where))
         tracker.log_study(study_facts(space, run.described, run.evals.search, saliency))
         num_trials = options.trials or space.trials
@@ -200,14 +207,14 @@ def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
             raise
         release()
     record, front, drawn = _draw(study, run, tracker, "FINISHED")
-    shipped = None
-    if run.space.materialise is not None:
-        try:
-            select(record, run.space.materialise)
-        except InputError as error:  # a night that found nothing useful has still found its front
-            logger.warning("no checkpoint is written: %s", error)
-        else:
-            shipped = ship(record, run.space.materialise, run.described, run.options.root)
+    if run.space.materialise is None:
+        return SearchResult(record, front, drawn, None)
+    try:
+        point, reason = select(record, run.space.materialise)
+    except InputError as error:  # a night that found nothing useful has still found its front
+        logger.warning("no checkpoint is written: %s", error)
+        return SearchResult(record, front, drawn, None, str(error))
+    shipped = ship(record, point, reason, run.described, run.options.root)
     return SearchResult(record, front, drawn, shipped)
 
 
@@ -228,10 +235,12 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
             logger.info("nothing is scored on the report split: %s", reason)
             return
         digest = run.evals.report.digest
-        if is_scored(record, front, digest):
+        members = unscored_members(record, digest)
+        if not members:
             return
         loaded = load(run.described, device=run.options.device, dtype=run.options.dtype)
-        evals = answerable(run.evals.report, [record.plan(point.number) for point in front])
+        plans = [record.plan(point.number) for point in feasible_points(record.points)]
+        evals = answerable(run.evals.report, plans)
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
         logger.info(
             "scoring the baseline and the front (%d) on the report split, %d answers each; "
@@ -239,8 +248,15 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
             len(front),
             evaluator.num_answers,
         )
+        scorer = HeldOutScorer(study, evaluator, digest, run.folder, run.signals.check)
+        points = in_order_of_size(front)
         with run.signals.deferred():
-            HeldOutScorer(study, evaluator, digest, run.folder, run.signals.check).run(record, front)
+            while members:
+                points = in_order_of_size([*points, *members])
+                scorer.run(record, points)
+                record = read_study(study)
+                # A member that could not be scored is not tried again.
+                members = [point for point in unscored_members(record, digest) if point not in points]
     except STORAGE_ERRORS:
         raise
     except Exception as error:  # the search is complete without it; the reason is shown

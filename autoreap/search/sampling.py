@@ -11,7 +11,7 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
-from optuna.trial import Trial
+from optuna.trial import BaseTrial
 
 from autoreap.calibration.calibrator import MAX_SPAN
 from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
@@ -201,7 +201,7 @@ def _holds(space: SpaceConfig, name: str, values: Mapping[str, Any]) -> bool:
     return all(values.get(other) in allowed for other, allowed in space.conditions.get(name, {}).items())
 
 
-def sample(trial: Trial, space: SpaceConfig, shape: ModelShape) -> Candidate:
+def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate:
     """The candidate that `trial` stands for; values are drawn in the space's order, as conditions need."""
     values: dict[str, Any] = {}
     for name, spec in space.parameters.items():
@@ -213,7 +213,7 @@ def sample(trial: Trial, space: SpaceConfig, shape: ModelShape) -> Candidate:
     return Candidate.from_parameters(values)
 
 
-def _suggest(trial: Trial, name: str, spec: Any) -> Any:
+def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:
     """The value of parameter `name`: sampled where `spec` is a range or a choice, else `spec` itself."""
     match distribution(spec):
         case IntDistribution() as known:

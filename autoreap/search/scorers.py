@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.models.loading import Loaded, describe, load
 from autoreap.plan import PruningPlan
 from autoreap.search.candidates import needs_likelihoods
-from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Race
+from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Limit, Race
 from autoreap.search.records import MAX_DEATHS
 from autoreap.search.signals import handlers_kept
 from autoreap.search.study import code_digest
@@ -38,12 +38,14 @@ class Job:
         plan: None for the unpruned model.
         static: the candidate's static metrics, `size_bytes` among them.
         incumbents: the front as it is; empty: the candidate is scored to the end.
+        limits: see `Race`.
     """
 
     key: int | str
     plan: PruningPlan | None
     static: Mapping[str, float]
     incumbents: tuple[Incumbent, ...] = ()
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Scorer:
 
     def score(self, job: Job, on_outcome: OnOutcome = lambda: None) -> JobResult:
         """Score the candidate of `job`; any failure is a result, with its reason."""
-        race = Race(self._objectives, job.static, job.incumbents)
+        race = Race(self._objectives, job.static, job.incumbents, job.limits)
 
         def count(metric: str, outcome: Outcome) -> None:
             on_outcome()

@@ -1,38 +1,50 @@
 """Pick one point of a front, and say why. Needs no model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError
 from autoreap.formatting import count_text, metric_text, size_text, unit_of, value_text
 from autoreap.scores import Metric
-from autoreap.search.front import explain_empty_front, front_of, least_error, log_to_minimise
+from autoreap.search.front import explain_empty_front, feasible_points, front_of, least_error, log_to_minimise
 from autoreap.search.held_out import smaller_ties_text
+from autoreap.search.non_inferiority import (
+    MarginCheck,
+    all_hold,
+    is_refuted,
+    non_inferior_points,
+    report_checks,
+    search_checks,
+    smallest_safe,
+)
 from autoreap.search.records import StudyRecord, TrialRecord
 
-RULES = ("knee", "smallest", "best")
+RULES = ("safe", "knee", "smallest", "best")
 _BOUNDS = {"smallest": ("--max-wer-increase", "0.5 (points)"), "best": ("--max-size", "20GB")}
 
 
 def select(
     study: StudyRecord, rule: str, *, max_wer_increase: float | None = None, max_size_bytes: float | None = None
 ) -> tuple[TrialRecord, str]:
-    """The front's point that `rule` picks, and why, with any smaller points that do as well.
+    """The point that `rule` picks, and why.
 
     Args:
-        rule: `knee` (the best trade-off, see `_select_knee`), `smallest` (the smallest with a WER of at most the
+        rule: `safe` (the smallest that is non-inferior to the unpruned model, see `_select_safe`), `knee` (the best
+            trade-off of the front, see `_select_knee`), `smallest` (the smallest of the front with a WER of at most the
             baseline's plus `max_wer_increase`, in points), or `best` (the lowest WER of at most `max_size_bytes`); the
             last two need size_bytes and one WER among the objectives.
 
     Raises:
-        InputError: no point of the front fits the rule, or a bound is missing or belongs to another rule.
+        InputError: no point fits the rule, or a bound is missing or belongs to another rule.
     """
     check_bounds(rule, max_wer_increase=max_wer_increase, max_size_bytes=max_size_bytes)
     front = front_of(study)
     if not front:
         fix = "search longer, or relax a constraint in a study of its own"
         raise InputError(explain_empty_front(study), where=f"study {study.name}", fix=fix)
+    if rule == "safe":
+        return _select_safe(front, study)
     if rule == "knee":
         point, reason = _select_knee(front, study)
     elif rule == "smallest":
@@ -45,7 +57,7 @@ def select(
 def check_bounds(rule: str, *, max_wer_increase: float | None, max_size_bytes: float | None) -> None:
     """Raise `InputError` unless `rule` is one and has its own bound; a bound that would be ignored is a mistake."""
     if rule not in RULES:
-        raise InputError(f"unknown rule {rule!r}", where="--rule", fix="knee, smallest or best")
+        raise InputError(f"unknown rule {rule!r}", where="--rule", fix=", ".join(RULES))
     given = {"--max-wer-increase": max_wer_increase, "--max-size": max_size_bytes}
     needed, example = _BOUNDS.get(rule, (None, None))
     for owner, (option, _) in _BOUNDS.items():
@@ -55,14 +67,80 @@ def check_bounds(rule: str, *, max_wer_increase: float | None, max_size_bytes: f
         raise InputError(f"needs {needed}", where=f"--rule {rule}", fix=f"for example {example}")
 
 
+def _select_safe(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[TrialRecord, str]:
+    """The smallest candidate that is non-inferior to the unpruned model in every quality metric.
+
+    It is chosen on the search split. Where the report split disagrees, the next larger one is taken.
+    """
+    chosen = smallest_safe(study)
+    if chosen is None:
+        raise InputError(_why_none_is_safe(front, study), where="--rule safe", fix=_fix(study))
+    reason = f"smallest that is non-inferior to the unpruned model in {_margins_text(search_checks(study, chosen))}"
+    if report_checks(study, chosen) is None:
+        reason += ", on the search split; it was not scored on the report split"
+    else:
+        reason += ", on both splits"
+    refuted = []
+    for point in non_inferior_points(study.points, study.margins):
+        if point.size_bytes <= chosen.size_bytes and is_refuted(study, point):
+            refuted.append(f"trial {point.number}")
+    if refuted:
+        reason += f"; smaller, but not confirmed by the report split: {', '.join(refuted)}"
+    return chosen, reason
+
+
+def _margins_text(checks: Sequence[MarginCheck]) -> str:
+    """`wer (margin 0.5 points) and accuracy (margin 1 point)`."""
+    texts = []
+    for check in checks:
+        points = 100 * check.margin
+        texts.append(f"{check.metric} (margin {points:g} {'point' if points == 1 else 'points'})")
+    return " and ".join(texts)
+
+
+def _why_none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> str:
+    nearest, checks, split = _nearest_to_safe(study)
+    failed = "; ".join(check.in_words() for check in checks if not check.is_non_inferior)
+    text = f"no candidate is non-inferior to the unpruned model; the nearest is trial {nearest.number}"
+    text = f"{text} ({size_text(nearest.size_bytes)}), on the {split} split {failed}"
+    try:
+        knee, _ = _select_knee(front, study)
+    except InputError:
+        return text
+    return f"{text}. The best trade-off is trial {knee.number} ({size_text(knee.size_bytes)}, --rule knee)"
+
+
+def _nearest_to_safe(study: StudyRecord) -> tuple[TrialRecord, Sequence[MarginCheck], str]:
+    """The point that exceeds its margins least, its checks, and the split that they are about."""
+    entries = []
+    for point in feasible_points(study.points):
+        checks, split = search_checks(study, point), "search"
+        if all_hold(checks):
+            checks, split = report_checks(study, point) or [], "report"
+        worst = max((check.bound / check.margin for check in checks), default=math.inf)
+        entries.append((split == "search", worst, point.size_bytes, point.number, point, checks, split))
+    *_, point, checks, split = min(entries, key=lambda entry: entry[:4])
+    return point, checks, split
+
+
+def _fix(study: StudyRecord) -> str:
+    _, checks, split = _nearest_to_safe(study)
+    if any(check.num_needed for check in checks):
+        return f"add utterances to the {split} split, or state larger margins in the space"
+    return "search longer, search gentler cuts, or state larger margins in the space"
+
+
 def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[TrialRecord, str]:
-    """The useful point whose worst loss is the least.
+    """The useful point whose worst loss is the least, of those on or below the line between the ends of the front.
+
+    A point above that line is a worse trade than the ends mixed. Where only the ends are left, the largest is taken:
+    a step away from it costs more than it saves.
 
     A loss is how far an objective lies on the way from its best to its worst value among the useful points, on a log
     scale. To minimise the worst of them is the Kalai-Smorodinsky solution (Econometrica 43, 1975; for fronts of many
     objectives Binois et al., JMLR 21, 2020). Unlike the distance to the ideal corner, it never prefers an end of the
     front that is best in most objectives and hopeless in one, and correlated objectives do not count double. Of equal
-    worst losses the second worst decides, and so on; then the size.
+    worst losses the second worst decides, and so on.
     """
     limits = _error_limits(study)
     bounds = ", ".join(_limit_text(name, study.objectives[name], limit) for name, limit in limits.items())
@@ -79,9 +157,23 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
             fix="search longer, or state your own limit: --rule smallest --max-wer-increase POINTS",
         )
     losses = _losses(useful, study.objectives)
-    chosen = min(useful, key=lambda point: (sorted(losses[point.number], reverse=True), point.size_bytes, point.number))
     condition = f" with {bounds}" if bounds else ""
-    return chosen, f"best trade-off of the {count_text(len(useful), 'front point')}{condition}"
+    limit = _sum_between_ends(losses.values())
+    candidates = [point for point in useful if sum(losses[point.number]) <= limit]
+    chosen = min(candidates, key=lambda point: (sorted(losses[point.number], reverse=True), -point.size_bytes))
+    reason = f"best trade-off of the {count_text(len(useful), 'front point')}{condition}"
+    if len(useful) > 1 and max(losses[chosen.number]) == 1.0:
+        reason += "; no point between the ends lies below their line"
+    return chosen, reason
+
+
+def _sum_between_ends(losses: Collection[Sequence[float]]) -> float:
+    """What the losses of a point between the ends add up to: 1 with two objectives.
+
+    Ends are best in one objective. With more objectives than two, it is the mean over all ends.
+    """
+    sums = [sum(each) for each in losses if min(each) == 0.0]
+    return sum(sums) / len(sums) + 1e-9  # the ends themselves must not fail by rounding
 
 
 def _error_limits(study: StudyRecord) -> dict[str, float]:

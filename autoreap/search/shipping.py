@@ -8,13 +8,11 @@ from typing import Any
 
 from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
-from autoreap.evaluation.comparison import compare_outcomes
 from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.models.loading import Described
 from autoreap.plan import load_plan
-from autoreap.scores import Difference, Metric, metrics_as_dict
-from autoreap.search.records import StudyRecord
-from autoreap.search.selection import select
+from autoreap.scores import Difference, Metric, differences_as_dict, metrics_as_dict
+from autoreap.search.records import StudyRecord, TrialRecord
 from autoreap.search.storage import DEFAULT_ROOT
 from autoreap.writing.behaviour import Expected, check_behaviour
 from autoreap.writing.materialiser import materialise
@@ -46,17 +44,16 @@ class Shipped:
             "path": str(self.path),
             "verified": self.verified.as_dict(),
             "metrics": metrics_as_dict(self.metrics),
-            "against_baseline": {name: found.as_dict() for name, found in self.against_baseline.items()},
+            "against_baseline": differences_as_dict(self.against_baseline),
         }
 
 
-def ship(study: StudyRecord, rule: str, described: Described, root: Path) -> Shipped:
-    """Materialise the trial that `rule` selects. Loaded by the stock class it must answer as the trial did.
+def ship(study: StudyRecord, point: TrialRecord, reason: str, described: Described, root: Path) -> Shipped:
+    """Materialise trial `point`, chosen for `reason`. Loaded by the stock class it must answer as the trial did.
 
     Raises:
         VerificationError: the checkpoint answers an utterance otherwise than the trial did.
     """
-    point, reason = select(study, rule)
     plan = study.plan(point.number)
     path = root / "checkpoints" / f"{study.name}-trial-{point.number}"
     expected = answers_of_trial(study, point.number, root)
@@ -67,10 +64,7 @@ def ship(study: StudyRecord, rule: str, described: Described, root: Path) -> Shi
         behaviour = partial(check_behaviour, expected=expected)
         written = materialise(described.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
         verified = written.record.behaviour
-    baseline = load_outcomes(study.outcomes_path(None, root))
-    compared = compare_outcomes(baseline, expected.outcomes).metrics
-    differences = {metric: found.difference for metric, found in compared.items()}
-    return Shipped(point.number, reason, path, verified, point.metrics, differences)
+    return Shipped(point.number, reason, path, verified, point.metrics, point.against_baseline)
 
 
 def answers_of_trial(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT) -> Expected:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, StrictBool, StrictStr
 from pydantic.dataclasses import dataclass as validated_dataclass
@@ -37,7 +37,7 @@ SAMPLERS = {
     "qmc": "QMCSampler",
 }
 DIRECTIONS = {"minimise": "minimize", "minimize": "minimize", "maximise": "maximize", "maximize": "maximize"}
-SELECTION_RULES = ("knee",)  # the others need a number that only their user knows
+SELECTION_RULES = ("safe", "knee")  # the others need a number that only their user knows
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class SpaceConfig:
         racing: stop candidates that can no longer reach the front.
         confirm: score the front on the report split when the search ends.
         materialise: the rule that selects what ships at the end; None ships nothing.
+        margins: by metric, the largest loss against the unpruned model that counts as none, as a fraction.
     """
 
     path: Path
@@ -71,7 +72,8 @@ class SpaceConfig:
     sampler_arguments: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[str, ...] = tuple(PRESETS)
     controls: tuple[str, ...] = ()
-    materialise: str | None = None
+    materialise: str | None = SELECTION_RULES[0]
+    margins: Mapping[str, float] = field(default_factory=dict)
     batch_size: int | None = None
     racing: bool = True
     confirm: bool = True
@@ -148,7 +150,8 @@ class _SpaceFile(Section):
     seed: Count = 0
     presets: tuple[Annotated[StrictStr, one_of(PRESETS)], ...] = tuple(PRESETS)
     controls: tuple[Annotated[StrictStr, one_of(CONTROLS)], ...] = ()
-    materialise: Annotated[StrictStr, one_of(SELECTION_RULES)] | None = None
+    materialise: Annotated[StrictStr, one_of(SELECTION_RULES)] | Literal[False] = SELECTION_RULES[0]
+    margins: dict[StrictStr, PositiveNumber] = field(default_factory=dict)
     batch_size: PositiveInteger | None = None
     racing: StrictBool = True
     confirm: StrictBool = True
@@ -180,7 +183,8 @@ def load_space(path: Path) -> SpaceConfig:
         sampler_arguments=file.sampler.arguments,
         presets=file.presets,
         controls=file.controls,
-        materialise=file.materialise,
+        materialise=file.materialise or None,
+        margins={metric: points / 100 for metric, points in file.margins.items()},
         batch_size=file.batch_size,
         racing=file.racing,
         confirm=file.confirm,

@@ -16,6 +16,7 @@ class Task(Protocol):
         METRIC: the metric it yields; of several tasks of one NAME, `metric_list` picks by it.
         AGGREGATION: as lm-eval calls how counts become the metric: `mean`, or the metric's own name for a rate of sums.
         DIRECTION: `minimize` or `maximize`.
+        MARGIN: the loss against the unpruned model that counts as none, unless a space states another.
         REQUIRED: the keys its rows must have.
         TARGET: the key of what a perfect model answers.
         QUESTION: what is asked where neither the row nor the evals file says.
@@ -25,6 +26,7 @@ class Task(Protocol):
     METRIC: str
     AGGREGATION: str
     DIRECTION: str
+    MARGIN: float
     REQUIRED: tuple[str, ...]
     TARGET: str
     QUESTION: str

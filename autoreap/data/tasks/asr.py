@@ -12,6 +12,7 @@ NAME = "asr"
 METRIC = "wer"
 AGGREGATION = "wer"
 DIRECTION = "minimize"
+MARGIN = 0.005
 REQUIRED: tuple[str, ...] = ("audio", "text")
 TARGET = "text"
 QUESTION = "Transcribe the audio into text."

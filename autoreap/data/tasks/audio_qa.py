@@ -10,6 +10,7 @@ NAME = "audio_qa"
 METRIC = "accuracy"
 AGGREGATION = "mean"
 DIRECTION = "maximize"
+MARGIN = 0.01
 REQUIRED: tuple[str, ...] = ("question", "answer")
 TARGET = "answer"
 QUESTION = "{question}\n{lettered}"

@@ -1,0 +1,191 @@
+"""Whether a candidate is as good as the unpruned model, within a margin: the test behind the rule `safe`.
+
+A candidate is non-inferior in a metric if the 95% interval of its loss, paired over the utterances, ends within the
+margin (Piaggio et al., CONSORT for noninferiority trials, JAMA 308, 2012). It must be so in every metric of answers
+that the evals measure, whether or not it is an objective: on the search split, and again on the report split, which
+chose nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autoreap.data.tasks import base_name, task_of_metric
+from autoreap.formatting import metric_text, points_text
+from autoreap.scores import Difference, Metric
+from autoreap.search.front import feasible_points
+from autoreap.search.racing import Limit
+from autoreap.search.records import StudyRecord, TrialRecord
+
+# A sample of n in which something never happened can't exclude that it happens up to 3 times in n (the rule of three;
+# Hanley and Lippman-Hand, JAMA 249, 1983). The bootstrap knows only what it has seen, so there it is too confident.
+RULE_OF_THREE = 3
+
+
+@dataclass(frozen=True)
+class MarginCheck:
+    """One metric of a candidate against the unpruned model, on one split.
+
+    Attributes:
+        margin: the largest loss that counts as none, as a fraction: 0.005 is half a point.
+        difference: the candidate's rate minus the unpruned model's.
+        loss: how much worse the candidate is; below 0 where it is better.
+        bound: the upper end of the loss's 95% interval.
+        num_samples: utterances.
+    """
+
+    metric: str
+    margin: float
+    difference: Difference
+    loss: float
+    bound: float
+    num_samples: int
+
+    @property
+    def is_non_inferior(self) -> bool:
+        """Whether the loss lies within the margin."""
+        return self.bound <= self.margin
+
+    @property
+    def num_needed(self) -> int | None:
+        """About how many utterances would decide, were the loss to stay as it is; None where it exceeds the margin.
+
+        An interval shrinks with the square root of the number of utterances.
+        """
+        room = self.margin - max(self.loss, 0.0)
+        if room <= 0:
+            return None
+        return math.ceil(self.num_samples * ((self.bound - max(self.loss, 0.0)) / room) ** 2)
+
+    def verdict(self) -> str:
+        """`non-inferior`, or how far from it: `undecided, about 1,760 utterances would decide (364 here)`."""
+        if self.is_non_inferior:
+            return "non-inferior"
+        if self.num_needed is None:
+            return "worse"
+        return f"undecided, about {self.num_needed:,} utterances would decide ({self.num_samples:,} here)"
+
+    def in_words(self) -> str:
+        """`accuracy -0.55 points [-2.20, +0.82], margin 1: undecided, about 1,760 utterances would decide`."""
+        difference = points_text(self.difference.value, self.difference.low, self.difference.high)
+        return f"{self.metric} {difference}, margin {100 * self.margin:g}: {self.verdict()}"
+
+
+def is_quality(metric: str) -> bool:
+    """Whether `metric` is a rate of answers over all rows of a task: no likelihood, cost or language of its own."""
+    return "/" not in metric and task_of_metric(metric) is not None
+
+
+def margin_of(metric: str, margins: Mapping[str, float]) -> float:
+    """The margin of `metric`: stated for it, or for all of its kind, or the usual one of its task."""
+    for name in (metric, base_name(metric)):
+        if name in margins:
+            return margins[name]
+    task = task_of_metric(metric)
+    assert task is not None  # callers pass metrics of answers
+    return task.MARGIN
+
+
+def check_margins(
+    metrics: Mapping[str, Metric], differences: Mapping[str, Difference], margins: Mapping[str, float]
+) -> list[MarginCheck]:
+    """One check for each quality metric of one candidate.
+
+    Args:
+        metrics: the candidate's scores.
+        differences: to the unpruned model, paired over the utterances.
+        margins: what the space states.
+    """
+    checks = []
+    for name, difference in differences.items():
+        if not is_quality(name):
+            continue
+        task = task_of_metric(name)
+        metric = metrics[name]
+        assert task is not None
+        if task.DIRECTION == "minimize":
+            loss, bound = difference.value, difference.high
+        else:
+            loss, bound = -difference.value, -difference.low
+        bound = max(bound, RULE_OF_THREE / (metric.denominator or 1))
+        margin = margin_of(name, margins)
+        checks.append(MarginCheck(name, margin, difference, loss, bound, metric.num_samples or 0))
+    return checks
+
+
+def margin_limits(baseline: Mapping[str, Metric], margins: Mapping[str, float]) -> dict[str, Limit]:
+    """By quality metric, the worst score with which a candidate can still be non-inferior to `baseline`."""
+    limits = {}
+    for name, metric in baseline.items():
+        task = task_of_metric(name)
+        if not is_quality(name) or task is None or not metric.denominator:
+            continue
+        margin = margin_of(name, margins)
+        worst = metric.value + margin if task.DIRECTION == "minimize" else metric.value - margin
+        limits[name] = Limit(worst, task.DIRECTION, metric.denominator)
+    return limits
+
+
+def non_inferior_points(points: Sequence[TrialRecord], margins: Mapping[str, float]) -> list[TrialRecord]:
+    """The points that keep every constraint and are non-inferior on the search split, smallest first."""
+    found = []
+    for point in feasible_points(points):
+        if all_hold(check_margins(point.metrics, point.against_baseline, margins)):
+            found.append(point)
+    return found
+
+
+def search_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck]:
+    """Of `trial` on the search split."""
+    return check_margins(trial.metrics, trial.against_baseline, study.margins)
+
+
+def report_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck] | None:
+    """Of `trial` on the report split; None where it was not scored there."""
+    if study.held_out is None or trial.number not in study.held_out.trials:
+        return None
+    held_out = study.held_out.trials[trial.number]
+    return check_margins(held_out.metrics, held_out.against_baseline, study.margins)
+
+
+def all_hold(checks: Sequence[MarginCheck]) -> bool:
+    """Whether there is a check, and each is passed."""
+    return bool(checks) and all(check.is_non_inferior for check in checks)
+
+
+def smallest_safe(study: StudyRecord) -> TrialRecord | None:
+    """The smallest candidate that is non-inferior on the search split, and not refuted by the report split."""
+    for point in non_inferior_points(study.points, study.margins):
+        if not is_refuted(study, point):
+            return point
+    return None
+
+
+def is_refuted(study: StudyRecord, point: TrialRecord) -> bool:
+    """Whether `point` was scored on the report split, and is not non-inferior there."""
+    checks = report_checks(study, point)
+    return checks is not None and not all_hold(checks)
+
+
+def quality_lines(study: StudyRecord, trial: TrialRecord) -> list[str]:
+    """What both splits say of a scored trial against the unpruned model, a line a metric and split."""
+    lines = _split_lines("search", trial.metrics, trial.against_baseline, study.margins)
+    if study.held_out is not None and trial.number in study.held_out.trials:
+        held_out = study.held_out.trials[trial.number]
+        lines += _split_lines("report", held_out.metrics, held_out.against_baseline, study.margins)
+    return lines
+
+
+def _split_lines(
+    split: str, metrics: Mapping[str, Metric], differences: Mapping[str, Difference], margins: Mapping[str, float]
+) -> list[str]:
+    checks = {check.metric: check for check in check_margins(metrics, differences, margins)}
+    lines = []
+    for name, difference in differences.items():
+        text = f"{name} {metric_text(name, metrics[name])} on the {split} split"
+        change = points_text(difference.value, difference.low, difference.high)
+        verdict = difference.verdict
+        if name in checks:
+            verdict = f"{checks[name].verdict()} (margin {100 * checks[name].margin:g})"
+        lines.append(f"{text}, {change} against the unpruned model: {verdict}")
+    return lines
