@@ -12,8 +12,9 @@ from autoreap.candidate import Candidate
 from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
 from autoreap.planning import make_plan
-from autoreap.scores import Counts, Metric
+from autoreap.scores import NO_DIFFERENCE, Counts, Difference, Metric
 from autoreap.search import records
+from autoreap.search.non_inferiority import is_quality
 from autoreap.search.records import ScoredModel, StudyRecord, read_study
 
 BASELINE_BYTES = 70 * 10**9
@@ -53,7 +54,7 @@ def plan_of(seed: int, shape: ModelShape = SHAPE, base: BaseModel = GONE) -> Pru
     return make_plan(candidate, saliency_of(shape, fingerprint=base.fingerprint), shape, base)
 
 
-def add_trial(
+def add_trial(  # noqa: PLR0913  # a test states what is special about its trial, and nothing else
     study: optuna.Study,
     values: Sequence[float],
     *,
@@ -61,6 +62,7 @@ def add_trial(
     preset: str | None = None,
     metrics: Mapping[str, Metric] | None = None,
     violations: Mapping[str, float] | None = None,
+    against_baseline: Mapping[str, Difference] | None = None,
     duplicate_of: int | None = None,
 ) -> int:
     """A scored trial; `values` are those of the objectives, sizes in GB."""
@@ -81,8 +83,22 @@ def add_trial(
         trial.set_constraint(text, violation)
     scored = ScoredModel(metrics or measured, round(known.get("size_bytes", 1e9)))
     values = list(known.values())
-    records.record_result(study, trial, values, scored, seconds=60.0, duplicate_of=duplicate_of)
+    if against_baseline is None:
+        against_baseline = differences(study, scored.metrics)
+    records.record_result(study, trial, values, scored, against_baseline, seconds=60.0, duplicate_of=duplicate_of)
     return trial.number
+
+
+def differences(study: optuna.Study, metrics: Mapping[str, Metric]) -> dict[str, Difference]:
+    """To the baseline, with an interval of half a point on either side."""
+    baseline = records.read_baseline(study)
+    assert baseline is not None
+    found = {}
+    for name, metric in metrics.items():
+        if is_quality(name) and name in baseline.metrics:
+            value = metric.value - baseline.metrics[name].value
+            found[name] = Difference(value, value - 0.005, value + 0.005, NO_DIFFERENCE)
+    return found
 
 
 def objectives_of(study: optuna.Study) -> dict[str, str]:

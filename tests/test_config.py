@@ -206,7 +206,7 @@ constraints:
         18: "seed: must be an integer, got 'one'",
         19: "sampler: must be one of tpe",
         20: "presets.0: must be one of light, medium, aggressive, got 'heavy'",
-        21: "materialise: must be one of knee, got",
+        21: "materialise: must be one of safe, knee, or false, got 'largest'",
         22: "colour: unknown key; known: calibration",
         23: "controls.0: must be one of random, uniform-reap, got 'uniform'",
         25: "constraints.0: something is missing after 'size <= 20' of 'size <= 20': expected B or kB",

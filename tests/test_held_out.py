@@ -14,7 +14,7 @@ from autoreap.evaluation.outcomes import Outcome
 from autoreap.report.front_table import front_table
 from autoreap.scores import Counts, Difference, Metric
 from autoreap.search.front import front_of
-from autoreap.search.held_out import MAX_FOR_ALL_PAIRS, answerable, held_out_lines, smaller_ties, ties
+from autoreap.search.held_out import MAX_FOR_ALL_PAIRS, answerable, smaller_ties, ties
 from autoreap.search.records import HeldOutScores, HeldOutTrial, TrialRecord, TrialStatus, record_held_out
 from autoreap.search.selection import select
 
@@ -79,10 +79,6 @@ def test_the_smaller_members_that_do_as_well_are_named_smallest_first() -> None:
     assert [point.number for point in smaller_ties(held_out, FRONT[2], FRONT)] == [3, 5]
     assert smaller_ties(held_out, FRONT[0], FRONT) == []
     assert smaller_ties(None, FRONT[2], FRONT) == []
-    assert held_out_lines(held_out, 5) == [
-        "wer 10.00% [8.00%, 12.00%] on the report split, +2.00 points [+1.00, +3.00] against the unpruned model: worse"
-    ]
-    assert held_out_lines(held_out, 7) == held_out_lines(None, 5) == []
 
 
 def test_a_tie_with_a_trial_that_has_left_the_front_is_not_shown() -> None:

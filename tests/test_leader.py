@@ -276,7 +276,7 @@ def test_a_kill_between_a_result_and_its_state_loses_no_result(night: Night, mon
     with monkeypatch.context() as patch:
         patch.setattr(study, "tell", lambda *_arguments: None)
         result = ScoredModel(first.metrics, first.size_bytes)
-        records.record_result(study, killed, list(first.values.values()), result)
+        records.record_result(study, killed, list(first.values.values()), result, first.against_baseline)
     assert study.trials[3].state == TrialState.RUNNING
     resumed = night.search(trials=4)
     assert statuses(resumed) == ["scored"] * 4

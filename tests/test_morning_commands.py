@@ -51,9 +51,11 @@ def test_select_says_sizes_in_bytes_and_how_to_write_the_trial(folder: Path, cap
         "active_parameters": Metric.static(3 * 10**9),
     }
     add_trial(study, (12e9, 0.11), metrics=metrics)
-    assert main(["select", *stored(study, folder)]) == 0
-    scores, why, write = capsys.readouterr().out.splitlines()
+    assert main(["select", *stored(study, folder), "--rule", "knee"]) == 0
+    scores, why, quality, write = capsys.readouterr().out.splitlines()
     assert scores == "trial 0: 1.00 GB, wer 11.00% [10.00%, 12.00%], size_4bit_bytes 12.00 GB"
+    assert quality.startswith("  wer 11.00% [10.00%, 12.00%] on the search split, +1.00 points [+0.50, +1.50] ")
+    assert quality.endswith("against the unpruned model: worse (margin 0.5)")
     assert why.startswith("why: best trade-off of the 1 front point with wer <= ")
     assert write == "to write it: autoreap materialise night --trial 0 -o night-trial-0"
 

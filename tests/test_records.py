@@ -24,7 +24,7 @@ def end(write: Callable[[optuna.Study, Trial], None]) -> TrialRecord:
 
 
 def test_a_scored_trial_has_values_and_a_plan() -> None:
-    trial = end(lambda study, trial: records.record_result(study, trial, (1e9, 0.1), RESULT, seconds=3.0))
+    trial = end(lambda study, trial: records.record_result(study, trial, (1e9, 0.1), RESULT, {}, seconds=3.0))
     assert (trial.status, trial.seconds, trial.reason) == (TrialStatus.SCORED, 3.0, None)
     assert trial.values == {"size_bytes": 1e9, "wer": 0.1}
     assert trial.metrics == RESULT.metrics
@@ -32,7 +32,7 @@ def test_a_scored_trial_has_values_and_a_plan() -> None:
 
 
 def test_a_duplicate_names_the_trial_whose_plan_it_has() -> None:
-    trial = end(lambda study, trial: records.record_result(study, trial, (1e9, 0.1), RESULT, duplicate_of=3))
+    trial = end(lambda study, trial: records.record_result(study, trial, (1e9, 0.1), RESULT, {}, duplicate_of=3))
     assert (trial.status, trial.duplicate_of, trial.seconds) == (TrialStatus.DUPLICATE, 3, 0.0)
 
 
@@ -59,7 +59,7 @@ def test_a_trial_that_was_killed_before_its_state_was_stored_is_interrupted(
         with monkeypatch.context() as patch:
             patch.setattr(study, "tell", lambda *_arguments, **_options: None)
             if status is TrialStatus.SCORED:
-                records.record_result(study, trial, (1e9, 0.1), RESULT)
+                records.record_result(study, trial, (1e9, 0.1), RESULT, {})
             elif status is TrialStatus.PRUNED:
                 records.record_pruned(study, trial, PRUNED)
             else:

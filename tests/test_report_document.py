@@ -250,7 +250,7 @@ def test_what_was_set_just_before_a_kill_is_no_end_of_a_trial(tmp_path: Path, mo
     result = ScoredModel(read(study).trials[0].metrics, 10**9)
     with monkeypatch.context() as patch:
         patch.setattr(study, "tell", lambda *_arguments: None)
-        records.record_result(study, killed, (1e9, 0.1), result)
+        records.record_result(study, killed, (1e9, 0.1), result, {})
     study.tell(killed, state=TrialState.FAIL)
     assert study_document(read(study), tmp_path)["night"]["pruned"] == before["pruned"]
     assert read(study).trials[killed.number].status is TrialStatus.INTERRUPTED

@@ -57,7 +57,7 @@ def test_every_shipped_space_fits_its_model(path: Path) -> None:
 def test_a_number_of_experts_is_the_fraction_that_keeps_as_many(tmp_path: Path) -> None:
     config = space(tmp_path, "  experts: {low: 8, high: 128, step: 4}\n  talker.experts: 96\n")
     check_space(config, LARGE)
-    candidate = sample(FixedTrial({"experts": 44}), config, LARGE)  # type: ignore[arg-type]
+    candidate = sample(FixedTrial({"experts": 44}), config, LARGE)
     assert (candidate.retention * 128, candidate.talker_retention * 128) == (44, 96)
 
 

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import optuna
 from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import Evals, open_evals
+from autoreap.data.tasks import base_name
 from autoreap.errors import InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.models.loading import Described, default_device, describe, load, release
 from autoreap.saliency import Saliency
+from autoreap.scores import Metric
 from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
 from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
@@ -33,7 +35,8 @@ from autoreap.search.records import (
     trials_folder,
 )
 from autoreap.search.sampling import check_space, check_vision
-from autoreap.search.scorers import LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
+from autoreap.search.sanity import warn_if_hopeless, warn_of_shared_rows
+from autoreap.search.scorers import Drafts, LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
 from autoreap.search.search_log import SearchLog
 from autoreap.search.search_options import SearchOptions
 from autoreap.search.selection import select
@@ -128,7 +131,18 @@ def _check(space: SpaceConfig, evals: Evals, described: Described, options: Sear
     check_device(space.needs, space.path, on_accelerator="cpu" not in (options.device, default_device()))
     evals.check_splits_apart()
     check_space(space, described.shape)
+    check_margins_known(space, evals)
     check_vision(space, evals.search)
+
+
+def check_margins_known(space: SpaceConfig, evals: Evals) -> None:
+    """Raise `InputError` if a margin is of a metric that no split measures."""
+    measured = {task.metric for task in (*evals.search.tasks, *evals.report.tasks)}
+    known = sorted(measured | {base_name(metric) for metric in measured})
+    for metric in space.margins:
+        if metric not in known:
+            where = f"{space.path}: margins.{metric}"
+            raise InputError("is of no metric of the evals", where=where, fix=f"known: {', '.join(known)}")
 
 
 def _score_candidates(
@@ -153,6 +167,9 @@ def _score_candidates(
         if log is not None:
             log.count_answer()
 
+    def on_baseline(answers: Drafts, metrics: Mapping[str, Metric]) -> None:
+        warn_if_hopeless(answers, metrics, run.evals.search)
+
     saliency, pool = _prepare(run, on_outcome)
     try:
         identity = replace(identity, facts={**facts, "saliency": saliency.digest()})
@@ -162,7 +179,7 @@ def _score_candidates(
         tracker.log_study(study_facts(space, run.described, run.evals.search, saliency))
         num_trials = options.trials or space.trials
         log = SearchLog(num_trials, deadline, pool.num_answers)
-        leader = Leader(space, study, Planner(run.described, saliency), pool, run.folder, log)
+        leader = Leader(space, study, Planner(run.described, saliency), pool, run.folder, log, on_baseline)
         with run.signals.deferred():
             leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
     except (Interrupted, RepeatedFailureError) as error:
@@ -178,6 +195,7 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
     data = read_calibration(space.calibration)
+    warn_of_shared_rows(data, run.evals.report)
     loaded = load(run.described, speech=searches_talker, device=options.device, dtype=options.dtype)
     measuring = CalibrationOptions.of(space.calibration)
     saliency = measure_saliency(loaded, data, components, options=measuring, cache=options.root / "saliency")

@@ -38,6 +38,7 @@ def check_space(space: SpaceConfig, shape: ModelShape) -> None:
         raise no_vision(f"{space.path}: parameters.strip_vision")  # a choice that would only repeat plans
     _check_experts(space, shape)
     _check_cuts(space, shape)
+    _check_effect(space)
 
 
 def _check_dense(space: SpaceConfig) -> None:
@@ -50,6 +51,25 @@ def _check_dense(space: SpaceConfig) -> None:
             where=f"{space.path}: {', '.join(found)}",
             fix=f"remove {'them' if len(found) > 1 else 'it'}, and search layers_cut alone",
         )
+
+
+def _check_effect(space: SpaceConfig) -> None:
+    """Raise `InputError` if a searched parameter of the ranking moves nothing: it would only repeat plans."""
+    calibration = space.calibration
+    rankings = space.parameters.get("saliency", Candidate().saliency)
+    for name in _RANKING[1:]:
+        if not isinstance(space.parameters.get(name), Range | tuple):
+            continue
+        needed = "random" if name == "seed" else "affinity"
+        if not can_be(rankings, needed):
+            problem, fix = f"moves nothing without saliency: {needed}", "fix it, or leave it out"
+        elif name != "seed" and not calibration.mixed:
+            problem, fix = "moves nothing without mixed calibration rows", "add calibration.mixed, or leave it out"
+        elif name == "beta" and not calibration.video:
+            problem, fix = "moves nothing without video calibration rows", "add calibration.video, or leave it out"
+        else:
+            continue
+        raise InputError(problem, where=f"{space.path}: parameters.{name}", fix=fix)
 
 
 def _is_about_experts(name: str, spec: Any) -> bool:

@@ -1,7 +1,10 @@
 """Pick one point of a front, and say why. Needs no model."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import linprog
 
 from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError
@@ -158,8 +161,8 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
         )
     losses = _losses(useful, study.objectives)
     condition = f" with {bounds}" if bounds else ""
-    limit = _sum_between_ends(losses.values())
-    candidates = [point for point in useful if sum(losses[point.number]) <= limit]
+    ends = _ends(list(losses.values()))
+    candidates = [point for point in useful if not _is_above(losses[point.number], ends)]
     chosen = min(candidates, key=lambda point: (sorted(losses[point.number], reverse=True), -point.size_bytes))
     reason = f"best trade-off of the {count_text(len(useful), 'front point')}{condition}"
     if len(useful) > 1 and max(losses[chosen.number]) == 1.0:
@@ -167,13 +170,36 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     return chosen, reason
 
 
-def _sum_between_ends(losses: Collection[Sequence[float]]) -> float:
-    """What the losses of a point between the ends add up to: 1 with two objectives.
+def _ends(losses: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """For each objective that differs at all, the losses of the point that is best in it; of several the best one."""
+    ends = []
+    for place in range(len(losses[0])):
+        if any(row[place] > 0 for row in losses):
+            best = [row for row in losses if row[place] == 0]
+            ends.append(min(best, key=sum))
+    return ends
 
-    Ends are best in one objective. With more objectives than two, it is the mean over all ends.
+
+def _is_above(point: Sequence[float], ends: Sequence[Sequence[float]]) -> bool:
+    """Whether some mixture of the ends is better than `point` in every objective; with two, it lies above their line.
+
+    A linear program: the weights of the mixture, and by how much it is better at least.
     """
-    sums = [sum(each) for each in losses if min(each) == 0.0]
-    return sum(sums) / len(sums) + 1e-9  # the ends themselves must not fail by rounding
+    if not ends:
+        return False
+    columns = np.array(ends).T  # [objectives, ends]
+    columns = columns[columns.any(axis=1)]
+    own = np.array([loss for place, loss in enumerate(point) if any(end[place] for end in ends)])
+    margins = np.ones((len(columns), 1))
+    found = linprog(
+        c=[0.0] * len(ends) + [-1.0],
+        A_ub=np.hstack([columns, margins]),
+        b_ub=own,
+        A_eq=[[1.0] * len(ends) + [0.0]],
+        b_eq=[1.0],
+        bounds=[(0, 1)] * len(ends) + [(None, None)],
+    )
+    return bool(-found.fun > 1e-9)
 
 
 def _error_limits(study: StudyRecord) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import PlainValidator, StrictBool, StrictStr
 from pydantic.dataclasses import dataclass as validated_dataclass
@@ -133,6 +133,14 @@ def _read_sampler(section: Any) -> _Sampler:
     return _Sampler(SAMPLERS.get(name, name), arguments)
 
 
+def _read_rule(written: Any) -> str | None:
+    if written is False:
+        return None
+    if written not in SELECTION_RULES:
+        raise ValueError(f"must be one of {', '.join(SELECTION_RULES)}, or false")
+    return str(written)
+
+
 @validated_dataclass(frozen=True, config=NO_OTHER_KEYS)
 class _SpaceFile(Section):
     """A space as a file writes it."""
@@ -150,7 +158,7 @@ class _SpaceFile(Section):
     seed: Count = 0
     presets: tuple[Annotated[StrictStr, one_of(PRESETS)], ...] = tuple(PRESETS)
     controls: tuple[Annotated[StrictStr, one_of(CONTROLS)], ...] = ()
-    materialise: Annotated[StrictStr, one_of(SELECTION_RULES)] | Literal[False] = SELECTION_RULES[0]
+    materialise: Annotated[str | None, PlainValidator(_read_rule)] = SELECTION_RULES[0]
     margins: dict[StrictStr, PositiveNumber] = field(default_factory=dict)
     batch_size: PositiveInteger | None = None
     racing: StrictBool = True
@@ -183,7 +191,7 @@ def load_space(path: Path) -> SpaceConfig:
         sampler_arguments=file.sampler.arguments,
         presets=file.presets,
         controls=file.controls,
-        materialise=file.materialise or None,
+        materialise=file.materialise,
         margins={metric: points / 100 for metric, points in file.margins.items()},
         batch_size=file.batch_size,
         racing=file.racing,

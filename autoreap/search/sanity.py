@@ -1,0 +1,80 @@
+"""What a user should hear of before a night is spent: a baseline that hears nothing, data that measure and judge."""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from autoreap.data.eval_set import EvalSet, EvalTask
+from autoreap.data.samples import Sample, contents
+from autoreap.data.tasks.answers import yes_or_no
+from autoreap.evaluation.comparison import Outcomes
+from autoreap.formatting import metric_text
+from autoreap.scores import Metric
+
+logger = logging.getLogger(__name__)
+
+_HOPELESS_ERROR = 0.5  # words or characters wrong, from which on no pruned model is worth a search
+_NUM_SHOWN = 3
+_MAX_LENGTH = 100  # characters of an answer that are shown
+
+
+def warn_if_hopeless(answers: Outcomes, metrics: Mapping[str, Metric], evals: EvalSet) -> None:
+    """Warn of each task in which the unpruned model is hardly better than chance, and show some of its answers."""
+    for task in evals.tasks:
+        metric = metrics.get(task.metric)
+        if metric is None:
+            continue
+        if task.task.DIRECTION == "minimize":
+            is_hopeless = metric.value > _HOPELESS_ERROR
+            limit = f"more than {_HOPELESS_ERROR:.0%}"
+        else:
+            chance = chance_of(task)
+            is_hopeless = metric.value <= chance
+            limit = f"no better than chance, {chance:.0%}"
+        if not is_hopeless:
+            continue
+        logger.warning(
+            "the unpruned model has %s %s, %s: is the prompt right (doc_to_text in %s)? Some of its answers:",
+            task.metric,
+            metric_text(task.metric, metric),
+            limit,
+            evals.path,
+        )
+        for outcome in answers[task.metric][:_NUM_SHOWN]:
+            logger.warning("  %s: %r, reference %r", outcome.id, _cut(outcome.output), _cut(outcome.reference))
+
+
+def chance_of(task: EvalTask) -> float:
+    """The accuracy of guessing: one of the choices, or yes or no; nothing is guessed of a question without either."""
+    chances = [_chance(sample) for sample in task.samples]
+    return sum(chances) / len(chances)
+
+
+def _chance(sample: Sample) -> float:
+    if sample.choices:
+        return 1 / len(sample.choices)
+    return 0.0 if yes_or_no(sample.answer or "") is None else 0.5
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
+
+
+def warn_of_shared_rows(calibration: Mapping[str, Iterable[Sample]], report: EvalSet) -> None:
+    """Warn if a row of the report split is among the calibration rows: experts were chosen by what judges them."""
+    judged: dict[str, Sample] = {}
+    for task in report.tasks:
+        for sample in task.samples:
+            judged |= dict.fromkeys(contents(sample), sample)
+    num_shared, example = 0, None
+    for samples in calibration.values():
+        for sample in samples:
+            shared = [judged[content] for content in contents(sample) if content in judged]
+            if shared:
+                num_shared += 1
+                example = example or (sample.where, shared[0].where)
+    if example is not None:
+        logger.warning(
+            "%d calibration rows are in the report split too, such as %s at %s: its scores will be too good",
+            num_shared,
+            *example,
+        )
