@@ -26,7 +26,7 @@ BUDGETS = (1, 60, 100, 150, 400, 100_000)
 @pytest.fixture(scope="module")
 def inputs() -> ChatInputs:
     described = describe("tiny")
-    return described.family.inputs(described.checkpoint.path)
+    return described.family.running.inputs(described.checkpoint.path)
 
 
 @pytest.fixture(scope="module")

@@ -93,10 +93,10 @@ class Evaluator:
         self._inputs = inputs
         self._check = check
         self._judge = Judge(inputs)
-        family = family_of_model(model)
-        self.batch_size = batch_size or _BATCH_SIZE.get(family.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
-        self._decoder = DraftedDecoder(family, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
-        self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
+        running = family_of_model(model).running
+        self.batch_size = batch_size or _BATCH_SIZE.get(running.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
+        self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
+        self._preparer = Preparer(running, model, inputs, TensorStore(memory_bytes))
         self._tasks: dict[str, _PreparedTask] = {}
         with Progress(f"preparing {evals.split}", sum(len(task.samples) for task in evals.tasks)) as progress:
             for task in evals.tasks:

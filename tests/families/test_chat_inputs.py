@@ -14,7 +14,7 @@ from data.processor.make_reference import CONVERSATIONS, REFERENCE, conversation
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
 from autoreap.models.families.chat_inputs import ChatInputs, Encoded
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.tiny_omni import CHECKPOINT
 
 Tensors = Mapping[str, torch.Tensor]
@@ -25,7 +25,7 @@ ROUNDING = 2e-6
 
 @pytest.fixture(scope="module")
 def inputs() -> ChatInputs:
-    return Qwen3Omni().inputs(CHECKPOINT)
+    return QWEN3_OMNI.running.inputs(CHECKPOINT)
 
 
 def encode(inputs: ChatInputs, sample: Sample, question: str | None) -> Encoded:

@@ -13,8 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import InputError
-from autoreap.models.families.family import Config, Dense, cached_values, integer, write_windows
-from autoreap.models.families.qwen_omni import QwenOmni, ThinkerAlone
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import Config, Shapes, integer
+from autoreap.models.families.qwen2_decoder import cached_values, write_windows
+from autoreap.models.families.qwen_omni import QwenOmniLayout, QwenOmniVoice, RunningQwenOmni, ThinkerAlone
 from autoreap.plan import ComponentShape
 
 if TYPE_CHECKING:
@@ -22,29 +24,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Qwen25Omni(Dense, QwenOmni):
+VOICES = "spk_dict.pt"
+
+
+class Qwen25OmniLayout(QwenOmniLayout):
     """Qwen2_5OmniForConditionalGeneration, with or without its talker."""
 
     model_type = "qwen2_5_omni"
-    companions: tuple[str, ...] = ("spk_dict.pt",)  # the stock class does not load without it, even if nothing speaks
     title = "Qwen2.5-Omni"
+    stock_name = "Qwen2_5OmniForConditionalGeneration"
+    companions: tuple[str, ...] = (VOICES,)  # the stock class does not load without it, even if nothing speaks
     speech_parts: Mapping[str, str] = {"talker.": "talker", "token2wav.": "speech"}
-    placeholders: Mapping[str, str] = {"audio": "<|AUDIO|>", "image": "<|IMAGE|>", "video": "<|VIDEO|>"}
-
-    def stock_class(self) -> Any:
-        from transformers import Qwen2_5OmniForConditionalGeneration
-
-        return Qwen2_5OmniForConditionalGeneration
-
-    def layer_class(self) -> Any:
-        from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
-
-        return modeling.Qwen2_5OmniDecoderLayer
-
-    def processor_class(self) -> Any:
-        from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
-
-        return Qwen2_5OmniProcessor
 
     def decoder_config(self, config: Mapping[str, Any], component: str) -> dict[str, Any]:
         """The talker's is that of its decoder, too."""
@@ -73,25 +63,11 @@ class Qwen25Omni(Dense, QwenOmni):
         tower = 3 * num_frames * audio["num_mel_bins"] + 2 * num_frames * audio["d_model"] + states
         return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))
 
-    def reader(self, stock: Any) -> Callable[..., Any]:
-        """The stock class's own way ends with reading the voices; this is all before it."""
-        from transformers import PreTrainedModel
-
-        return partial(PreTrainedModel.from_pretrained.__func__, stock)
-
-    def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
-        """There is no voice to speak with."""
-        raise InputError(
-            f"the voices of a Qwen2.5-Omni are in {self.companions[0]}, a pickle, which is not read",
-            where="--component talker",
-            fix="calibrate the thinker; layers of the talker can be cut by name, with --layers",
-        )
-
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
         super().write_layers(config, component, retained)
         write_windows(self.decoder_config(config, component), retained)
 
-    def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
+    def stub_tensors(self, vision: Config) -> Shapes:
         vision["fullatt_block_indexes"] = [0]
         width, patch = vision["hidden_size"], vision["patch_size"]
         if "embed_dim" in vision:  # what older versions of transformers call hidden_size
@@ -102,19 +78,56 @@ class Qwen25Omni(Dense, QwenOmni):
         rows = dict.fromkeys(square, (width, width))
         rows |= {"merger.mlp.0": (merged, merged), "merger.mlp.2": (vision["out_hidden_size"], merged)}
         projection = (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch)
-        shapes: dict[str, tuple[int, ...]] = {"patch_embed.proj.weight": projection}
+        shapes: Shapes = {"patch_embed.proj.weight": projection}
         shapes |= {f"{name}.weight": (width,) for name in ("blocks.0.norm1", "blocks.0.norm2", "merger.ln_q")}
         for name, shape in rows.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
         return shapes
 
 
-class Qwen25OmniThinker(ThinkerAlone, Qwen25Omni):
+class Qwen25OmniThinkerLayout(ThinkerAlone, Qwen25OmniLayout):
     """Qwen2_5OmniThinkerForConditionalGeneration."""
 
     model_type = "qwen2_5_omni_thinker"
+    stock_name = "Qwen2_5OmniThinkerForConditionalGeneration"
 
-    def stock_class(self) -> Any:
-        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-        return Qwen2_5OmniThinkerForConditionalGeneration
+class RunningQwen25Omni(RunningQwenOmni):
+    """Both decoders are dense."""
+
+    placeholders = ("<|AUDIO|>", "<|IMAGE|>", "<|VIDEO|>")
+
+    def layer_class(self) -> Any:
+        from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
+
+        return modeling.Qwen2_5OmniDecoderLayer
+
+    def processor_class(self) -> Any:
+        from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
+
+        return Qwen2_5OmniProcessor
+
+    def reader(self, stock: Any) -> Callable[..., Any]:
+        """The stock class's own way ends with reading the voices; this is all before it."""
+        from transformers import PreTrainedModel
+
+        return partial(PreTrainedModel.from_pretrained.__func__, stock)
+
+
+class Qwen25OmniVoice(QwenOmniVoice):
+    """A talker that listens to the thinker's ends."""
+
+    modules = ("talker", "token2wav")
+
+    def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
+        """There is no voice to speak with."""
+        raise InputError(
+            f"the voices of a Qwen2.5-Omni are in {VOICES}, a pickle, which is not read",
+            where="--component talker",
+            fix="calibrate the thinker; layers of the talker can be cut by name, with --layers",
+        )
+
+
+_WHOLE, _THINKER = Qwen25OmniLayout(), Qwen25OmniThinkerLayout()
+QWEN2_5_OMNI = Family(_WHOLE, RunningQwen25Omni(_WHOLE), Qwen25OmniVoice())
+QWEN2_5_OMNI_THINKER = Family(_THINKER, RunningQwen25Omni(_THINKER))
