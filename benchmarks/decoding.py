@@ -35,7 +35,7 @@ from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.drafting import DraftedDecoder, Embed
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.masking import masked
-from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Loaded, describe, load
 from autoreap.models.prompts import audio_of, embedded

@@ -17,7 +17,8 @@ from PIL import Image
 from autoreap.calibration.batching import START, Batch, Position, batches, encode, in_order
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.loading import describe
 
 BUDGETS = (1, 60, 100, 150, 400, 100_000)

@@ -24,7 +24,7 @@ from autoreap.calibration.calibrator import Options, calibrate
 from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.samples import Sample, read_samples
 from autoreap.errors import InputError
-from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.loading import Loaded, describe, load
 from autoreap.saliency import ModalitySums, Saliency, load_saliency
 from autoreap.tiny_omni import CHECKPOINT

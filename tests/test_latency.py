@@ -12,7 +12,7 @@ from autoreap.errors import InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import DIRECTIONS, Stopwatch, median, needs_stopwatch, paired_ratio
 from autoreap.masking import masked
-from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.search.scorers import Job, Scorer, ScorerSetup

@@ -20,6 +20,7 @@ from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE, Calibration
 from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.data.samples import MODALITIES, Sample, digest
 from autoreap.errors import InputError, SilenceError
+from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.families.running import Decoder
 from autoreap.models.loading import Loaded
 from autoreap.models.prompts import audio_of, embedded
@@ -222,7 +223,7 @@ def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> Sta
 
 def _listen(loaded: Loaded, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
     """Let the thinker hear a batch; no row is left out."""
-    meter.count(loaded.inputs.counted(batch.encoded, options.tokens))
+    meter.count(mark_tokens(batch.encoded, options.tokens))
     listen(loaded, batch)
     return ()
 

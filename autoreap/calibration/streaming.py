@@ -24,6 +24,7 @@ from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, spooled
 from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
+from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
@@ -139,7 +140,7 @@ def _embedded(
             meter = Meter(running, shape, device, spans=spans, gates=options.gates)
             group = _Group(modality, spans, meter, [], Part(weight=weight))
             for batch in of_weight:
-                counted = loaded.inputs.counted(batch.encoded, options.tokens)
+                counted = mark_tokens(batch.encoded, options.tokens)
                 group.batches.append(_stored(loaded, batch, counted, group, spool))
                 progress.advance(batch.position.num_rows - position.num_rows)
                 position = batch.position

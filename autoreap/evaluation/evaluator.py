@@ -26,7 +26,8 @@ from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.evaluation.preparing import Item, Preparer
 from autoreap.evaluation.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 from autoreap.masking import family_of_model, masked
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NllCounts

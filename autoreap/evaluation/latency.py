@@ -23,7 +23,8 @@ from transformers import DynamicCache, PreTrainedModel
 from autoreap.data.samples import spread
 from autoreap.errors import InputError
 from autoreap.masking import family_of_model, masked
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric, bootstrap_interval

@@ -18,7 +18,8 @@ from autoreap.data.samples import Sample, check_unreadable
 from autoreap.errors import MediaError
 from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.tensor_store import TensorStore
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.families.running import RunningModel
 from autoreap.models.prompts import audio_of, embedded, without_features
 from autoreap.progress import Progress

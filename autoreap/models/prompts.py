@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.families.running import RunningModel
 
 

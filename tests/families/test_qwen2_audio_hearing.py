@@ -25,7 +25,8 @@ from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
 from autoreap.models.checkpoint import open_checkpoint
 from autoreap.models.families import family_of
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.families.qwen2_audio import TEXT_DEFAULTS
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import check_plan
