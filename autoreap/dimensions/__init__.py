@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from autoreap.dimensions import experts, layers, speech, vision
 from autoreap.models.families.family import Family
-from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Dimension(Protocol):
         """
         ...
 
-    def rewrite_config(self, config: Config, layout: CheckpointLayout, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
-        """Edit the raw config in place; the names and shapes of tensors that must be added, filled with zeros."""
+    def rewrite_config(self, config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
+        """Edit the raw config in place; the tensors that must be added, filled with zeros."""
         ...
 
 

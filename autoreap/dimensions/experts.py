@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoreap.models.families.family import Family
-from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.models.families.running import Router
 from autoreap.plan import COMPONENTS, PruningPlan
 
@@ -71,7 +71,7 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return replace(role, rows=kept) if role.rows_are_experts else role
 
 
-def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Set the number of experts; top-k follows where fewer are left."""
     for component in COMPONENTS:
         if edit := plan.component(component):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoreap.models.families.family import Family
-from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.models.families.running import Decoder, RunningModel
 from autoreap.plan import COMPONENTS, PruningPlan
 
@@ -60,7 +60,7 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return replace(role, layer=edit.layers.index(role.layer)) if role.layer in edit.layers else None
 
 
-def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Set the depth, and every key that names a layer."""
     for component in COMPONENTS:
         if edit := plan.component(component):

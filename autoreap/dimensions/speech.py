@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from autoreap.models.families.family import Family
-from autoreap.models.families.layout import SPEAKING_PARTS, CheckpointLayout, Config, TensorRole
+from autoreap.models.families.layout import SPEAKING_PARTS, CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return None if plan.drop_speech and role.part in SPEAKING_PARTS else role
 
 
-def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Say that the model has no voice; the talker's own keys stay, as some engines read them."""
     if plan.drop_speech:
         layout.write_no_speech(config)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from autoreap.models.families.family import Family
-from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return None if plan.strip_vision and role.part == "vision" else role
 
 
-def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Describe the stub that the stock class builds in the tower's place, and add its few tensors."""
     return layout.write_no_vision(config) if plan.strip_vision else {}

@@ -78,7 +78,8 @@ class Qwen2AudioLayout(CheckpointLayout):
         states = audio["max_source_positions"]
         width, between = (audio[key] for key in self.tower_widths)
         tower = states * (4 * width + 2 * between) + states**2 // 2
-        return int(max(tower, num_tokens * 3 * (text["hidden_size"] + text["intermediate_size"])))
+        decoder = num_tokens * 3 * (text["hidden_size"] + text["intermediate_size"])
+        return int(max(tower, decoder))
 
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
         config["text_config"]["num_hidden_layers"] = len(retained)

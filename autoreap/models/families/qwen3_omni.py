@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from autoreap.errors import SilenceError
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import Config, Shapes, TensorRole, integer
-from autoreap.models.families.qwen_omni import QwenOmniLayout, QwenOmniVoice, RunningQwenOmni, ThinkerAlone
+from autoreap.models.families.qwen_omni import (
+    QwenOmniLayout,
+    QwenOmniVoice,
+    RunningQwenOmni,
+    ThinkerAlone,
+    name_tensors,
+)
 from autoreap.models.families.running import Router
 from autoreap.plan import ComponentShape, ModelShape
 
@@ -127,7 +133,8 @@ class Qwen3OmniLayout(QwenOmniLayout):
         super().write_layers(config, component, retained)
         text = self.decoder_config(config, component)
         if text.get("mlp_only_layers"):
-            text["mlp_only_layers"] = [retained.index(i) for i in text["mlp_only_layers"] if i in retained]
+            dense = set(text["mlp_only_layers"])
+            text["mlp_only_layers"] = [number for number, layer in enumerate(retained) if layer in dense]
         talker = config.get("talker_config", {})
         if component == "thinker" and "accept_hidden_layer" in talker:
             talker["accept_hidden_layer"] = _moved(talker["accept_hidden_layer"], retained)
@@ -136,7 +143,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
         vision["deepstack_visual_indexes"] = []
         width, patch = vision["hidden_size"], vision["patch_size"]
         merged = width * vision["spatial_merge_size"] ** 2
-        rows = {
+        biased = {
             "patch_embed.proj": (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch),
             "blocks.0.norm1": (width,),
             "blocks.0.norm2": (width,),
@@ -148,10 +155,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
             "merger.mlp.0": (merged, merged),
             "merger.mlp.2": (vision["out_hidden_size"], merged),
         }
-        shapes: Shapes = {"pos_embed.weight": (vision["num_position_embeddings"], width)}
-        for name, shape in rows.items():
-            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-        return shapes
+        return name_tensors({"pos_embed": (vision["num_position_embeddings"], width)}, biased)
 
 
 class Qwen3OmniThinkerLayout(ThinkerAlone, Qwen3OmniLayout):

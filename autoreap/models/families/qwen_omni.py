@@ -122,6 +122,16 @@ class ThinkerAlone(QwenOmniLayout):
         return cast(dict[str, Any], config)
 
 
+def name_tensors(plain: Mapping[str, tuple[int, ...]], biased: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """The tensors of modules that have a weight of this shape; those of `biased` have a bias of as many rows, too."""
+    shapes: Shapes = {}
+    for name, shape in (*plain.items(), *biased.items()):
+        shapes[f"{name}.weight"] = shape
+        if name in biased:
+            shapes[f"{name}.bias"] = shape[:1]
+    return shapes
+
+
 class RunningQwenOmni(RunningModel):
     """A Qwen omni model, whole or the thinker alone.
 
