@@ -95,7 +95,7 @@ def answered(checkpoint: str) -> dict[str, float]:
     for config in load_evals(EVALS).splits["search"]:
         task, samples = task_of(config), read_task(config, EVALS.parent)
         encoded = [inputs.encode(s, task.question(s, config.doc_to_text or task.QUESTION)) for s in samples]
-        bounds = [2 * inputs.num_text_tokens(task.reference(sample)) + 8 for sample in samples]
+        bounds = [2 * len(inputs.text_tokens(task.reference(sample))) + 8 for sample in samples]
         order = sorted(range(len(samples)), key=lambda number: len(encoded[number].input_ids))
         counts = []
         for start in range(0, len(order), BATCH_SIZE):

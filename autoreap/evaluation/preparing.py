@@ -82,7 +82,7 @@ class Preparer:
             audio = audio_of(self.running, self.model, encoded)
         except torch.OutOfMemoryError:
             raise MediaError("recording is too long for the memory there is", where=sample.where) from None
-        num_reference_tokens = self.inputs.num_text_tokens(task.reference(sample))
+        num_reference_tokens = len(self.inputs.text_tokens(task.reference(sample)))
         bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE
         pixels = None if encoded.pixels is None else self.store.keep(encoded.pixels)
         return Item(

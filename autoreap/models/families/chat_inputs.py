@@ -178,10 +178,6 @@ class ChatInputs:
         """How many tokens there are."""
         return len(self.tokenizer)
 
-    def num_text_tokens(self, text: str) -> int:
-        """How many tokens `text` is."""
-        return len(self.text_tokens(text))
-
     def text_tokens(self, text: str) -> list[int]:
         """The tokens of `text`, nothing before or after them."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

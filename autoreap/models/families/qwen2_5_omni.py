@@ -104,17 +104,9 @@ class Qwen25OmniThinkerLayout(ThinkerAlone, Qwen25OmniLayout):
 class RunningQwen25Omni(RunningQwenOmni):
     """Both decoders are dense."""
 
+    layer_name = "Qwen2_5OmniDecoderLayer"
+    processor_name = "Qwen2_5OmniProcessor"
     placeholders = ("<|AUDIO|>", "<|IMAGE|>", "<|VIDEO|>")
-
-    def layer_class(self) -> Any:
-        from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
-
-        return modeling.Qwen2_5OmniDecoderLayer
-
-    def processor_class(self) -> Any:
-        from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
-
-        return Qwen2_5OmniProcessor
 
     def reader(self, stock: Any) -> Callable[..., Any]:
         """The stock class's own way ends with reading the voices; this is all before it."""

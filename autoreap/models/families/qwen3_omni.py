@@ -168,17 +168,9 @@ class Qwen3OmniThinkerLayout(ThinkerAlone, Qwen3OmniLayout):
 class RunningQwen3Omni(RunningQwenOmni):
     """Both decoders have experts."""
 
+    layer_name = "Qwen3OmniMoeThinkerTextDecoderLayer"
+    processor_name = "Qwen3OmniMoeProcessor"
     placeholders = ("<|audio_pad|>", "<|image_pad|>", "<|video_pad|>")
-
-    def layer_class(self) -> Any:
-        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as modeling
-
-        return modeling.Qwen3OmniMoeThinkerTextDecoderLayer
-
-    def processor_class(self) -> Any:
-        from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import Qwen3OmniMoeProcessor
-
-        return Qwen3OmniMoeProcessor
 
     def router(self, layer: nn.Module) -> Router | None:
         return getattr(layer.mlp, "gate", None)

@@ -7,6 +7,7 @@ In a whole model all of them follow `thinker.`; see `ThinkerAlone` for one saved
 from __future__ import annotations
 
 import re
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -136,18 +137,14 @@ class RunningQwenOmni(RunningModel):
     """A Qwen omni model, whole or the thinker alone.
 
     Attributes:
+        layer_name: of the class of the thinker's decoder layers, which stands beside that of the thinker.
+        processor_name: of the processor of transformers.
         placeholders: the tokens in whose place embeddings of audio, of an image and of a video go.
     """
 
+    layer_name: str
+    processor_name: str
     placeholders: tuple[str, str, str]
-
-    @abstractmethod
-    def layer_class(self) -> Any:
-        """The class of a decoder layer of the thinker."""
-
-    @abstractmethod
-    def processor_class(self) -> Any:
-        """That of the processor."""
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
@@ -169,12 +166,16 @@ class RunningQwenOmni(RunningModel):
         return cast(Callable[..., Any], stock.from_pretrained)
 
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
-        return empty_layer(self.layer_class(), self.thinker(model).model.language_model.config, number, model.dtype)
+        thinker = self.thinker(model)
+        layer_class = getattr(sys.modules[type(thinker).__module__], self.layer_name)
+        return empty_layer(layer_class, thinker.model.language_model.config, number, model.dtype)
 
     def inputs(self, path: Path) -> ChatInputs:
+        import transformers
+
         from autoreap.models.families.chat_inputs import Placeholders, read_chat_inputs
 
-        frame_size = self.processor_class().videos_kwargs["size"]
+        frame_size = getattr(transformers, self.processor_name).videos_kwargs["size"]
         return read_chat_inputs(path, Placeholders(*self.placeholders), self.layout.num_audio_tokens, frame_size)
 
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
