@@ -22,7 +22,7 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
 from autoreap.calibration.meter import Meter
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.plan import ComponentShape
 
 SHAPE = ComponentShape(num_layers=8, num_experts=128, top_k=8)
@@ -82,7 +82,7 @@ class Bench:
         self.thinker.base_model(**batch, use_cache=False)
 
     def measured(self, mask: torch.Tensor, *, spans: int) -> AbstractContextManager[None]:
-        meter = Meter(Qwen3Omni(), SHAPE, spans=spans)
+        meter = Meter(QWEN3_OMNI.running, SHAPE, spans=spans)
         return self._measured(meter, mask)
 
     @contextmanager
@@ -128,7 +128,7 @@ def print_growth(bench: Bench, batch_tokens: int, most: int) -> None:
     bench.run(random_batch(batch_tokens))
     num_tokens = 1024
     while num_tokens <= most:
-        meter = Meter(Qwen3Omni(), SHAPE, spans=SPANS)
+        meter = Meter(QWEN3_OMNI.running, SHAPE, spans=SPANS)
         started = time.process_time()
         with meter.attached(bench.layers):
             for number in range(-(-num_tokens // batch_tokens)):

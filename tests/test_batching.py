@@ -17,7 +17,8 @@ from PIL import Image
 from autoreap.calibration.batching import START, Batch, Position, batches, encode, in_order
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.loading import describe
 
 BUDGETS = (1, 60, 100, 150, 400, 100_000)
@@ -26,7 +27,7 @@ BUDGETS = (1, 60, 100, 150, 400, 100_000)
 @pytest.fixture(scope="module")
 def inputs() -> ChatInputs:
     described = describe("tiny")
-    return described.family.inputs(described.checkpoint.path)
+    return described.family.running.inputs(described.checkpoint.path)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def base(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy in many shards, to be damaged."""
     monkeypatch.setattr(shards, "MAX_SHARD_BYTES", SMALL_SHARD_BYTES)
     checkpoint = open_checkpoint(model)
-    whole = identity_plan(checkpoint.fingerprint, family_of(checkpoint.config).shape(checkpoint.config))
+    whole = identity_plan(checkpoint.fingerprint, family_of(checkpoint.config).layout.shape(checkpoint.config))
     materialise(model, whole, tmp_path / "base")
     shutil.rmtree(tmp_path / "base" / "verification")
     return tmp_path / "base"
@@ -55,7 +55,7 @@ def plan(base: Path) -> PruningPlan:
 
 def plan_for(path: Path) -> PruningPlan:
     checkpoint = open_checkpoint(path)
-    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    shape = family_of(checkpoint.config).layout.shape(checkpoint.config)
     thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=1)
     return replace(identity_plan(checkpoint.fingerprint, shape), thinker=thinker)
 

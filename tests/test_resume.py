@@ -89,7 +89,7 @@ def passes(loaded: Loaded, component: str = "thinker", *, interrupt_at: int | No
         if len(counted) == interrupt_at:
             raise KeyboardInterrupt
 
-    decoder: Any = loaded.described.family.decoder(loaded.model, component)
+    decoder: Any = loaded.described.family.running.decoder(loaded.model, component)
     handle = decoder.layers[0].register_forward_pre_hook(hook)
     try:
         yield counted

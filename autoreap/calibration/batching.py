@@ -19,7 +19,8 @@ from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
 from autoreap.data.samples import Sample, check_unreadable
 from autoreap.data.video_files import Media, size_from_header
 from autoreap.errors import InputError, MediaError
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 
 logger = logging.getLogger(__name__)
 

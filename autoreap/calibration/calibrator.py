@@ -20,7 +20,8 @@ from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE, Calibration
 from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.data.samples import MODALITIES, Sample, digest
 from autoreap.errors import InputError, SilenceError
-from autoreap.models.families.family import Decoder
+from autoreap.models.families.encoded import mark_tokens
+from autoreap.models.families.running import Decoder
 from autoreap.models.loading import Loaded
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import BaseModel, ComponentShape
@@ -121,7 +122,7 @@ def identity(
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
-        "device": described.family.device(model).type,
+        "device": described.family.running.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),
         "attention_implementation": _implementations(decoders, "_attn_implementation"),
@@ -163,7 +164,7 @@ def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
 
 def decoder_of(loaded: Loaded, component: str) -> Decoder:
     """The decoder of `component`; `InputError` if the model in memory has none."""
-    decoder = loaded.described.family.decoder(loaded.model, component)
+    decoder = loaded.described.family.running.decoder(loaded.model, component)
     if decoder is None:
         raise InputError(f"this model has no {component}", where="--component")
     return decoder
@@ -171,12 +172,12 @@ def decoder_of(loaded: Loaded, component: str) -> Decoder:
 
 def _meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
     """A meter of the decoder as it is in memory; `state` is what was measured before."""
-    family = loaded.described.family
+    running = loaded.described.family.running
     layers = decoder_of(loaded, component).layers
-    router = next((router for layer in layers if (router := family.router(layer)) is not None), None)
+    router = next((router for layer in layers if (router := running.router(layer)) is not None), None)
     num_experts, top_k = (router.num_experts, router.top_k) if router is not None else (0, 0)  # a dense decoder
     shape = ComponentShape(len(layers), num_experts, top_k)
-    return Meter(family, shape, family.device(loaded.model), spans=spans, gates=options.gates, state=state)
+    return Meter(running, shape, running.device(loaded.model), spans=spans, gates=options.gates, state=state)
 
 
 def _measured(loaded: Loaded, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile) -> Meter:
@@ -222,7 +223,7 @@ def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> Sta
 
 def _listen(loaded: Loaded, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
     """Let the thinker hear a batch; no row is left out."""
-    meter.count(loaded.inputs.counted(batch.encoded, options.tokens))
+    meter.count(mark_tokens(batch.encoded, options.tokens))
     listen(loaded, batch)
     return ()
 
@@ -239,9 +240,9 @@ def _check_silent(silent: Sequence[str], num_rows: int) -> None:
 @torch.inference_mode()
 def listen(loaded: Loaded, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
-    family, model = loaded.described.family, loaded.model
-    audio = [audio_of(family, model, encoded) for encoded in batch.encoded]
-    family.thinker(model).base_model(**embedded(family, model, loaded.inputs, batch.encoded, audio), use_cache=False)
+    running, model = loaded.described.family.running, loaded.model
+    audio = [audio_of(running, model, encoded) for encoded in batch.encoded]
+    running.thinker(model).base_model(**embedded(running, model, loaded.inputs, batch.encoded, audio), use_cache=False)
 
 
 @torch.inference_mode()
@@ -253,11 +254,12 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tup
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
     tensors = loaded.inputs.collate(batch.encoded)
     family = loaded.described.family
-    device = family.device(loaded.model)
+    assert family.voice is not None  # it has a talker
+    device = family.running.device(loaded.model)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
         with meter.all_or_nothing():
-            family.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
+            family.voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
     except SilenceError as error:
         reason = f"{batch.encoded[0].where}: {error}"
         logger.info(f"left out: {reason}")

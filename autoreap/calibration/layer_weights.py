@@ -19,10 +19,10 @@ def read_layer(loaded: Loaded, number: int) -> nn.Module:
         InputError: a tensor is none of the layer's, or of a type that is no floating-point number.
     """
     described, model = loaded.described, loaded.model
-    layer = described.family.new_layer(model, number).to_empty(device=model.device)
+    layer = described.family.running.new_layer(model, number).to_empty(device=model.device)
     parameters = dict(layer.named_parameters())
     for info in _tensors_of_layer(described, number):
-        name, index = described.family.slot(info.name, info.shape)
+        name, index = described.family.layout.slot(info.name, info.shape)
         if name not in parameters or parameters[name][index].shape != info.shape:
             raise InputError(f"tensor {info.name} of shape {info.shape} fits no parameter", where=info.shard)
         with torch.no_grad():
@@ -32,7 +32,7 @@ def read_layer(loaded: Loaded, number: int) -> nn.Module:
 
 def _tensors_of_layer(described: Described, number: int) -> list[TensorInfo]:
     """In the order of their bytes."""
-    roles = {name: described.family.role(name) for name in described.checkpoint.tensors}
+    roles = {name: described.family.layout.role(name) for name in described.checkpoint.tensors}
     own = [
         info
         for name, info in described.checkpoint.tensors.items()

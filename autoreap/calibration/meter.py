@@ -19,7 +19,7 @@ from torch import nn
 from autoreap.calibration.expert_outputs import Experts, RecordingWeights, pair_by_pair
 from autoreap.data.measuring import DEFAULT_GATES, GATES
 from autoreap.errors import InputError
-from autoreap.models.families import Family
+from autoreap.models.families.running import RunningModel
 from autoreap.plan import ComponentShape
 from autoreap.saliency import FloatArray, ModalitySums
 
@@ -33,7 +33,7 @@ class Meter:
     the meter adds in a fixed order, on a GPU too. Another order or split of batches agrees within rounding.
 
     Args:
-        family: whose decoder it is.
+        running: the family's, whose decoder it is.
         shape: of the decoder.
         device: where the sums are kept; that of the decoder, so that nothing waits. Layers may lie elsewhere.
         spans: S, for how many spans of layers the cosine of hidden states is measured; 0 leaves it out.
@@ -47,7 +47,7 @@ class Meter:
 
     def __init__(
         self,
-        family: Family,
+        running: RunningModel,
         shape: ComponentShape,
         device: torch.device | str = "cpu",
         *,
@@ -57,7 +57,7 @@ class Meter:
     ) -> None:
         if gates not in GATES:
             raise InputError(f"must be one of {', '.join(GATES)}, got {gates!r}", where="gates")
-        self._family = family
+        self._running = running
         self._raw = gates == "raw"
         self._num_layers, self._num_experts = shape.num_layers, shape.num_experts
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)  # MPS has no float64
@@ -133,7 +133,7 @@ class Meter:
     @contextmanager
     def layer(self, number: int, layer: nn.Module) -> Iterator[None]:
         """Measure every forward pass of one layer, the decoder's `number`-th, within the context."""
-        experts, router = self._family.experts(layer), self._family.router(layer)
+        experts, router = self._running.experts(layer), self._running.router(layer)
         with ExitStack() as stack:
             stack.callback(layer.register_forward_pre_hook(self._before_layer(number)).remove)
             if number + 1 == self._num_layers:
@@ -182,7 +182,7 @@ class Meter:
         self._recent.clear()
 
     def _after_router(self, _router: nn.Module, _arguments: Any, output: Any) -> None:
-        self._raw_gates = self._family.raw_gates(output)
+        self._raw_gates = self._running.raw_gates(output)
 
     def _compare(self, number: int, hidden: torch.Tensor) -> None:
         """Take in the hidden states [..., H] number `number` and compare them with those before."""

@@ -24,6 +24,7 @@ from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, spooled
 from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
+from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
@@ -129,17 +130,17 @@ def _embedded(
     loaded: Loaded, samples: Sequence[Sample], options: Options, shape: ComponentShape, spool: Spool
 ) -> Iterator[_Group]:
     """Spool what the decoder is given of each batch of one modality."""
-    family, device = loaded.described.family, loaded.model.device
+    running, device = loaded.described.family.running, loaded.model.device
     modality = samples[0].modality
     spans = _spans(modality, shape)
     sequence = batches(loaded.inputs, samples, options.batch_tokens, max_unreadable=options.max_unreadable)
     with Progress(f"embedding {modality}", len(samples)) as progress:
         position = Part().position
         for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
-            meter = Meter(family, shape, device, spans=spans, gates=options.gates)
+            meter = Meter(running, shape, device, spans=spans, gates=options.gates)
             group = _Group(modality, spans, meter, [], Part(weight=weight))
             for batch in of_weight:
-                counted = loaded.inputs.counted(batch.encoded, options.tokens)
+                counted = mark_tokens(batch.encoded, options.tokens)
                 group.batches.append(_stored(loaded, batch, counted, group, spool))
                 progress.advance(batch.position.num_rows - position.num_rows)
                 position = batch.position
@@ -252,4 +253,4 @@ def _total(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], 
         part = replace(part.before(group.part.weight), state=group.meter.state())
     shape = described.shape.components["thinker"]
     state = counted_sums(part, samples, options)
-    return Meter(described.family, shape, spans=groups[0].spans, gates=options.gates, state=state)
+    return Meter(described.family.running, shape, spans=groups[0].spans, gates=options.gates, state=state)

@@ -32,7 +32,7 @@ def run(options: Arguments) -> Result:
     tensors: Iterable[TensorInfo | OutputTensor] = described.checkpoint.tensors.values()
     if options.plan:
         tensors = plan_rewrite(described.checkpoint, load_plan(options.plan)).tensors
-    sizes = component_sizes(tensors, described.family)
+    sizes = component_sizes(tensors, described.family.layout)
     rows = [
         f"{name:<18}{s.num_parameters:>18,}{size_text(s.num_bytes):>14}{s.num_tensors:>9,}" for name, s in sizes.items()
     ]

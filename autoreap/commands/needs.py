@@ -81,11 +81,11 @@ def need_of(described: Described) -> Need:
     """What an opened checkpoint takes."""
     from autoreap.writing.sizes import is_expert
 
-    family, shape = described.family, described.shape.components["thinker"]
+    layout, shape = described.family.layout, described.shape.components["thinker"]
     parameters = dict.fromkeys(("experts", "rest", "audio", "vision"), 0)
     layer_parameters = stored = 0
     for tensor in described.checkpoint.tensors.values():
-        role = family.role(tensor.name)
+        role = layout.role(tensor.name)
         if role.part not in ("thinker", "audio", "vision"):
             continue
         kind = role.part if role.part != "thinker" else "experts" if is_expert(role) else "rest"

@@ -123,7 +123,7 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
 def place(loaded: Loaded) -> str:
     """Device and type of a loaded model, such as `cuda, bfloat16`; the device is `auto` where it lies on several."""
     several = len(set(getattr(loaded.model, "hf_device_map", {}).values())) > 1
-    device = "auto" if several else loaded.described.family.device(loaded.model).type
+    device = "auto" if several else loaded.described.family.running.device(loaded.model).type
     return f"{device}, {str(loaded.model.dtype).removeprefix('torch.')}"
 
 

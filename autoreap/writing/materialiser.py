@@ -234,7 +234,7 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan
 
 def _sidecars(checkpoint: Checkpoint) -> list[Path]:
     """What travels with the weights: files beside them but card, index, hidden ones and weights in other formats."""
-    companions = family_of(checkpoint.config).companions
+    companions = family_of(checkpoint.config).layout.companions
     return [
         path
         for path in sorted(checkpoint.path.iterdir())

@@ -43,7 +43,7 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
         f"{rewrite.num_parameters:,} parameters, {rewrite.size_bytes:,} bytes of weights. "
         "The exact edit is in `plan.json`.",
         "",
-        *_edit(plan, family_of(rewrite.config).shape(rewrite.config)),
+        *_edit(plan, family_of(rewrite.config).layout.shape(rewrite.config)),
         "",
         "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
         f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "

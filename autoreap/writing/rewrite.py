@@ -9,8 +9,8 @@ from pathlib import Path
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint, TensorInfo
-from autoreap.models.families import Family, family_of
-from autoreap.models.families.family import Config, TensorRole
+from autoreap.models.families import family_of
+from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
 
 
@@ -70,10 +70,10 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
     Raises:
         InputError: the plan belongs to another model, or the checkpoint holds a tensor of unknown purpose.
     """
-    family, config, stubs = start_rewrite(checkpoint, plan)
+    layout, config, stubs = start_rewrite(checkpoint, plan)
     tensors: list[OutputTensor] = []
     for info in checkpoint.tensors.values():
-        tensor = rewrite_tensor(info, family.role_of(info), plan)
+        tensor = rewrite_tensor(info, layout.role_of(info), plan)
         if tensor is not None:
             tensors.append(tensor)
     num_dropped = len(checkpoint.tensors) - len(tensors)
@@ -85,13 +85,13 @@ def rewrite_config(checkpoint: Checkpoint, plan: PruningPlan) -> Config:
     return start_rewrite(checkpoint, plan)[1]
 
 
-def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Family, Config, list[OutputTensor]]:
-    """The family, the config of the result, and the tensors that it needs and the checkpoint lacks.
+def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[CheckpointLayout, Config, list[OutputTensor]]:
+    """The layout, the config of the result, and the tensors that it needs and the checkpoint lacks.
 
     Raises:
         InputError: the plan belongs to another model.
     """
-    family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
+    layout = family_of(checkpoint.config, where=checkpoint.path / "config.json").layout
     if plan.base_model.fingerprint != checkpoint.fingerprint:
         raise InputError(
             f"the plan was made for another model ({plan.base_model.name}, {plan.base_model.fingerprint}), "
@@ -99,14 +99,14 @@ def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Family, Co
             where=checkpoint.path,
             fix="give the model that the plan was made for, or plan again",
         )
-    check_plan(plan, family.shape(checkpoint.config))
+    check_plan(plan, layout.shape(checkpoint.config))
     config = copy.deepcopy(dict(checkpoint.config))
     stubs: list[OutputTensor] = []
     for dimension in DIMENSIONS:
-        for name, shape in dimension.rewrite_config(config, family, plan).items():
-            like = _tensor_of_same_part(checkpoint, family, name)
+        for name, shape in dimension.rewrite_config(config, layout, plan).items():
+            like = _tensor_of_same_part(checkpoint, layout, name)
             stubs.append(OutputTensor(name, like.dtype, shape, math.prod(shape) * like.item_bytes, source=None))
-    return family, config, stubs
+    return layout, config, stubs
 
 
 def rewrite_role(role: TensorRole, plan: PruningPlan, shard: Path) -> TensorRole | None:
@@ -135,11 +135,11 @@ def rewrite_tensor(info: TensorInfo, role: TensorRole, plan: PruningPlan) -> Out
     return OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, source=info, rows=rows)
 
 
-def _tensor_of_same_part(checkpoint: Checkpoint, family: Family, name: str) -> TensorInfo:
+def _tensor_of_same_part(checkpoint: Checkpoint, layout: CheckpointLayout, name: str) -> TensorInfo:
     """A stored tensor of the same part as `name`, for its type; any tensor where the part has none left."""
-    part = family.role(name).part
+    part = layout.role(name).part
     stored = checkpoint.tensors.values()
     for info in stored:
-        if family.role(info.name).part == part:
+        if layout.role(info.name).part == part:
             return info
     return next(iter(stored))

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoreap.models.checkpoint import TensorInfo
-from autoreap.models.families import Family
-from autoreap.models.families.family import TensorRole
+from autoreap.models.families.layout import CheckpointLayout, TensorRole
 from autoreap.writing.rewrite import OutputTensor
 
 _GROUP = 128  # weights along a row that share a scale, the usual size
@@ -22,14 +21,14 @@ class Size:
     num_tensors: int
 
 
-def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], family: Family) -> Mapping[str, Size]:
+def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], layout: CheckpointLayout) -> Mapping[str, Size]:
     """Sizes by component, decoders split into experts, routers and the rest; the last entry is the total.
 
     `tensors` are those of a checkpoint, or those that a plan would make of them.
     """
     sizes: dict[str, Size] = {}
     for info in tensors:
-        for name in (_component(family.role(info.name)), "total"):
+        for name in (_component(layout.role(info.name)), "total"):
             size = sizes.get(name, Size(0, 0, 0))
             sizes[name] = Size(
                 size.num_parameters + info.num_parameters, size.num_bytes + info.num_bytes, size.num_tensors + 1

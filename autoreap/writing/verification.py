@@ -127,9 +127,9 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
 
 def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
     """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
-    family = family_of(config)
-    stored = family.unfuse_all((info.name, info.shape) for info in tensors)
-    expected = family.expected_tensors(config, stored)
+    layout = family_of(config).layout
+    stored = layout.unfuse_all((info.name, info.shape) for info in tensors)
+    expected = layout.expected_tensors(config, stored)
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
             there, wanted = stored.get(name, "missing"), expected.get(name, "none of that name")
