@@ -9,16 +9,19 @@ carries in its folder `verification`.
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import StrictStr, TypeAdapter
 
 from autoreap import __version__
 from autoreap.errors import InputError, VerificationError
 from autoreap.formatting import size_text
 from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.models.families import family_of
-from autoreap.scores import Metric, metrics_as_dict, metrics_from_dict
+from autoreap.scores import Metric, metrics_as_dict
+from autoreap.validation import NO_OTHER_KEYS, Count, validate
 from autoreap.writing.rewrite import OutputTensor, Rewrite
 from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of
 
@@ -38,10 +41,12 @@ class Verified:
         where: device and type that it was computed on.
     """
 
-    num_compared: int | None
-    detail: str
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    where: str = ""
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    num_compared: Count | None
+    detail: StrictStr
+    metrics: Mapping[StrictStr, Metric] = field(default_factory=dict)
+    where: StrictStr = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -59,10 +64,12 @@ class Record:
         files: checksums of the files beside the weights, by name; none in a record made before they were kept.
     """
 
-    checksums: Mapping[str, str]
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    checksums: Mapping[StrictStr, StrictStr]
     behaviour: Verified
-    versions: Mapping[str, str]
-    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[StrictStr, StrictStr]
+    files: Mapping[StrictStr, StrictStr] = field(default_factory=dict)
 
     def save(self, checkpoint: Path) -> None:
         """Write it into the checkpoint's folder `verification`."""
@@ -87,8 +94,11 @@ def behaviour_text(verified: Verified) -> str:
     return f"all {verified.num_compared} outputs match ({verified.detail})"
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def load_record(checkpoint: Path) -> Record:
-    """What `Record.save` wrote; `InputError` where there is none."""
+    """What `Record.save` wrote; `InputError` where there is none, or it is of another form."""
     path = checkpoint / FOLDER / RECORD
     if not checkpoint.is_dir():
         raise InputError("no such model directory", where=checkpoint)
@@ -97,15 +107,9 @@ def load_record(checkpoint: Path) -> Record:
             f"carries no {FOLDER}/{RECORD}", where=checkpoint, fix="name a checkpoint that autoreap has written"
         )
     document = read_json(path)
-    if document.get("format") != _FORMAT or document.get("checksum") != CHECKSUM:
+    if document.pop("format", None) != _FORMAT or document.pop("checksum", None) != CHECKSUM:
         raise InputError(f"is not a record of format {_FORMAT} with {CHECKSUM}", where=path, fix="update autoreap")
-    try:
-        behaviour = Verified(**document["behaviour"])
-        behaviour = replace(behaviour, metrics=metrics_from_dict(document["behaviour"].get("metrics", {})))
-        files = dict(document.get("files", {}))
-        return Record(dict(document["checksums"]), behaviour, dict(document["versions"]), files)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
+    return validate(_RECORD, document, path, fix="take another copy of the checkpoint, or write it again")
 
 
 def facts_of_versions() -> dict[str, str]:
