@@ -102,15 +102,11 @@ class Footprint:
         The cache holds the clip and a transcript of four tokens a second. The working memory is the family's own
         estimate for hearing and reading the whole clip at once; a server that reads in pieces needs less.
         """
-        return self.memory_with(self.size_bytes(bits), seconds)
-
-    def memory_with(self, weights_bytes: int, seconds: float) -> MemoryNeeded:
-        """The same where what the weights take is known; of the tensors only their type counts then."""
         num_tokens = self._num_audio_tokens(seconds)
         num_frames = round(seconds * self.family.frames_per_second)
         working = self.family.working_values(self.config, num_frames, num_tokens) * self.item_bytes
         transcript = round(_TRANSCRIPT_TOKENS_PER_SECOND * seconds)
-        return MemoryNeeded(weights_bytes, self.kv_bytes(num_tokens + transcript), working)
+        return MemoryNeeded(self.size_bytes(bits), self.kv_bytes(num_tokens + transcript), working)
 
     def metrics(self) -> dict[str, Metric]:
         """All but `size_bytes`, by the names of objectives."""
