@@ -20,7 +20,7 @@ from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing import shards
-from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, place
+from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, device_dtype
 from autoreap.writing.materialiser import Materialised, materialise
 from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
@@ -62,7 +62,7 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalSet:
 @pytest.fixture(scope="module")
 def expected(base: Loaded, plan: PruningPlan, evals: EvalSet) -> Expected:
     evaluation = Evaluator(base.model, base.inputs, evals, batch_size=4).run(plan)
-    return Expected(evals, evaluation.outcomes, 4, place(base))
+    return Expected(evals, evaluation.outcomes, 4, device_dtype(base))
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,10 @@ def test_a_checkpoint_answers_to_the_letter_as_a_trial_whose_drafts_were_the_bas
     loaded = load(describe(str(CHECKPOINT)), dtype=dtype)
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=4)
     baseline, trial = evaluator.run(), evaluator.run(plan)
-    expected = Expected(evals, trial.outcomes, 4, place(loaded), baseline.outcomes)
+    expected = Expected(evals, trial.outcomes, 4, device_dtype(loaded), baseline.outcomes)
     verified = write(plan, expected, tmp_path / "model").record.behaviour
     assert verified.num_compared == NUM_ANSWERS
-    assert verified.where == place(loaded)
+    assert verified.where == device_dtype(loaded)
 
 
 @pytest.fixture

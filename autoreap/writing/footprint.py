@@ -69,7 +69,8 @@ class Footprint:
         counted += _count_tensors(checkpoint, plan)
         counted += [(stub, family.role(stub.name), 1) for stub in stubs]
         weights_bytes = dict.fromkeys(BITS, 0)
-        active_parameters, item_bytes = 0, 0
+        active_parameters = 0
+        item_bytes = 0  # of the first matrix of a layer
         thinker = family.shape(config).components["thinker"]
         for tensor, role, num_tensors in counted:
             for bits in BITS:

@@ -72,18 +72,22 @@ def materialise(
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
     check_target(target, source)
-    if fault := structure_fault(checkpoint.config, checkpoint.tensors.values()):
+    fault = structure_fault(checkpoint.config, checkpoint.tensors.values())
+    if fault:
         raise InputError(fault, where=source, fix="fetch the checkpoint again")
-    if fault := structure_fault(rewrite.config, rewrite.tensors):
+    fault = structure_fault(rewrite.config, rewrite.tensors)
+    if fault:
         raise VerificationError(f"{target}: planned {fault}")
-    with _partial(target) as partial:
+    with _open_partial(target) as partial:
         journal = _Journal(partial / _JOURNAL, _identity(checkpoint, plan, shards))
         _check_space(partial, checkpoint, shards)
         checksums = _write_shards(partial, shards, journal)
         _write_sidecars(partial, checkpoint, rewrite, plan)
         _write_index(partial, rewrite, shards)
         check_structure(partial, rewrite)
-        verified = behaviour(partial) if behaviour else Verified(None, "no answers to compare with were given")
+        verified = Verified(None, "no answers to compare with were given")
+        if behaviour:
+            verified = behaviour(partial)
         record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
         record.save(partial)
         card = model_card(plan, rewrite, facts or {}, record, checkpoint.path)
@@ -106,7 +110,7 @@ def check_target(target: Path, source: Path) -> None:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
+def _open_partial(target: Path) -> Iterator[Path]:
     """The directory beside `target` to write in, for this process alone; gone after any error, but not after a kill."""
     partial = target.absolute().with_name(f".{target.name}.partial")
     if partial.is_symlink():
@@ -134,21 +138,30 @@ class _Journal:
 
     The first line names what is being written from what; each further one a finished shard and its checksums. A journal
     of anything else is started anew, together with the directory it lies in.
+
+    Attributes:
+        finished: by shard, the checksums of its tensors.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.finished: dict[str, dict[str, str]] = {}
-        lines = list(_whole_lines(path))
+        lines = _read_whole_lines(path)
         if lines and lines[0] == identity:
-            finished = {line["shard"]: line["checksums"] for line in lines[1:]}
-            self.finished = {name: sums for name, sums in finished.items() if (path.parent / name).is_file()}
+            for line in lines[1:]:
+                if (path.parent / line["shard"]).is_file():
+                    self.finished[line["shard"]] = line["checksums"]
             logger.info(f"going on with {path.parent}: {len(self.finished)} shards are there")
         for leftover in path.parent.iterdir():
-            if leftover.name not in self.finished:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if leftover.name in self.finished:
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()  # the old journal, too
         self._path = path
-        for line in [identity, *({"shard": name, "checksums": sums} for name, sums in self.finished.items())]:
-            self._append(line)
+        self._append(identity)
+        for shard, checksums in self.finished.items():
+            self.finish(shard, checksums)
 
     def finish(self, shard: str, checksums: Mapping[str, str]) -> None:
         """Note that `shard` is on the disk."""
@@ -165,32 +178,37 @@ class _Journal:
             os.fsync(file.fileno())
 
 
-def _whole_lines(path: Path) -> Iterator[Any]:
+def _read_whole_lines(path: Path) -> list[Any]:
     """The lines of a journal up to the first that a kill cut off."""
+    documents: list[Any] = []
     if not path.is_file():
-        return
+        return documents
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:
-            yield json.loads(line)
+            documents.append(json.loads(line))
         except json.JSONDecodeError:
-            return
+            break
+    return documents
 
 
 def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ...]) -> dict[str, Any]:
     """What a partial checkpoint must share with this run: the plan, the layout, and the very files of the source."""
-    files = sorted({info.shard for info in checkpoint.tensors.values()})
-    states = [(file, file.stat()) for file in files]
-    return {
-        "plan": plan.digest(),
-        "shards": [[shard.name, shard.num_bytes] for shard in shards],
-        "source": [[str(file.resolve()), state.st_size, state.st_mtime_ns] for file, state in states],
-    }
+    source = []
+    for file in sorted({info.shard for info in checkpoint.tensors.values()}):
+        state = file.stat()
+        source.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
+    layout = [[shard.name, shard.num_bytes] for shard in shards]
+    return {"plan": plan.digest(), "shards": layout, "source": source}
 
 
 def _check_space(partial: Path, checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
     present = {path.name for path in partial.iterdir()}
-    needed = sum(shard.num_bytes for shard in shards if shard.name not in present)
-    needed += sum(path.stat().st_size for path in _sidecars(checkpoint)) + _SPARE_BYTES
+    needed = _SPARE_BYTES
+    for shard in shards:
+        if shard.name not in present:
+            needed += shard.num_bytes
+    for path in _sidecars(checkpoint):
+        needed += path.stat().st_size
     free = shutil.disk_usage(partial).free
     if free < needed:
         raise InputError(
@@ -205,9 +223,12 @@ def _write_shards(folder: Path, shards: tuple[Shard, ...], journal: _Journal) ->
     total = sum(shard.num_bytes for shard in shards)
     with ThreadPoolExecutor(max_workers=1) as pool, Progress("writing MB", max(1, total // 1_000_000)) as progress:
         for shard in shards:
-            finished = journal.finished.get(shard.name)
-            written = finished or write_shard(shard, folder)
-            checks.append(pool.submit(_checked, folder / shard.name, written, None if finished else journal))
+            written = journal.finished.get(shard.name)
+            if written is None:
+                written = write_shard(shard, folder)
+                checks.append(pool.submit(_check_and_note, folder / shard.name, written, journal))
+            else:  # it may have been damaged since it was written
+                checks.append(pool.submit(check_shard, folder / shard.name, written))
             checksums |= written
             while len(checks) > 1:  # one shard may wait for its check, lest the disk fall behind
                 checks.pop(0).result()
@@ -217,10 +238,9 @@ def _write_shards(folder: Path, shards: tuple[Shard, ...], journal: _Journal) ->
     return checksums
 
 
-def _checked(path: Path, checksums: Mapping[str, str], journal: _Journal | None) -> None:
+def _check_and_note(path: Path, checksums: Mapping[str, str], journal: _Journal) -> None:
     check_shard(path, checksums)
-    if journal:
-        journal.finish(path.name, checksums)
+    journal.finish(path.name, checksums)
 
 
 def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan: PruningPlan) -> None:
@@ -235,21 +255,24 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan
 def _sidecars(checkpoint: Checkpoint) -> list[Path]:
     """What travels with the weights: files beside them but card, index, hidden ones and weights in other formats."""
     companions = family_of(checkpoint.config).companions
-    return [
-        path
-        for path in sorted(checkpoint.path.iterdir())
-        if path.is_file()
-        and not path.name.startswith(".")
-        and (path.suffix not in _WEIGHT_SUFFIXES or path.name in companions)
-        and not path.name.endswith(".index.json")
-        and path.name != "README.md"
-    ]
+    sidecars = []
+    for path in sorted(checkpoint.path.iterdir()):
+        if not path.is_file() or path.name.startswith(".") or path.name == "README.md":
+            continue
+        if path.suffix in _WEIGHT_SUFFIXES and path.name not in companions:
+            continue
+        if not path.name.endswith(".index.json"):
+            sidecars.append(path)
+    return sidecars
 
 
 def _write_index(folder: Path, rewrite: Rewrite, shards: tuple[Shard, ...]) -> None:
     if len(shards) == 1:
         return
-    weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
+    weight_map = {}
+    for shard in shards:
+        for tensor in shard.tensors:
+            weight_map[tensor.name] = shard.name
     index = {"metadata": {"total_size": rewrite.size_bytes}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 

@@ -79,10 +79,12 @@ class Record:
 
     def levels(self, checkpoint: Checkpoint) -> dict[str, str]:
         """For people and JSON: what each level covered, or why it did not run."""
+        content = f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
+        if self.files:
+            content += f", {len(self.files)} files beside them as written"
         return {
             "structure": f"{len(checkpoint.tensors):,} tensors as the stock class expects them",
-            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
-            + (f", {len(self.files)} files beside them as written" if self.files else ""),
+            "content": content,
             "behaviour": behaviour_text(self.behaviour),
         }
 
@@ -120,12 +122,14 @@ def facts_of_versions() -> dict[str, str]:
 def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     """The checkpoint in `folder`; `VerificationError` unless it is what the stock class expects, and `rewrite` says."""
     written = open_checkpoint(folder)
-    if fault := structure_fault(written.config, written.tensors.values()):
+    fault = structure_fault(written.config, written.tensors.values())
+    if fault:
         raise VerificationError(f"{folder}: {fault}")
-    for tensor in rewrite.tensors if rewrite else ():
-        info = written.tensors.get(tensor.name)
-        if info is None or (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
-            raise VerificationError(f"{folder}: tensor {tensor.name} was not written as planned")
+    if rewrite is not None:
+        for tensor in rewrite.tensors:
+            info = written.tensors.get(tensor.name)
+            if info is None or (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
+                raise VerificationError(f"{folder}: tensor {tensor.name} was not written as planned")
     return written
 
 
@@ -136,15 +140,17 @@ def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | Ou
     expected = family.expected_tensors(config, stored)
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
-            there, wanted = stored.get(name, "missing"), expected.get(name, "none of that name")
-            return f"tensor {name} is {there}, the stock class expects {wanted}"
+            found = stored.get(name, "missing")
+            wanted = expected.get(name, "none of that name")
+            return f"tensor {name} is {found}, the stock class expects {wanted}"
     return None
 
 
 def check_content(checkpoint: Checkpoint, record: Record) -> None:
     """Raise `VerificationError` unless every tensor holds the source's bytes, and each other file those written."""
-    for name in sorted(checkpoint.tensors.keys() ^ record.checksums.keys()):
-        raise VerificationError(f"{checkpoint.path}: tensor {name} is not in both checkpoint and record")
+    in_one_alone = checkpoint.tensors.keys() ^ record.checksums.keys()
+    if in_one_alone:
+        raise VerificationError(f"{checkpoint.path}: tensor {min(in_one_alone)} is not in both checkpoint and record")
     check_tensors(list(checkpoint.tensors.values()), record.checksums)
     for name, checksum in record.files.items():
         path = checkpoint.path / name
@@ -156,7 +162,10 @@ def check_content(checkpoint: Checkpoint, record: Record) -> None:
 
 def file_checksums(folder: Path) -> dict[str, str]:
     """Of every file beside the weights: config, plan, tokenizer. A model card may be edited, so it does not count."""
-    paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return {
-        path.name: checksum_of(path) for path in paths if path.suffix != ".safetensors" and path.name != "README.md"
-    }
+    checksums = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix != ".safetensors" and path.name != "README.md":
+            checksums[path.name] = checksum_of(path)
+    return checksums
