@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import StrictStr, TypeAdapter, ValidationError
 
 from autoreap.errors import InputError, VerificationError
 from autoreap.files import exclusive
@@ -21,6 +23,7 @@ from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.models.families import family_of
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
+from autoreap.validation import NO_OTHER_KEYS
 from autoreap.writing.model_card import model_card, public_name
 from autoreap.writing.rewrite import Rewrite, plan_rewrite
 from autoreap.writing.shards import Shard, check_shard, shards_of, write_shard
@@ -144,12 +147,12 @@ class _Journal:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.finished: dict[str, dict[str, str]] = {}
+        self.finished: dict[str, Mapping[str, str]] = {}
         lines = _read_whole_lines(path)
-        if lines and lines[0] == identity:
-            for line in lines[1:]:
-                if (path.parent / line["shard"]).is_file():
-                    self.finished[line["shard"]] = line["checksums"]
+        if lines and lines[0] == json.dumps(identity):
+            for entry in _read_finished(lines[1:]):
+                if (path.parent / entry.shard).is_file():
+                    self.finished[entry.shard] = entry.checksums
             logger.info(f"going on with {path.parent}: {len(self.finished)} shards are there")
         for leftover in path.parent.iterdir():
             if leftover.name in self.finished:
@@ -178,17 +181,35 @@ class _Journal:
             os.fsync(file.fileno())
 
 
-def _read_whole_lines(path: Path) -> list[Any]:
-    """The lines of a journal up to the first that a kill cut off."""
-    documents: list[Any] = []
+@dataclass(frozen=True)
+class _FinishedShard:
+    """A line of a journal but the first."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    shard: StrictStr
+    checksums: Mapping[StrictStr, StrictStr]
+
+
+_FINISHED_SHARD = TypeAdapter(_FinishedShard)
+
+
+def _read_whole_lines(path: Path) -> list[str]:
+    """The lines of a journal but one that a kill cut off; none where there is no journal."""
     if not path.is_file():
-        return documents
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        return []
+    *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return lines
+
+
+def _read_finished(lines: Sequence[str]) -> Iterator[_FinishedShard]:
+    """What `lines` of a journal say, up to one that is damaged; what follows it is written again."""
+    for line in lines:
         try:
-            documents.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return documents
+            finished = _FINISHED_SHARD.validate_json(line)
+        except ValidationError:
+            return
+        yield finished
 
 
 def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ...]) -> dict[str, Any]:
