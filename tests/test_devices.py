@@ -141,7 +141,7 @@ def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
 
     experts._old_forward = watched
     meter = Meter(family, ComponentShape(6, 8, 3), "cpu")
-    with meter.attached(decoder.layers), torch.inference_mode():
+    with meter.attach(decoder.layers), torch.inference_mode():
         decoder(inputs_embeds=torch.randn((1, 7, 32)), use_cache=False)
     assert given == [7]
 
