@@ -237,7 +237,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda content: content[: len(content) // 2],
     "no header": lambda content: b"\xff" * 8 + content[8:],
     "metadata": lambda content: content.replace(b"num_rows", b"num_cows"),
-    "a key of another name": lambda content: content.replace(b"num_rows", b"num_rowz"),
+    "a weight that is no number": lambda content: content.replace(b'weight\\": 1.0', b'weight\\": [ ]'),
     "of another format": lambda content: content.replace(b"autoreap.resume.1", b"autoreap.resume.0"),
 }
 
