@@ -345,7 +345,7 @@ class _ScorerActor:
         self._has_drafts = False
 
     def describe(self) -> ScorerFacts:
-        """Load the model, and say how it will be scored."""
+        """Load the model, and say how candidates will be scored on it."""
         try:
             os.chdir(self._folder)
         except OSError as error:
