@@ -67,7 +67,10 @@ class RecordingWeights(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what is asked of the weights, and on the way what the class is for."""
-        plain = [part.as_subclass(torch.Tensor) if isinstance(part, cls) else part for part in args]
+        plain = list(args)
+        for place, part in enumerate(args):
+            if isinstance(part, cls):
+                plain[place] = part.as_subclass(torch.Tensor)
         result = func(*plain, **(kwargs or {}))
         if func in cls._REORDERING and isinstance(args[0], cls):
             weights = args[0]

@@ -306,5 +306,10 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
                 f"{layer.turnover:.0%}",
             ]
         )
-    columns = [number for number, name in enumerate(header) if name in _OF_LAYERS or not summary.shape.is_dense]
-    return [[row[number] for number in columns] for row in rows]
+    if not summary.shape.is_dense:
+        return rows
+    about_layers = [header.index(name) for name in _OF_LAYERS]
+    table = []
+    for row in rows:
+        table.append([row[number] for number in about_layers])
+    return table

@@ -41,9 +41,11 @@ class OutputTensor:
         row_bytes = self.source.num_bytes // self.source.shape[0]
         start = self.rows[0]  # of the run under way
         for row, following in zip(self.rows, (*self.rows[1:], None), strict=True):
-            if following != row + 1:
-                yield self.source.offset + start * row_bytes, (row + 1 - start) * row_bytes
-                start = row if following is None else following
+            if following == row + 1:
+                continue
+            yield self.source.offset + start * row_bytes, (row + 1 - start) * row_bytes
+            if following is not None:
+                start = following
 
 
 @dataclass(frozen=True)
