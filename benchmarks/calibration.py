@@ -87,7 +87,7 @@ class Bench:
 
     @contextmanager
     def _measured(self, meter: Meter, mask: torch.Tensor) -> Iterator[None]:
-        with meter.attached(self.layers):
+        with meter.attach(self.layers):
             meter.count(mask.bool())
             yield
 
@@ -130,7 +130,7 @@ def print_growth(bench: Bench, batch_tokens: int, most: int) -> None:
     while num_tokens <= most:
         meter = Meter(QWEN3_OMNI.running, SHAPE, spans=SPANS)
         started = time.process_time()
-        with meter.attached(bench.layers):
+        with meter.attach(bench.layers):
             for number in range(-(-num_tokens // batch_tokens)):
                 batch = random_batch(min(batch_tokens, num_tokens), seed=number)
                 meter.count(batch["attention_mask"].bool())

@@ -447,7 +447,7 @@ def test_verify_of_what_is_not_there(capsys: Capture, tmp_path: Path) -> None:
         ("day/0", "no study 'day'"),
         ("model", "model: carries no utterances"),
         ("empty.jsonl", "empty.jsonl: holds no outcomes"),
-        ("evals.yaml", "evals.yaml:1: not of the form"),
+        ("evals.yaml", "evals.yaml:1: not JSON"),
     ],
 )
 def test_what_can_not_be_compared(

@@ -27,7 +27,7 @@ from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Described, Loaded, default_device, describe, load, shortage
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
-from autoreap.writing.behaviour import place
+from autoreap.writing.behaviour import device_dtype
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
 AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
@@ -141,7 +141,7 @@ def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
 
     experts._old_forward = watched
     meter = Meter(running, ComponentShape(6, 8, 3), "cpu")
-    with meter.attached(decoder.layers), torch.inference_mode():
+    with meter.attach(decoder.layers), torch.inference_mode():
         decoder(inputs_embeds=torch.randn((1, 7, 32)), use_cache=False)
     assert given == [7]
 
@@ -164,10 +164,10 @@ def test_auto_is_this_machines_cpu_where_there_is_nothing_else(described: Descri
     if default_device() != "cpu":
         pytest.skip("there is an accelerator")
     loaded = load(described, device="auto")
-    assert place(loaded) == "cpu, float32"
+    assert device_dtype(loaded) == "cpu, float32"
     assert shortage(described, "auto", "auto") is None
 
 
 def test_a_model_in_several_places_is_said_to_be_so(described: Described, plain: Loaded, tmp_path: Path) -> None:
-    assert place(spread(described, tmp_path, PLACES["everything"])) == "auto, float32"
-    assert place(plain) == "cpu, float32"
+    assert device_dtype(spread(described, tmp_path, PLACES["everything"])) == "auto, float32"
+    assert device_dtype(plain) == "cpu, float32"

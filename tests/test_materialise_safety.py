@@ -277,6 +277,19 @@ def test_a_finished_shard_that_is_gone_is_written_again(base: Path, plan: Prunin
     )
 
 
+@pytest.mark.parametrize("line", ['{"shard": 3, "checksums": {}}', '{"shard": "a"}', "[]", "{"])
+def test_shards_after_a_damaged_line_of_the_journal_are_written_again(
+    base: Path, plan: PruningPlan, tmp_path: Path, line: str
+) -> None:
+    kill_after(0.0, base, plan, tmp_path / "out", after_shards=4)
+    journal = tmp_path / ".out.partial" / ".journal.jsonl"
+    lines = journal.read_text().splitlines()
+    lines[2] = line
+    journal.write_text("\n".join(lines) + "\n")
+    expected = contents(materialised(base, plan, tmp_path / "expected"))
+    assert contents(materialised(base, plan, tmp_path / "out")) == expected
+
+
 @pytest.mark.parametrize("change", ["plan", "source"])
 def test_what_is_left_of_another_write_is_not_gone_on_with(
     base: Path, plan: PruningPlan, tmp_path: Path, change: str

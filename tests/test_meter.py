@@ -91,7 +91,7 @@ def measured(
 ) -> Meter:
     """A meter after `batches` of (embeddings [B, T, H], mask [B, T])."""
     meter = meter or meter_of(decoder, **options)
-    with meter.attached(decoder.layers):
+    with meter.attach(decoder.layers):
         for inputs, mask in batches:
             meter.count(mask.bool())
             run(decoder, inputs, mask.long())
@@ -212,7 +212,7 @@ def test_what_is_measured_computes_what_it_computes_unmeasured_bit_for_bit(
     with using(any_model, implementation):
         plain = run(decoder, inputs, mask)
         meter = meter_of(decoder, spans=SPANS, gates="raw")
-        with meter.attached(decoder.layers):
+        with meter.attach(decoder.layers):
             meter.count(mask)
             assert torch.equal(run(decoder, inputs, mask), plain)
 
@@ -232,7 +232,7 @@ def test_logits_and_what_is_generated_stay_the_same_bit_for_bit(
 
     with using(any_model, implementation):
         plain = answers()
-        with meter_of(decoder, spans=SPANS).attached(decoder.layers):
+        with meter_of(decoder, spans=SPANS).attach(decoder.layers):
             seen = answers()
     assert all(torch.equal(ours, stock) for ours, stock in zip(seen, plain, strict=True))
 
@@ -270,7 +270,7 @@ def test_kinds_of_tokens_add_up(model: PreTrainedModel, chosen: list[bool]) -> N
 
     def of(mask: torch.Tensor) -> Meter:
         meter = meter_of(decoder, spans=SPANS)
-        with meter.attached(decoder.layers):
+        with meter.attach(decoder.layers):
             meter.count(mask)
             run(decoder, inputs)
         return meter
@@ -285,7 +285,7 @@ def test_all_tokens_count_unless_it_is_said_which(model: PreTrainedModel) -> Non
     decoder = decoder_of(model, "talker")
     inputs = embeddings(decoder, 2, 9)
     meter = meter_of(decoder, spans=SPANS)
-    with meter.attached(decoder.layers):
+    with meter.attach(decoder.layers):
         run(decoder, inputs)
     assert_same_bits(meter, measured(decoder, [(inputs, torch.ones((2, 9)))], spans=SPANS))
 
@@ -397,7 +397,7 @@ def test_the_model_is_as_it_was_afterwards_also_if_a_batch_breaks(model: PreTrai
     measured(decoder, [(inputs, mask)], spans=SPANS, gates="raw")
     assert traces(model) == before
     meter = meter_of(decoder, spans=SPANS, gates="raw")
-    with pytest.raises(RuntimeError), meter.attached(decoder.layers):
+    with pytest.raises(RuntimeError), meter.attach(decoder.layers):
         run(decoder, inputs[..., :-1], mask)
     assert traces(model) == before
     assert torch.equal(run(decoder, inputs, mask), plain)
@@ -492,7 +492,7 @@ def test_experts_that_transformers_can_not_switch_are_measured_too(
     with with_experts(decoder, experts_class):
         plain = run(decoder, *batch)
         meter = meter_of(decoder, spans=SPANS, gates=gates)
-        with meter.attached(decoder.layers):
+        with meter.attach(decoder.layers):
             meter.count(batch[1].bool())
             output = run(decoder, *batch)
     assert_close(meter, expected)

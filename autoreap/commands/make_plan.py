@@ -36,13 +36,13 @@ def run(options: Arguments) -> Result:
 
 def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShape", "BaseModel"]:
     """What to plan for: by the saliency file alone where it carries the shape, else by the model on disk."""
-    from autoreap.calibration.summary import measured_shape
+    from autoreap.calibration.summary import read_shape
     from autoreap.plan import BaseModel
 
     name = model or saliency.provenance.get("model")
     if name is None:
         raise InputError("does not name the model that was measured", where="saliency", fix="name it with --model")
-    shape = measured_shape(saliency)
+    shape = read_shape(saliency)
     if shape is None:
         from autoreap.models.loading import describe
 

@@ -69,7 +69,8 @@ class Footprint:
         counted += _count_tensors(checkpoint, plan)
         counted += [(stub, layout.role(stub.name), 1) for stub in stubs]
         weights_bytes = dict.fromkeys(BITS, 0)
-        active_parameters, item_bytes = 0, 0
+        active_parameters = 0
+        item_bytes = 0  # of the first matrix of a layer
         thinker = layout.shape(config).components["thinker"]
         for tensor, role, num_tensors in counted:
             for bits in BITS:
@@ -102,15 +103,11 @@ class Footprint:
         The cache holds the clip and a transcript of four tokens a second. The working memory is the family's own
         estimate for hearing and reading the whole clip at once; a server that reads in pieces needs less.
         """
-        return self.memory_with(self.size_bytes(bits), seconds)
-
-    def memory_with(self, weights_bytes: int, seconds: float) -> MemoryNeeded:
-        """The same where what the weights take is known; of the tensors only their type counts then."""
         num_tokens = self._num_audio_tokens(seconds)
         num_frames = round(seconds * self.layout.frames_per_second)
         working = self.layout.working_values(self.config, num_frames, num_tokens) * self.item_bytes
         transcript = round(_TRANSCRIPT_TOKENS_PER_SECOND * seconds)
-        return MemoryNeeded(weights_bytes, self.kv_bytes(num_tokens + transcript), working)
+        return MemoryNeeded(self.size_bytes(bits), self.kv_bytes(num_tokens + transcript), working)
 
     def metrics(self) -> dict[str, Metric]:
         """All but `size_bytes`, by the names of objectives."""

@@ -33,7 +33,8 @@ def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], layout: Checkp
             sizes[name] = Size(
                 size.num_parameters + info.num_parameters, size.num_bytes + info.num_bytes, size.num_tensors + 1
             )
-    return dict(sorted(sizes.items(), key=lambda entry: (entry[0] == "total", entry[0])))
+    total_last = sorted(sizes, key=lambda name: (name == "total", name))
+    return {name: sizes[name] for name in total_last}
 
 
 def is_router(role: TensorRole) -> bool:
@@ -55,8 +56,10 @@ def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: i
     """
     if bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
         return tensor.num_bytes
-    row = math.ceil(tensor.shape[-1] * bits / 8) + math.ceil(tensor.shape[-1] / _GROUP) * _SCALE_BYTES
-    return min(tensor.num_bytes, math.prod(tensor.shape[:-1]) * row)
+    *outer, row_length = tensor.shape
+    weights_bytes = math.ceil(row_length * bits / 8)
+    scales_bytes = math.ceil(row_length / _GROUP) * _SCALE_BYTES
+    return min(tensor.num_bytes, math.prod(outer) * (weights_bytes + scales_bytes))
 
 
 def _component(role: TensorRole) -> str:
@@ -66,4 +69,6 @@ def _component(role: TensorRole) -> str:
         return f"{role.part} routers"
     if ".self_attn." in role.name and role.layer is not None:
         return f"{role.part} attention"
-    return role.part if role.part in ("audio", "vision", "speech") else f"{role.part} rest"
+    if role.part in ("audio", "vision", "speech"):
+        return role.part
+    return f"{role.part} rest"

@@ -11,7 +11,7 @@ from specimen import Specimen
 from test_dimensions import DimensionContract, load
 from transformers import PreTrainedModel
 
-from autoreap.calibration.layer_weights import read_layer
+from autoreap.calibration.streaming import read_layer
 from autoreap.errors import InputError
 from autoreap.masking import masked
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint
