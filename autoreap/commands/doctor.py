@@ -1,42 +1,48 @@
 """autoreap doctor: what works on this machine, and what is broken."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from autoreap.commands.options import Add, Arguments, Result
+import typer
+
+from autoreap.commands.options import Json, model_names, print_result
 from autoreap.errors import InputError, UnhealthyError
 
 if TYPE_CHECKING:
     from autoreap.commands.needs import Need
 
-SUMMARY = "say what works on this machine, and what is broken"
-EXAMPLE = "autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct"
 
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="a directory, tiny, or a hub name (default: the published 30B)",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what works on this machine, and what is broken.
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("model", metavar="MODEL", nargs="?", help="a directory, tiny, or a hub name (default: the published 30B)")
-
-
-def run(options: Arguments) -> Result:
-    """Look, judge, and say what a model needs; nothing is changed or fetched."""
+    Example:
+        autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct
+    """
     import autoreap
     from autoreap.commands.doctor_checks import BROKEN, abilities, as_dict, as_text, examine
     from autoreap.commands.machine import look, requirements
     from autoreap.commands.needs import PUBLISHED_NEED
 
-    place = None if options.model is None else _place(options.model)
+    place = None if model is None else _place(model)
     machine = look(Path("mlruns"))
     findings = examine(machine, requirements(), Path(autoreap.__file__).parent.parent / "constraints.txt")
     broken = [finding for finding in findings if finding.state == BROKEN]
     # A broken library can't open a checkpoint; the published model's need is known without.
-    need = PUBLISHED_NEED if place is None or broken else _need(options.model, place)
+    need = PUBLISHED_NEED if model is None or place is None or broken else _need(model, place)
     able = abilities(machine, need, findings)
-    result = as_dict(findings, able, need), as_text(findings, able, need)
+    print_result(as_dict(findings, able, need), as_text(findings, able, need), as_json=json)
     if broken:
-        problems = "; ".join(f"{finding.subject}: {finding.text} ({finding.fix})" for finding in broken)
-        raise UnhealthyError(problems, result)
-    return result
+        raise UnhealthyError("; ".join(f"{each.subject}: {each.text} ({each.fix})" for each in broken))
 
 
 def _place(model: str) -> str | None:
