@@ -32,26 +32,10 @@ from autoreap.errors import AutoreapError, InputError
 from autoreap.progress import log_to_stderr
 from autoreap.search.signals import Interrupted
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "search": search,
-    "pareto": pareto,
-    "show": show,
-    "report": report,
-    "select": select,
-    "compare": compare,
-    "materialise": materialise,
-    "materialize": materialise,
-    "verify": verify,
-    "calibrate": calibrate,
-    "saliency": saliency,
-    "plan": plan,
-    "evaluate": evaluate,
-    "prune": prune,
-    "inspect": inspect,
-    "init": init,
-    "doctor": doctor,
-    "completion": completion,
-}
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(search, pareto, show, report, select, compare, materialise, verify, calibrate, saliency, plan),
+    *(evaluate, prune, inspect, init, doctor, completion),
+)
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 app = typer.Typer(
@@ -77,10 +61,15 @@ def _program(
     """Find the smallest Qwen3-Omni that still hears well."""
 
 
-for _name, _command in COMMANDS.items():
-    _summary, _, _example = code.cleandoc(_command.__doc__ or "").partition("\n\nExample:\n")
-    # \b: an example is to be copied, no break within it
-    app.command(_name, help=_summary, epilog=f"\b\nexample:\n{_example}", hidden=_name == "materialize")(flat(_command))
+def _add(command: Callable[..., None], *, alias: str | None = None) -> None:
+    summary, _, example = code.cleandoc(command.__doc__ or "").partition("\n\nExample:\n")
+    epilog = f"\b\nexample:\n{example}"  # \b: it is to be copied, no break within it
+    app.command(alias or command.__name__, help=summary, epilog=epilog, hidden=alias is not None)(flat(command))
+
+
+for _command in COMMANDS:
+    _add(_command)
+_add(materialise, alias="materialize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

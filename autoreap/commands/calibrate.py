@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from autoreap.commands.options import COMPONENTS, Calibration, Component, Json, Loading, Model, print_result
 
@@ -13,7 +13,7 @@ def calibrate(
     calibration: Calibration,
     loading: Loading,
     component: Component = "thinker",
-    output: Annotated[Path, typer.Option("-o", "--output")] = Path("saliency.safetensors"),
+    output: Annotated[Path, Option("-o", "--output")] = Path("saliency.safetensors"),
     json: Json = False,
 ) -> None:
     """Measure saliency once.

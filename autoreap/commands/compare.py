@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from autoreap.commands.options import Json, Storage, print_result
+from autoreap.commands.options import Json, Storage, load_study, print_result
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ _WIDTH = 100  # where there is no terminal
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
-    second: Annotated[str, typer.Argument(metavar="B", help="the same; B is judged against A")],
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write a page with every utterance, the worst first")
-    ] = None,
-    worst: Annotated[int, typer.Option(min=0, metavar="N", help="show the N worst of each metric")] = 5,
+    first: Annotated[str, Argument(metavar="A", help=_SIDE)],
+    second: Annotated[str, Argument(metavar="B", help="the same; B is judged against A")],
+    html: Annotated[Path | None, Option(help="write a page with every utterance, the worst first")] = None,
+    worst: Annotated[int, Option(min=0, help="show so many of the worst of each metric")] = 5,
     storage: Storage = None,
     json: Json = False,
 ) -> None:
@@ -80,8 +78,7 @@ def _path(name: str, storage: str | None) -> Path:
     trial = re.fullmatch(r"([\w.-]+)/(\d+|baseline)", name)
     if trial is None:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import DEFAULT_ROOT, open_study
+    from autoreap.search.storage import DEFAULT_ROOT
 
-    study = read_study(open_study(trial[1], storage))
+    study = load_study(trial[1], storage)
     return study.outcomes_path(None if trial[2] == "baseline" else int(trial[2]), DEFAULT_ROOT)

@@ -5,25 +5,22 @@ The script asks the program, through typer, at each press of the key.
 
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument
 from typer._completion_shared import get_completion_script
 
 from autoreap.commands.options import Json, print_result
 
+_SHELL = (
+    "bash, zsh or fish; the script of zsh goes into a file _autoreap in a folder of $fpath, of fish into "
+    "~/.config/fish/completions/autoreap.fish"
+)
 VARIABLE = "_AUTOREAP_COMPLETE"  # set by a shell that asks
 # The first key runs the file _autoreap, which only defines the function: without this it would offer nothing.
 _ZSH_FIRST_TIME = '\n\n[[ $zsh_eval_context[-1] == loadautofunc ]] && _autoreap_completion "$@"'
 
 
 def completion(
-    shell: Annotated[
-        Literal["bash", "zsh", "fish"],
-        typer.Argument(
-            metavar="SHELL",
-            help="bash, zsh or fish; the script of zsh goes into a file _autoreap in a folder of $fpath, of fish into "
-            "~/.config/fish/completions/autoreap.fish",
-        ),
-    ],
+    shell: Annotated[Literal["bash", "zsh", "fish"], Argument(metavar="SHELL", help=_SHELL)],
     json: Json = False,
 ) -> None:
     """Print a script that completes commands in your shell.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument
 
 from autoreap.commands.options import Json, model_names, print_result
 from autoreap.errors import InputError, UnhealthyError
@@ -11,16 +11,11 @@ from autoreap.errors import InputError, UnhealthyError
 if TYPE_CHECKING:
     from autoreap.commands.needs import Need
 
+_MODEL = "a directory, tiny, or a hub name (default: the published 30B)"
+
 
 def doctor(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="a directory, tiny, or a hub name (default: the published 30B)",
-            autocompletion=model_names,
-        ),
-    ] = None,
+    model: Annotated[str | None, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)] = None,
     json: Json = False,
 ) -> None:
     """Say what works on this machine, and what is broken.

@@ -3,33 +3,24 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
-from autoreap.commands.options import Device, Dtype, Json, Model, check_output, print_result
+from autoreap.commands.options import Device, Dtype, Json, Model, Plan, check_output, print_result
+
+_BATCH_SIZE = "utterances decoded together (default: 32; on an accelerator 256, halved until they fit)"
 
 
 def evaluate(
     model: Model,
-    evals: Annotated[Path, typer.Option(metavar="FILE", help="a file of evals/")],
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="score the model under this plan")] = None,
-    split: Annotated[Literal["search", "report"], typer.Option(help="whose tasks")] = "search",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="utterances decoded together (default: 32; on an accelerator 256, halved until they fit)",
-        ),
-    ] = None,
+    evals: Annotated[Path, Option(help="a file of evals/")],
+    plan: Plan = None,
+    split: Annotated[Literal["search", "report"], Option(help="whose tasks")] = "search",
+    batch_size: Annotated[int | None, Option(min=1, help=_BATCH_SIZE)] = None,
     device: Device = None,
     dtype: Dtype = "auto",
-    latency: Annotated[
-        bool, typer.Option("--latency", help="time answers, too, in turns with the unpruned model")
-    ] = False,
-    likelihood: Annotated[
-        bool, typer.Option("--likelihood", help="measure how likely the references are, too, in nats a token")
-    ] = False,
-    outcomes: Annotated[Path | None, typer.Option(metavar="FILE", help="write one JSON line an utterance")] = None,
+    latency: Annotated[bool, Option("--latency", help="time answers, too, in turns with the unpruned model")] = False,
+    likelihood: Annotated[bool, Option("--likelihood", help="measure nats per token of the references, too")] = False,
+    outcomes: Annotated[Path | None, Option(help="write one JSON line an utterance")] = None,
     json: Json = False,
 ) -> None:
     """Score a model or a plan.

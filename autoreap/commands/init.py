@@ -4,21 +4,14 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
-from autoreap.commands.options import Json, model_names, print_result
+from autoreap.commands.options import Json, ModelOption, print_result
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="directory to write; must be new or empty")],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="written into its README: a directory, a hub name, or tiny",
-            autocompletion=model_names,
-        ),
-    ] = "tiny",
+    folder: Annotated[Path, Argument(metavar="DIR", help="directory to write; must be new or empty")],
+    model: ModelOption = "tiny",
     json: Json = False,
 ) -> None:
     """Write a project of your own to start from.

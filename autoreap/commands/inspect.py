@@ -1,12 +1,9 @@
 """autoreap inspect: parameters and bytes per component."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from autoreap.commands.options import Json, Model, print_result
+from autoreap.commands.options import Json, Model, Plan, print_result
 from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
 
 def inspect(
     model: Model,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="count what this plan would leave")] = None,
+    plan: Plan = None,
     json: Json = False,
 ) -> None:
     """Count parameters and bytes per component.

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from autoreap.commands.options import Component, Json, model_names, print_result
+from autoreap.commands.options import Component, Json, ModelNow, print_result
 from autoreap.commands.plan_options import Planning, in_words
 from autoreap.errors import InputError
 
@@ -15,18 +15,11 @@ if TYPE_CHECKING:
 
 
 def plan(
-    saliency_file: Annotated[Path, typer.Argument(metavar="SALIENCY", help="what calibrate wrote")],
+    saliency_file: Annotated[Path, Argument(metavar="SALIENCY", help="what calibrate wrote")],
     planning: Planning,
     component: Component = "thinker",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="where the model is now, to check that it is the one that was measured",
-            autocompletion=model_names,
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output")] = Path("plan.json"),
+    model: ModelNow = None,
+    output: Annotated[Path, Option("-o", "--output")] = Path("plan.json"),
     json: Json = False,
 ) -> None:
     """Decide what is kept, and write the plan.

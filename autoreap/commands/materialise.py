@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from autoreap.commands.options import Json, Storage, TrackingUri, model_names, print_result, source_names
+from autoreap.commands.options import Json, ModelNow, Plan, Storage, TrackingUri, load_study, print_result, source_names
 from autoreap.commands.writing import Writing
 from autoreap.errors import InputError
 
@@ -15,34 +15,18 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from autoreap.writing.behaviour import Expected
 
+_SOURCE = "a study with --trial, or a model with --plan"
+
 
 def materialise(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="STUDY|MODEL", help="a study with --trial, or a model with --plan", autocompletion=source_names
-        ),
-    ],
+    source: Annotated[str, Argument(metavar="STUDY|MODEL", help=_SOURCE, autocompletion=source_names)],
     writing: Writing,
-    trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="number of the trial")] = None,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="a plan.json")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="where the base model is now (default: where the study had it)",
-            autocompletion=model_names,
-        ),
-    ] = None,
-    evals: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="compare answers to these (default: those that the trial was scored on)"),
-    ] = None,
+    trial: Annotated[int | None, Option(min=0, help="number of the trial")] = None,
+    plan: Plan = None,
+    model: ModelNow = None,
+    evals: Annotated[Path | None, Option(help="compare answers to these (default: those of the trial)")] = None,
     storage: Storage = None,
-    register: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="make the trial's checkpoint a version of this model in MLflow's registry"),
-    ] = None,
+    register: Annotated[str | None, Option(help="make it a version of this model in MLflow's registry")] = None,
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
@@ -95,10 +79,8 @@ def _write_trial(
 ) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
     from autoreap.models.loading import describe
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import open_study
 
-    study = read_study(open_study(name, storage))
+    study = load_study(name, storage)
     plan = study.plan(trial)
     described = describe(model or plan.base_model.name)
     facts = {"metrics": study.scored_trial(trial).metrics, "trial": f"{study.name}/{trial}"}

@@ -11,7 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS, Gates, Tokens
 from autoreap.errors import InputError
@@ -19,6 +19,7 @@ from autoreap.errors import InputError
 if TYPE_CHECKING:
     from autoreap.data.calibration_config import CalibrationConfig
     from autoreap.models.loading import Described, Loaded
+    from autoreap.search.records import StudyRecord
 
 COMPONENTS = {"thinker": ("thinker",), "talker": ("talker",), "both": ("thinker", "talker")}
 
@@ -28,6 +29,14 @@ def print_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if as_json else text
     if shown:
         print(shown, flush=True)
+
+
+def load_study(name: str, storage: str | None) -> "StudyRecord":
+    """What a study recorded; `InputError` where there is none of this name."""
+    from autoreap.search.records import read_study
+    from autoreap.search.storage import open_study
+
+    return read_study(open_study(name, storage))
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:
@@ -102,40 +111,38 @@ def weighted_set(text: str) -> WeightedSet:
     if not name:
         return WeightedSet(text, 1.0)
     if not 0 < weight < float("inf"):
-        raise typer.BadParameter(f"a weight must be a finite number above 0, got {ending!r}")
+        raise BadParameter(f"a weight must be a finite number above 0, got {ending!r}")
     return WeightedSet(name, weight)
 
 
 # ---------------------------------------------------------------- options of several commands
 
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, nothing else there")]
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="a directory, a hub name, or tiny", autocompletion=model_names)
+_DEVICE = "cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)"
+_MAX_UNREADABLE = "fraction of recordings that may be broken; they are left out (default 0.01)"
+_GATES = f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})"
+_STREAM_LAYERS = "calibrate with one layer in memory at a time, the rest on disk"
+_MODEL = "a directory, a hub name, or tiny"
+ComponentName = Literal["thinker", "talker", "both"]
+DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
+
+Json = Annotated[bool, Option("--json", help="one JSON object on stdout, nothing else there")]
+Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)]
+ModelOption = Annotated[str, Option(help=_MODEL, autocompletion=model_names)]
+ModelNow = Annotated[
+    str | None, Option(help="where the base model is now (default: where it was)", autocompletion=model_names)
 ]
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="name of a study", autocompletion=study_names)]
-Storage = Annotated[
-    str | None, typer.Option(metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(metavar="URI", help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)"),
-]
-Component = Annotated[Literal["thinker", "talker", "both"], typer.Option(help="whose experts and layers")]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DEVICE",
-        help="cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)",
-    ),
-]
-Dtype = Annotated[
-    Literal["auto", "bfloat16", "float16", "float32"], typer.Option(help="auto: the stored type, float32 on a CPU")
-]
+Plan = Annotated[Path | None, Option(help="a plan.json: what the model is pruned to")]
+Study = Annotated[str, Argument(metavar="STUDY", help="name of a study", autocompletion=study_names)]
+Storage = Annotated[str | None, Option(help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")]
+TrackingUri = Annotated[str | None, Option(help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")]
+Component = Annotated[ComponentName, Option(help="whose experts and layers")]
+Device = Annotated[str | None, Option(help=_DEVICE)]
+Dtype = Annotated[DtypeName, Option(help="auto: the stored type, float32 on a CPU")]
 Sets = list[WeightedSet] | None
 
 
 def _sets(rows: str) -> Any:
-    return typer.Option(metavar="SET[=WEIGHT]", parser=weighted_set, help=rows)
+    return Option(metavar="SET[=WEIGHT]", parser=weighted_set, help=rows)
 
 
 @dataclass(frozen=True)
@@ -145,25 +152,11 @@ class Calibration:
     audio: Annotated[Sets, _sets("JSONL of audio rows, or a data set of the hub; may be given several times")] = None
     video: Annotated[Sets, _sets("the same of video or image rows")] = None
     mixed: Annotated[Sets, _sets("the same of rows with both")] = None
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML of sets, with splits and columns (docs/calibration.md)")
-    ] = None
-    calibration_samples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="at most the first N rows of each set")
-    ] = None
-    max_unreadable: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="SHARE", help="of recordings that may be broken; they are left out (default 0.01)"
-        ),
-    ] = None
-    tokens: Annotated[
-        Tokens | None, typer.Option(help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")
-    ] = None
-    gates: Annotated[
-        Gates | None,
-        typer.Option(help=f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})"),
-    ] = None
+    calibration: Annotated[Path | None, Option(help="YAML of sets with columns (docs/calibration.md)")] = None
+    calibration_samples: Annotated[int | None, Option(min=1, help="at most so many first rows of each set")] = None
+    max_unreadable: Annotated[float | None, Option(min=0, max=1, help=_MAX_UNREADABLE)] = None
+    tokens: Annotated[Tokens | None, Option(help=f"which of the thinker count (default {DEFAULT_TOKENS})")] = None
+    gates: Annotated[Gates | None, Option(help=_GATES)] = None
 
     @property
     def is_given(self) -> bool:
@@ -191,9 +184,7 @@ class Loading:
 
     device: Device = None
     dtype: Dtype = "auto"
-    stream_layers: Annotated[
-        bool, typer.Option("--stream-layers", help="calibrate with one layer in memory at a time, the rest on disk")
-    ] = False
+    stream_layers: Annotated[bool, Option("--stream-layers", help=_STREAM_LAYERS)] = False
 
     def load(self, described: "Described", component: str) -> "Loaded":
         """The model, with what speaks where that is calibrated."""

@@ -3,21 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from autoreap.commands.options import Json, Storage, Study, check_output, print_result
+from autoreap.commands.options import Json, Storage, Study, check_output, load_study, print_result
 from autoreap.errors import InputError
 
 
 def pareto(
     study: Study,
     storage: Storage = None,
-    png: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="draw it in a file, too (or .svg, .pdf, .jpg)")
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write the table with all metrics and intervals, too")
-    ] = None,
+    png: Annotated[Path | None, Option(help="draw it in a file, too (or .svg, .pdf, .jpg)")] = None,
+    csv: Annotated[Path | None, Option(help="write the table with all metrics and intervals, too")] = None,
     json: Json = False,
 ) -> None:
     """Print the front of a study, and draw it.
@@ -28,14 +24,12 @@ def pareto(
     from autoreap.report.front_table import FORMATS, front_table, plot_front, write_front_csv
     from autoreap.search.front import explain_empty_front, front_of, nearest
     from autoreap.search.held_out import with_held_out
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import open_study
 
     if png:
         check_output(png, "--png", FORMATS)
     if csv:
         check_output(csv, "--csv")
-    recorded = read_study(open_study(study, storage))
+    recorded = load_study(study, storage)
     front = front_of(recorded)
     points = front or nearest(recorded.points)
     if not points:

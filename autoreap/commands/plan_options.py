@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
 from autoreap.candidate import Candidate, LayerSelection, Preset, Ranking, preset_values
 from autoreap.commands.options import COMPONENTS
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from autoreap.saliency import Saliency
 
 
-def layer_numbers(text: str) -> str:
-    """Layer numbers separated by commas."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise typer.BadParameter(f"must be layer numbers such as 12,16, got {text!r}")
+def _layer_numbers(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"\d+(,\d+)*", text):
+        raise BadParameter(f"must be layer numbers such as 12,16, got {text!r}")
     return text
 
 
@@ -29,39 +28,20 @@ def layer_numbers(text: str) -> str:
 class Planning:
     """Values of a candidate."""
 
-    preset: Annotated[Preset | None, typer.Option(help="a recommended set of values; explicit ones go over it")] = None
-    retention: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="of the experts kept in each layer (default 1: all)")
-    ] = None
-    lambda_: Annotated[
-        float | None, typer.Option("--lambda", metavar="WEIGHT", help="weight of the contrast term (default 1)")
-    ] = None
-    beta: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="of the video saliency that it subtracts (default 1)")
-    ] = None
-    saliency: Annotated[Ranking | None, typer.Option(help="ranking of experts (default affinity)")] = None
-    seed: Annotated[int | None, typer.Option(metavar="N", help="of the random ranking (default 0)")] = None
-    layers_cut: Annotated[
-        int | None, typer.Option(metavar="N", help="how many layers to cut, most similar first (default 0)")
-    ] = None
-    similarity_threshold: Annotated[
-        float | None, typer.Option(metavar="COSINE", help="least one of a layer that is cut (default: none)")
-    ] = None
-    protect_first: Annotated[
-        int | None, typer.Option(metavar="N", help="never cut the first N layers by ranking (default: depth / 12)")
-    ] = None
-    protect_last: Annotated[int | None, typer.Option(metavar="N", help="nor the last N (default: depth / 12)")] = None
-    layer_selection: Annotated[
-        LayerSelection | None, typer.Option(help="cut them one by one (default single), or as one block")
-    ] = None
-    layers: Annotated[
-        str | None, typer.Option(metavar="12,16", parser=layer_numbers, help="cut exactly these layers")
-    ] = None
-    strip_vision: Annotated[bool, typer.Option("--strip-vision", help="drop the vision tower")] = False
-    drop_speech: Annotated[
-        bool,
-        typer.Option("--drop-speech", help="drop the talker and the waveform decoder: it answers in text alone"),
-    ] = False
+    preset: Annotated[Preset | None, Option(help="a recommended set of values; explicit ones go over it")] = None
+    retention: Annotated[float | None, Option(help="fraction of experts kept in each layer (default 1)")] = None
+    lambda_: Annotated[float | None, Option("--lambda", help="weight of the contrast term (default 1)")] = None
+    beta: Annotated[float | None, Option(help="fraction of the video saliency that it subtracts (default 1)")] = None
+    saliency: Annotated[Ranking | None, Option(help="ranking of experts (default affinity)")] = None
+    seed: Annotated[int | None, Option(help="of the random ranking (default 0)")] = None
+    layers_cut: Annotated[int | None, Option(help="how many layers to cut, most similar first (default 0)")] = None
+    similarity_threshold: Annotated[float | None, Option(help="only cut layers with at least this cosine")] = None
+    protect_first: Annotated[int | None, Option(help="never cut so many first layers (default: depth / 12)")] = None
+    protect_last: Annotated[int | None, Option(help="never cut so many last layers (default: depth / 12)")] = None
+    layer_selection: Annotated[LayerSelection | None, Option(help="one by one (default single), or as a block")] = None
+    layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
+    strip_vision: Annotated[bool, Option("--strip-vision", help="drop the vision tower")] = False
+    drop_speech: Annotated[bool, Option("--drop-speech", help="drop talker and waveform decoder: text alone")] = False
 
     def plan(
         self, component: str, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from autoreap.commands.options import Json, Storage, Study, check_output, print_result
+from autoreap.commands.options import Json, Storage, Study, check_output, load_study, print_result
 from autoreap.errors import InputError
 from autoreap.formatting import size_text
 
@@ -13,7 +13,7 @@ from autoreap.formatting import size_text
 def report(
     study: Study,
     storage: Storage = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file")] = Path("report.html"),
+    output: Annotated[Path, Option("-o", "--output", help="HTML file")] = Path("report.html"),
     json: Json = False,
 ) -> None:
     """Write the morning report.
@@ -24,11 +24,9 @@ def report(
     from autoreap.formatting import count_text
     from autoreap.report.study_page import write_report
     from autoreap.search.front import front_of
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import open_study
 
     check_output(output, "-o")
-    recorded = read_study(open_study(study, storage))
+    recorded = load_study(study, storage)
     if not any(trial.is_finished for trial in recorded.trials):
         raise InputError("has no finished trial yet", where=f"study {study}", fix="search longer")
     write_report(recorded, output)

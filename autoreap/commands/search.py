@@ -3,53 +3,33 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
-from autoreap.commands.options import Device, Dtype, Json, Storage, TrackingUri, model_names, print_result
+from autoreap.commands.options import Device, Dtype, Json, ModelOption, Storage, TrackingUri, print_result
 from autoreap.formatting import points_text
+
+_HOURS = "stop after so many hours (default: the space's, or never)"
+_WORKERS = "score on so many Ray actors, a GPU each; 1 scores in this process; RAY_ADDRESS names a cluster"
+_ALLOW_OTHER_CODE = "go on with a study that another version has begun"
 
 
 def _above_zero(value: float | None) -> float | None:
     if value is not None and not value > 0:
-        raise typer.BadParameter(f"must be a number above 0, got {value}")
+        raise BadParameter(f"must be a number above 0, got {value}")
     return value
 
 
 def search(
-    space: Annotated[Path, typer.Argument(metavar="SPACE", help="a file of search_spaces/")],
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help="a directory, a hub name, or tiny", autocompletion=model_names)
-    ] = "tiny",
-    study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="of the study (default: SPACE-MODEL); the same name resumes it")
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="finished trials to reach in all (default: the space's)")
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(
-            metavar="H", callback=_above_zero, help="stop after so many hours (default: the space's, or never)"
-        ),
-    ] = None,
+    space: Annotated[Path, Argument(metavar="SPACE", help="a file of search_spaces/")],
+    model: ModelOption = "tiny",
+    study: Annotated[str | None, Option(help="name (default: SPACE-MODEL); the same name resumes it")] = None,
+    trials: Annotated[int | None, Option(min=1, help="finished trials to reach in all (default: the space's)")] = None,
+    hours: Annotated[float | None, Option(callback=_above_zero, help=_HOURS)] = None,
     storage: Storage = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="seed of the sampler (default: the space's)")
-    ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="score on N Ray actors, a GPU each; 1 scores in this process; RAY_ADDRESS names a cluster",
-        ),
-    ] = 1,
-    allow_other_code: Annotated[
-        bool, typer.Option("--allow-other-code", help="go on with a study that another version has begun")
-    ] = False,
-    no_confirm: Annotated[
-        bool, typer.Option("--no-confirm", help="do not score the front on the report split at the end")
-    ] = False,
+    seed: Annotated[int | None, Option(min=0, help="seed of the sampler (default: the space's)")] = None,
+    workers: Annotated[int, Option(min=1, help=_WORKERS)] = 1,
+    allow_other_code: Annotated[bool, Option("--allow-other-code", help=_ALLOW_OTHER_CODE)] = False,
+    no_confirm: Annotated[bool, Option("--no-confirm", help="do not score the front on the report split")] = False,
     tracking_uri: TrackingUri = None,
     device: Device = None,
     dtype: Dtype = "auto",

@@ -4,27 +4,26 @@ import math
 import re
 from typing import Annotated, Literal
 
-import typer
+from typer import BadParameter, Option
 
-from autoreap.commands.options import Json, Storage, Study, print_result
+from autoreap.commands.options import Json, Storage, Study, load_study, print_result
 from autoreap.errors import InputError
+
+_MAX_WER_INCREASE = "for smallest: percentage points over the baseline"
 
 
 def _finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"must be a finite number, got {value}")
+        raise BadParameter(f"must be a finite number, got {value}")
     return value
 
 
 def select(
     study: Study,
     storage: Storage = None,
-    rule: Annotated[Literal["knee", "smallest", "best"], typer.Option(help="how to pick")] = "knee",
-    max_wer_increase: Annotated[
-        float | None,
-        typer.Option(metavar="POINTS", callback=_finite, help="for smallest: percentage points over the baseline"),
-    ] = None,
-    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="for best: 20GB, 900MB")] = None,
+    rule: Annotated[Literal["knee", "smallest", "best"], Option(help="how to pick")] = "knee",
+    max_wer_increase: Annotated[float | None, Option(callback=_finite, help=_MAX_WER_INCREASE)] = None,
+    max_size: Annotated[str | None, Option(metavar="SIZE", help="for best: 20GB, 900MB")] = None,
     json: Json = False,
 ) -> None:
     """Pick one trial by a rule.
@@ -34,15 +33,13 @@ def select(
     """
     from autoreap.formatting import scores_text
     from autoreap.search.held_out import with_held_out
-    from autoreap.search.records import read_study
     from autoreap.search.selection import check_bounds
     from autoreap.search.selection import select as select_point
-    from autoreap.search.storage import open_study
 
     max_size_bytes = _bytes(max_size) if max_size else None
     bounds = {"max_wer_increase": max_wer_increase, "max_size_bytes": max_size_bytes}
     check_bounds(rule, **bounds)
-    recorded = read_study(open_study(study, storage))
+    recorded = load_study(study, storage)
     point, reason = select_point(recorded, rule, **bounds)
     (document,) = with_held_out([point.as_dict()], recorded.held_out)
     document |= {"rule": rule, "reason": reason}

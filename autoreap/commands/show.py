@@ -3,9 +3,9 @@
 import shutil
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from autoreap.commands.options import Json, Storage, Study, print_result
+from autoreap.commands.options import Json, Storage, Study, load_study, print_result
 
 _WIDTH = 100  # where there is no terminal
 
@@ -13,9 +13,7 @@ _WIDTH = 100  # where there is no terminal
 def show(
     study: Study,
     storage: Storage = None,
-    trial: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="all about this one (default: one line for each)")
-    ] = None,
+    trial: Annotated[int | None, Option(min=0, help="all about this one (default: one line for each)")] = None,
     json: Json = False,
 ) -> None:
     """List the trials of a study, or tell all about one.
@@ -24,11 +22,9 @@ def show(
         autoreap show tiny-tiny --trial 7
     """
     from autoreap.report.trial_text import details_text, trial_as_dict, trial_details
-    from autoreap.search.records import read_study
     from autoreap.search.search_log import trial_line
-    from autoreap.search.storage import open_study
 
-    recorded = read_study(open_study(study, storage))
+    recorded = load_study(study, storage)
     if trial is not None:
         details = trial_details(recorded, trial)
         width = shutil.get_terminal_size((_WIDTH, 0)).columns

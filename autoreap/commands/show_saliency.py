@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from autoreap.candidate import Candidate
-from autoreap.commands.options import COMPONENTS, Json, check_output, print_result
+from autoreap.commands.options import COMPONENTS, ComponentName, Json, check_output, print_result
 
 _LEGEND = """
 cosine     between input and output of the layer on audio; cut: order in which single layers go"""
@@ -19,17 +19,13 @@ moved      share of the kept experts that lambda and beta brought in"""
 
 
 def saliency(
-    saliency_file: Annotated[Path, typer.Argument(metavar="FILE", help="what calibrate wrote")],
-    component: Annotated[
-        Literal["thinker", "talker", "both"] | None, typer.Option(help="default: all that were measured")
-    ] = None,
-    retention: Annotated[float, typer.Option(metavar="SHARE", help="of the experts kept in each layer")] = 0.5,
-    lambda_: Annotated[float, typer.Option("--lambda", metavar="WEIGHT", help="weight of the contrast term")] = 1.0,
-    beta: Annotated[float, typer.Option(metavar="SHARE", help="of the video saliency that it subtracts")] = 1.0,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it")] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write a page with the same pictures, and how to read them")
-    ] = None,
+    saliency_file: Annotated[Path, Argument(metavar="FILE", help="what calibrate wrote")],
+    component: Annotated[ComponentName | None, Option(help="default: all that were measured")] = None,
+    retention: Annotated[float, Option(help="fraction of experts kept in each layer")] = 0.5,
+    lambda_: Annotated[float, Option("--lambda", help="weight of the contrast term")] = 1.0,
+    beta: Annotated[float, Option(help="fraction of the video saliency that it subtracts")] = 1.0,
+    png: Annotated[Path | None, Option(help="draw it")] = None,
+    html: Annotated[Path | None, Option(help="write a page with the same pictures, and how to read them")] = None,
     json: Json = False,
 ) -> None:
     """Show what a calibration measured.

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from autoreap.commands.options import Json, print_result
 from autoreap.commands.writing import SkipBehaviour, verified_lines
@@ -13,13 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 def verify(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="a directory that materialise, prune or search wrote")
-    ],
+    checkpoint: Annotated[Path, Argument(help="a directory that materialise, prune or search wrote")],
     skip_behaviour: SkipBehaviour = False,
     json: Json = False,
 ) -> None:
-    """Verify a checkpoint by what it carries.
+    """Check a written checkpoint against its record.
 
     Example:
         autoreap verify qwen3-omni-small

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from autoreap.errors import InputError
 from autoreap.formatting import size_text
@@ -17,22 +17,18 @@ if TYPE_CHECKING:
     from autoreap.writing.behaviour import Expected
     from autoreap.writing.verification import Verified
 
-SkipBehaviour = Annotated[
-    bool, typer.Option("--skip-behaviour", help="don't load the checkpoint to compare its answers")
-]
+SkipBehaviour = Annotated[bool, Option("--skip-behaviour", help="don't load the checkpoint to compare its answers")]
+_CARRY = "store up to so many test utterances for `verify`; 0 stores none"
 
 
 @dataclass(frozen=True)
 class Writing:
     """Where to write, or whether to, and how the result is verified."""
 
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="directory to write; must be new")] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be written, from headers alone")] = False
+    output: Annotated[Path | None, Option("-o", "--output", help="directory to write; must be new")] = None
+    dry_run: Annotated[bool, Option("--dry-run", help="say what would be written, from headers alone")] = False
     skip_behaviour: SkipBehaviour = False
-    carry: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="at most N utterances left with the result for verify; 0 leaves none"),
-    ] = 16
+    carry: Annotated[int, Option(min=0, help=_CARRY)] = 16
 
     @property
     def target(self) -> Path:
