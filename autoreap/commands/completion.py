@@ -11,7 +11,7 @@ from typer._completion_shared import get_completion_script
 from autoreap.commands.options import Json, print_result
 
 _SHELL = (
-    "bash, zsh or fish; the script of zsh goes into a file _autoreap in a folder of $fpath, of fish into "
+    "the script of zsh goes into a file _autoreap in a folder of $fpath, of fish into "
     "~/.config/fish/completions/autoreap.fish"
 )
 VARIABLE = "_AUTOREAP_COMPLETE"  # set by a shell that asks

@@ -1,15 +1,14 @@
 """autoreap doctor: what works on this machine, and what is broken."""
 
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument
 
 from autoreap.commands.options import Json, model_names, print_result
 from autoreap.errors import InputError, UnhealthyError
-
-if TYPE_CHECKING:
-    from autoreap.commands.needs import Need
 
 _MODEL = "a directory, tiny, or a hub name (default: the published 30B)"
 
@@ -24,18 +23,43 @@ def doctor(
         autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct
     """
     import autoreap
-    from autoreap.commands.doctor_checks import BROKEN, abilities, as_dict, as_text, examine
-    from autoreap.commands.machine import look, requirements
+    from autoreap.commands.machine import BROKEN, abilities, examine, look
     from autoreap.commands.needs import PUBLISHED_NEED
 
     place = None if model is None else _place(model)
-    machine = look(Path("mlruns"))
-    findings = examine(machine, requirements(), Path(autoreap.__file__).parent.parent / "constraints.txt")
+    machine = look()
+    try:
+        requirements = metadata.requires("autoreap") or []
+    except metadata.PackageNotFoundError:  # it runs without being installed
+        requirements = []
+    findings = examine(machine, requirements, Path(autoreap.__file__).parent.parent / "constraints.txt")
     broken = [finding for finding in findings if finding.state == BROKEN]
-    # A broken library can't open a checkpoint; the published model's need is known without.
-    need = PUBLISHED_NEED if model is None or place is None or broken else _need(model, place)
+    need = PUBLISHED_NEED
+    if model is not None and place is not None and not broken:  # a broken library can't open a checkpoint
+        from autoreap.commands.needs import need_of
+        from autoreap.models.loading import describe
+
+        need = replace(need_of(describe(place)), model=model)
     able = abilities(machine, need, findings)
-    print_result(as_dict(findings, able, need), as_text(findings, able, need), as_json=json)
+    document = {
+        "healthy": not broken,
+        "findings": [asdict(finding) for finding in findings],
+        "model": need.model,
+        "needs": {
+            "loaded_bytes": need.memory(on_cpu=False),
+            "loaded_cpu_bytes": need.memory(on_cpu=True),
+            "streamed_bytes": need.memory(on_cpu=False, streamed=True),
+            "arithmetic": need.arithmetic(),
+        },
+        "abilities": [asdict(ability) for ability in able],
+    }
+    lines = []
+    for each in findings:
+        fix = f" ({each.fix})" if each.fix else ""
+        lines.append(f"{each.state:<7} {each.subject}: {each.text}{fix}")
+    lines += ["", f"{need.model}: {need.arithmetic()}"]
+    lines += [f"{'yes' if each.works else 'no':<7} {each.command}: {each.text}" for each in able]
+    print_result(document, "\n".join(lines), as_json=json)
     if broken:
         raise UnhealthyError("; ".join(f"{each.subject}: {each.text} ({each.fix})" for each in broken))
 
@@ -56,12 +80,3 @@ def _place(model: str) -> str | None:
             return None
         fix = "give its directory, or no MODEL for the published 30B"
         raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix) from None
-
-
-def _need(model: str, place: str) -> "Need":
-    from dataclasses import replace
-
-    from autoreap.commands.needs import need_of
-    from autoreap.models.loading import describe
-
-    return replace(need_of(describe(place)), model=model)
