@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from autoreap.errors import InputError
 
-RANKINGS = ("affinity", "reap", "frequency", "random")
-LAYER_SELECTIONS = ("single", "block")
+Ranking = Literal["affinity", "reap", "frequency", "random"]
+LayerSelection = Literal["single", "block"]
+Preset = Literal["light", "medium", "aggressive"]
+RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
+LAYER_SELECTIONS: tuple[LayerSelection, ...] = get_args(LayerSelection)
 
 # (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
 PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}

@@ -1,65 +1,128 @@
 """Parse, run one command, map errors to exit codes."""
 
-import argparse
-import json
+import inspect as code
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
 
 from autoreap import __version__
-from autoreap.commands import ALIASES, COMMANDS
-from autoreap.commands.completion import complete
-from autoreap.commands.options import Result
-from autoreap.errors import AutoreapError, InputError, UnhealthyError
+from autoreap.commands.calibrate import calibrate
+from autoreap.commands.compare import compare
+from autoreap.commands.completion import VARIABLE, completion
+from autoreap.commands.doctor import doctor
+from autoreap.commands.evaluate import evaluate
+from autoreap.commands.init import init
+from autoreap.commands.inspect import inspect
+from autoreap.commands.make_plan import plan
+from autoreap.commands.materialise import materialise
+from autoreap.commands.options import flat
+from autoreap.commands.pareto import pareto
+from autoreap.commands.prune import prune
+from autoreap.commands.report import report
+from autoreap.commands.search import search
+from autoreap.commands.select import select
+from autoreap.commands.show import show
+from autoreap.commands.show_saliency import saliency
+from autoreap.commands.verify import verify
+from autoreap.errors import AutoreapError, InputError
 from autoreap.progress import log_to_stderr
 from autoreap.search.signals import Interrupted
 
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(search, pareto, show, report, select, compare, materialise, verify, calibrate, saliency, plan),
+    *(evaluate, prune, inspect, init, doctor, completion),
+)
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Find the smallest Qwen3-Omni that still hears well."""
+
+
+def _add(command: Callable[..., None], *, alias: str | None = None) -> None:
+    summary, _, example = code.cleandoc(command.__doc__ or "").partition("\n\nExample:\n")
+    epilog = f"\b\nexample:\n{example}"  # \b: it is to be copied, no break within it
+    app.command(alias or command.__name__, help=summary, epilog=epilog, hidden=alias is not None)(flat(command))
+
+
+for _command in COMMANDS:
+    _add(_command)
+_add(materialise, alias="materialize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a failure in the work, 2 bad input, 130 interrupted."""
-    parser = command_parser()
-    complete(parser)
-    options = parser.parse_args(arguments)
+    program = get_command(app)
+    if VARIABLE in os.environ:
+        from typer._completion_classes import completion_init
+        from typer.completion import shell_complete
+
+        completion_init()
+        return shell_complete(program, {}, "autoreap", VARIABLE, os.environ[VARIABLE])
     _quiet_libraries()
     log_to_stderr()
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _run(options)
+        with program.make_context("autoreap", words) as context:
+            program.invoke(context)
+    except typer.Exit as end:  # of --help and --version
+        return end.exit_code
+    except typer.TyperException as error:
+        return _fail(_usage_text(error), error.exit_code)
     except BrokenPipeError:  # the reader has left; the interpreter must not flush again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return AutoreapError.exit_code
     except AutoreapError as error:
-        print(f"autoreap: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except OSError as error:
-        print(f"autoreap: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
-        return InputError.exit_code if isinstance(error, _USERS_PATHS) else AutoreapError.exit_code
+        exit_code = InputError.exit_code if isinstance(error, _USERS_PATHS) else AutoreapError.exit_code
+        return _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", exit_code)
     except ImportError as error:
         reason = " ".join(str(error).split())
-        print(
-            f"autoreap: a library can't be imported: {reason} (`autoreap doctor` says how to mend it)", file=sys.stderr
-        )
-        return AutoreapError.exit_code
+        text = f"a library can't be imported: {reason} (`autoreap doctor` says how to mend it)"
+        return _fail(text, AutoreapError.exit_code)
     except KeyboardInterrupt as error:
-        print("autoreap: interrupted", file=sys.stderr)
-        return error.exit_code if isinstance(error, Interrupted) else 130
+        return _fail("interrupted", error.exit_code if isinstance(error, Interrupted) else 130)
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    try:
-        _show(options.run(options), as_json=options.json)
-    except UnhealthyError as error:  # what was found is shown all the same
-        _show(error.result, as_json=options.json)
-        raise
+def _fail(text: str, exit_code: int) -> int:
+    print(f"autoreap: {text}", file=sys.stderr)
+    return exit_code
 
 
-def _show(result: Result, *, as_json: bool) -> None:
-    document, text = result
-    shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if as_json else text
-    if shown:
-        print(shown, flush=True)
+def _usage_text(error: typer.TyperException) -> str:
+    """What is wrong with the command line; pydantic's words leave out what was given."""
+    from pydantic import ValidationError
+
+    text = error.format_message().replace("Value error, ", "").rstrip(".")
+    cause = error.__cause__
+    if isinstance(cause, ValidationError) and cause.errors()[0]["type"] != "value_error":
+        text += f", got {cause.errors()[0]['input']!r}"
+    context = getattr(error, "ctx", None)
+    return f"{text} (`{context.command_path} --help` shows what is right)" if context else text
 
 
 def _quiet_libraries() -> None:
@@ -67,29 +130,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def command_parser() -> argparse.ArgumentParser:
-    """What the command line takes. PYTHON_ARGCOMPLETE_OK."""
-    parser = argparse.ArgumentParser(
-        prog="autoreap", description="Find the smallest Qwen3-Omni that still hears well.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name,
-            aliases=ALIASES.get(name, ()),
-            help=command.SUMMARY,
-            description=command.SUMMARY.capitalize() + ".",
-            epilog=f"example:\n  {command.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is to be copied: no break within it
-            allow_abbrev=False,
-        )
-        subparser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
-        command.add_options(subparser.add_argument)
-        subparser.set_defaults(run=command.run)
-    return parser
 
 
 if __name__ == "__main__":

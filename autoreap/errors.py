@@ -1,7 +1,5 @@
 """The failures autoreap reports to its user. Each message says what is wrong, where, and how to fix it."""
 
-from typing import Any
-
 
 class AutoreapError(Exception):
     """A failure in the work itself; the command exits with `exit_code` and prints the message without a traceback."""
@@ -37,11 +35,7 @@ class SilenceError(InputError):
 
 
 class UnhealthyError(AutoreapError):
-    """Something that the package needs is broken on this machine; `result` says all that was found, and is shown."""
-
-    def __init__(self, problem: str, result: tuple[dict[str, Any], str]) -> None:
-        self.result = result
-        super().__init__(problem)
+    """Something that the package needs is broken on this machine."""
 
 
 class ScoringError(AutoreapError):

@@ -39,10 +39,10 @@ def family_of_model(model: PreTrainedModel) -> Family:
 
 
 def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
-    if plan.strip_vision and not family.vision_entrances(model):
+    if plan.strip_vision and not family.running.vision_entrances(model):
         raise no_vision("plan: strip_vision")
     for component in COMPONENTS:
-        decoder, edit = family.decoder(model, component), plan.component(component)
+        decoder, edit = family.running.decoder(model, component), plan.component(component)
         if decoder is None or edit is None:
             continue  # a talker that was not loaded has nothing to mask
         if len(edit.experts) != len(decoder.layers):
@@ -52,7 +52,7 @@ def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> No
                 fix="load the model that the plan was made for; masks don't nest",
             )
         for kept, layer in zip(edit.experts, decoder.layers, strict=True):
-            router = family.router(layer)
+            router = family.running.router(layer)
             if router is not None and kept and kept[-1] >= router.num_experts:
                 raise InputError(
                     f"the plan retains expert {kept[-1]}, the {component} has {router.num_experts} in each layer",

@@ -15,7 +15,7 @@ from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter
 
 from autoreap.errors import InputError
 from autoreap.files import atomic_write
-from autoreap.validation import NO_OTHER_KEYS, read_json, validate
+from autoreap.validation import NO_OTHER_KEYS, Count, read_json, validate
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
@@ -31,9 +31,11 @@ class ComponentShape:
         top_k: experts a token is routed to; fewer can't be kept.
     """
 
-    num_layers: int
-    num_experts: int
-    top_k: int
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    num_layers: Count
+    num_experts: Count
+    top_k: Count
 
     @property
     def is_dense(self) -> bool:
@@ -52,10 +54,12 @@ class ModelShape:
         has_vision: there is a vision tower, which a plan may strip.
     """
 
-    components: Mapping[str, ComponentShape]
-    deepstack_layers: int = 0
-    speech_tap: int | None = None
-    has_vision: bool = True
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    components: Mapping[StrictStr, ComponentShape]
+    deepstack_layers: Count = 0
+    speech_tap: Count | None = None
+    has_vision: StrictBool = True
 
 
 @dataclass(frozen=True)

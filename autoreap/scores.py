@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreap.errors import ScoringError
+from autoreap.validation import NO_OTHER_KEYS, Count, Number
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -49,15 +50,17 @@ class Metric:
         quartiles: the first and the third, of a metric that is a median.
     """
 
-    value: float
-    low: float
-    high: float
-    numerator: float | None = None
-    denominator: int | None = None
-    num_samples: int | None = None
-    num_failed: int | None = None
-    num_unreadable: int | None = None
-    quartiles: Sequence[float] | None = None
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    value: Number
+    low: Number
+    high: Number
+    numerator: Number | None = None
+    denominator: Count | None = None
+    num_samples: Count | None = None
+    num_failed: Count | None = None
+    num_unreadable: Count | None = None
+    quartiles: Sequence[Number] | None = None
 
     @classmethod
     def static(cls, value: float) -> "Metric":

@@ -142,6 +142,8 @@ def _worded(error: ErrorDetails, section: type[Section] | None = None) -> Mistak
     key, kind, message = error["loc"], error["type"], error["msg"]
     if kind == _MISTAKE:
         return key, message
+    if kind == "json_invalid":  # of a text of one line
+        return key, f"not JSON: {error['ctx']['error']}".replace("line 1 column", "column")
     if kind in ("missing", "missing_argument"):
         return key[:-1], f"key {key[-1]} is missing"
     if kind in _UNKNOWN_KEY:
@@ -171,20 +173,26 @@ def dotted(key: KeyPath) -> str:
     return ".".join(str(part) for part in key)
 
 
-def validate(adapter: TypeAdapter[Value], document: Any, where: object) -> Value:
+def validate(adapter: TypeAdapter[Value], document: Any, where: object, *, fix: str | None = None) -> Value:
     """`document` as the type of `adapter`.
 
     Raises:
-        InputError: it is of another form; the message names `where` and the key of the first mistake.
+        InputError: it is of another form; the message names `where` and the key of the first mistake, and says `fix`.
     """
     try:
         return adapter.validate_python(document)
     except ValidationError as error:
-        (key, message), *others = mistakes_of(error)
-        # Nobody writes these documents by hand, so the first mistake tells what went wrong.
-        more = f" (and {len(others)} more mistakes)" if others else ""
-        place = f"{where}: {dotted(key)}" if key else where
-        raise InputError(f"{message}{more}", where=place) from None
+        raise _refuse(error, where, fix) from None
+
+
+def _refuse(error: ValidationError, where: object, fix: str | None) -> InputError:
+    """The error to raise for a document in `where`."""
+    (key, message), *others = mistakes_of(error)
+    # Nobody writes these documents by hand, so the first mistake tells what went wrong.
+    if others:
+        message += f" (and {len(others)} more mistake{'s' if len(others) > 1 else ''})"
+    place = f"{where}: {dotted(key)}" if key else where
+    return InputError(message, where=place, fix=fix)
 
 
 def read_json(path: Path, *, missing: str = "no such file", fix: str | None = None) -> Any:
@@ -226,6 +234,28 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise InputError("each line must be a JSON object", where=where)
         yield where, row
+
+
+def read_lines(path: Path, adapter: TypeAdapter[Value], *, fix: str) -> Iterator[Value]:
+    """Each line of a JSONL file that autoreap has written, as the type of `adapter`. There may be many: it is fast.
+
+    Raises:
+        InputError: the file is not there, or a line is of another form; the message names line and key, and says `fix`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028
+    except FileNotFoundError:
+        raise InputError("no such file", where=path) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not a JSONL file: {error}", where=path, fix=fix) from None
+    if not lines[-1]:  # the last line ends with a line feed, too
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = adapter.validate_json(line)
+        except ValidationError as error:
+            raise _refuse(error, f"{path}:{number}", fix) from None
+        yield value
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
 from autoreap.calibration.meter import Meter
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.plan import ComponentShape
 
 SHAPE = ComponentShape(num_layers=8, num_experts=128, top_k=8)
@@ -82,12 +82,12 @@ class Bench:
         self.thinker.base_model(**batch, use_cache=False)
 
     def measured(self, mask: torch.Tensor, *, spans: int) -> AbstractContextManager[None]:
-        meter = Meter(Qwen3Omni(), SHAPE, spans=spans)
+        meter = Meter(QWEN3_OMNI.running, SHAPE, spans=spans)
         return self._measured(meter, mask)
 
     @contextmanager
     def _measured(self, meter: Meter, mask: torch.Tensor) -> Iterator[None]:
-        with meter.attached(self.layers):
+        with meter.attach(self.layers):
             meter.count(mask.bool())
             yield
 
@@ -128,9 +128,9 @@ def print_growth(bench: Bench, batch_tokens: int, most: int) -> None:
     bench.run(random_batch(batch_tokens))
     num_tokens = 1024
     while num_tokens <= most:
-        meter = Meter(Qwen3Omni(), SHAPE, spans=SPANS)
+        meter = Meter(QWEN3_OMNI.running, SHAPE, spans=SPANS)
         started = time.process_time()
-        with meter.attached(bench.layers):
+        with meter.attach(bench.layers):
             for number in range(-(-num_tokens // batch_tokens)):
                 batch = random_batch(min(batch_tokens, num_tokens), seed=number)
                 meter.count(batch["attention_mask"].bool())

@@ -35,8 +35,8 @@ from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.drafting import DraftedDecoder, Embed
 from autoreap.jobs import calibrated, read_calibration
 from autoreap.masking import masked
-from autoreap.models.families.chat_inputs import Encoded
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.encoded import Encoded
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Loaded, describe, load
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import PruningPlan
@@ -87,7 +87,7 @@ class Bench:
     @staticmethod
     def of_tiny(limit: int, dtype: str) -> "Bench":
         loaded = load(describe("tiny"), dtype=dtype)
-        inputs, family = loaded.inputs, loaded.described.family
+        inputs, running = loaded.inputs, loaded.described.family.running
         encoded: list[Encoded] = []
         references: list[list[int]] = []
         for config in load_evals(EVALS).splits["search"]:
@@ -96,10 +96,10 @@ class Bench:
                 encoded.append(inputs.encode(sample, task.question(sample, config.doc_to_text or task.QUESTION)))
                 references.append(inputs.text_tokens(task.reference(sample)))
         with torch.inference_mode():
-            audio = [audio_of(family, loaded.model, one) for one in encoded]
+            audio = [audio_of(running, loaded.model, one) for one in encoded]
 
         def embed(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
-            return embedded(family, loaded.model, inputs, [encoded[i] for i in numbers], [audio[i] for i in numbers])
+            return embedded(running, loaded.model, inputs, [encoded[i] for i in numbers], [audio[i] for i in numbers])
 
         return Bench(
             model=loaded.model,
@@ -160,23 +160,19 @@ class Bench:
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             inputs = inputs_of(numbers)
-            sequences = (
-                Qwen3Omni()
-                .thinker(self.model)
-                .generate(
-                    **inputs,
-                    do_sample=False,
-                    max_new_tokens=max(self.bounds[i] for i in numbers),
-                    eos_token_id=self.end_token,
-                    pad_token_id=self.pad_token,
-                )
+            sequences = QWEN3_OMNI.running.thinker(self.model).generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=max(self.bounds[i] for i in numbers),
+                eos_token_id=self.end_token,
+                pad_token_id=self.pad_token,
             )
             for number, row in zip(numbers, sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 answers[number] = list(_cut(row[: self.bounds[number]], self.end_token))
         return answers
 
     def drafted(self, batch_size: int, drafts: Sequence[Sequence[int]]) -> Answers:
-        decoder = DraftedDecoder(Qwen3Omni(), self.model, end_token=self.end_token, batch_size=batch_size)
+        decoder = DraftedDecoder(QWEN3_OMNI.running, self.model, end_token=self.end_token, batch_size=batch_size)
         prompts = [
             Prompt(length, bound, tuple(draft))
             for length, bound, draft in zip(self.lengths, self.bounds, drafts, strict=True)

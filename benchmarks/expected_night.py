@@ -41,7 +41,8 @@ class Clips:
     @property
     def tokens(self) -> float:
         """Heard, asked and answered."""
-        heard = family_of({"model_type": "qwen3_omni_moe"}).num_audio_tokens(round(self.seconds * FRAMES_PER_SECOND))
+        layout = family_of({"model_type": "qwen3_omni_moe"}).layout
+        heard = layout.num_audio_tokens(round(self.seconds * FRAMES_PER_SECOND))
         return self.count * (heard + PROMPT_TOKENS + TRANSCRIPT_TOKENS_PER_SECOND * self.seconds)
 
 

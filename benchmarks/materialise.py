@@ -73,13 +73,13 @@ def _run(folder: Path, options: argparse.Namespace) -> None:
 def _source(folder: Path) -> Path:
     config = json.loads(CONFIG.read_text())
     folder.mkdir()
-    return write_sparse_checkpoint(folder, config, family_of(config).expected_tensors(config), num_shards=15)
+    return write_sparse_checkpoint(folder, config, family_of(config).layout.expected_tensors(config), num_shards=15)
 
 
 def _plan(folder: Path, source: Path, retention: float, layers_cut: int) -> Path:
     """Random experts, random layers cut, vision stripped."""
     checkpoint = open_checkpoint(source)
-    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    shape = family_of(checkpoint.config).layout.shape(checkpoint.config)
     candidate = Candidate(retention=retention, saliency="random", strip_vision=True)
     plan = make_plan(candidate, None, shape, BaseModel("benchmark", checkpoint.fingerprint))
     inner = np.random.default_rng(0).permutation(np.arange(4, shape.components["thinker"].num_layers - 4))

@@ -135,7 +135,7 @@ class Replay:
             ideal = Incumbent(-1, {"size_bytes": 0, "wer": -1.0}, self.baseline.metrics(), {})
             race = Race(self.objectives, candidate.static_values, [ideal], self.limits)
             with suppress(CandidatePruned):
-                if self.is_non_inferior(self.score(candidate.plan, race)):
+                if self.is_non_inferior(self.evaluator.run(candidate.plan, race.count, first=self.objectives)):
                     return candidate.size_bytes, len(planned)
         raise AssertionError("no plan of the grid is non-inferior, not even the unpruned one")
 

@@ -89,20 +89,20 @@ def destroyed(save: Callable[[Path], None], folder: Path) -> tuple[float, float,
 def answered(checkpoint: str) -> dict[str, float]:
     """The scores of a checkpoint by stock `generate`, each utterance embedded alone as a trial has it."""
     loaded = load(describe(checkpoint))
-    inputs, family, model = loaded.inputs, loaded.described.family, loaded.model
-    thinker = family.thinker(model)
+    inputs, running, model = loaded.inputs, loaded.described.family.running, loaded.model
+    thinker = running.thinker(model)
     scores = {}
     for config in load_evals(EVALS).splits["search"]:
         task, samples = task_of(config), read_task(config, EVALS.parent)
         encoded = [inputs.encode(s, task.question(s, config.doc_to_text or task.QUESTION)) for s in samples]
-        bounds = [2 * inputs.num_text_tokens(task.reference(sample)) + 8 for sample in samples]
+        bounds = [2 * len(inputs.text_tokens(task.reference(sample))) + 8 for sample in samples]
         order = sorted(range(len(samples)), key=lambda number: len(encoded[number].input_ids))
         counts = []
         for start in range(0, len(order), BATCH_SIZE):
             numbers = order[start : start + BATCH_SIZE]
             with torch.inference_mode():
-                audio = [audio_of(family, model, encoded[number]) for number in numbers]
-                batch = embedded(family, model, inputs, [encoded[number] for number in numbers], audio)
+                audio = [audio_of(running, model, encoded[number]) for number in numbers]
+                batch = embedded(running, model, inputs, [encoded[number] for number in numbers], audio)
                 tokens = thinker.generate(
                     **batch,
                     max_new_tokens=max(bounds[number] for number in numbers),

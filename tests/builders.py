@@ -5,7 +5,7 @@ import json
 import math
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import soundfile
+import typer
 
 from autoreap.candidate import Candidate
+from autoreap.cli import app
 from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
@@ -166,3 +168,9 @@ def _write_media(media: Mapping[str, Any], folder: Path) -> str:
     kind = "audio" if media["path"].endswith(".ogg") else "images"
     (folder / kind / media["path"]).write_bytes(media["bytes"])
     return f"{kind}/{media['path']}"
+
+
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """The arguments and options that a command line gives its command; `typer.TyperException` where it takes none."""
+    command = typer.main.get_group(app).commands[words[0]]
+    return command.make_context(words[0], list(words[1:])).params

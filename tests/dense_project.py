@@ -71,7 +71,7 @@ def stock_answers(path: Path, stock: Any) -> list[str]:
     """What `generate` of the `stock` class answers to the search split, one utterance at a time."""
     model = stock.from_pretrained(path, dtype=torch.float32).eval()
     family = family_of(open_checkpoint(path).config)
-    inputs, thinker = family.inputs(path), family.thinker(model)
+    inputs, thinker = family.running.inputs(path), family.running.thinker(model)
     (task,) = load_evals(Path("evals.yaml")).splits["search"]
     answers = []
     for sample in read_task(task, Path()):

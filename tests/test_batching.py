@@ -14,10 +14,11 @@ import torch
 from builders import wav_bytes
 from PIL import Image
 
-from autoreap.calibration.batching import START, Batch, Position, batches, encode, in_order
+from autoreap.calibration.batching import START, Batch, Position, batches, encode, order_rows
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.loading import describe
 
 BUDGETS = (1, 60, 100, 150, 400, 100_000)
@@ -26,7 +27,7 @@ BUDGETS = (1, 60, 100, 150, 400, 100_000)
 @pytest.fixture(scope="module")
 def inputs() -> ChatInputs:
     described = describe("tiny")
-    return described.family.inputs(described.checkpoint.path)
+    return described.family.running.inputs(described.checkpoint.path)
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +116,12 @@ def test_neighbours_are_of_similar_length_so_that_less_is_padding(inputs: ChatIn
 
 
 def test_the_order_is_of_the_rows_and_their_headers_alone(inputs: ChatInputs, samples: list[Sample]) -> None:
-    ordered = in_order(inputs, samples)
-    assert ordered == in_order(inputs, samples)
+    ordered = order_rows(inputs, samples)
+    assert ordered == order_rows(inputs, samples)
     assert sorted(sample.id for sample in ordered) == sorted(sample.id for sample in samples)
     assert [sample.weight for sample in ordered] == sorted(sample.weight for sample in samples)
     equal = [dataclasses.replace(samples[0], id=str(number)) for number in range(5)]
-    assert [sample.id for sample in in_order(inputs, equal)] == ["0", "1", "2", "3", "4"]
+    assert [sample.id for sample in order_rows(inputs, equal)] == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

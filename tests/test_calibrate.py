@@ -24,7 +24,7 @@ from autoreap.calibration.calibrator import Options, calibrate
 from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.samples import Sample, read_samples
 from autoreap.errors import InputError
-from autoreap.models.families.chat_inputs import Encoded
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.loading import Loaded, describe, load
 from autoreap.saliency import ModalitySums, Saliency, load_saliency
 from autoreap.tiny_omni import CHECKPOINT
@@ -224,7 +224,7 @@ def test_the_prompt_the_media_and_the_answer_all_count(loaded: Loaded, data: dic
     sample = data["audio"][1]
     encoded = encode(loaded.inputs, sample, with_answer=True)
     sums = calibrate(loaded, {"audio": [sample]}).components["thinker"].modalities["audio"]
-    assert sums.tokens == len(encoded.input_ids) > encoded.num_prompt_tokens > loaded.inputs.num_text_tokens("five")
+    assert sums.tokens == len(encoded.input_ids) > encoded.num_prompt_tokens > len(loaded.inputs.text_tokens("five"))
 
 
 def test_tokens_of_the_prompt_and_of_the_answer_add_up_to_both(
@@ -247,7 +247,7 @@ def test_tokens_of_the_prompt_and_of_the_answer_add_up_to_both(
 def test_the_answers_tokens_are_those_of_the_text_and_its_end(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
     saliency = calibrate(loaded, {"audio": data["audio"]}, options=Options(tokens="answer"))
     texts = [sample.text for sample in data["audio"] if sample.audio is not None and sample.text]
-    expected = sum(loaded.inputs.num_text_tokens(text) + 1 for text in texts)
+    expected = sum(len(loaded.inputs.text_tokens(text)) + 1 for text in texts)
     assert saliency.components["thinker"].modalities["audio"].tokens == expected
 
 

@@ -1,13 +1,14 @@
-import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from builders import ROOT, as_jsonl, wav_bytes
+import typer
+from builders import ROOT, as_jsonl, parse, wav_bytes
 
-from autoreap.commands.options import add_calibration_options, calibration_config, share, weighted_set
+from autoreap.commands.options import Calibration, weighted_set
 from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.data.calibration_data import read_calibration, read_set
 from autoreap.data.samples import Sample, digest
@@ -165,15 +166,21 @@ def test_a_set_is_named_with_or_without_its_weight(text: str, expected: tuple[st
 
 @pytest.mark.parametrize("text", ["a.jsonl=0", "a.jsonl=-1", "a.jsonl=nan", "a.jsonl=inf"])
 def test_a_weight_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="a weight must be a finite number above 0"):
+    with pytest.raises(typer.BadParameter, match="a weight must be a finite number above 0"):
         weighted_set(text)
 
 
 @pytest.mark.parametrize("text", ["-0.1", "1.1", "nan", "5%", ""])
 def test_a_share_that_is_none_is_refused(text: str) -> None:
-    assert [share("0"), share("0.05"), share("1")] == [0, 0.05, 1]
-    with pytest.raises(argparse.ArgumentTypeError, match="must be a number from 0 to 1"):
-        share(text)
+    for share in ("0", "0.05", "1"):
+        assert parse(["calibrate", "tiny", "--max-unreadable", share])["max_unreadable"] == float(share)
+    with pytest.raises(typer.BadParameter, match="Input should be"):
+        parse(["calibrate", "tiny", "--max-unreadable", text])
+
+
+def calibration_of_command(arguments: list[str]) -> CalibrationConfig:
+    given = parse(["calibrate", "tiny", *arguments])
+    return Calibration(**{field.name: given[field.name] for field in fields(Calibration)}).config()
 
 
 def test_the_options_of_a_command_say_what_to_measure_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,12 +188,10 @@ def test_the_options_of_a_command_say_what_to_measure_on(tmp_path: Path, monkeyp
     for name in ("a", "b"):
         jsonl(tmp_path / f"{name}.jsonl", {"id": "x", "text": "y"})
     (tmp_path / "sets.yaml").write_text("mixed: [{dataset_path: owner/name, split: dev}]\n")
-    parser = argparse.ArgumentParser()
-    add_calibration_options(parser.add_argument)
     arguments = ["--audio", "a.jsonl", "--audio", "b.jsonl=3", "--video", "owner/name", "--calibration", "sets.yaml"]
     arguments += ["--calibration-samples", "7", "--max-unreadable", "0.05"]
     arguments += ["--tokens", "answer", "--gates", "raw"]
-    assert calibration_config(parser.parse_args(arguments)) == CalibrationConfig(
+    assert calibration_of_command(arguments) == CalibrationConfig(
         mixed=(CalibrationSet("owner/name", split="dev", limit=7),),
         audio=(CalibrationSet("a.jsonl", limit=7), CalibrationSet("b.jsonl", weight=3, limit=7)),
         video=(CalibrationSet("owner/name", limit=7),),
@@ -194,4 +199,4 @@ def test_the_options_of_a_command_say_what_to_measure_on(tmp_path: Path, monkeyp
         tokens="answer",
         gates="raw",
     )
-    assert calibration_config(parser.parse_args(arguments[:2])) == CalibrationConfig(audio=(CalibrationSet("a.jsonl"),))
+    assert calibration_of_command(arguments[:2]) == CalibrationConfig(audio=(CalibrationSet("a.jsonl"),))

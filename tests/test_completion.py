@@ -9,9 +9,9 @@ from pathlib import Path
 
 import optuna
 import pytest
-from argcomplete.shell_integration import shellcode
 
 from autoreap.cli import main
+from autoreap.commands.completion import VARIABLE, completion_script
 from autoreap.search.storage import default_storage
 
 ROOT = Path(__file__).parent.parent
@@ -64,10 +64,11 @@ comppostfuncs=(finish)
 
 
 def in_bash(_folder: Path, script: str, words: Sequence[str]) -> list[str]:
-    line = " ".join(words)
     program = (
-        f'{script}\nCOMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; COMP_TYPE=9\n'
-        '_python_argcomplete "$1"; printf "%s\\n" "${COMPREPLY[@]}"'
+        f'{script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
+        '_autoreap_completion autoreap; printf "%s\\n" "${COMPREPLY[@]}"\n'
+        # as `complete -o default` does where the program offers nothing
+        '[[ -n $COMPREPLY ]] || compgen -f -- "${COMP_WORDS[COMP_CWORD]}" || true'
     )
     return output("bash", "-c", program, "bash", *words)
 
@@ -103,7 +104,7 @@ def completed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     shell = request.param
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
-    script, folder = shellcode(["autoreap"], shell=shell), tmp_path_factory.mktemp(shell)
+    script, folder = completion_script(shell), tmp_path_factory.mktemp(shell)
 
     def offered(*words: str) -> list[str]:
         # zsh adds what it describes more than once
@@ -120,14 +121,15 @@ def completed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         (["search", "s"], ["space.yaml"]),
         (["search", "a"], ["a file.yaml"]),
         (["search", "space.yaml", "--dtype", "b"], ["bfloat16"]),
-        (["search", "space.yaml", "--trials", ""], []),
+        (["search", "space.yaml", "--trials", "9"], []),
         (["search", "space.yaml", "--model", "t"], ["tiny"]),
         (["search", "space.yaml", "--model", "s"], ["space.yaml"]),
         (["search", "space.yaml", "--tr"], ["--tracking-uri", "--trials"]),
         (["search", "space.yaml", "--as"], []),
+        (["select", "night-1", "--rule", ""], ["best", "knee", "smallest"]),
         (["pareto", ""], ["night-1"]),
         (["show", "night-1", "--t"], ["--trial"]),
-        (["show", "night-1", "--trial", "3", "search", "--tri"], ["--trial"]),
+        (["show", "night-1", "--storage", "search", "--tri"], ["--trial"]),
         (["materialize", "n"], ["night-1"]),
         (["completion", "f"], ["fish"]),
     ],
@@ -139,15 +141,13 @@ def test_a_shell_offers_what_fits(words: list[str], offered: list[str], complete
 
 def asked(line: str) -> str:
     """What the program answers a shell that asks how `line` may go on."""
-    variables = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    variables["_ARGCOMPLETE_STDOUT_FILENAME"] = "said"
-    subprocess.run(["autoreap"], env={**os.environ, **variables}, check=True)
-    return Path("said").read_text().strip()
+    variables = {VARIABLE: "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    return subprocess.check_output(["autoreap"], env={**os.environ, **variables}, text=True).strip()
 
 
 @pytest.mark.usefixtures("folder")
 def test_what_a_shell_asks_for_is_told_without_a_heavy_library() -> None:
-    program = "import sys; from autoreap.commands.completion import _study_names; print(_study_names(), *sys.modules)"
+    program = "import sys; from autoreap.commands.options import study_names; print(study_names(), *sys.modules)"
     names = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     assert "['night-1']" in names
     assert set(names).isdisjoint({"torch", "transformers", "optuna", "mlflow"})

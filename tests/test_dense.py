@@ -93,7 +93,7 @@ def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_gener
 def test_the_thinker_saved_alone_answers_as_the_whole_model_does_pruned_and_as_it_is(run: Run) -> None:
     loaded = load(describe("model"))
     shutil.copytree("model", "thinker", ignore=shutil.ignore_patterns("model*", "config.json", "spk_dict.pt"))
-    loaded.described.family.thinker(loaded.model).save_pretrained("thinker")
+    loaded.described.family.running.thinker(loaded.model).save_pretrained("thinker")
     for options, kept in ((["--strip-vision"], 6), (["--layers", "1,3", "--strip-vision"], 4)):
         answers = []
         for model in ("model", "thinker"):

@@ -23,11 +23,11 @@ from autoreap import jobs
 from autoreap.calibration.calibrator import Options
 from autoreap.calibration.meter import Meter
 from autoreap.data.samples import Sample
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Described, Loaded, default_device, describe, load, shortage
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
-from autoreap.writing.behaviour import place
+from autoreap.writing.behaviour import device_dtype
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
 AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
@@ -66,7 +66,7 @@ def spread(described: Described, folder: Path, on_disk: Sequence[str]) -> Loaded
     model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
         described.checkpoint.path, device_map=device_map, offload_folder=folder, dtype=torch.float32
     )
-    return Loaded(described, model.eval(), described.family.inputs(described.checkpoint.path))
+    return Loaded(described, model.eval(), described.family.running.inputs(described.checkpoint.path))
 
 
 PLACES = {
@@ -123,14 +123,14 @@ def test_a_model_with_hooks_that_load_nothing_measures_the_same_bit_for_bit(desc
 
 def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
     """The weights see through the hooks: no slower second way is taken."""
-    family = Qwen3Omni()
+    running = QWEN3_OMNI.running
     path = save_random_model(tmp_path / "model", speech=False)
     device_map: Any = dict.fromkeys((*WHOLE[:3], *AROUND), "cpu")
     device_map |= {LAYER.format(number): "disk" for number in range(6)}
     model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
         path, device_map=device_map, offload_folder=tmp_path / "disk"
     )
-    decoder: Any = family.decoder(model, "thinker")
+    decoder: Any = running.decoder(model, "thinker")
     given: list[int] = []
     experts = decoder.layers[0].mlp.experts
     run = experts._old_forward
@@ -140,8 +140,8 @@ def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
         return run(hidden, *routing)
 
     experts._old_forward = watched
-    meter = Meter(family, ComponentShape(6, 8, 3), "cpu")
-    with meter.attached(decoder.layers), torch.inference_mode():
+    meter = Meter(running, ComponentShape(6, 8, 3), "cpu")
+    with meter.attach(decoder.layers), torch.inference_mode():
         decoder(inputs_embeds=torch.randn((1, 7, 32)), use_cache=False)
     assert given == [7]
 
@@ -150,12 +150,12 @@ def test_inputs_go_where_the_embeddings_run(described: Described, plain: Loaded,
     """Not where their weights rest."""
     loaded = spread(described, tmp_path, PLACES["everything"])
     assert loaded.model.thinker.get_input_embeddings().weight.is_meta
-    assert described.family.device(loaded.model) == torch.device("cpu")
+    assert described.family.running.device(loaded.model) == torch.device("cpu")
     batch = [loaded.inputs.encode(sample, "what?", sample.text) for sample in (*data["audio"], *data["video"])]
     given = []
     for each in (loaded, plain):
-        audio = [audio_of(described.family, each.model, encoded) for encoded in batch]
-        given.append(embedded(described.family, each.model, each.inputs, batch, audio))
+        audio = [audio_of(described.family.running, each.model, encoded) for encoded in batch]
+        given.append(embedded(described.family.running, each.model, each.inputs, batch, audio))
     assert given[0].keys() == given[1].keys()
     assert all(torch.equal(tensor, given[1][name]) for name, tensor in given[0].items())
 
@@ -164,10 +164,10 @@ def test_auto_is_this_machines_cpu_where_there_is_nothing_else(described: Descri
     if default_device() != "cpu":
         pytest.skip("there is an accelerator")
     loaded = load(described, device="auto")
-    assert place(loaded) == "cpu, float32"
+    assert device_dtype(loaded) == "cpu, float32"
     assert shortage(described, "auto", "auto") is None
 
 
 def test_a_model_in_several_places_is_said_to_be_so(described: Described, plain: Loaded, tmp_path: Path) -> None:
-    assert place(spread(described, tmp_path, PLACES["everything"])) == "auto, float32"
-    assert place(plain) == "cpu, float32"
+    assert device_dtype(spread(described, tmp_path, PLACES["everything"])) == "auto, float32"
+    assert device_dtype(plain) == "cpu, float32"

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import identity_plan
+import typer
+from builders import identity_plan, parse
 from pages import ROOT, Block, anchors, blocks, links, name_of, pages, spans
 from test_imports import PACKAGE, ROOMS
 
-from autoreap.cli import command_parser
+from autoreap.cli import app
 from autoreap.data.calibration_config import load_calibration
 from autoreap.data.evals_config import load_evals
 from autoreap.data.samples import read_samples
@@ -29,9 +30,8 @@ from autoreap.models.loading import describe, load
 from autoreap.search.space import load_space
 
 COMMANDS: dict[str, set[str]] = {}  # name -> flags
-for action in command_parser()._actions:
-    if isinstance(action.choices, dict):
-        COMMANDS.update({name: set(parser._option_string_actions) for name, parser in action.choices.items()})
+for _name, _command in typer.main.get_group(app).commands.items():
+    COMMANDS[_name] = {flag for parameter in _command.params for flag in parameter.opts}
 CHECKED = ("yaml", "json", "python", "diff")
 README = ROOT / "README.md"
 # Folders of the repository; of mlruns/ the pages name what a search will write.
@@ -100,9 +100,9 @@ def test_every_command_is_one_that_the_command_line_takes(page: Path) -> None:
         words = shlex.split(line, comments=True)[1:]
         redirected = next((place for place, word in enumerate(words) if _REDIRECTION.fullmatch(word)), len(words))
         try:
-            command_parser().parse_args(words[:redirected])
-        except SystemExit:
-            pytest.fail(f"{name_of(page)}: {line}")
+            parse(words[:redirected])
+        except typer.TyperException as error:
+            pytest.fail(f"{name_of(page)}: {line}: {error.format_message()}")
 
 
 @by_page

@@ -13,8 +13,7 @@ from builders import write_sparse_checkpoint
 from random_models import real_config
 
 from autoreap.cli import main
-from autoreap.commands.doctor_checks import BROKEN, GOOD, NOTE, Finding, abilities, examine
-from autoreap.commands.machine import Accelerator, Machine
+from autoreap.commands.machine import BROKEN, GOOD, NOTE, Accelerator, Finding, Machine, abilities, examine
 from autoreap.commands.needs import PUBLISHED_NEED, need_of
 from autoreap.models.families import family_of
 from autoreap.models.loading import describe
@@ -53,7 +52,7 @@ def able(machine: Machine, command: str) -> tuple[bool, str]:
 
 def test_the_need_of_the_published_model_is_that_of_its_tensors(tmp_path: Path) -> None:
     config = real_config()
-    shapes = family_of(config).expected_tensors(config)
+    shapes = family_of(config).layout.expected_tensors(config)
     need = need_of(describe(str(write_sparse_checkpoint(tmp_path, config, shapes))))
     assert replace(need, model=PUBLISHED_NEED.model) == PUBLISHED_NEED
     assert "48 layers x 128 experts x 4,718,592 = 28.99 B parameters" in need.arithmetic()
@@ -113,7 +112,7 @@ def test_a_library_that_can_not_be_imported_is_broken_and_nothing_works() -> Non
     (torch,) = found(machine, "torch")
     assert torch.state == BROKEN
     assert "OSError: libcudart" in torch.text
-    assert able(machine, "calibrate") == (False, "mend first: torch")
+    assert able(machine, "calibrate") == (False, "fix first: torch")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_a_torchvision_of_another_torch_is_found_before_it_breaks_a_night(
     assert main(["doctor"]) == 1
     captured = capsys.readouterr()
     assert "broken  transformers: " in captured.out
-    assert "no      calibrate: mend first: transformers" in captured.out
+    assert "no      calibrate: fix first: transformers" in captured.out
     (line,) = captured.err.splitlines()
     assert "pip uninstall torchvision" in line
     assert "Traceback" not in captured.out

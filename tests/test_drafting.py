@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoreap.evaluation.draft_rows import Answer, Prompt
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.plan import BaseModel, ModelShape, PruningPlan
 
-SHAPE: ModelShape = Qwen3Omni().shape(small_config())
+SHAPE: ModelShape = QWEN3_OMNI.layout.shape(small_config())
 THINKER = SHAPE.components["thinker"]
 LONGEST = 16
 
@@ -29,7 +29,7 @@ LONGEST = 16
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Random, in float32; its answers end now and then."""
     path = save_random_model(tmp_path_factory.mktemp("random") / "model", speech=False)
-    model = Qwen3Omni().load(path, dtype=torch.float32, device="cpu", speech=False)
+    model = QWEN3_OMNI.running.load(path, dtype=torch.float32, device="cpu", speech=False)
     weight = model.thinker.lm_head.weight
     weight.data[END] = weight.data[END] * 2.5
     return model
@@ -72,7 +72,7 @@ def drafted(
     batch_size: int = 4,
     **options: Any,
 ) -> list[Answer]:
-    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=batch_size)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=batch_size)
     asked = [
         Prompt(len(prompt), bound, tuple(draft)) for prompt, bound, draft in zip(prompts, bounds, drafts, strict=True)
     ]
@@ -293,7 +293,7 @@ def test_finished_rows_stay_where_memory_is_too_small_to_part_from_them(model: A
 
 
 def test_the_batch_size_that_memory_allowed_holds_for_what_is_decoded_next(model: Any, case: Case) -> None:
-    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=8)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=8)
     prompts = case.prompts()
     asked = [Prompt(len(prompt), 3) for prompt in prompts]
     with short_of_memory(model, 2):
@@ -330,7 +330,7 @@ def test_an_output_that_is_no_number_ends_its_own_answer_and_changes_no_other(
     prompts, bounds = case.prompts(), case.bounds()
     expected = stock(model, prompts, bounds)
     drafts = [edited(random.Random(0), answer, rate) for answer in expected]
-    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=batch_size)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=batch_size)
     asked = [Prompt(len(p), bound, tuple(d)) for p, bound, d in zip(prompts, bounds, drafts, strict=True)]
     answers = decoder.decode(asked, not_a_number(model, case, 4))
     assert [answer.is_number for answer in answers] == [number != 4 for number in range(case.num_rows)]
@@ -360,7 +360,7 @@ def test_log_likelihoods_are_those_that_decoding_gives_and_no_number_where_there
     prompts = case.prompts()
     drafts = [[rng.randrange(100, 400) for _ in range(length)] for length in range(case.num_rows)]
     asked = [Prompt(len(prompt), 3, tuple(draft)) for prompt, draft in zip(prompts, drafts, strict=True)]
-    decoder = DraftedDecoder(Qwen3Omni(), model, end_token=END, batch_size=3)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=3)
     with short_of_memory(model, 2):
         scored = decoder.log_likelihoods(asked, not_a_number(model, case, 4))
     answers = drafted(model, prompts, case.bounds(), drafts, likelihoods=True)

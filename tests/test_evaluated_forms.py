@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "evals.yaml").write_text("search: [{task: asr, dataset_path: rows.jsonl, doc_to_text: transcribe}]")
     shutil.copytree(CHECKPOINT, folder / "thinker", ignore=shutil.ignore_patterns("model*", "config.json"))
     loaded = load(describe("tiny"))
-    loaded.described.family.thinker(loaded.model).save_pretrained(folder / "thinker")
+    loaded.described.family.running.thinker(loaded.model).save_pretrained(folder / "thinker")
     return folder
 
 

@@ -34,18 +34,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The real model's headers, at full length."""
     config = real_config()
     folder = tmp_path_factory.mktemp("real")
-    return open_checkpoint(write_sparse_checkpoint(folder, config, family_of(config).expected_tensors(config)))
+    return open_checkpoint(write_sparse_checkpoint(folder, config, family_of(config).layout.expected_tensors(config)))
 
 
 def plan_for(checkpoint: Checkpoint, candidate: Candidate) -> PruningPlan:
-    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    shape = family_of(checkpoint.config).layout.shape(checkpoint.config)
     saliency = saliency_of(shape, fingerprint=checkpoint.fingerprint)
     return make_plan(candidate, saliency, shape, BaseModel("real", checkpoint.fingerprint))
 
 
 def random_plan(checkpoint: Checkpoint, rng: np.random.Generator) -> PruningPlan:
     """Each component with experts and layers drawn at random, with or without vision and speech."""
-    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    shape = family_of(checkpoint.config).layout.shape(checkpoint.config)
     edits = {}
     for name, decoder in shape.components.items():
         last = decoder.num_layers - 1
@@ -70,15 +70,15 @@ def test_a_footprint_counts_exactly_what_the_rewrite_on_paper_writes(model: str,
     for _ in range(6 if model == "tiny" else 2):
         plan = random_plan(checkpoint, rng)
         rewrite = plan_rewrite(checkpoint, plan)
-        family = family_of(rewrite.config)
-        roles = [family.role(tensor.name) for tensor in rewrite.tensors]
+        layout = family_of(rewrite.config).layout
+        roles = [layout.role(tensor.name) for tensor in rewrite.tensors]
         footprint = Footprint.of(checkpoint, plan)
         assert footprint.config == rewrite.config
         assert footprint.size_bytes() == rewrite.size_bytes
         for bits in (4, 8):
             sizes = [quantised_bytes(tensor, role, bits) for tensor, role in zip(rewrite.tensors, roles, strict=True)]
             assert footprint.size_bytes(bits) == sum(sizes) < rewrite.size_bytes
-        thinker = family.shape(rewrite.config).components["thinker"]
+        thinker = layout.shape(rewrite.config).components["thinker"]
         active = 0
         for tensor, role in zip(rewrite.tensors, roles, strict=True):
             if role.part == "thinker":
@@ -122,12 +122,12 @@ def test_the_cache_of_a_minute_follows_from_heads_layers_and_thirteen_tokens_a_s
 def test_matrices_of_decoder_layers_are_quantised_in_groups_with_scales_and_the_rest_is_not(
     bits: int, bytes_per_group: int, real: Checkpoint
 ) -> None:
-    family = family_of(real.config)
-    parts = component_sizes(real.tensors.values(), family)
+    layout = family_of(real.config).layout
+    parts = component_sizes(real.tensors.values(), layout)
     layers = [
         info
         for info in real.tensors.values()
-        if family.role(info.name).layer is not None
+        if layout.role(info.name).layer is not None
         and len(info.shape) == 2
         and not info.name.endswith("mlp.gate.weight")
     ]
@@ -161,14 +161,14 @@ def peak_bytes(run: Callable[[], object]) -> int:
 def test_the_working_memory_of_the_tiny_model_is_what_was_estimated() -> None:
     loaded = load(describe("tiny"))
     family, model, config = loaded.described.family, loaded.model, loaded.described.checkpoint.config
-    decoder: Any = family.decoder(model, "thinker")
+    decoder: Any = family.running.decoder(model, "thinker")
     for num_frames in (1000, 6000):
         mel = torch.zeros(128, num_frames)
-        heard = family.audio_embeddings(model, mel, num_frames)
-        tower = peak_bytes(partial(family.audio_embeddings, model, mel, num_frames))
+        heard = family.running.audio_embeddings(model, mel, num_frames)
+        tower = peak_bytes(partial(family.running.audio_embeddings, model, mel, num_frames))
         prefill = peak_bytes(partial(decoder, inputs_embeds=heard[None], use_cache=False))
-        assert 4 * family.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.1)
-        assert 4 * family.working_values(config, 0, len(heard)) == pytest.approx(prefill, rel=0.1)
+        assert 4 * family.layout.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.1)
+        assert 4 * family.layout.working_values(config, 0, len(heard)) == pytest.approx(prefill, rel=0.1)
 
 
 @torch.inference_mode()
@@ -178,11 +178,11 @@ def test_the_tiny_model_fills_its_cache_with_the_bytes_that_were_counted() -> No
     sample = read_samples(EVALS / "asr_search.jsonl")[0]
     encoded = loaded.inputs.encode(sample, "transcribe")
     assert encoded.mel is not None
-    audio = audio_of(family, model, encoded)
+    audio = audio_of(family.running, model, encoded)
     assert audio is not None
-    assert len(audio) == family.num_audio_tokens(encoded.mel.shape[1])
+    assert len(audio) == family.layout.num_audio_tokens(encoded.mel.shape[1])
     cache = DynamicCache()
-    decoder: Any = family.decoder(model, "thinker")
+    decoder: Any = family.running.decoder(model, "thinker")
     decoder(inputs_embeds=audio[None], past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     stored_in = 4 / torch.empty(0, dtype=torch.bfloat16).element_size()  # computed in float32

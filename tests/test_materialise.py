@@ -161,7 +161,7 @@ def test_masked_and_materialised_agree_for_any_plan(base: Path, tmp_path: Path, 
     materialise(base, plan, target)
     dtype = data.draw(st.sampled_from((torch.float32, torch.bfloat16)))
     family = family_of(open_checkpoint(base).config)
-    model, written = (family.load(path, dtype=dtype, device="cpu", speech=True) for path in (base, target))
+    model, written = (family.running.load(path, dtype=dtype, device="cpu", speech=True) for path in (base, target))
     with masked(model, plan):
         by_mask = _answers(model)
     by_checkpoint = _answers(written)
@@ -203,7 +203,7 @@ def test_an_empty_target_directory_is_fine(base: Path, plan: PruningPlan, tmp_pa
 
 def _shape_and_identity(path: Path) -> tuple[ModelShape, PruningPlan]:
     checkpoint = open_checkpoint(path)
-    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    shape = family_of(checkpoint.config).layout.shape(checkpoint.config)
     return shape, identity_plan(checkpoint.fingerprint, shape)
 
 

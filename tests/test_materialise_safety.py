@@ -42,7 +42,7 @@ def base(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy in many shards, to be damaged."""
     monkeypatch.setattr(shards, "MAX_SHARD_BYTES", SMALL_SHARD_BYTES)
     checkpoint = open_checkpoint(model)
-    whole = identity_plan(checkpoint.fingerprint, family_of(checkpoint.config).shape(checkpoint.config))
+    whole = identity_plan(checkpoint.fingerprint, family_of(checkpoint.config).layout.shape(checkpoint.config))
     materialise(model, whole, tmp_path / "base")
     shutil.rmtree(tmp_path / "base" / "verification")
     return tmp_path / "base"
@@ -55,7 +55,7 @@ def plan(base: Path) -> PruningPlan:
 
 def plan_for(path: Path) -> PruningPlan:
     checkpoint = open_checkpoint(path)
-    shape = family_of(checkpoint.config).shape(checkpoint.config)
+    shape = family_of(checkpoint.config).layout.shape(checkpoint.config)
     thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=1)
     return replace(identity_plan(checkpoint.fingerprint, shape), thinker=thinker)
 
@@ -275,6 +275,19 @@ def test_a_finished_shard_that_is_gone_is_written_again(base: Path, plan: Prunin
     assert contents(materialised(base, plan, tmp_path / "out")) == contents(
         materialised(base, plan, tmp_path / "expected")
     )
+
+
+@pytest.mark.parametrize("line", ['{"shard": 3, "checksums": {}}', '{"shard": "a"}', "[]", "{"])
+def test_shards_after_a_damaged_line_of_the_journal_are_written_again(
+    base: Path, plan: PruningPlan, tmp_path: Path, line: str
+) -> None:
+    kill_after(0.0, base, plan, tmp_path / "out", after_shards=4)
+    journal = tmp_path / ".out.partial" / ".journal.jsonl"
+    lines = journal.read_text().splitlines()
+    lines[2] = line
+    journal.write_text("\n".join(lines) + "\n")
+    expected = contents(materialised(base, plan, tmp_path / "expected"))
+    assert contents(materialised(base, plan, tmp_path / "out")) == expected
 
 
 @pytest.mark.parametrize("change", ["plan", "source"])

@@ -20,11 +20,11 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3Omni
 
 from autoreap.calibration.meter import Meter
 from autoreap.errors import InputError
-from autoreap.models.families.family import Decoder
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
+from autoreap.models.families.running import Decoder
 from autoreap.plan import ComponentShape
 
-FAMILY = Qwen3Omni()
+RUNNING = QWEN3_OMNI.running
 COMPONENTS = ("thinker", "talker")
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 SPANS = 8
@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 
 def load(tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype) -> PreTrainedModel:
     path = save_random_model(tmp_path_factory.mktemp("random"), dtype=dtype)
-    return FAMILY.load(path, dtype=dtype, device="cpu", speech=True)
+    return RUNNING.load(path, dtype=dtype, device="cpu", speech=True)
 
 
 @contextmanager
@@ -64,13 +64,13 @@ def using(model: PreTrainedModel, implementation: str) -> Iterator[None]:
 
 
 def decoder_of(model: PreTrainedModel, component: str = "thinker") -> Any:
-    return FAMILY.decoder(model, component)
+    return RUNNING.decoder(model, component)
 
 
 def meter_of(decoder: Decoder, **options: Any) -> Meter:
     router = cast(Any, decoder.layers[0]).mlp.gate
     shape = ComponentShape(len(decoder.layers), router.num_experts, router.top_k)
-    return Meter(FAMILY, shape, router.weight.device, **options)
+    return Meter(RUNNING, shape, router.weight.device, **options)
 
 
 def embeddings(decoder: Any, batch_size: int, length: int, seed: int = 0) -> torch.Tensor:
@@ -91,7 +91,7 @@ def measured(
 ) -> Meter:
     """A meter after `batches` of (embeddings [B, T, H], mask [B, T])."""
     meter = meter or meter_of(decoder, **options)
-    with meter.attached(decoder.layers):
+    with meter.attach(decoder.layers):
         for inputs, mask in batches:
             meter.count(mask.bool())
             run(decoder, inputs, mask.long())
@@ -212,7 +212,7 @@ def test_what_is_measured_computes_what_it_computes_unmeasured_bit_for_bit(
     with using(any_model, implementation):
         plain = run(decoder, inputs, mask)
         meter = meter_of(decoder, spans=SPANS, gates="raw")
-        with meter.attached(decoder.layers):
+        with meter.attach(decoder.layers):
             meter.count(mask)
             assert torch.equal(run(decoder, inputs, mask), plain)
 
@@ -221,7 +221,7 @@ def test_what_is_measured_computes_what_it_computes_unmeasured_bit_for_bit(
 def test_logits_and_what_is_generated_stay_the_same_bit_for_bit(
     any_model: PreTrainedModel, implementation: str
 ) -> None:
-    thinker = FAMILY.thinker(any_model)
+    thinker = RUNNING.thinker(any_model)
     decoder = decoder_of(any_model)
     prompt = random_prompt(batch_size=2, length=12)
 
@@ -232,7 +232,7 @@ def test_logits_and_what_is_generated_stay_the_same_bit_for_bit(
 
     with using(any_model, implementation):
         plain = answers()
-        with meter_of(decoder, spans=SPANS).attached(decoder.layers):
+        with meter_of(decoder, spans=SPANS).attach(decoder.layers):
             seen = answers()
     assert all(torch.equal(ours, stock) for ours, stock in zip(seen, plain, strict=True))
 
@@ -270,7 +270,7 @@ def test_kinds_of_tokens_add_up(model: PreTrainedModel, chosen: list[bool]) -> N
 
     def of(mask: torch.Tensor) -> Meter:
         meter = meter_of(decoder, spans=SPANS)
-        with meter.attached(decoder.layers):
+        with meter.attach(decoder.layers):
             meter.count(mask)
             run(decoder, inputs)
         return meter
@@ -285,7 +285,7 @@ def test_all_tokens_count_unless_it_is_said_which(model: PreTrainedModel) -> Non
     decoder = decoder_of(model, "talker")
     inputs = embeddings(decoder, 2, 9)
     meter = meter_of(decoder, spans=SPANS)
-    with meter.attached(decoder.layers):
+    with meter.attach(decoder.layers):
         run(decoder, inputs)
     assert_same_bits(meter, measured(decoder, [(inputs, torch.ones((2, 9)))], spans=SPANS))
 
@@ -397,7 +397,7 @@ def test_the_model_is_as_it_was_afterwards_also_if_a_batch_breaks(model: PreTrai
     measured(decoder, [(inputs, mask)], spans=SPANS, gates="raw")
     assert traces(model) == before
     meter = meter_of(decoder, spans=SPANS, gates="raw")
-    with pytest.raises(RuntimeError), meter.attached(decoder.layers):
+    with pytest.raises(RuntimeError), meter.attach(decoder.layers):
         run(decoder, inputs[..., :-1], mask)
     assert traces(model) == before
     assert torch.equal(run(decoder, inputs, mask), plain)
@@ -437,7 +437,7 @@ def test_nothing_waits_for_the_device(model: PreTrainedModel) -> None:
     """The meta device has no values: whatever asked for one would raise."""
     decoder = decoder_of(model)
     layer = type(decoder.layers[0])(decoder.config, 0).to("meta")
-    meter = Meter(FAMILY, ComponentShape(6, 8, 3), "meta", spans=SPANS, gates="raw")
+    meter = Meter(RUNNING, ComponentShape(6, 8, 3), "meta", spans=SPANS, gates="raw")
     heads = torch.empty((1, 5, 8), device="meta")
     with torch.inference_mode(), using(model, "batched_mm"), meter.layer(5, layer):
         hidden = torch.empty((1, 5, WIDTH), device="meta")
@@ -492,7 +492,7 @@ def test_experts_that_transformers_can_not_switch_are_measured_too(
     with with_experts(decoder, experts_class):
         plain = run(decoder, *batch)
         meter = meter_of(decoder, spans=SPANS, gates=gates)
-        with meter.attached(decoder.layers):
+        with meter.attach(decoder.layers):
             meter.count(batch[1].bool())
             output = run(decoder, *batch)
     assert_close(meter, expected)

@@ -89,22 +89,27 @@ def test_what_was_written_before_languages_were_kept_is_read_and_holds_the_same_
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("edit", "message"),
     [
-        ("{", "Expecting"),
-        ("[]", "must be a JSON object, got list"),
-        ("", "Expecting"),
-        ('{"id": "a"}', "key 'metric' must be a str, got None"),
-        (None, "key 'numerator' must be a int, got True"),
+        ("{", "not JSON: EOF while parsing an object at column 1"),
+        ("[]", "must be a mapping, got []"),
+        ("", "not JSON: EOF while parsing a value at column 0"),
+        ('{"id": "a"}', "key metric is missing (and 5 more mistakes)"),
+        ({"numerator": True}, "numerator: must be an integer, got True"),
+        ({"denominator": -1}, "denominator: must be at least 0, got -1"),
+        ({"failed": 0}, "failed: must be true or false, got 0"),
+        ({"langauge": "en"}, "langauge: unknown key"),
+        ({"alignment": [["=", 1]]}, "alignment.0.1: must be a string, got 1"),
     ],
 )
-def test_a_line_that_is_no_outcome_is_named(tmp_path: Path, line: str | None, message: str) -> None:
+def test_a_line_that_is_no_outcome_is_named(tmp_path: Path, edit: str | dict[str, object], message: str) -> None:
     path = tmp_path / "outcomes.jsonl"
     MIXED.save_outcomes(path)
     lines = path.read_text().splitlines()
-    lines[2] = lines[2].replace('"numerator": 0', '"numerator": true') if line is None else line
+    lines[2] = edit if isinstance(edit, str) else json.dumps(json.loads(lines[2]) | edit)
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match=re.escape(f"{path}:3: not of the form that autoreap writes: {message}")):
+    fix = "name a file of outcomes as autoreap wrote it, or score again"
+    with pytest.raises(InputError, match=re.escape(f"{path}:3: {message} ({fix})")):
         load_outcomes(path)
 
 
@@ -112,14 +117,19 @@ def test_a_file_that_was_cut_short_is_not_read_as_if_it_were_whole(tmp_path: Pat
     path = tmp_path / "outcomes.jsonl"
     MIXED.save_outcomes(path)
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(InputError, match=rf"{path}:5: not of the form"):
+    with pytest.raises(InputError, match=rf"{path}:5: not JSON"):
         load_outcomes(path)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audio.jsonl").write_bytes(b"\xff\xfeRIFF")
-    with pytest.raises(InputError, match=r"audio\.jsonl: not of the form"):
+    with pytest.raises(InputError, match=r"audio\.jsonl: not a JSONL file"):
         load_outcomes(tmp_path / "audio.jsonl")
+
+
+def test_a_file_that_is_gone_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.jsonl: no such file"):
+        load_outcomes(tmp_path / "gone.jsonl")
 
 
 def test_the_table_for_people_has_every_interval_and_says_what_failed() -> None:

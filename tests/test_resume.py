@@ -19,7 +19,7 @@ from autoreap import jobs
 from autoreap.calibration import resume
 from autoreap.calibration.batching import batches
 from autoreap.calibration.calibrator import Options, identity
-from autoreap.calibration.resume import Part, ResumeFile, resumable
+from autoreap.calibration.resume import Part, ResumeFile, lock_resume_file
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
 from autoreap.models.loading import Loaded, describe, load
@@ -89,7 +89,7 @@ def passes(loaded: Loaded, component: str = "thinker", *, interrupt_at: int | No
         if len(counted) == interrupt_at:
             raise KeyboardInterrupt
 
-    decoder: Any = loaded.described.family.decoder(loaded.model, component)
+    decoder: Any = loaded.described.family.running.decoder(loaded.model, component)
     handle = decoder.layers[0].register_forward_pre_hook(hook)
     try:
         yield counted
@@ -237,6 +237,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda content: content[: len(content) // 2],
     "no header": lambda content: b"\xff" * 8 + content[8:],
     "metadata": lambda content: content.replace(b"num_rows", b"num_cows"),
+    "a weight that is no number": lambda content: content.replace(b'weight\\": 1.0', b'weight\\": [ ]'),
     "of another format": lambda content: content.replace(b"autoreap.resume.1", b"autoreap.resume.0"),
 }
 
@@ -258,7 +259,10 @@ def test_a_damaged_file_is_ignored_and_overwritten(
 
 def test_two_measurements_for_one_file_at_once_are_refused(loaded: Loaded, data: Data, tmp_path: Path) -> None:
     output = tmp_path / "s.safetensors"
-    with resumable(output), pytest.raises(InputError, match=r"another calibration that writes .*s\.safetensors is"):
+    with (
+        lock_resume_file(output),
+        pytest.raises(InputError, match=r"another calibration that writes .*s\.safetensors is"),
+    ):
         jobs.calibrated(loaded, data, options=OPTIONS, output=output)
     jobs.calibrated(loaded, data, options=OPTIONS, output=output)
 
@@ -270,7 +274,7 @@ def test_processes_that_come_and_go_never_write_one_file_together(tmp_path: Path
     def work() -> None:
         alone, deadline = 0, time.monotonic() + 1
         while time.monotonic() < deadline:
-            with suppress(InputError), resumable(tmp_path / "s.safetensors"):
+            with suppress(InputError), lock_resume_file(tmp_path / "s.safetensors"):
                 os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
                 os.sched_yield()
                 inside.unlink()

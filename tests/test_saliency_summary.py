@@ -8,13 +8,13 @@ from builders import SHAPE, measured, saliency_of
 
 from autoreap.calibration.summary import (
     component_shape,
+    count_never_routed,
     cut_order,
     effective_experts,
     headline,
     kept_share,
     layer_table,
-    measured_shape,
-    never_routed,
+    read_shape,
     summarise,
     top_share,
     turnover,
@@ -50,10 +50,10 @@ def with_shape(saliency: Saliency, text: str) -> Saliency:
 
 def test_the_shape_is_read_as_it_was_written_and_is_none_where_it_was_not() -> None:
     saliency = saliency_of(SHAPE)
-    assert measured_shape(saliency) is None
-    assert measured_shape(with_shape(saliency, json.dumps(asdict(SHAPE)))) == SHAPE
+    assert read_shape(saliency) is None
+    assert read_shape(with_shape(saliency, json.dumps(asdict(SHAPE)))) == SHAPE
     deaf = replace(SHAPE, speech_tap=None)
-    assert measured_shape(with_shape(saliency, json.dumps(asdict(deaf)))) == deaf
+    assert read_shape(with_shape(saliency, json.dumps(asdict(deaf)))) == deaf
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_shape_is_read_as_it_was_written_and_is_none_where_it_was_not() -> N
 def test_a_shape_that_is_broken_or_not_that_of_the_measurements_is_refused(text: str) -> None:
     thinker_alone = Saliency({"thinker": saliency_of(SHAPE).components["thinker"]}, {"model_fingerprint": "f"})
     with pytest.raises(InputError, match=r"shape is broken, or not that of the measurements .*calibrate again"):
-        measured_shape(with_shape(thinker_alone, text))
+        read_shape(with_shape(thinker_alone, text))
 
 
 def test_the_decoder_is_known_from_its_measurements_alone() -> None:
@@ -96,9 +96,9 @@ def test_as_many_experts_are_effective_as_would_spread_the_saliency_as_wide() ->
 
 def test_experts_are_counted_that_took_no_token_of_the_modalities_given() -> None:
     audio, video, mixed = (BY_HAND.modalities[modality] for modality in ("audio", "video", "mixed"))
-    assert never_routed([audio]).tolist() == [2, 0, 0, 0]
-    assert never_routed([audio, video]).tolist() == [1, 0, 0, 0]
-    assert never_routed([audio, video, mixed]).tolist() == [0, 0, 0, 0]
+    assert count_never_routed([audio]).tolist() == [2, 0, 0, 0]
+    assert count_never_routed([audio, video]).tolist() == [1, 0, 0, 0]
+    assert count_never_routed([audio, video, mixed]).tolist() == [0, 0, 0, 0]
 
 
 def test_the_kept_share_is_of_the_sum_of_the_layer() -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from autoreap.candidate import Candidate, control
 from autoreap.errors import InputError
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.plan import ComponentShape, ModelShape
 from autoreap.search.samplers import make_sampler
 from autoreap.search.sampling import check_known_parameters, check_space, enqueue_presets, sample
@@ -42,7 +42,7 @@ def space(folder: Path, parameters: str, rest: str = "") -> SpaceConfig:
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_space_fits_its_model(path: Path) -> None:
     config = load_space(path)
-    shape = Qwen3Omni().shape(json.loads(CONFIG_30B.read_text()))
+    shape = QWEN3_OMNI.layout.shape(json.loads(CONFIG_30B.read_text()))
     if path.stem == "tiny":
         shape = ModelShape({"thinker": ComponentShape(6, 16, 2)})
     check_space(config, shape)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import as_jsonl, copy_rows, random_component
+from builders import as_jsonl, copy_rows, parse, random_component
 
-from autoreap.cli import command_parser
 from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
 from autoreap.models.loading import describe, load
@@ -120,4 +119,4 @@ def test_the_files_to_copy_for_kubernetes_name_kinds_and_real_options(path: Path
         if document["kind"] == "RayJob":
             words = document["spec"]["entrypoint"].split()
             assert words[0] == "autoreap"
-            assert command_parser().parse_args(words[1:]).workers > 1
+            assert parse(words[1:])["workers"] > 1

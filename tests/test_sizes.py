@@ -8,7 +8,8 @@ from random_models import real_config
 
 from autoreap.candidate import Candidate
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint
-from autoreap.models.families import Family, family_of
+from autoreap.models.families import family_of
+from autoreap.models.families.layout import CheckpointLayout
 from autoreap.plan import BaseModel
 from autoreap.planning import make_plan
 from autoreap.writing.rewrite import plan_rewrite
@@ -20,16 +21,16 @@ STUB_BYTES, NUM_STUB_TENSORS = 2 * 863_296, 21
 
 
 @pytest.fixture(scope="module")
-def family() -> Family:
-    return family_of(real_config())
+def layout() -> CheckpointLayout:
+    return family_of(real_config()).layout
 
 
 @pytest.fixture(scope="module")
-def checkpoint(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(layout: CheckpointLayout, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The real model's headers, at full length."""
     config = real_config()
     folder = tmp_path_factory.mktemp("real")
-    return open_checkpoint(write_sparse_checkpoint(folder, config, family.expected_tensors(config), num_shards=15))
+    return open_checkpoint(write_sparse_checkpoint(folder, config, layout.expected_tensors(config), num_shards=15))
 
 
 def test_the_stock_class_expects_the_tensors_of_the_published_checkpoint(checkpoint: Checkpoint) -> None:
@@ -38,8 +39,8 @@ def test_the_stock_class_expects_the_tensors_of_the_published_checkpoint(checkpo
     assert checkpoint.num_bytes == 2 * NUM_PARAMETERS
 
 
-def test_the_parts_of_the_real_model_have_their_known_sizes(checkpoint: Checkpoint, family: Family) -> None:
-    sizes = component_sizes(checkpoint.tensors.values(), family)
+def test_the_parts_of_the_real_model_have_their_known_sizes(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
+    sizes = component_sizes(checkpoint.tensors.values(), layout)
     parameters = {name: size.num_parameters for name, size in sizes.items()}
     thinker = sum(parameters[f"thinker {kind}"] for kind in ("routers", "rest"))
     talker = sum(parameters[f"talker {kind}"] for kind in ("attention", "routers", "rest"))
@@ -55,8 +56,10 @@ def test_the_parts_of_the_real_model_have_their_known_sizes(checkpoint: Checkpoi
     assert sizes["thinker experts"].num_tensors == 48 * 128 * 3
 
 
-def test_the_routers_of_the_real_model_hold_a_row_for_each_expert(checkpoint: Checkpoint, family: Family) -> None:
-    sizes = component_sizes(checkpoint.tensors.values(), family)
+def test_the_routers_of_the_real_model_hold_a_row_for_each_expert(
+    checkpoint: Checkpoint, layout: CheckpointLayout
+) -> None:
+    sizes = component_sizes(checkpoint.tensors.values(), layout)
     assert sizes["thinker routers"] == Size(48 * 128 * 2048, 48 * 128 * 2048 * 2, 48)
     assert sizes["talker routers"].num_tensors == 20
 
@@ -75,10 +78,10 @@ QUICK = ((0.75, 4), (0.5, 8), (0.25, 12))
     [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in GIGABYTES],
 )
 def test_a_candidate_of_the_real_model_has_the_size_that_counting_gives(
-    retention: float, layers_cut: int, checkpoint: Checkpoint, family: Family
+    retention: float, layers_cut: int, checkpoint: Checkpoint, layout: CheckpointLayout
 ) -> None:
     """Counted without the stub in the vision tower's place, which is under 2 MB."""
-    shape = family.shape(checkpoint.config)
+    shape = layout.shape(checkpoint.config)
     saliency = saliency_of(shape, fingerprint=checkpoint.fingerprint)
     base_model = BaseModel("real", checkpoint.fingerprint)
     for drop_speech, gigabytes in zip((True, False), GIGABYTES[retention, layers_cut], strict=True):
@@ -89,19 +92,23 @@ def test_a_candidate_of_the_real_model_has_the_size_that_counting_gives(
         assert len(rewrite.tensors) + rewrite.num_dropped == NUM_TENSORS + NUM_STUB_TENSORS
 
 
-def test_the_stub_in_the_place_of_vision_is_what_the_stock_class_builds(checkpoint: Checkpoint, family: Family) -> None:
-    shape = family.shape(checkpoint.config)
+def test_the_stub_in_the_place_of_vision_is_what_the_stock_class_builds(
+    checkpoint: Checkpoint, layout: CheckpointLayout
+) -> None:
+    shape = layout.shape(checkpoint.config)
     plan = make_plan(Candidate(strip_vision=True), None, shape, BaseModel("real", checkpoint.fingerprint))
     rewrite = plan_rewrite(checkpoint, plan)
     stub = {tensor.name: tensor.shape for tensor in rewrite.tensors if tensor.name.startswith("thinker.visual.")}
-    expected = family.expected_tensors(rewrite.config)
+    expected = layout.expected_tensors(rewrite.config)
     assert stub == {name: size for name, size in expected.items() if name.startswith("thinker.visual.")}
     assert 2 * sum(math.prod(size) for size in stub.values()) == STUB_BYTES < 2_000_000
     assert len(stub) == NUM_STUB_TENSORS
 
 
-def test_pruning_the_talker_too_saves_its_experts(checkpoint: Checkpoint, family: Family, tmp_path: Path) -> None:
-    shape = family.shape(checkpoint.config)
+def test_pruning_the_talker_too_saves_its_experts(
+    checkpoint: Checkpoint, layout: CheckpointLayout, tmp_path: Path
+) -> None:
+    shape = layout.shape(checkpoint.config)
     base_model, saliency = (
         BaseModel("real", checkpoint.fingerprint),
         saliency_of(shape, fingerprint=checkpoint.fingerprint),

@@ -23,8 +23,8 @@ from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneratio
 import autoreap
 from autoreap import cli, jobs
 from autoreap.calibration.calibrator import Options
-from autoreap.calibration.layer_weights import read_layer
 from autoreap.calibration.spool import spool_beside
+from autoreap.calibration.streaming import read_layer
 from autoreap.data.samples import Sample
 from autoreap.errors import AutoreapError, InputError
 from autoreap.files import exclusive

@@ -1,6 +1,7 @@
 """What is wrong with a checkpoint is found, whether it was just written or has travelled."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing import shards
-from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, place
+from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, device_dtype
 from autoreap.writing.materialiser import Materialised, materialise
 from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
@@ -61,7 +62,7 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalSet:
 @pytest.fixture(scope="module")
 def expected(base: Loaded, plan: PruningPlan, evals: EvalSet) -> Expected:
     evaluation = Evaluator(base.model, base.inputs, evals, batch_size=4).run(plan)
-    return Expected(evals, evaluation.outcomes, 4, place(base))
+    return Expected(evals, evaluation.outcomes, 4, device_dtype(base))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +89,10 @@ def test_a_checkpoint_answers_to_the_letter_as_a_trial_whose_drafts_were_the_bas
     loaded = load(describe(str(CHECKPOINT)), dtype=dtype)
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=4)
     baseline, trial = evaluator.run(), evaluator.run(plan)
-    expected = Expected(evals, trial.outcomes, 4, place(loaded), baseline.outcomes)
+    expected = Expected(evals, trial.outcomes, 4, device_dtype(loaded), baseline.outcomes)
     verified = write(plan, expected, tmp_path / "model").record.behaviour
     assert verified.num_compared == NUM_ANSWERS
-    assert verified.where == place(loaded)
+    assert verified.where == device_dtype(loaded)
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def test_recorded_answers_to_other_utterances_are_found(written: Path, damage: s
 def test_recorded_answers_that_were_damaged_are_bad_input(written: Path) -> None:
     path = written / "verification" / "outcomes.jsonl"
     path.write_text(path.read_text()[:-9] + "\n")
-    with pytest.raises(InputError, match=r"outcomes\.jsonl:\d+: not of the form"):
+    with pytest.raises(InputError, match=r"outcomes\.jsonl:\d+: not JSON"):
         check_carried(written, load_record(written))
 
 
@@ -252,12 +253,37 @@ def test_a_checkpoint_that_carries_nothing_says_so(written: Path) -> None:
         load_record(written)
 
 
-@pytest.mark.parametrize(("edit", "message"), [({"format": 9}, "format 1"), ({"behaviour": []}, "not of the form")])
+METRIC = {"value": 0.5, "low": 0.25, "high": 1}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"format": 9}, "is not a record of format 1"),
+        ({"checksum": "md5"}, "is not a record of format 1 with xxh3_128"),
+        ({"behaviour": []}, "behaviour: must be a mapping, got []"),
+        ({"behaviour": {"num_compared": -1, "detail": ""}}, "behaviour.num_compared: must be at least 0, got -1"),
+        ({"behaviour": {"num_compared": 1}}, "behaviour: key detail is missing"),
+        (
+            {"behaviour": {"num_compared": 1, "detail": "", "metrics": {"wer": METRIC | {"low": "0"}}}},
+            "behaviour.metrics.wer.low: must be a number, got '0'",
+        ),
+        ({"checksums": {"a.weight": 1}}, "checksums.a.weight: must be a string, got 1"),
+        ({"fils": {}}, "fils: unknown key"),
+    ],
+)
 def test_a_record_of_another_form_is_refused(written: Path, edit: dict[str, object], message: str) -> None:
     path = written / "verification" / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=re.escape(f"{path}: {message}")):
         load_record(written)
+
+
+def test_a_record_is_read_as_it_was_written_and_written_as_it_was_read(written: Path) -> None:
+    path = written / "verification" / "record.json"
+    before = path.read_bytes()
+    load_record(written).save(written)
+    assert path.read_bytes() == before
 
 
 def test_what_does_not_fit_in_memory_is_not_loaded_and_says_so(

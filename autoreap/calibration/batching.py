@@ -19,7 +19,8 @@ from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
 from autoreap.data.samples import Sample, check_unreadable
 from autoreap.data.video_files import Media, size_from_header
 from autoreap.errors import InputError, MediaError
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def batches(
         InputError: more than the share `max_unreadable` of the rows is unreadable, or all are; a row has neither media
             nor text, or spells a special token (known before the first batch).
     """
-    order = in_order(inputs, samples)
+    order = order_rows(inputs, samples)
     unreadable = list(start.unreadable)
     rows: list[Encoded] = []
     weight = 1.0
@@ -120,14 +121,14 @@ def encode(inputs: ChatInputs, sample: Sample, *, with_answer: bool) -> Encoded:
     return inputs.encode(sample, question, sample.text if with_answer else None)
 
 
-def in_order(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
+def order_rows(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
     """The order in which rows are batched.
 
     Rows whose header is broken come first, so that a data set full of them is refused at once; then weight by weight,
     the longest first, so that too large a budget shows at once; ties as they were given.
     """
     weights = list(dict.fromkeys(sample.weight for sample in samples))
-    lengths = [_estimated_tokens(inputs, sample) for sample in samples]
+    lengths = [_estimate_length(inputs, sample) for sample in samples]
 
     def key(number: int) -> tuple[bool, int, float, int]:
         is_readable = math.isfinite(lengths[number])
@@ -136,30 +137,37 @@ def in_order(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
     return [samples[number] for number in sorted(range(len(samples)), key=key)]
 
 
-def estimated_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
+def estimate_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
     """About how many tokens all `samples` are, without decoding media; none of a row whose header is broken."""
-    lengths = (_estimated_tokens(inputs, sample) for sample in samples)
-    return sum(length for length in lengths if math.isfinite(length))
+    total = 0.0
+    for sample in samples:
+        length = _estimate_length(inputs, sample)
+        if math.isfinite(length):
+            total += length
+    return total
 
 
 def _fits(rows: Sequence[Encoded], budget: int) -> bool:
-    return max(len(encoded.input_ids) for encoded in rows) * len(rows) <= budget
+    longest = max(len(encoded.input_ids) for encoded in rows)
+    return longest * len(rows) <= budget
 
 
-def _estimated_tokens(inputs: ChatInputs, sample: Sample) -> float:
+def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
     """About how long `sample` will be, without decoding media; infinite if a header can't be read."""
     if not sample.media:
         return len(encode(inputs, sample, with_answer=True).input_ids)
     tokens: float = len(inputs.encode_text(f"{sample.question or ''} {sample.text or ''}", sample.where).input_ids)
     try:
         if sample.audio is not None:
-            tokens += soundfile.info(_opened(sample.audio)).duration * _AUDIO_TOKENS_PER_SECOND
+            tokens += soundfile.info(_file_of(sample.audio)).duration * _AUDIO_TOKENS_PER_SECOND
         if not isinstance(sample.video, tuple):
             num_frames, width, height = size_from_header(sample.video, sample.where)
             return tokens + num_frames / _FRAMES_PER_TOKEN * width * height / _PIXELS_PER_TOKEN
-        images = sample.video or ((sample.image,) if sample.image is not None else ())
+        images = sample.video
+        if not images and sample.image is not None:
+            images = (sample.image,)
         if images:
-            with Image.open(_opened(images[0])) as image:
+            with Image.open(_file_of(images[0])) as image:
                 shown = max(len(images) / _FRAMES_PER_TOKEN, 1)
                 tokens += shown * image.width * image.height / _PIXELS_PER_TOKEN
     except (soundfile.LibsndfileError, MediaError, OSError, ValueError, SyntaxError):
@@ -167,5 +175,5 @@ def _estimated_tokens(inputs: ChatInputs, sample: Sample) -> float:
     return tokens
 
 
-def _opened(media: Media) -> Path | io.BytesIO:
+def _file_of(media: Media) -> Path | io.BytesIO:
     return io.BytesIO(media) if isinstance(media, bytes) else media

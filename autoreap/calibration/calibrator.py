@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,8 @@ from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE, Calibration
 from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.data.samples import MODALITIES, Sample, digest
 from autoreap.errors import InputError, SilenceError
-from autoreap.models.families.family import Decoder
+from autoreap.models.families.encoded import mark_tokens
+from autoreap.models.families.running import Decoder
 from autoreap.models.loading import Loaded
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import BaseModel, ComponentShape
@@ -34,6 +35,7 @@ DEFAULT_BATCH_TOKENS = 8192
 _SPEECH_STEPS = 512  # what the talker says of one sample at most, while it is calibrated on its own speech
 _MAX_SILENT = 0.5  # the share of rows that may be answered with nothing; a talker is not known by its silence
 _NAMED = 5  # silent rows in a message
+_Run = Callable[[Loaded, Batch, Meter, "Options"], tuple[str, ...]]  # returns the rows that were answered with nothing
 _ROW = re.compile(r"(:| row )\d+$")  # the end of `Sample.where`
 
 
@@ -81,15 +83,17 @@ def calibrate(
         InputError: a component is missing from the model, there is no audio data, nothing of a modality counts, or too
             many of its rows can't be read or are answered with nothing.
     """
-    known = identity(loaded, data, components=components, options=options)
-    file = ResumeFile(options.resume, known)
+    measurement = identity(loaded, data, components=components, options=options)
+    file = ResumeFile(options.resume, measurement)
     measured = {}
     skipped: dict[str, int] = {}
     silent: dict[str, int] = {}
     for component in components:
         meters = {}
-        for modality in (modality for modality in MODALITIES if modality in data):
-            meters[modality] = _measured(loaded, component, data[modality], options, file)
+        for modality in MODALITIES:
+            if modality not in data:
+                continue
+            meters[modality] = _measure(loaded, component, data[modality], options, file)
             position = file.part(f"{component}.{modality}").position
             skipped[modality] = len(position.unreadable)
             if component == "talker":
@@ -98,7 +102,7 @@ def calibrate(
             modalities={modality: meter.sums() for modality, meter in meters.items()},
             layer_cosine=meters["audio"].layer_cosine(),
         )
-    return Saliency(measured, known | origin(loaded.described.base_model, data, skipped, silent))
+    return Saliency(measured, measurement | origin(loaded.described.base_model, data, skipped, silent))
 
 
 def identity(
@@ -115,13 +119,14 @@ def identity(
         raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
     described, model = loaded.described, loaded.model
     decoders = [decoder_of(loaded, component) for component in components]
+    digests = {f"data.{modality}": digest(samples) for modality, samples in data.items()}
     return {
         "model_fingerprint": described.checkpoint.fingerprint,
         "components": ",".join(sorted(components)),
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
-        "device": described.family.device(model).type,
+        "device": described.family.running.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),
         "attention_implementation": _implementations(decoders, "_attn_implementation"),
@@ -130,7 +135,7 @@ def identity(
         "batch_tokens": str(options.batch_tokens),
         "max_unreadable": str(options.max_unreadable),
         "shape": json.dumps(asdict(described.shape)),
-        **{f"data.{modality}": digest(samples) for modality, samples in data.items()},
+        **digests,
     }
 
 
@@ -141,63 +146,67 @@ def origin(
     silent: Mapping[str, int],
 ) -> dict[str, str]:
     """Where a measurement came from, for people: names of model and sets, and how many rows were left out."""
-    sets = {
-        modality: Counter((_ROW.sub("", sample.where), sample.weight) for sample in samples)
-        for modality, samples in data.items()
-    }
-    listed = {
-        modality: [{"set": name, "weight": weight, "rows": rows} for (name, weight), rows in counted.items()]
-        for modality, counted in sets.items()
-    }
-    return {
-        "model": base_model.name,
-        **{f"data.{modality}.sets": json.dumps(entries, ensure_ascii=False) for modality, entries in listed.items()},
-        **{f"data.{modality}.skipped": str(number) for modality, number in skipped.items()},
-        **{f"data.{modality}.silent": str(number) for modality, number in silent.items()},
-    }
+    facts = {"model": base_model.name}
+    for modality, samples in data.items():
+        num_rows = Counter((_ROW.sub("", sample.where), sample.weight) for sample in samples)
+        sets = [{"set": name, "weight": weight, "rows": rows} for (name, weight), rows in num_rows.items()]
+        facts[f"data.{modality}.sets"] = json.dumps(sets, ensure_ascii=False)
+    for modality, number in skipped.items():
+        facts[f"data.{modality}.skipped"] = str(number)
+    for modality, number in silent.items():
+        facts[f"data.{modality}.silent"] = str(number)
+    return facts
 
 
 def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
-    return ",".join(sorted({str(getattr(each.config, attribute, None) or "eager") for each in decoders}))
+    names = {str(getattr(decoder.config, attribute, None) or "eager") for decoder in decoders}
+    return ",".join(sorted(names))
 
 
 def decoder_of(loaded: Loaded, component: str) -> Decoder:
     """The decoder of `component`; `InputError` if the model in memory has none."""
-    decoder = loaded.described.family.decoder(loaded.model, component)
+    decoder = loaded.described.family.running.decoder(loaded.model, component)
     if decoder is None:
         raise InputError(f"this model has no {component}", where="--component")
     return decoder
 
 
-def _meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
+def _make_meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
     """A meter of the decoder as it is in memory; `state` is what was measured before."""
-    family = loaded.described.family
+    running = loaded.described.family.running
     layers = decoder_of(loaded, component).layers
-    router = next((router for layer in layers if (router := family.router(layer)) is not None), None)
-    num_experts, top_k = (router.num_experts, router.top_k) if router is not None else (0, 0)  # a dense decoder
-    shape = ComponentShape(len(layers), num_experts, top_k)
-    return Meter(family, shape, family.device(loaded.model), spans=spans, gates=options.gates, state=state)
+    shape = ComponentShape(len(layers), num_experts=0, top_k=0)  # of a dense decoder
+    for layer in layers:
+        router = running.router(layer)
+        if router is not None:
+            shape = ComponentShape(len(layers), router.num_experts, router.top_k)
+            break
+    return Meter(running, shape, running.device(loaded.model), spans=spans, gates=options.gates, state=state)
 
 
-def _measured(loaded: Loaded, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile) -> Meter:
+def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile) -> Meter:
     """What `component` does with the samples of one modality; `file` knows what was measured of them before."""
     modality = samples[0].modality
-    name, spans = f"{component}.{modality}", MAX_SPAN if modality == "audio" else 0
+    name = f"{component}.{modality}"
+    spans = MAX_SPAN if modality == "audio" else 0
     part = file.part(name)
+    run: _Run = _listen
+    budget = options.batch_tokens
+    if component == "talker":
+        run, budget = _speak, 1  # one row at a time
     sequence = batches(
         loaded.inputs,
         samples,
-        options.batch_tokens if component == "thinker" else 1,
+        budget,
         with_answer=component == "thinker",
         max_unreadable=options.max_unreadable,
         start=part.position,
     )
-    run = _listen if component == "thinker" else _speak
     with Progress(f"calibrating {component} on {modality}", len(samples) - part.position.num_rows) as progress:
         for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
             part = part.before(weight)
-            meter = _meter(loaded, component, options, spans, part.state)
-            with meter.attached(decoder_of(loaded, component).layers):
+            meter = _make_meter(loaded, component, options, spans, part.state)
+            with meter.attach(decoder_of(loaded, component).layers):
                 for batch in of_weight:
                     silent = part.position.silent + run(loaded, batch, meter, options)
                     _check_silent(silent, len(samples))
@@ -208,10 +217,10 @@ def _measured(loaded: Loaded, component: str, samples: Sequence[Sample], options
                         file.save()
             part = replace(part, state=meter.state())
     file.keep(name, part)
-    return _meter(loaded, component, options, spans, counted_sums(part, samples, options))
+    return _make_meter(loaded, component, options, spans, sum_part(part, samples, options))
 
 
-def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> State:
+def sum_part(part: Part, samples: Sequence[Sample], options: Options) -> State:
     """The sums of a finished part; `InputError` if no token counts."""
     total = part.sums()
     assert total is not None  # `batches` refuses data of which nothing can be read
@@ -222,7 +231,7 @@ def counted_sums(part: Part, samples: Sequence[Sample], options: Options) -> Sta
 
 def _listen(loaded: Loaded, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
     """Let the thinker hear a batch; no row is left out."""
-    meter.count(loaded.inputs.counted(batch.encoded, options.tokens))
+    meter.count(mark_tokens(batch.encoded, options.tokens))
     listen(loaded, batch)
     return ()
 
@@ -239,9 +248,9 @@ def _check_silent(silent: Sequence[str], num_rows: int) -> None:
 @torch.inference_mode()
 def listen(loaded: Loaded, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
-    family, model = loaded.described.family, loaded.model
-    audio = [audio_of(family, model, encoded) for encoded in batch.encoded]
-    family.thinker(model).base_model(**embedded(family, model, loaded.inputs, batch.encoded, audio), use_cache=False)
+    running, model = loaded.described.family.running, loaded.model
+    audio = [audio_of(running, model, encoded) for encoded in batch.encoded]
+    running.thinker(model).base_model(**embedded(running, model, loaded.inputs, batch.encoded, audio), use_cache=False)
 
 
 @torch.inference_mode()
@@ -253,11 +262,12 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tup
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
     tensors = loaded.inputs.collate(batch.encoded)
     family = loaded.described.family
-    device = family.device(loaded.model)
+    assert family.voice is not None  # it has a talker
+    device = family.running.device(loaded.model)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
         with meter.all_or_nothing():
-            family.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
+            family.voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
     except SilenceError as error:
         reason = f"{batch.encoded[0].where}: {error}"
         logger.info(f"left out: {reason}")

@@ -12,31 +12,31 @@ Experts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Outputs:
-    """The norms of the experts' outputs h_e(x), as they are seen."""
+    """The norms of the experts' outputs h_e(x), as they are recorded."""
 
     def __init__(self, top_k_weights: torch.Tensor) -> None:
         self.norms = torch.zeros_like(top_k_weights, dtype=torch.float32)  # [T, K]
-        self._num_seen = 0
+        self._num_recorded = 0
 
     @property
-    def complete(self) -> bool:
-        """Each (token, expert) pair was seen once."""
-        return self._num_seen == self.norms.numel()
+    def is_complete(self) -> bool:
+        """Each (token, expert) pair was recorded once."""
+        return self._num_recorded == self.norms.numel()
 
-    def see(self, outputs: torch.Tensor, pairs: torch.Tensor) -> None:
+    def record(self, outputs: torch.Tensor, pairs: torch.Tensor) -> None:
         """Take in the `outputs` [R, H] of `pairs` [R, 1], numbers in [0, T * K)."""
         norms = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32)
         self.norms = self.norms.to(norms.device)
         self.norms.view(-1).index_copy_(0, pairs.flatten(), norms)
-        self._num_seen += len(norms)
+        self._num_recorded += len(norms)
 
 
 class RecordingWeights(torch.Tensor):
-    """Routing weights [T, K] that look at the outputs they are multiplied with.
+    """Routing weights [T, K] that record the outputs they are multiplied with.
 
     Stock implementations (eager, batched_mm, grouped_mm) put the weights in the order of their outputs by indexing and
     reshaping, then multiply. Each such step is repeated on `pairs`, which number the (token, expert) pairs; so at the
-    multiplication it is known whose output it is. Any other step leads to plain weights, which see nothing, but for
+    multiplication it is known whose output it is. Any other step leads to plain weights, which record nothing, but for
     `to`, by which hooks bring them to the experts' device.
     """
 
@@ -54,20 +54,23 @@ class RecordingWeights(torch.Tensor):
 
     @classmethod
     def of(cls, top_k_weights: torch.Tensor) -> "RecordingWeights":
-        """The same weights, seeing."""
+        """The same weights, recording."""
         pairs = torch.arange(top_k_weights.numel(), device=top_k_weights.device).view_as(top_k_weights)
         return cls._make(top_k_weights, pairs, Outputs(top_k_weights))
 
     @classmethod
     def _make(cls, weights: torch.Tensor, pairs: torch.Tensor, outputs: Outputs) -> "RecordingWeights":
-        seeing = weights.as_subclass(cls)
-        seeing.pairs, seeing.outputs = pairs, outputs
-        return seeing
+        recording = weights.as_subclass(cls)
+        recording.pairs, recording.outputs = pairs, outputs
+        return recording
 
     @classmethod
     def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what is asked of the weights, and on the way what the class is for."""
-        plain = [part.as_subclass(torch.Tensor) if isinstance(part, cls) else part for part in args]
+        plain = list(args)
+        for place, part in enumerate(args):
+            if isinstance(part, cls):
+                plain[place] = part.as_subclass(torch.Tensor)
         result = func(*plain, **(kwargs or {}))
         if func in cls._REORDERING and isinstance(args[0], cls):
             weights = args[0]
@@ -75,20 +78,23 @@ class RecordingWeights(torch.Tensor):
         if func is torch.Tensor.to and isinstance(args[0], cls):
             return cls._make(result, args[0].pairs.to(result.device), args[0].outputs)
         if func is torch.Tensor.mul:
-            cls._look(*args)
+            cls._record(*args)
         return result
 
     @classmethod
-    def _look(cls, left: Any, right: Any) -> None:
+    def _record(cls, left: Any, right: Any) -> None:
+        """Of a product; only outputs have two dimensions, and a weight for each row."""
         weights, outputs = (left, right) if isinstance(left, cls) else (right, left)
-        if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 and weights.pairs.shape == (len(outputs), 1):
-            weights.outputs.see(outputs, weights.pairs)
+        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+            return
+        if weights.pairs.shape == (len(outputs), 1):
+            weights.outputs.record(outputs, weights.pairs)
 
 
-def pair_by_pair(
+def run_pair_by_pair(
     experts: Experts, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The output [T, H] of experts whose weights see nothing, and the norms [T, K] of what it is made of.
+    """The output [T, H] of experts whose weights record nothing, and the norms [T, K] of what it is made of.
 
     Each (token, expert) pair is a token of its own: with weight 1 the experts return h_e(x) itself.
     """

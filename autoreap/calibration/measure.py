@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.calibration.calibrator import Options, calibrate, identity
-from autoreap.calibration.resume import resumable
+from autoreap.calibration.resume import lock_resume_file
 from autoreap.calibration.spool import spool_beside
 from autoreap.calibration.streaming import calibrate_by_layer
 from autoreap.data import calibration_data
@@ -58,17 +58,17 @@ def measure_saliency(
         return measure(loaded, data, components=components, options=options)
     if output.is_dir():
         raise InputError("is a directory", where=output, fix="name a file")
-    known = _known_measurement(output, wanted)
-    if known is not None:
-        return known
-    with resumable(output) as resume:
+    saved = _read_saved(output, wanted)
+    if saved is not None:
+        return saved
+    with lock_resume_file(output) as resume:
         options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
         saliency = measure(loaded, data, components=components, options=options)
         saliency.save(output)
     return saliency
 
 
-def _known_measurement(path: Path, wanted: Mapping[str, str]) -> Saliency | None:
+def _read_saved(path: Path, wanted: Mapping[str, str]) -> Saliency | None:
     """What is saved in `path`, if it is the measurement of this identity."""
     try:
         saliency = load_saliency(path)

@@ -1,8 +1,8 @@
 """Measures a text decoder while it runs: what each expert contributes, and how similar hidden states are.
 
 The decoder computes what it computes anyway, with whichever implementation of the experts it uses: the routing weights
-that its experts get see the outputs that they are multiplied with. So only routed experts run, and no result changes by
-a bit. Nothing here waits for the device before the sums are read.
+that its experts get record the outputs that they are multiplied with. So only routed experts run, and no result changes
+by a bit. Nothing here waits for the device before the sums are read.
 
 Shape legend: L layers, S spans, E experts, K = top-k, T tokens of a batch (padding included), N of them that count, H
 hidden.
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoreap.calibration.expert_outputs import Experts, RecordingWeights, pair_by_pair
+from autoreap.calibration.expert_outputs import Experts, RecordingWeights, run_pair_by_pair
 from autoreap.data.measuring import DEFAULT_GATES, GATES
 from autoreap.errors import InputError
-from autoreap.models.families import Family
+from autoreap.models.families.running import RunningModel
 from autoreap.plan import ComponentShape
 from autoreap.saliency import FloatArray, ModalitySums
 
@@ -33,7 +33,7 @@ class Meter:
     the meter adds in a fixed order, on a GPU too. Another order or split of batches agrees within rounding.
 
     Args:
-        family: whose decoder it is.
+        running: the family's, whose decoder it is.
         shape: of the decoder.
         device: where the sums are kept; that of the decoder, so that nothing waits. Layers may lie elsewhere.
         spans: S, for how many spans of layers the cosine of hidden states is measured; 0 leaves it out.
@@ -47,7 +47,7 @@ class Meter:
 
     def __init__(
         self,
-        family: Family,
+        running: RunningModel,
         shape: ComponentShape,
         device: torch.device | str = "cpu",
         *,
@@ -57,17 +57,20 @@ class Meter:
     ) -> None:
         if gates not in GATES:
             raise InputError(f"must be one of {', '.join(GATES)}, got {gates!r}", where="gates")
-        self._family = family
+        self._running = running
         self._raw = gates == "raw"
         self._num_layers, self._num_experts = shape.num_layers, shape.num_experts
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)  # MPS has no float64
         spans = min(spans, shape.num_layers)
-        self._sums = _checked(state, _zeros(shape, spans)) if state is not None else _zeros(shape, spans)
-        self._sums = {name: tensor.to(self._device, copy=True) for name, tensor in self._sums.items()}
+        sums = _zeros(shape, spans)
+        if state is not None:
+            _check_same_form(state, sums)
+            sums = dict(state)
+        self._sums = {name: tensor.to(self._device, copy=True) for name, tensor in sums.items()}
         self._counted: torch.Tensor | None = None  # [N], which of the T tokens count; None: all
         self._raw_gates: torch.Tensor | None = None  # [T, K] of the layer under way
         self._recent: deque[torch.Tensor] = deque(maxlen=spans)  # unit vectors [N, H] of the last hidden states
-        self._weights_see = True
+        self._weights_record = True  # until an implementation is met that hides the outputs from them
 
     def state(self) -> State:
         """All that was measured so far, on the CPU.
@@ -122,7 +125,7 @@ class Meter:
             raise
 
     @contextmanager
-    def attached(self, layers: Iterable[nn.Module]) -> Iterator[None]:
+    def attach(self, layers: Iterable[nn.Module]) -> Iterator[None]:
         """Measure every forward pass of the decoder with these `layers` within the context."""
         with ExitStack() as stack:
             stack.callback(self.count, None)  # keeps nothing of the last batch
@@ -133,7 +136,7 @@ class Meter:
     @contextmanager
     def layer(self, number: int, layer: nn.Module) -> Iterator[None]:
         """Measure every forward pass of one layer, the decoder's `number`-th, within the context."""
-        experts, router = self._family.experts(layer), self._family.router(layer)
+        experts, router = self._running.experts(layer), self._running.router(layer)
         with ExitStack() as stack:
             stack.callback(layer.register_forward_pre_hook(self._before_layer(number)).remove)
             if number + 1 == self._num_layers:
@@ -141,19 +144,21 @@ class Meter:
             if router is not None and self._raw:
                 stack.callback(router.register_forward_hook(self._after_router).remove)
             if experts is not None:
-                stack.enter_context(_replaced_forward(experts, self._measured(number, experts.forward)))
+                stack.enter_context(_replace_forward(experts, self._wrap(number, experts.forward)))
             yield
 
-    def _measured(self, number: int, experts: Experts) -> Experts:
+    def _wrap(self, number: int, experts: Experts) -> Experts:
+        """The experts of layer `number`, which add what they compute to the sums."""
+
         def forward(hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
-            if self._weights_see:
+            if self._weights_record:
                 weights = RecordingWeights.of(top_k_weights)
                 output = experts(hidden, top_k_index, weights)
-                if weights.outputs.complete:
+                if weights.outputs.is_complete:
                     self._add(number, top_k_index, top_k_weights, weights.outputs.norms)
                     return output
-                self._weights_see = False
-            output, norms = pair_by_pair(experts, hidden, top_k_index, top_k_weights)
+                self._weights_record = False
+            output, norms = run_pair_by_pair(experts, hidden, top_k_index, top_k_weights)
             self._add(number, top_k_index, top_k_weights, norms)
             return output
 
@@ -162,7 +167,9 @@ class Meter:
     def _add(self, number: int, experts: torch.Tensor, weights: torch.Tensor, norms: torch.Tensor) -> None:
         """Add g * ||h|| of the tokens that count; all of shape [T, K]."""
         gates = self._raw_gates if self._raw_gates is not None else weights
-        experts, gates, norms = (self._only_counted(part.to(self._device)) for part in (experts, gates, norms))
+        experts = self._select_counted(experts.to(self._device))
+        gates = self._select_counted(gates.to(self._device))
+        norms = self._select_counted(norms.to(self._device))
         # No expert has a token twice, so no two numbers meet before sum(), whose order is fixed on a GPU too;
         # index_add_ of floating-point numbers is not reproducible there.
         by_expert = torch.zeros((len(experts), self._num_experts), dtype=torch.float64, device=self._device)
@@ -182,7 +189,7 @@ class Meter:
         self._recent.clear()
 
     def _after_router(self, _router: nn.Module, _arguments: Any, output: Any) -> None:
-        self._raw_gates = self._family.raw_gates(output)
+        self._raw_gates = self._running.raw_gates(output)
 
     def _compare(self, number: int, hidden: torch.Tensor) -> None:
         """Take in the hidden states [..., H] number `number` and compare them with those before."""
@@ -202,9 +209,9 @@ class Meter:
 
     def _directions(self, hidden: torch.Tensor) -> torch.Tensor:
         """The counted tokens of `hidden` [..., H] as unit vectors [N, H] in float32."""
-        return nn.functional.normalize(self._only_counted(hidden.flatten(0, -2)).float(), dim=-1)
+        return nn.functional.normalize(self._select_counted(hidden.flatten(0, -2)).float(), dim=-1)
 
-    def _only_counted(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _select_counted(self, tokens: torch.Tensor) -> torch.Tensor:
         """[T, ...] to [N, ...]."""
         if self._counted is None:
             return tokens
@@ -212,7 +219,7 @@ class Meter:
 
 
 @contextmanager
-def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """`module.forward` is `forward` within the context."""
     own = vars(module).get("forward")  # set where something else, such as offloading, has replaced it before
     module.forward = forward
@@ -235,9 +242,12 @@ def _zeros(shape: ComponentShape, spans: int) -> State:
     }
 
 
-def _checked(state: Mapping[str, torch.Tensor], like: State) -> State:
-    """`state`, if it is of the same form as `like`."""
-    forms = [{name: (tuple(part.shape), part.dtype) for name, part in tensors.items()} for tensors in (state, like)]
-    if forms[0] != forms[1]:
-        raise InputError(f"is not of this decoder: {forms[0]} instead of {forms[1]}", where="state of a measurement")
-    return dict(state)
+def _check_same_form(state: Mapping[str, torch.Tensor], like: State) -> None:
+    """Raise `InputError` unless both have tensors of the same names, shapes and types."""
+    given, needed = _form_of(state), _form_of(like)
+    if given != needed:
+        raise InputError(f"is not of this decoder: {given} instead of {needed}", where="state of a measurement")
+
+
+def _form_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}

@@ -11,15 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import StrictStr, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from autoreap.calibration.batching import START, Position
 from autoreap.calibration.meter import State
+from autoreap.errors import InputError
 from autoreap.files import atomic_write, exclusive, partial_of
+from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +56,18 @@ class Part:
         """Over all rows so far, each of whose tokens counts as often as its weight says; None before the first."""
         if self.weight is None or self.state is None:
             return self.total
-        weighted = {name: _times(tensor, self.weight) for name, tensor in self.state.items()}
-        return weighted if self.total is None else {name: self.total[name] + part for name, part in weighted.items()}
+        sums = {name: _multiply(tensor, self.weight) for name, tensor in self.state.items()}
+        if self.total is not None:
+            for name, before in self.total.items():
+                sums[name] = before + sums[name]
+        return sums
 
 
-def _times(tensor: torch.Tensor, weight: float) -> torch.Tensor:
+def _multiply(tensor: torch.Tensor, weight: float) -> torch.Tensor:
     """Whole numbers stay whole."""
-    return tensor * weight if tensor.is_floating_point() else (tensor.double() * weight).round().to(tensor.dtype)
+    if tensor.is_floating_point():
+        return tensor * weight
+    return (tensor.double() * weight).round().to(tensor.dtype)
 
 
 class ResumeFile:
@@ -74,7 +81,9 @@ class ResumeFile:
     def __init__(self, path: Path | None, identity: Mapping[str, str]) -> None:
         self._path = path
         self._identity = dict(identity)
-        self._parts = _read(path, self._identity) if path is not None and path.exists() else {}
+        self._parts: dict[str, Part] = {}
+        if path is not None and path.exists():
+            self._parts = _read(path, self._identity)
         self._saved = time.monotonic()
 
     def part(self, name: str) -> Part:
@@ -99,7 +108,8 @@ class ResumeFile:
         for name, part in self._parts.items():
             parts[name] = {"weight": part.weight, **asdict(part.position)}
             for kind, state in (("state", part.state), ("total", part.total)):
-                tensors |= {f"{name}/{kind}/{key}": tensor for key, tensor in (state or {}).items()}
+                for key, tensor in (state or {}).items():
+                    tensors[f"{name}/{kind}/{key}"] = tensor
         metadata = {"format": _FORMAT, "identity": json.dumps(self._identity), "parts": json.dumps(parts)}
         with atomic_write(self._path) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -107,7 +117,7 @@ class ResumeFile:
 
 
 @contextmanager
-def resumable(output: Path) -> Iterator[Path]:
+def lock_resume_file(output: Path) -> Iterator[Path]:
     """The resume file of a measurement that will be saved as `output`; it goes with the context, unless that fails.
 
     Raises:
@@ -122,30 +132,50 @@ def resumable(output: Path) -> Iterator[Path]:
         partial_of(path).unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _PartEntry:
+    """What the file says of a part, beside its tensors."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    weight: Number | None
+    num_rows: Count
+    unreadable: tuple[StrictStr, ...]
+    silent: tuple[StrictStr, ...]
+
+
+_IDENTITY = TypeAdapter(dict[StrictStr, StrictStr])
+_PARTS = TypeAdapter(dict[StrictStr, _PartEntry])
+
+
 def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
     """The parts in `path`, none if they are not of the same measurement or can't be read."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = json.loads(metadata["identity"]) if metadata.get("format") == _FORMAT else {}
+        found: dict[str, str] = {}
+        if metadata.get("format") == _FORMAT:
+            found = validate(_IDENTITY, json.loads(metadata["identity"]), "identity")
         changed = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
         if changed:
             logger.info(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
             return {}
-        parts = {name: _part(name, entry, tensors) for name, entry in json.loads(metadata["parts"]).items()}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        entries = validate(_PARTS, json.loads(metadata["parts"]), "parts")
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, InputError) as error:
         logger.info(f"starting anew: {path} is damaged: {error}")
         return {}
+    parts = {}
+    for name, entry in entries.items():
+        state = _tensors_below(f"{name}/state/", tensors)
+        total = _tensors_below(f"{name}/total/", tensors)
+        position = Position(entry.num_rows, entry.unreadable, entry.silent)
+        parts[name] = Part(position, entry.weight, state or None, total or None)
     stands = ", ".join(f"{name} after {part.position.num_rows} rows" for name, part in parts.items())
     logger.info(f"going on from {path}: {stands}")
     return parts
 
 
-def _part(name: str, entry: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Part:
-    states = {
-        kind: {key.rpartition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/{kind}/")}
-        for kind in ("state", "total")
-    }
-    position = Position(int(entry["num_rows"]), tuple(entry["unreadable"]), tuple(entry["silent"]))
-    return Part(position, entry["weight"], states["state"] or None, states["total"] or None)
+def _tensors_below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> State:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

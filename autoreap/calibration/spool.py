@@ -57,7 +57,7 @@ class Spool:
 
 
 @contextmanager
-def spooled(folder: Path) -> Iterator[Spool]:
+def open_spool(folder: Path) -> Iterator[Spool]:
     """An empty spool; what a killed process left there goes, and so does everything at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(

@@ -7,29 +7,32 @@ Shape legend: B rows of a batch, T tokens of each (padding included), H hidden, 
 [B, T, H] of layer l.
 """
 
+import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from autoreap.calibration.batching import Batch, batches, estimated_tokens
-from autoreap.calibration.calibrator import MAX_SPAN, Options, counted_sums, decoder_of, identity, listen, origin
-from autoreap.calibration.layer_weights import read_layer
+from autoreap.calibration.batching import Batch, batches, estimate_tokens
+from autoreap.calibration.calibrator import MAX_SPAN, Options, decoder_of, identity, listen, origin, sum_part
 from autoreap.calibration.meter import Meter
 from autoreap.calibration.resume import Part
-from autoreap.calibration.spool import Spool, spooled
+from autoreap.calibration.spool import Spool, open_spool
 from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
-from autoreap.models.loading import Loaded
+from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.families.encoded import mark_tokens
+from autoreap.models.loading import Described, Loaded
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
 from autoreap.saliency import ComponentSaliency, Saliency
 
 logger = logging.getLogger(__name__)
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def calibrate_by_layer(
@@ -44,36 +47,29 @@ def calibrate_by_layer(
         InputError: as `calibrate` does; there is too little room for the hidden states; the folder is in use; or a
             tensor of a layer is missing.
     """
-    known = identity(loaded, data, components=components, options=options)
+    measurement = identity(loaded, data, components=components, options=options)
     if options.spool is None:
         raise InputError("calibration layer by layer needs a folder for hidden states", where="spool")
     shape = loaded.described.shape.components["thinker"]
-    with spooled(options.spool) as spool:
+    groups: dict[str, list[_Group]] = {}  # by modality
+    with open_spool(options.spool) as spool:
         _check_estimate(loaded, data, shape, spool)
-        groups = [
-            group
-            for modality in MODALITIES
-            if modality in data
-            for group in _embedded(loaded, data[modality], options, shape, spool)
-        ]
-        logger.info(
-            f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output"
-        )
-        num_batches = sum(len(group.batches) for group in groups)
-        with Progress("calibrating thinker, batches of layers", shape.num_layers * num_batches) as progress:
-            for number in range(shape.num_layers):
-                _through_layer(loaded, number, groups, spool, progress)
-    meters = {
-        modality: _total(loaded, [group for group in groups if group.modality == modality], data[modality], options)
-        for modality in MODALITIES
-        if modality in data
-    }
-    skipped = {group.modality: len(group.part.position.unreadable) for group in groups}
-    measured = ComponentSaliency(
-        modalities={modality: meter.sums() for modality, meter in meters.items()},
-        layer_cosine=meters["audio"].layer_cosine(),
-    )
-    return Saliency({"thinker": measured}, known | origin(loaded.described.base_model, data, skipped, silent={}))
+        for modality in MODALITIES:
+            if modality in data:
+                groups[modality] = _embed(loaded, data[modality], options, shape, spool)
+        _run_layers(loaded, [*itertools.chain(*groups.values())], shape, spool)
+    sums = {}
+    skipped = {}
+    layer_cosine = None
+    for modality, of_modality in groups.items():
+        meter = _add_up(loaded, of_modality, data[modality], options)
+        sums[modality] = meter.sums()
+        skipped[modality] = len(of_modality[-1].part.position.unreadable)
+        if modality == "audio":
+            layer_cosine = meter.layer_cosine()
+    assert layer_cosine is not None  # `identity` refuses data without audio
+    measured = ComponentSaliency(sums, layer_cosine)
+    return Saliency({"thinker": measured}, measurement | origin(loaded.described.base_model, data, skipped, silent={}))
 
 
 def _spans(modality: str, shape: ComponentShape) -> int:
@@ -82,11 +78,11 @@ def _spans(modality: str, shape: ComponentShape) -> int:
 
 def _check_estimate(loaded: Loaded, data: Mapping[str, Sequence[Sample]], shape: ComponentShape, spool: Spool) -> None:
     """Find a lack of room before the first row is embedded."""
-    per_token = decoder_of(loaded, "thinker").config.hidden_size * loaded.model.dtype.itemsize
-    num_states = sum(
-        estimated_tokens(loaded.inputs, samples) * (_spans(modality, shape) + 1) for modality, samples in data.items()
-    )
-    spool.check(int(num_states * per_token))
+    state_bytes = decoder_of(loaded, "thinker").config.hidden_size * loaded.model.dtype.itemsize
+    num_states = 0.0
+    for modality, samples in data.items():
+        num_states += estimate_tokens(loaded.inputs, samples) * (_spans(modality, shape) + 1)
+    spool.check(int(num_states * state_bytes))
 
 
 @dataclass(frozen=True)
@@ -97,13 +93,13 @@ class _Stored:
         name: of its files.
         counted: which tokens count; bool [B, T].
         plain: arguments of the decoder that are no tensors.
-        lists: lengths of those that are lists of tensors.
+        lengths: of those that are lists of tensors.
     """
 
     name: str
     counted: torch.Tensor
     plain: Mapping[str, Any]
-    lists: Mapping[str, int]
+    lengths: Mapping[str, int]
 
     @property
     def arguments_file(self) -> str:
@@ -125,49 +121,55 @@ class _Group:
     part: Part
 
 
-def _embedded(
+def _embed(
     loaded: Loaded, samples: Sequence[Sample], options: Options, shape: ComponentShape, spool: Spool
-) -> Iterator[_Group]:
+) -> list[_Group]:
     """Spool what the decoder is given of each batch of one modality."""
-    family, device = loaded.described.family, loaded.model.device
+    running, device = loaded.described.family.running, loaded.model.device
     modality = samples[0].modality
     spans = _spans(modality, shape)
+    groups = []
     sequence = batches(loaded.inputs, samples, options.batch_tokens, max_unreadable=options.max_unreadable)
     with Progress(f"embedding {modality}", len(samples)) as progress:
         position = Part().position
-        for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
-            meter = Meter(family, shape, device, spans=spans, gates=options.gates)
+        for weight, of_weight in itertools.groupby(sequence, key=lambda batch: batch.weight):
+            meter = Meter(running, shape, device, spans=spans, gates=options.gates)
             group = _Group(modality, spans, meter, [], Part(weight=weight))
             for batch in of_weight:
-                counted = loaded.inputs.counted(batch.encoded, options.tokens)
-                group.batches.append(_stored(loaded, batch, counted, group, spool))
+                counted = mark_tokens(batch.encoded, options.tokens)
+                group.batches.append(_store(loaded, batch, counted, group, spool))
                 progress.advance(batch.position.num_rows - position.num_rows)
                 position = batch.position
             group.part = replace(group.part, position=position)
-            yield group
+            groups.append(group)
+    return groups
 
 
-def _stored(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, spool: Spool) -> _Stored:
+def _store(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, spool: Spool) -> _Stored:
     """Spool h_0 and what else the decoder is given."""
-    given = _given_to_decoder(loaded, batch)
+    given = _catch_arguments(loaded, batch)
     hidden = given.pop("inputs_embeds")
-    lists = {key: value for key, value in given.items() if isinstance(value, list | tuple)}
-    tensors = {key: value for key, value in given.items() if isinstance(value, torch.Tensor)}
-    stored = _Stored(
-        name=f"{group.modality}-{batch.position.num_rows}",
-        counted=counted,
-        plain={key: value for key, value in given.items() if key not in lists and key not in tensors},
-        lists={key: len(parts) for key, parts in lists.items()},
-    )
-    for key, parts in lists.items():
-        tensors |= {f"{key}.{number}": part for number, part in enumerate(parts)}
-    spool.reserve((group.spans + 1) * hidden.nbytes + sum(tensor.nbytes for tensor in tensors.values()))
+    tensors: dict[str, torch.Tensor] = {}
+    plain = {}
+    lengths = {}
+    for key, value in given.items():
+        if isinstance(value, torch.Tensor):
+            tensors[key] = value
+        elif isinstance(value, list | tuple):
+            lengths[key] = len(value)
+            for number, part in enumerate(value):
+                tensors[f"{key}.{number}"] = part
+        else:
+            plain[key] = value
+    stored = _Stored(f"{group.modality}-{batch.position.num_rows}", counted, plain, lengths)
+    arguments_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    spool.reserve((group.spans + 1) * hidden.nbytes + arguments_bytes)
     spool.save(stored.hidden_file(0), {"hidden": hidden})
     spool.save(stored.arguments_file, tensors)
     return stored
 
 
-def _given_to_decoder(loaded: Loaded, batch: Batch) -> dict[str, Any]:
+def _catch_arguments(loaded: Loaded, batch: Batch) -> dict[str, Any]:
     """The arguments with which the thinker calls its decoder, here one of no layers."""
     given: dict[str, Any] = {}
 
@@ -182,10 +184,10 @@ def _given_to_decoder(loaded: Loaded, batch: Batch) -> dict[str, Any]:
     return given
 
 
-def _loaded_arguments(stored: _Stored, spool: Spool, device: torch.device) -> dict[str, Any]:
+def _load_arguments(stored: _Stored, spool: Spool, device: torch.device) -> dict[str, Any]:
     tensors = spool.load(stored.arguments_file, device)
     arguments = dict(stored.plain)
-    for name, length in stored.lists.items():
+    for name, length in stored.lengths.items():
         arguments[name] = [tensors.pop(f"{name}.{number}") for number in range(length)]
     return arguments | tensors
 
@@ -215,25 +217,40 @@ class _Replay(nn.Module):
         return output
 
 
+def _run_layers(loaded: Loaded, groups: Sequence[_Group], shape: ComponentShape, spool: Spool) -> None:
+    """All layers, one after the other, each over all batches."""
+    logger.info(
+        f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output"
+    )
+    num_batches = sum(len(group.batches) for group in groups)
+    with Progress("calibrating thinker, batches of layers", shape.num_layers * num_batches) as progress:
+        for number in range(shape.num_layers):
+            _run_layer(loaded, number, groups, spool, progress)
+
+
 @torch.inference_mode()
-def _through_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spool, progress: Progress) -> None:
+def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spool, progress: Progress) -> None:
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
     decoder, device = decoder_of(loaded, "thinker"), loaded.model.device
     is_last = number + 1 == loaded.described.shape.components["thinker"].num_layers
     replay, after = _Replay(read_layer(loaded, number)), _StandIn()
-    decoder.layers = nn.ModuleList([*(_StandIn() for _ in range(number)), replay, *([] if is_last else [after])])
+    layers: list[nn.Module] = [_StandIn() for _ in range(number)]
+    layers.append(replay)
+    if not is_last:
+        layers.append(after)
+    decoder.layers = nn.ModuleList(layers)
     decoder.config.num_hidden_layers = len(decoder.layers)  # some decoders run as many as it says
     try:
         for group in groups:
             with group.meter.layer(number, replay.layer):
                 for stored in group.batches:
-                    first = max(0, number - group.spans)
-                    *earlier, replay.hidden = (
-                        spool.load(stored.hidden_file(each), device)["hidden"] for each in range(first, number + 1)
-                    )
+                    states = []
+                    for each in range(max(0, number - group.spans), number + 1):
+                        states.append(spool.load(stored.hidden_file(each), device)["hidden"])
+                    *earlier, replay.hidden = states
                     group.meter.count(stored.counted, earlier)
-                    cast(Any, decoder)(inputs_embeds=replay.hidden, **_loaded_arguments(stored, spool, device))
-                    if number >= group.spans:
+                    cast(Any, decoder)(inputs_embeds=replay.hidden, **_load_arguments(stored, spool, device))
+                    if number >= group.spans:  # no later layer is compared with it
                         spool.remove(stored.hidden_file(number - group.spans))
                     if after.hidden is not None:
                         spool.save(stored.hidden_file(number + 1), {"hidden": after.hidden})
@@ -243,7 +260,7 @@ def _through_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool:
         decoder.layers, decoder.config.num_hidden_layers = nn.ModuleList(), 0
 
 
-def _total(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:
+def _add_up(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:
     """The weighted sums of one modality."""
     described = loaded.described
     part = Part()
@@ -251,5 +268,46 @@ def _total(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], 
         assert group.part.weight is not None
         part = replace(part.before(group.part.weight), state=group.meter.state())
     shape = described.shape.components["thinker"]
-    state = counted_sums(part, samples, options)
-    return Meter(described.family, shape, spans=groups[0].spans, gates=options.gates, state=state)
+    state = sum_part(part, samples, options)
+    return Meter(described.family.running, shape, spans=groups[0].spans, gates=options.gates, state=state)
+
+
+def read_layer(loaded: Loaded, number: int) -> nn.Module:
+    """Layer `number` of the thinker with its weights from the checkpoint, in the model's type and on its device.
+
+    One stored tensor is in memory beside it at a time. That none is missing was seen when the model was loaded.
+
+    Raises:
+        InputError: a tensor is none of the layer's, or of a type that is no floating-point number.
+    """
+    described, model = loaded.described, loaded.model
+    layer = described.family.running.new_layer(model, number).to_empty(device=model.device)
+    parameters = dict(layer.named_parameters())
+    for info in _tensors_of_layer(described, number):
+        name, index = described.family.layout.slot(info.name, info.shape)
+        if name not in parameters or parameters[name][index].shape != info.shape:
+            raise InputError(f"tensor {info.name} of shape {info.shape} fits no parameter", where=info.shard)
+        with torch.no_grad():
+            parameters[name][index].copy_(_read_tensor(info))
+    return layer
+
+
+def _tensors_of_layer(described: Described, number: int) -> list[TensorInfo]:
+    """In the order of their bytes."""
+    tensors = []
+    for name, info in described.checkpoint.tensors.items():
+        role = described.family.layout.role(name)
+        if role.part == "thinker" and role.layer == number:
+            tensors.append(info)
+    return sorted(tensors, key=lambda info: (info.shard, info.offset))
+
+
+def _read_tensor(info: TensorInfo) -> torch.Tensor:
+    if info.dtype not in _DTYPES:
+        raise InputError(f"tensor {info.name} is of type {info.dtype}", where=info.shard)
+    buffer = bytearray(info.num_bytes)
+    with info.shard.open("rb") as file:
+        file.seek(info.offset)
+        if file.readinto(buffer) != info.num_bytes:
+            raise InputError(f"ends in the middle of {info.name}", where=info.shard, fix="fetch it again")
+    return torch.frombuffer(buffer, dtype=_DTYPES[info.dtype]).view(info.shape)

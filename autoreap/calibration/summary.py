@@ -3,12 +3,12 @@
 Shape legend as in `saliency`: L layers, E experts, S spans; K experts retained in each layer.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from autoreap.candidate import Candidate, preset_values
 from autoreap.errors import InputError
@@ -19,9 +19,10 @@ from autoreap.saliency import ComponentSaliency, FloatArray, IntArray, ModalityS
 LAMBDAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _OF_LAYERS = ("layer", "cosine", "cut")  # columns of a table that are not about experts
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+_SHAPE = TypeAdapter(ModelShape)
 
 
-def measured_shape(saliency: Saliency) -> ModelShape | None:
+def read_shape(saliency: Saliency) -> ModelShape | None:
     """The shape of the model that was measured, from the provenance; None in a file that does not carry it.
 
     Raises:
@@ -31,21 +32,24 @@ def measured_shape(saliency: Saliency) -> ModelShape | None:
     if text is None:
         return None
     try:
-        document = json.loads(text)
-        components = {name: ComponentShape(**values) for name, values in document.pop("components").items()}
-        shape = ModelShape(components=components, **document)
-        numbers = [number for values in components.values() for number in asdict(values).values()]
-        consistent = all(type(number) is int for number in [*numbers, shape.deepstack_layers, shape.speech_tap or 0])
-        for name, measured in saliency.components.items():
-            expected = components[name].num_layers, components[name].num_experts
-            consistent &= expected == (measured.num_layers, measured.num_experts)
-    except (json.JSONDecodeError, TypeError, KeyError, AttributeError):
-        consistent = False
-    if not consistent:
+        shape = _SHAPE.validate_json(text)
+    except ValidationError:
+        shape = None
+    if shape is None or not _is_of(shape, saliency):
         raise InputError(
             "the model's shape is broken, or not that of the measurements", where="saliency", fix="calibrate again"
         )
     return shape
+
+
+def _is_of(shape: ModelShape, saliency: Saliency) -> bool:
+    for name, measured in saliency.components.items():
+        decoder = shape.components.get(name)
+        if decoder is None:
+            return False
+        if (decoder.num_layers, decoder.num_experts) != (measured.num_layers, measured.num_experts):
+            return False
+    return True
 
 
 def component_shape(measured: ComponentSaliency) -> ComponentShape:
@@ -76,7 +80,7 @@ def _shares(saliency: FloatArray, part: FloatArray) -> FloatArray:
     return shares
 
 
-def never_routed(sums: Sequence[ModalitySums]) -> IntArray:
+def count_never_routed(sums: Sequence[ModalitySums]) -> IntArray:
     """How many experts of each layer took no token in any of `sums`, [L]."""
     routed = np.sum([each.routed_tokens for each in sums], axis=0)
     never: IntArray = (routed == 0).sum(axis=1)
@@ -85,8 +89,8 @@ def never_routed(sums: Sequence[ModalitySums]) -> IntArray:
 
 def kept_share(saliency: FloatArray, kept: Sequence[Sequence[int]]) -> FloatArray:
     """The share of each layer's sum of `saliency` [L, E] that the experts `kept` in it hold, [L]; 0 of nothing."""
-    part = np.array([[row[list(experts)].sum()] for row, experts in zip(saliency, kept, strict=True)])
-    return _shares(saliency, part).ravel()
+    held = [scores[list(experts)].sum() for scores, experts in zip(saliency, kept, strict=True)]
+    return _shares(saliency, np.array(held)[:, None]).ravel()
 
 
 def cut_order(layer_cosine: FloatArray, pinned: frozenset[int], num_cut: int) -> tuple[int, ...]:
@@ -99,10 +103,11 @@ def cut_order(layer_cosine: FloatArray, pinned: frozenset[int], num_cut: int) ->
 
 def turnover(reference: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> FloatArray:
     """In each layer the share of `other`'s experts that are not among `reference`'s, [L]; both retain equally many."""
-    return np.array(
-        [len(set(new) - set(old)) / max(len(new), 1) for old, new in zip(reference, other, strict=True)],
-        dtype=np.float64,
-    )
+    shares = []
+    for before, after in zip(reference, other, strict=True):
+        num_new = len(set(after) - set(before))
+        shares.append(num_new / max(len(after), 1))
+    return np.array(shares, dtype=np.float64)
 
 
 def turnover_from_audio(
@@ -110,15 +115,14 @@ def turnover_from_audio(
 ) -> FloatArray:
     """The turnover of the `num_kept` experts against lambda = 0, mean over layers, [len(lambdas), len(betas)]."""
     audio_only = retained_experts(measured.affinity(0, 0), num_kept)
-    return np.array(
-        [
-            [
-                turnover(audio_only, retained_experts(measured.affinity(lambda_, beta), num_kept)).mean()
-                for beta in betas
-            ]
-            for lambda_ in lambdas
-        ]
-    )
+    rows = []
+    for lambda_ in lambdas:
+        row = []
+        for beta in betas:
+            kept = retained_experts(measured.affinity(lambda_, beta), num_kept)
+            row.append(turnover(audio_only, kept).mean())
+        rows.append(row)
+    return np.array(rows)
 
 
 @dataclass(frozen=True)
@@ -189,23 +193,28 @@ class ComponentSummary:
 def summarise(saliency: Saliency, name: str, values: Candidate) -> ComponentSummary:
     """The component `name` at the retention, lambda and beta of `values`; `InputError` if it was not calibrated."""
     measured = saliency.component(name)
-    model = measured_shape(saliency)
+    model = read_shape(saliency)
     shape = component_shape(measured) if model is None else model.components[name]
     num_kept = num_retained(values.retention, shape)
     lambda_ = values.lambda_ if name == "thinker" else 0.0
-    pinned = edges(shape.num_layers) if model is None or name != "thinker" else pinned_layers(model, strip_vision=False)
+    pinned = edges(shape.num_layers)
+    if model is not None and name == "thinker":
+        pinned = pinned_layers(model, strip_vision=False)
     kept = retained_experts(measured.affinity(lambda_, values.beta), num_kept)
     lambdas = tuple(sorted({*LAMBDAS, lambda_})) if name == "thinker" else ()
     betas = tuple(sorted({*BETAS, values.beta}))
+    tokens = {}
+    kept_shares = {}
+    for modality, sums in measured.modalities.items():
+        tokens[modality] = sums.tokens
+        kept_shares[modality] = float(kept_share(sums.per_token(), kept).mean())
     return ComponentSummary(
         shape=shape,
         num_retained=num_kept,
         lambda_=lambda_,
         beta=values.beta,
-        tokens={modality: sums.tokens for modality, sums in measured.modalities.items()},
-        kept_share={
-            modality: float(kept_share(sums.per_token(), kept).mean()) for modality, sums in measured.modalities.items()
-        },
+        tokens=tokens,
+        kept_share=kept_shares,
         pinned=pinned,
         layers=_layers(measured, kept, pinned),
         lambdas=lambdas,
@@ -220,49 +229,53 @@ def _layers(
     audio, num_kept = measured.modalities["audio"], len(kept[0])
     most_cut = preset_values("aggressive", measured.num_layers)[1]
     order = cut_order(measured.layer_cosine, pinned, most_cut)
-    columns = zip(
-        top_share(audio.per_token(), num_kept).tolist(),
-        effective_experts(audio.per_token()).tolist(),
-        never_routed([audio]).tolist(),
-        never_routed([*measured.modalities.values()]).tolist(),
-        measured.layer_cosine[0].tolist(),
-        turnover(retained_experts(measured.affinity(0, 0), num_kept), kept).tolist(),
-        strict=True,
-    )
-    return tuple(
-        LayerSummary(
-            layer=layer,
-            top_share=share,
-            effective_experts=effective,
-            never_routed_audio=without_audio,
-            never_routed=without_any,
-            cosine=cosine if np.isfinite(cosine) else None,
-            cut_order=order.index(layer) + 1 if layer in order else None,
-            protected=layer in pinned,
-            turnover=moved,
+    top = top_share(audio.per_token(), num_kept)
+    effective = effective_experts(audio.per_token())
+    without_audio = count_never_routed([audio])
+    without_any = count_never_routed([*measured.modalities.values()])
+    moved = turnover(retained_experts(measured.affinity(0, 0), num_kept), kept)
+    layers = []
+    for layer in range(measured.num_layers):
+        cosine = float(measured.layer_cosine[0, layer])
+        layers.append(
+            LayerSummary(
+                layer=layer,
+                top_share=float(top[layer]),
+                effective_experts=float(effective[layer]),
+                never_routed_audio=int(without_audio[layer]),
+                never_routed=int(without_any[layer]),
+                cosine=cosine if np.isfinite(cosine) else None,
+                cut_order=order.index(layer) + 1 if layer in order else None,
+                protected=layer in pinned,
+                turnover=float(moved[layer]),
+            )
         )
-        for layer, (share, effective, without_audio, without_any, cosine, moved) in enumerate(columns)
-    )
+    return tuple(layers)
 
 
 def headline(summary: ComponentSummary) -> list[str]:
     """A few lines on what matters most of a component."""
     shape = summary.shape
-    order = sorted((layer.cut_order, layer.layer) for layer in summary.layers if layer.cut_order is not None)
+    order = []
+    num_without_audio, num_without_any = 0, 0
+    for layer in summary.layers:
+        if layer.cut_order is not None:
+            order.append((layer.cut_order, str(layer.layer)))
+        num_without_audio += layer.never_routed_audio
+        num_without_any += layer.never_routed
     tokens = "tokens measured: " + ", ".join(f"{modality} {number:,}" for modality, number in summary.tokens.items())
-    cuts = "layers cut first: " + (", ".join(str(layer) for _, layer in order) or "all are protected")
+    cuts = "layers cut first: " + (", ".join(layer for _, layer in sorted(order)) or "all are protected")
     if shape.is_dense:
         return [f"{shape.num_layers} dense layers", tokens, cuts]
-    never_routed_audio = sum(layer.never_routed_audio for layer in summary.layers)
     choice = f"lambda {summary.lambda_:g}, beta {summary.beta:g}" if summary.lambdas else "ranked by audio alone"
+    held = ", ".join(f"{share:.1%} of {modality} saliency" for modality, share in summary.kept_share.items())
     return [
         f"{shape.num_layers} layers of {shape.num_experts} experts, {shape.top_k} for each token; "
         f"{summary.num_retained} kept in each layer ({choice})",
         tokens,
-        "the kept experts hold, mean over layers: "
-        + ", ".join(f"{share:.1%} of {modality} saliency" for modality, share in summary.kept_share.items()),
-        f"never routed: {never_routed_audio} of {shape.num_layers * shape.num_experts} experts on audio, "
-        f"{sum(layer.never_routed for layer in summary.layers)} on anything",
+        f"the kept experts hold, mean over layers: {held}",
+        f"never routed: {num_without_audio} of {shape.num_layers * shape.num_experts} experts on audio, "
+        f"{num_without_any} on anything",
         cuts,
     ]
 
@@ -279,9 +292,9 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
         "cut",
         "moved",
     ]
-    rows = [
-        header,
-        *(
+    rows = [header]
+    for layer in summary.layers:
+        rows.append(
             [
                 str(layer.layer),
                 f"{layer.top_share:.1%}",
@@ -292,8 +305,11 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
                 "protected" if layer.protected else str(layer.cut_order or ""),
                 f"{layer.turnover:.0%}",
             ]
-            for layer in summary.layers
-        ),
-    ]
-    columns = [number for number, name in enumerate(header) if name in _OF_LAYERS or not summary.shape.is_dense]
-    return [[row[number] for number in columns] for row in rows]
+        )
+    if not summary.shape.is_dense:
+        return rows
+    about_layers = [header.index(name) for name in _OF_LAYERS]
+    table = []
+    for row in rows:
+        table.append([row[number] for number in about_layers])
+    return table

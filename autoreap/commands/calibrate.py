@@ -1,48 +1,34 @@
 """autoreap calibrate: measure saliency once."""
 
 from pathlib import Path
+from typing import Annotated
 
-from autoreap.commands.options import (
-    COMPONENTS,
-    Add,
-    Arguments,
-    Result,
-    add_calibration_options,
-    add_loading_options,
-    add_model,
-    add_streaming_option,
-    calibration_config,
-)
+from typer import Option
 
-SUMMARY = "measure saliency once"
-EXAMPLE = "autoreap calibrate tiny --audio calibration/tiny/audio.parquet -o saliency.safetensors"
+from autoreap.commands.options import COMPONENTS, Calibration, Component, Json, Loading, Model, print_result
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add_model(add)
-    add_calibration_options(add)
-    add_loading_options(add)
-    add_streaming_option(add)
-    add("-o", "--output", type=Path, default=Path("saliency.safetensors"), help="default: saliency.safetensors")
+def calibrate(
+    model: Model,
+    calibration: Calibration,
+    loading: Loading,
+    component: Component = "thinker",
+    output: Annotated[Path, Option("-o", "--output")] = Path("saliency.safetensors"),
+    json: Json = False,
+) -> None:
+    """Measure saliency once.
 
-
-def run(options: Arguments) -> Result:
-    """Measure and save."""
+    Example:
+        autoreap calibrate tiny --audio calibration/tiny/audio.parquet -o saliency.safetensors
+    """
     from autoreap import jobs
     from autoreap.calibration.calibrator import Options
-    from autoreap.models.loading import describe, load
+    from autoreap.models.loading import describe
 
-    components = COMPONENTS[options.component]
-    calibration = calibration_config(options)
-    data = jobs.read_calibration(calibration)
-    loaded = load(
-        describe(options.model),
-        speech="talker" in components,
-        device=options.device,
-        dtype=options.dtype,
-        stream_layers=options.stream_layers,
-    )
-    saliency = jobs.calibrated(loaded, data, components, options=Options.of(calibration), output=options.output)
+    components = COMPONENTS[component]
+    config = calibration.config()
+    data = jobs.read_calibration(config)
+    loaded = loading.load(describe(model), component)
+    saliency = jobs.calibrated(loaded, data, components, options=Options.of(config), output=output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
-    return {"path": str(options.output), "tokens": tokens}, f"{options.output}: tokens {tokens}"
+    print_result({"path": str(output), "tokens": tokens}, f"{output}: tokens {tokens}", as_json=json)

@@ -5,46 +5,48 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from autoreap.commands.options import Add, Arguments, Result, at_least_zero
+from typer import Argument, Option
+
+from autoreap.commands.options import Json, Storage, load_study, print_result
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
     from autoreap.evaluation.outcomes import Outcome
 
-SUMMARY = "compare two trials, checkpoints or outcome files"
-EXAMPLE = "autoreap compare tiny-tiny/baseline tiny-tiny/7 --html compare.html"
-
 _SIDE = "outcomes (JSONL), STUDY/NUMBER, STUDY/baseline, or a checkpoint that carries utterances"
 _WIDTH = 100  # where there is no terminal
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("first", metavar="A", help=_SIDE)
-    add("second", metavar="B", help="the same; B is judged against A")
-    add("--html", type=Path, metavar="FILE", help="write a page with every utterance, the worst first")
-    add("--worst", type=at_least_zero, default=5, metavar="N", help="show the N worst of each metric (default: 5)")
-    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+def compare(
+    first: Annotated[str, Argument(metavar="A", help=_SIDE)],
+    second: Annotated[str, Argument(metavar="B", help="the same; B is judged against A")],
+    html: Annotated[Path | None, Option(help="write a page with every utterance, the worst first")] = None,
+    worst: Annotated[int, Option(min=0, help="show so many of the worst of each metric")] = 5,
+    storage: Storage = None,
+    json: Json = False,
+) -> None:
+    """Compare two trials, checkpoints or outcome files.
 
-
-def run(options: Arguments) -> Result:
-    """The figures with their verdicts, then the worst utterances."""
+    Example:
+        autoreap compare tiny-tiny/baseline tiny-tiny/7 --html compare.html
+    """
     from autoreap.evaluation.comparison import compare_outcomes
     from autoreap.report.comparison_text import comparison_text
 
-    sides = [_outcomes(name, options.storage) for name in (options.first, options.second)]
+    sides = [_outcomes(name, storage) for name in (first, second)]
     comparison = compare_outcomes(*sides)
-    if options.html:
+    if html:
         from autoreap.report.comparison_page import write_comparison_page
 
-        write_comparison_page(comparison, (options.first, options.second), options.html)
+        write_comparison_page(comparison, (first, second), html)
     width = shutil.get_terminal_size((_WIDTH, 0)).columns
-    text = comparison_text(comparison, options.worst, width=width, colour=_has_colour())
-    document = {"a": options.first, "b": options.second, **comparison.as_dict(options.worst)}
-    wrote = [f"\nwrote {options.html}"] if options.html else []
-    return document, "\n".join([f"A  {options.first}\nB  {options.second}\n", text, *wrote])
+    text = comparison_text(comparison, worst, width=width, colour=_has_colour())
+    document = {"a": first, "b": second, **comparison.as_dict(worst)}
+    wrote = [f"\nwrote {html}"] if html else []
+    text = "\n".join([f"A  {first}\nB  {second}\n", text, *wrote])
+    print_result(document, text, as_json=json)
 
 
 def _has_colour() -> bool:
@@ -76,8 +78,7 @@ def _path(name: str, storage: str | None) -> Path:
     trial = re.fullmatch(r"([\w.-]+)/(\d+|baseline)", name)
     if trial is None:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import DEFAULT_ROOT, open_study
+    from autoreap.search.storage import DEFAULT_ROOT
 
-    study = read_study(open_study(trial[1], storage))
+    study = load_study(trial[1], storage)
     return study.outcomes_path(None if trial[2] == "baseline" else int(trial[2]), DEFAULT_ROOT)

@@ -1,42 +1,67 @@
 """autoreap doctor: what works on this machine, and what is broken."""
 
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from autoreap.commands.options import Add, Arguments, Result
+from typer import Argument
+
+from autoreap.commands.options import Json, model_names, print_result
 from autoreap.errors import InputError, UnhealthyError
 
-if TYPE_CHECKING:
-    from autoreap.commands.needs import Need
-
-SUMMARY = "say what works on this machine, and what is broken"
-EXAMPLE = "autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct"
+_MODEL = "a directory, tiny, or a hub name (default: the published 30B)"
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("model", metavar="MODEL", nargs="?", help="a directory, tiny, or a hub name (default: the published 30B)")
+def doctor(
+    model: Annotated[str | None, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)] = None,
+    json: Json = False,
+) -> None:
+    """Say what works on this machine, and what is broken.
 
-
-def run(options: Arguments) -> Result:
-    """Look, judge, and say what a model needs; nothing is changed or fetched."""
+    Example:
+        autoreap doctor Qwen/Qwen3-Omni-30B-A3B-Instruct
+    """
     import autoreap
-    from autoreap.commands.doctor_checks import BROKEN, abilities, as_dict, as_text, examine
-    from autoreap.commands.machine import look, requirements
+    from autoreap.commands.machine import BROKEN, abilities, examine, look
     from autoreap.commands.needs import PUBLISHED_NEED
 
-    place = None if options.model is None else _place(options.model)
-    machine = look(Path("mlruns"))
-    findings = examine(machine, requirements(), Path(autoreap.__file__).parent.parent / "constraints.txt")
+    place = None if model is None else _place(model)
+    machine = look()
+    try:
+        requirements = metadata.requires("autoreap") or []
+    except metadata.PackageNotFoundError:  # it runs without being installed
+        requirements = []
+    findings = examine(machine, requirements, Path(autoreap.__file__).parent.parent / "constraints.txt")
     broken = [finding for finding in findings if finding.state == BROKEN]
-    # A broken library can't open a checkpoint; the published model's need is known without.
-    need = PUBLISHED_NEED if place is None or broken else _need(options.model, place)
+    need = PUBLISHED_NEED
+    if model is not None and place is not None and not broken:  # a broken library can't open a checkpoint
+        from autoreap.commands.needs import need_of
+        from autoreap.models.loading import describe
+
+        need = replace(need_of(describe(place)), model=model)
     able = abilities(machine, need, findings)
-    result = as_dict(findings, able, need), as_text(findings, able, need)
+    document = {
+        "healthy": not broken,
+        "findings": [asdict(finding) for finding in findings],
+        "model": need.model,
+        "needs": {
+            "loaded_bytes": need.memory(on_cpu=False),
+            "loaded_cpu_bytes": need.memory(on_cpu=True),
+            "streamed_bytes": need.memory(on_cpu=False, streamed=True),
+            "arithmetic": need.arithmetic(),
+        },
+        "abilities": [asdict(ability) for ability in able],
+    }
+    lines = []
+    for each in findings:
+        fix = f" ({each.fix})" if each.fix else ""
+        lines.append(f"{each.state:<7} {each.subject}: {each.text}{fix}")
+    lines += ["", f"{need.model}: {need.arithmetic()}"]
+    lines += [f"{'yes' if each.works else 'no':<7} {each.command}: {each.text}" for each in able]
+    print_result(document, "\n".join(lines), as_json=json)
     if broken:
-        problems = "; ".join(f"{finding.subject}: {finding.text} ({finding.fix})" for finding in broken)
-        raise UnhealthyError(problems, result)
-    return result
+        raise UnhealthyError("; ".join(f"{each.subject}: {each.text} ({each.fix})" for each in broken))
 
 
 def _place(model: str) -> str | None:
@@ -55,12 +80,3 @@ def _place(model: str) -> str | None:
             return None
         fix = "give its directory, or no MODEL for the published 30B"
         raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix) from None
-
-
-def _need(model: str, place: str) -> "Need":
-    from dataclasses import replace
-
-    from autoreap.commands.needs import need_of
-    from autoreap.models.loading import describe
-
-    return replace(need_of(describe(place)), model=model)

@@ -1,54 +1,54 @@
 """autoreap evaluate: score a model, or a model under a plan."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from autoreap.commands.options import Add, Arguments, Result, add_loading_options, add_model, check_output, positive
+from typer import Option
 
-SUMMARY = "score a model or a plan"
-EXAMPLE = "autoreap evaluate tiny --evals evals/tiny.yaml --split report"
+from autoreap.commands.options import Device, Dtype, Json, Model, Plan, check_output, print_result
 
-
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add_model(add)
-    add("--plan", type=Path, metavar="FILE", help="score the model under this plan")
-    add("--evals", type=Path, metavar="FILE", required=True, help="a file of evals/")
-    add("--split", choices=("search", "report"), default="search", help="default: search")
-    add(
-        "--batch-size",
-        type=positive,
-        metavar="N",
-        help="utterances decoded together (default: 32; on an accelerator 256, halved until they fit)",
-    )
-    add_loading_options(add)
-    add("--latency", action="store_true", help="time answers, too, in turns with the unpruned model")
-    add("--likelihood", action="store_true", help="measure how likely the references are, too, in nats a token")
-    add("--outcomes", type=Path, metavar="FILE", help="write one JSON line an utterance")
+_BATCH_SIZE = "utterances decoded together (default: 32; on an accelerator 256, halved until they fit)"
 
 
-def run(options: Arguments) -> Result:
-    """Score, with intervals."""
+def evaluate(
+    model: Model,
+    evals: Annotated[Path, Option(help="a file of evals/")],
+    plan: Plan = None,
+    split: Annotated[Literal["search", "report"], Option(help="whose tasks")] = "search",
+    batch_size: Annotated[int | None, Option(min=1, help=_BATCH_SIZE)] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    latency: Annotated[bool, Option("--latency", help="time answers, too, in turns with the unpruned model")] = False,
+    likelihood: Annotated[bool, Option("--likelihood", help="measure nats per token of the references, too")] = False,
+    outcomes: Annotated[Path | None, Option(help="write one JSON line an utterance")] = None,
+    json: Json = False,
+) -> None:
+    """Score a model or a plan.
+
+    Example:
+        autoreap evaluate tiny --evals evals/tiny.yaml --split report
+    """
     from autoreap import jobs
     from autoreap.models.loading import describe
     from autoreap.plan import load_plan
     from autoreap.report.evaluation_text import evaluation_table
     from autoreap.scores import metrics_as_dict
 
-    if options.outcomes:  # a place that can't be written is found before the model is loaded
-        check_output(options.outcomes, "--outcomes")
-    plan = load_plan(options.plan) if options.plan else None
-    described = describe(options.model)
+    if outcomes:  # a place that can't be written is found before the model is loaded
+        check_output(outcomes, "--outcomes")
+    wanted = load_plan(plan) if plan else None
+    described = describe(model)
     evaluation = jobs.evaluate(
         described,
-        options.evals,
-        plan,
-        split=options.split,
-        latency=options.latency,
-        likelihoods=options.likelihood,
-        batch_size=options.batch_size,
-        device=options.device,
-        dtype=options.dtype,
+        evals,
+        wanted,
+        split=split,
+        latency=latency,
+        likelihoods=likelihood,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
     )
-    if options.outcomes:
-        evaluation.save_outcomes(options.outcomes)
-    return {"metrics": metrics_as_dict(evaluation.metrics())}, evaluation_table(evaluation)
+    if outcomes:
+        evaluation.save_outcomes(outcomes)
+    print_result({"metrics": metrics_as_dict(evaluation.metrics())}, evaluation_table(evaluation), as_json=json)

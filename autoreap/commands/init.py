@@ -2,24 +2,26 @@
 
 import shlex
 from pathlib import Path
+from typing import Annotated
 
-from autoreap.commands.options import Add, Arguments, Result
+from typer import Argument
 
-SUMMARY = "write a project of your own to start from"
-EXAMPLE = "autoreap init my --model Qwen/Qwen3-Omni-30B-A3B-Instruct"
-
-
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("folder", type=Path, metavar="DIR", help="directory to write; must be new or empty")
-    add("--model", default="tiny", help="written into its README: a directory, a hub name, or tiny (default)")
+from autoreap.commands.options import Json, ModelOption, print_result
 
 
-def run(options: Arguments) -> Result:
-    """Copy a space, evals and calibration data that run as they are."""
+def init(
+    folder: Annotated[Path, Argument(metavar="DIR", help="directory to write; must be new or empty")],
+    model: ModelOption = "tiny",
+    json: Json = False,
+) -> None:
+    """Write a project of your own to start from.
+
+    Example:
+        autoreap init my --model Qwen/Qwen3-Omni-30B-A3B-Instruct
+    """
     from autoreap.commands.starter import write_starter
 
-    written = [str(path) for path in write_starter(options.folder, options.model)]
-    first_words = f"next: cd {shlex.quote(str(options.folder))} && less README.md"
+    written = [str(path) for path in write_starter(folder, model)]
+    first_words = f"next: cd {shlex.quote(str(folder))} && less README.md"
     lines = [f"wrote {path}" for path in written]
-    return {"folder": str(options.folder), "files": written}, "\n".join([*lines, first_words])
+    print_result({"folder": str(folder), "files": written}, "\n".join([*lines, first_words]), as_json=json)

@@ -1,4 +1,4 @@
-"""What there is on this machine, looked at without changing or fetching anything. Loads no heavy library itself.
+"""What there is on this machine, and whether it works: nothing is changed or fetched. Loads no heavy library itself.
 
 Libraries are imported in a child process: a torchvision of another torch breaks transformers, a broken driver ends the
 process, and both are to be told.
@@ -6,19 +6,34 @@ process, and both are to be told.
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.version import Version
 
+from autoreap.commands.needs import Need
+from autoreap.formatting import size_text
+
+GOOD, NOTE, BROKEN = "good", "note", "broken"
+MIN_PYTHON = "3.11"
+_FEW_BYTES = 10e9  # of disk: a night's logs and pictures are megabytes, a checkpoint is not
+_USED = {
+    "torch": "loads models",
+    "transformers": "loads models",
+    "soundfile": "reads recordings",
+    "matplotlib": "draws pictures",
+}
 _PROBE = """
 import importlib, json
 errors, accelerators = {}, []
@@ -36,9 +51,8 @@ if "torch" not in errors:
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(number)
         accelerators.append([torch.cuda.get_device_name(number), total, free])
-print(json.dumps({"errors": errors, "accelerators": accelerators}))
+print(json.dumps([errors, accelerators]))
 """
-_HUB_SECONDS = 3
 
 
 @dataclass(frozen=True)
@@ -52,77 +66,74 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found.
-
-    Attributes:
-        python: version.
-        errors: why a library can't be imported, by name; empty text where it is not installed.
-        accelerators: those that torch can use.
-        has_driver: whether a GPU's driver is there, whatever torch says.
-        memory_bytes: that a process may still take.
-        free_bytes: on the disks of these folders.
-        num_cores, load: cores, and how many processes want one (mean of a minute).
-        threads: OMP_NUM_THREADS, empty if it is not set.
-        hub: what is known of the hub, in words.
-    """
+    """What there is."""
 
     python: str
-    errors: Mapping[str, str]
+    errors: Mapping[str, str]  # why a library can't be imported, by name; empty text where it is not installed
     accelerators: tuple[Accelerator, ...]
-    has_driver: bool
-    memory_bytes: int
-    free_bytes: Mapping[str, int]
+    has_driver: bool  # of a GPU, whatever torch says
+    memory_bytes: int  # that a process may still take
+    free_bytes: Mapping[str, int]  # on the disks of these folders
     num_cores: int
-    load: float
-    threads: str
-    hub: str
+    load: float  # how many processes want a core, the mean of a minute
+    threads: str  # OMP_NUM_THREADS, empty if it is not set
+    hub: str  # whether models could be fetched, and where they would lie
 
 
-def look(folder: Path) -> Machine:
-    """At this machine; `folder` is where the states of studies go."""
-    errors, accelerators = _imports()
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `state` is good, note or broken; `fix` says what to do about it."""
+
+    subject: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Whether a command will work, and why or how."""
+
+    command: str
+    works: bool
+    text: str
+
+
+def look() -> Machine:
+    """At this machine."""
+    # -P: a file of the current folder must not be taken for a library, as it is not when `autoreap` runs.
+    probe = subprocess.run([sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True)
+    try:
+        errors, accelerators = json.loads(probe.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
+        errors, accelerators = dict.fromkeys(("torch", "transformers"), f"importing it ends the process: {last}"), []
     return Machine(
-        python=".".join(map(str, sys.version_info[:3])),
+        python=platform.python_version(),
         errors=errors,
-        accelerators=accelerators,
+        accelerators=tuple(Accelerator(*entry) for entry in accelerators),
         has_driver=shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists(),
-        memory_bytes=int(psutil.virtual_memory().available),
-        free_bytes={str(place): _free(place) for place in (folder, Path(tempfile.gettempdir()))},
+        memory_bytes=psutil.virtual_memory().available,
+        free_bytes={
+            "mlruns": psutil.disk_usage("mlruns" if Path("mlruns").exists() else ".").free,
+            tempfile.gettempdir(): psutil.disk_usage(tempfile.gettempdir()).free,
+        },
         num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        load=psutil.getloadavg()[0],
         threads=os.environ.get("OMP_NUM_THREADS", ""),
         hub=_hub(),
     )
 
 
-def _imports() -> tuple[dict[str, str], tuple[Accelerator, ...]]:
-    """Which libraries can't be imported and why, and the accelerators."""
-    # -P: a file of the current folder must not be taken for a library, as it is not when `autoreap` runs.
-    result = subprocess.run([sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True)
-    try:
-        found = json.loads(result.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        said = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        return dict.fromkeys(("torch", "transformers"), f"importing it ends the process: {said}"), ()
-    return found["errors"], tuple(Accelerator(*entry) for entry in found["accelerators"])
-
-
-def _free(folder: Path) -> int:
-    """Bytes free where `folder` is, or will be made."""
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(existing).free
-
-
 def _hub() -> str:
-    """Whether models could be fetched, and where they would lie; nothing is."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    lies = f"cache {cache}{'' if cache.is_dir() else ' (empty)'}"
+    lies = f"cache {cache}" if cache.is_dir() else f"cache {cache} (empty)"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return f"not asked: HF_HUB_OFFLINE is set; {lies}"
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_HUB_SECONDS).close()
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=3).close()
     except urllib.error.HTTPError:
         pass  # it answers
     except (OSError, ValueError) as error:
@@ -130,17 +141,120 @@ def _hub() -> str:
     return f"{address} can be reached; {lies}"
 
 
-def installed(name: str) -> str | None:
-    """The version of a package; None if it is not installed."""
+def examine(machine: Machine, requirements: Iterable[str], constraints: Path) -> list[Finding]:
+    """What there is, judged; `constraints` pins the versions that were tested, where there is such a file."""
+    findings = [Finding("python", GOOD, machine.python)]
+    if Version(machine.python) < Version(MIN_PYTHON):
+        findings = [Finding("python", BROKEN, f"{machine.python} is too old", f"use {MIN_PYTHON} or later")]
+    findings += [*_packages(requirements, constraints), *_libraries(machine.errors), _accelerator(machine)]
+    findings.append(Finding("memory", GOOD, f"{size_text(machine.memory_bytes)} of RAM are free"))
+    for folder, free in machine.free_bytes.items():
+        fix = f"a checkpoint is written beside {folder} at its full size; free some" if free < _FEW_BYTES else ""
+        findings.append(Finding("disk", NOTE if fix else GOOD, f"{size_text(free)} are free for {folder}", fix))
+    text = f"{machine.num_cores} cores, {machine.load:.1f} busy, OMP_NUM_THREADS {machine.threads or 'not set'}"
+    if not machine.threads and machine.load >= machine.num_cores / 2:
+        findings.append(Finding("threads", NOTE, f"{text}: CPU oversubscribed", "set OMP_NUM_THREADS=1"))
+    else:
+        findings.append(Finding("threads", GOOD, text))
+    findings.append(Finding("hub", NOTE if "can't" in machine.hub else GOOD, machine.hub))
+    return findings
+
+
+def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def requirements() -> list[str]:
-    """What autoreap needs, as its own metadata says; none where it runs without being installed."""
-    try:
-        return metadata.requires("autoreap") or []
-    except metadata.PackageNotFoundError:
-        return []
+def _packages(requirements: Iterable[str], constraints: Path) -> list[Finding]:
+    """Whether the versions are those that are needed, and those that were tested."""
+    listed = [Requirement(text) for text in requirements]
+    needed = [each for each in listed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    if not needed:
+        return [Finding("packages", NOTE, "not checked: autoreap is not installed here", "pip install .")]
+    lines = constraints.read_text(encoding="utf-8").split() if constraints.is_file() else []
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    findings, others = [], []
+    for each in needed:
+        version = _version(each.name)
+        if version is None or not each.specifier.contains(version, prereleases=True):
+            text = f"{each.name} {version or 'is missing'}"
+            findings.append(Finding("packages", BROKEN, text, f"pip install '{each}'"))
+        if version and Version(version).public != pins.get(each.name, Version(version).public):
+            others.append(f"{each.name} {version} ({pins[each.name]})")
+    if others:
+        text = f"not the tested versions: {', '.join(others)}"
+        findings.append(Finding("packages", NOTE, text, f"pip install -c {constraints.name}"))
+    return findings or [Finding("packages", GOOD, f"{len(needed)} that are needed are there")]
+
+
+def _libraries(errors: Mapping[str, str]) -> list[Finding]:
+    """What can't be imported."""
+    findings = []
+    vision = errors.get("torchvision")
+    for name, use in _USED.items():
+        fix = f"pip install --force-reinstall {name}"
+        if name == "transformers" and vision:
+            fix = "pip uninstall torchvision: it does not match torch, and autoreap needs none"
+        if name in errors:
+            findings.append(Finding(name, BROKEN, f"{use}, but can't be imported: {errors[name] or 'missing'}", fix))
+        else:
+            findings.append(Finding(name, GOOD, _version(name) or "there"))
+    if vision and "transformers" not in errors:
+        text = f"does not match torch ({vision}); autoreap needs none"
+        findings.append(Finding("torchvision", NOTE, text, "pip uninstall torchvision"))
+    if "av" in errors:
+        text = f"can't be read: {errors['av'] or 'not installed'}"
+        return [*findings, Finding("video files", NOTE, text, "pip install 'autoreap[video]'")]
+    return [*findings, Finding("video files", GOOD, f"read by av {_version('av')}")]
+
+
+def _accelerator(machine: Machine) -> Finding:
+    if machine.accelerators:
+        sizes = [(gpu.name, size_text(gpu.free_bytes), size_text(gpu.total_bytes)) for gpu in machine.accelerators]
+        return Finding("accelerator", GOOD, "; ".join(f"{name}, {free} of {total} free" for name, free, total in sizes))
+    if machine.has_driver and "torch" not in machine.errors:
+        fix = "install the torch for your driver: https://pytorch.org/get-started/locally"
+        return Finding("accelerator", NOTE, "a GPU's driver is there, but torch sees no GPU", fix)
+    return Finding("accelerator", NOTE, "none: everything runs on the CPU, in float32")
+
+
+def abilities(machine: Machine, need: Need, findings: Sequence[Finding]) -> list[Ability]:
+    """What will work with the model of `need`."""
+    broken = dict.fromkeys(finding.subject for finding in findings if finding.state == BROKEN)
+    if broken:
+        text = f"fix first: {', '.join(broken)}"
+        return [Ability(command, False, text) for command in ("calibrate", "search, evaluate", "materialise")]
+    fits, text = _fit(machine, need)
+    fits_streamed, text_streamed = _fit(machine, need, streamed=True)
+    calibrate = Ability("calibrate", fits, text)
+    if fits_streamed and not fits:
+        calibrate = Ability("calibrate", True, f"with --stream-layers, {text_streamed}")
+    folder, free = next(iter(machine.free_bytes.items()))
+    room = f"{size_text(need.total_bytes)} at most, {size_text(free)} free for {folder}; it needs little memory"
+    return [
+        calibrate,
+        Ability("search, evaluate", fits, text),
+        Ability("materialise", free >= need.total_bytes, f"{room}, with --skip-behaviour no GPU"),
+        Ability("inspect, plan", True, "from headers and measurements, without the model"),
+        Ability("pareto, report, select", True, "from a study, without the model; front.png too"),
+    ]
+
+
+def _fit(machine: Machine, need: Need, *, streamed: bool = False) -> tuple[bool, str]:
+    """Whether the model fits into memory, and into which."""
+    on_gpu = need.memory(on_cpu=False, streamed=streamed)
+    on_cpu = need.memory(on_cpu=True, streamed=streamed)
+    gpus = [gpu.free_bytes for gpu in machine.accelerators]
+    if gpus and on_gpu <= gpus[0]:
+        return True, f"on the first accelerator: {size_text(on_gpu)} of {size_text(gpus[0])}"
+    if on_gpu <= sum(gpus) and not streamed:
+        return True, f"with --device auto, over {len(gpus)} accelerators: {size_text(on_gpu)}"
+    memory = size_text(machine.memory_bytes)
+    if on_cpu <= machine.memory_bytes:
+        where = "with --device cpu" if gpus else "on the CPU"
+        return True, f"{where}, in float32: {size_text(on_cpu)} of {memory}"
+    found = f"{size_text(sum(gpus))} of accelerator memory are free" if gpus else "there is no accelerator"
+    cpu = f"{size_text(on_cpu)} on the CPU, in float32, {memory} are free"
+    return False, f"{size_text(on_gpu)} needed, {found}; {cpu}"

@@ -1,48 +1,49 @@
 """autoreap plan: decide what is kept, without the model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from autoreap.commands.options import Add, Arguments, Result
-from autoreap.commands.plan_options import add_planning_options, in_words, planned
+from typer import Argument, Option
+
+from autoreap.commands.options import Component, Json, ModelNow, print_result
+from autoreap.commands.plan_options import Planning, in_words
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
     from autoreap.plan import BaseModel, ModelShape
     from autoreap.saliency import Saliency
 
-SUMMARY = "decide what is kept, and write the plan"
-EXAMPLE = "autoreap plan saliency.safetensors --retention 0.5 --layers-cut 1 -o plan.json"
 
+def plan(
+    saliency_file: Annotated[Path, Argument(metavar="SALIENCY", help="what calibrate wrote")],
+    planning: Planning,
+    component: Component = "thinker",
+    model: ModelNow = None,
+    output: Annotated[Path, Option("-o", "--output")] = Path("plan.json"),
+    json: Json = False,
+) -> None:
+    """Decide what is kept, and write the plan.
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("saliency_file", type=Path, metavar="SALIENCY", help="what calibrate wrote")
-    add("--model", help="where the model is now, to check that it is the one that was measured")
-    add_planning_options(add)
-    add("-o", "--output", type=Path, default=Path("plan.json"), help="default: plan.json")
-
-
-def run(options: Arguments) -> Result:
-    """Plan and save."""
+    Example:
+        autoreap plan saliency.safetensors --retention 0.5 --layers-cut 1 -o plan.json
+    """
     from autoreap.saliency import load_saliency
 
-    saliency = load_saliency(options.saliency_file)
-    plan = planned(options, saliency, *_measured_model(saliency, options.model))
-    plan.save(options.output)
-    summary = plan.summary()
-    return {"path": str(options.output), **summary}, f"wrote {options.output}: {in_words(plan)}"
+    saliency = load_saliency(saliency_file)
+    made = planning.plan(component, saliency, *_measured_model(saliency, model))
+    made.save(output)
+    print_result({"path": str(output), **made.summary()}, f"wrote {output}: {in_words(made)}", as_json=json)
 
 
 def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShape", "BaseModel"]:
     """What to plan for: by the saliency file alone where it carries the shape, else by the model on disk."""
-    from autoreap.calibration.summary import measured_shape
+    from autoreap.calibration.summary import read_shape
     from autoreap.plan import BaseModel
 
     name = model or saliency.provenance.get("model")
     if name is None:
         raise InputError("does not name the model that was measured", where="saliency", fix="name it with --model")
-    shape = measured_shape(saliency)
+    shape = read_shape(saliency)
     if shape is None:
         from autoreap.models.loading import describe
 

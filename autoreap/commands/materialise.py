@@ -2,10 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from autoreap.commands.options import Add, Arguments, Result, add_tracking_option, at_least_zero
-from autoreap.commands.writing import add_output_options, compares, target, write
+from typer import Argument, Option
+
+from autoreap.commands.options import Json, ModelNow, Plan, Storage, TrackingUri, load_study, print_result, source_names
+from autoreap.commands.writing import Writing
 from autoreap.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -13,82 +15,82 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from autoreap.writing.behaviour import Expected
 
-SUMMARY = "write a pruned checkpoint"
-EXAMPLE = "autoreap materialise tiny-tiny --trial 7 -o pruned"
+_SOURCE = "a study with --trial, or a model with --plan"
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("source", metavar="STUDY|MODEL", help="a study with --trial, or a model with --plan")
-    add("--trial", type=at_least_zero, metavar="N", help="number of the trial")
-    add("--plan", type=Path, metavar="FILE", help="a plan.json")
-    add("--model", help="where the base model is now (default: where the study had it)")
-    add(
-        "--evals",
-        type=Path,
-        metavar="FILE",
-        help="compare answers to these (default: those that the trial was scored on)",
-    )
-    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
-    add("--register", metavar="NAME", help="make the trial's checkpoint a version of this model in MLflow's registry")
-    add_tracking_option(add)
-    add_output_options(add)
+def materialise(
+    source: Annotated[str, Argument(metavar="STUDY|MODEL", help=_SOURCE, autocompletion=source_names)],
+    writing: Writing,
+    trial: Annotated[int | None, Option(min=0, help="number of the trial")] = None,
+    plan: Plan = None,
+    model: ModelNow = None,
+    evals: Annotated[Path | None, Option(help="compare answers to these (default: those of the trial)")] = None,
+    storage: Storage = None,
+    register: Annotated[str | None, Option(help="make it a version of this model in MLflow's registry")] = None,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Write a pruned checkpoint (materialize is the same).
 
-
-def run(options: Arguments) -> Result:
-    """Write it, or say what it would be."""
-    if (options.plan is None) == (options.trial is None):
-        raise InputError("needs STUDY with --trial, or MODEL with --plan", where="materialise")
-    if options.register and (options.trial is None or options.dry_run):
+    Example:
+        autoreap materialise tiny-tiny --trial 7 -o pruned
+    """
+    if register and (trial is None or writing.dry_run):
         raise InputError("needs STUDY with --trial, and no --dry-run", where="--register")
-    if options.evals and not compares(options):
-        taken = "--dry-run" if options.dry_run else "--skip-behaviour"
+    if evals and not writing.compares:
+        taken = "--dry-run" if writing.dry_run else "--skip-behaviour"
         raise InputError(f"compares answers, which {taken} leaves out", where="--evals", fix="take one of them")
-    return _of_plan(options) if options.plan is not None else _of_trial(options)
+    if plan is not None and trial is None:
+        document, text = _write_plan(writing, source, plan, evals)
+    elif trial is not None and plan is None:
+        document, text = _write_trial(writing, source, trial, storage, model, evals)
+    else:
+        raise InputError("needs STUDY with --trial, or MODEL with --plan", where="materialise")
+    if register:
+        from autoreap.search.storage import DEFAULT_ROOT
+        from autoreap.search.tracking import register as register_version
+
+        version = register_version(
+            writing.target, register, f"{source}/{trial}", folder=DEFAULT_ROOT, tracking_uri=tracking_uri
+        )
+        document["registered"] = {"name": register, "version": version}
+        text += f"\nregistered as {register}, version {version}"
+    print_result(document, text, as_json=json)
 
 
-def _of_plan(options: Arguments) -> Result:
+def _write_plan(writing: Writing, model: str, path: Path, evals: Path | None) -> tuple[dict[str, Any], str]:
     from autoreap.models.loading import describe
     from autoreap.plan import load_plan
     from autoreap.writing.materialiser import check_target
 
-    plan = load_plan(options.plan)
-    described = describe(options.source)
+    plan = load_plan(path)
+    described = describe(model)
     expected: Expected | str = "no --evals to answer"
-    if options.evals and compares(options):
+    if evals:
         from autoreap import jobs
 
-        check_target(target(options), described.checkpoint.path)
-        expected = jobs.answers_of_mask(described, plan, options.evals)
-    return write(described, plan, options, expected=expected)
+        check_target(writing.target, described.checkpoint.path)
+        expected = jobs.answers_of_mask(described, plan, evals)
+    return writing.write(described, plan, expected=expected)
 
 
-def _of_trial(options: Arguments) -> Result:
+def _write_trial(
+    writing: Writing, name: str, trial: int, storage: str | None, model: str | None, evals: Path | None
+) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
     from autoreap.models.loading import describe
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import DEFAULT_ROOT, open_study
 
-    study = read_study(open_study(options.source, options.storage))
-    plan = study.plan(options.trial)
-    described = describe(options.model or plan.base_model.name)
-    trial = f"{study.name}/{options.trial}"
-    facts = {"metrics": study.scored_trial(options.trial).metrics, "trial": trial}
+    study = load_study(name, storage)
+    plan = study.plan(trial)
+    described = describe(model or plan.base_model.name)
+    facts = {"metrics": study.scored_trial(trial).metrics, "trial": f"{study.name}/{trial}"}
     expected: Expected | str = ""
-    if options.evals and compares(options):
-        expected = jobs.answers_of_mask(described, plan, options.evals)
-    elif compares(options):
+    if evals:
+        expected = jobs.answers_of_mask(described, plan, evals)
+    elif writing.compares:
         try:
-            expected = jobs.answers_of_trial(study, options.trial)
+            expected = jobs.answers_of_trial(study, trial)
         except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
             logger.info(str(error))
             expected = "what the trial answered is no longer there as it was"  # in the record: no paths of this machine
-    document, text = write(described, plan, options, facts=facts, expected=expected)
-    if not options.register:
-        return document, text
-    from autoreap.search.tracking import register
-
-    uri = options.tracking_uri
-    version = register(options.output, options.register, trial, folder=DEFAULT_ROOT, tracking_uri=uri)
-    registered = {"registered": {"name": options.register, "version": version}}
-    return {**document, **registered}, f"{text}\nregistered as {options.register}, version {version}"
+    return writing.write(described, plan, facts=facts, expected=expected)

@@ -11,54 +11,41 @@ PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
 
 @dataclass(frozen=True)
 class Need:
-    """What a model takes.
-
-    Attributes:
-        parameters: of `experts`, `rest` of the thinker, `audio` and `vision`: all that hears and answers.
-        layer_parameters: of one decoder layer of the thinker.
-        bytes_each: of a parameter as stored.
-        total_bytes: of the whole checkpoint, with what speaks.
-    """
+    """What a model takes."""
 
     model: str
     num_layers: int
     num_experts: int
-    parameters: Mapping[str, int]
-    layer_parameters: int
-    bytes_each: float
-    total_bytes: int
+    parameters: Mapping[str, int]  # of experts, rest (of the thinker), audio and vision: all that hears and answers
+    layer_parameters: int  # of one decoder layer of the thinker
+    bytes_each: float  # of a parameter as stored
+    total_bytes: int  # of the whole checkpoint, with what speaks
 
     @property
     def num_parameters(self) -> int:
         """Of all that is loaded to be calibrated or searched."""
         return sum(self.parameters.values())
 
-    def loaded_bytes(self, *, on_cpu: bool) -> float:
-        """Memory to calibrate or search: the weights, as stored or in float32 on a CPU, and room to work in."""
-        return self.num_parameters * (4 if on_cpu else self.bytes_each) * ACTIVATIONS
+    def memory(self, *, on_cpu: bool, streamed: bool = False) -> int:
+        """Bytes to calibrate or search: the weights, as stored or in float32 on a CPU, and room to work in.
 
-    def streamed_bytes(self, *, on_cpu: bool) -> float:
-        """The same with one decoder layer in memory at a time."""
-        on_disk = (self.num_layers - 1) * self.layer_parameters
-        return (self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * ACTIVATIONS
+        `streamed` is with one decoder layer in memory at a time.
+        """
+        on_disk = (self.num_layers - 1) * self.layer_parameters if streamed else 0
+        return round((self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * ACTIVATIONS)
 
     def arithmetic(self) -> str:
         """How the bytes come about."""
-        others = {name: count for name, count in self.parameters.items() if name != "experts" and count}
-        rest = ", ".join(f"{name} {_count(count)}" for name, count in others.items())
-        stored = size_text(self.num_parameters * self.bytes_each)
-        return (
-            f"{self._experts_in_words()}, {rest}: "
-            f"{_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}, "
-            f"{size_text(self.loaded_bytes(on_cpu=False))} with a tenth to work in"
-        )
-
-    def _experts_in_words(self) -> str:
-        if not self.num_experts:
-            return f"{self.num_layers} dense layers"
-        each = self.parameters["experts"] // (self.num_layers * self.num_experts)
-        total = _count(self.parameters["experts"])
-        return f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {total} parameters"
+        experts = self.parameters["experts"]
+        parts = [f"{self.num_layers} dense layers"]
+        if experts:
+            each = experts // (self.num_layers * self.num_experts)
+            parts = [f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {_count(experts)} parameters"]
+        others = [name for name in ("rest", "audio", "vision") if self.parameters[name]]
+        parts += [f"{name} {_count(self.parameters[name])}" for name in others]
+        stored, loaded = size_text(self.num_parameters * self.bytes_each), size_text(self.memory(on_cpu=False))
+        total = f"{_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}"
+        return f"{', '.join(parts)}: {total}, {loaded} including 10% working memory"
 
 
 def _count(parameters: int) -> str:
@@ -81,17 +68,19 @@ def need_of(described: Described) -> Need:
     """What an opened checkpoint takes."""
     from autoreap.writing.sizes import is_expert
 
-    family, shape = described.family, described.shape.components["thinker"]
-    parameters = dict.fromkeys(("experts", "rest", "audio", "vision"), 0)
+    layout, shape = described.family.layout, described.shape.components["thinker"]
+    parameters = {"experts": 0, "rest": 0, "audio": 0, "vision": 0}
     layer_parameters = stored = 0
     for tensor in described.checkpoint.tensors.values():
-        role = family.role(tensor.name)
-        if role.part not in ("thinker", "audio", "vision"):
+        role = layout.role(tensor.name)
+        if role.part == "thinker":
+            parameters["experts" if is_expert(role) else "rest"] += tensor.num_parameters
+            layer_parameters += tensor.num_parameters * (role.layer == 0)
+        elif role.part in parameters:
+            parameters[role.part] += tensor.num_parameters
+        else:
             continue
-        kind = role.part if role.part != "thinker" else "experts" if is_expert(role) else "rest"
-        parameters[kind] += tensor.num_parameters
         stored += tensor.num_bytes
-        layer_parameters += tensor.num_parameters * (role.part == "thinker" and role.layer == 0)
     return Need(
         described.name,
         shape.num_layers,

@@ -1,152 +1,197 @@
 """What the options of several commands have in common. Light: nothing here imports a heavy library."""
 
-import argparse
+import inspect
+import json
 import os
-import re
+import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
+from typer import Argument, BadParameter, Option
+
+from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS, Gates, Tokens
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
     from autoreap.data.calibration_config import CalibrationConfig
+    from autoreap.models.loading import Described, Loaded
+    from autoreap.search.records import StudyRecord
 
-Arguments = argparse.Namespace
-Add = Callable[..., Any]  # argparse's add_argument
-Result = tuple[dict[str, Any], str]  # the JSON object, and the text for people
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 COMPONENTS = {"thinker": ("thinker",), "talker": ("talker",), "both": ("thinker", "talker")}
 
 
-def add_model(add: Add) -> None:
-    """MODEL."""
-    add("model", metavar="MODEL", help="a directory, a hub name, or tiny")
+def print_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """What a command found, as one JSON object or as text for people."""
+    shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if as_json else text
+    if shown:
+        print(shown, flush=True)
 
 
-def add_study_options(add: Add) -> None:
-    """STUDY, and where it lies."""
-    add("study", metavar="STUDY", help="name of a study")
-    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
+def load_study(name: str, storage: str | None) -> "StudyRecord":
+    """What a study recorded; `InputError` where there is none of this name."""
+    from autoreap.search.records import read_study
+    from autoreap.search.storage import open_study
+
+    return read_study(open_study(name, storage))
 
 
-def add_tracking_option(add: Add) -> None:
-    """Where MLflow is."""
-    add("--tracking-uri", metavar="URI", help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` as typer takes it: an option for each field of a parameter whose type is a dataclass."""
+    signature = inspect.signature(command)
+    bundles: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation):
+            bundles[parameter.name] = parameter.annotation
+            parameters += inspect.signature(parameter.annotation).parameters.values()
+        else:
+            parameters.append(parameter)
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, bundle in bundles.items():
+            values = {field.name: given.pop(field.name) for field in fields(bundle)}
+            given[name] = bundle(**values)
+        command(**given)
+
+    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__dict__["__signature__"] = signature.replace(parameters=by_name)
+    return run
 
 
-def add_calibration_options(add: Add) -> None:
-    """What to measure, on what."""
-    several = {"metavar": "SET[=WEIGHT]", "type": weighted_set, "action": "append", "default": []}
-    add("--audio", help="JSONL of audio rows, or a data set of the hub; may be given several times", **several)
-    add("--video", help="the same of video or image rows", **several)
-    add("--mixed", help="the same of rows with both", **several)
-    add("--calibration", type=Path, metavar="FILE", help="YAML of sets, with splits and columns (docs/calibration.md)")
-    add("--calibration-samples", type=positive, metavar="N", help="at most the first N rows of each set")
-    add(
-        "--max-unreadable",
-        type=share,
-        metavar="SHARE",
-        help="of recordings that may be broken; they are left out (default 0.01)",
-    )
-    add("--tokens", choices=TOKENS, help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")
-    add(
-        "--gates",
-        choices=GATES,
-        help=f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})",
-    )
-    add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
+# ---------------------------------------------------------------- what a shell may offer
 
 
-def calibration_config(options: Arguments) -> "CalibrationConfig":
-    """The sets of the file and of the options, by modality; `InputError` where there is none of audio."""
-    from autoreap.data.calibration_config import calibration_of
-
-    named = {"audio": options.audio, "video": options.video, "mixed": options.mixed}
-    config = calibration_of(
-        options.calibration,
-        named,
-        max_unreadable=options.max_unreadable,
-        tokens=options.tokens,
-        gates=options.gates,
-    )
-    return config.limited(options.calibration_samples)
-
-
-def gives_calibration(options: Arguments) -> bool:
-    """Whether the options name anything to measure on."""
-    return bool(options.audio or options.video or options.mixed or options.calibration)
+def study_names() -> list[str]:
+    """As Optuna stores them: to ask it would take a second at each press of a key. None where they can't be read."""
+    path = Path("mlruns/studies.db")
+    if not path.is_file():
+        return []
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)
+        try:
+            return [str(name) for (name,) in connection.execute("SELECT study_name FROM studies ORDER BY study_name")]
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return []
 
 
-def add_loading_options(add: Add) -> None:
-    """Where and in which type a model computes."""
-    add(
-        "--device", help="cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)"
-    )
-    add("--dtype", choices=DTYPES, default="auto", help="default: auto, the stored type, float32 on a CPU")
+def model_names(incomplete: str) -> list[str]:
+    """`tiny`, beside the files that fit; where it does not fit a shell offers files by itself."""
+    return ["tiny", *glob(f"{incomplete}*")] if "tiny".startswith(incomplete) else []
 
 
-def add_streaming_option(add: Add) -> None:
-    """How a model that does not fit is calibrated."""
-    add("--stream-layers", action="store_true", help="calibrate with one layer in memory at a time, the rest on disk")
+def source_names(incomplete: str) -> list[str]:
+    """Studies and models."""
+    return [*study_names(), *model_names(incomplete)]
 
 
-def weighted_set(text: str) -> tuple[str, float]:
+# ---------------------------------------------------------------- values
+
+
+class WeightedSet(NamedTuple):
+    """A set of rows, and how much it counts."""
+
+    name: str
+    weight: float
+
+
+def weighted_set(text: str) -> WeightedSet:
     """A set and its weight; 1 where none is given. A name that ends in `=` and a number needs a weight after it."""
     name, _, ending = text.rpartition("=")
     try:
         weight = float(ending)
     except ValueError:
-        return text, 1.0
+        return WeightedSet(text, 1.0)
     if not name:
-        return text, 1.0
+        return WeightedSet(text, 1.0)
     if not 0 < weight < float("inf"):
-        raise argparse.ArgumentTypeError(f"a weight must be a finite number above 0, got {ending!r}")
-    return name, weight
+        raise BadParameter(f"a weight must be a finite number above 0, got {ending!r}")
+    return WeightedSet(name, weight)
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
-    return number
+# ---------------------------------------------------------------- options of several commands
+
+_DEVICE = "cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)"
+_MAX_UNREADABLE = "fraction of recordings that may be broken; they are left out (default 0.01)"
+_GATES = f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})"
+_STREAM_LAYERS = "calibrate with one layer in memory at a time, the rest on disk"
+_MODEL = "a directory, a hub name, or tiny"
+ComponentName = Literal["thinker", "talker", "both"]
+DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
+
+Json = Annotated[bool, Option("--json", help="one JSON object on stdout, nothing else there")]
+Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)]
+ModelOption = Annotated[str, Option(help=_MODEL, autocompletion=model_names)]
+ModelNow = Annotated[
+    str | None, Option(help="where the base model is now (default: where it was)", autocompletion=model_names)
+]
+Plan = Annotated[Path | None, Option(help="a plan.json: what the model is pruned to")]
+Study = Annotated[str, Argument(metavar="STUDY", help="name of a study", autocompletion=study_names)]
+Storage = Annotated[str | None, Option(help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")]
+TrackingUri = Annotated[str | None, Option(help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")]
+Component = Annotated[ComponentName, Option(help="whose experts and layers")]
+Device = Annotated[str | None, Option(help=_DEVICE)]
+Dtype = Annotated[DtypeName, Option(help="auto: the stored type, float32 on a CPU")]
+Sets = list[WeightedSet] | None
 
 
-def positive(text: str) -> int:
-    """An integer above 0."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be an integer above 0, got {text!r}")
-    return int(text)
+def _sets(rows: str) -> Any:
+    return Option(metavar="SET[=WEIGHT]", parser=weighted_set, help=rows)
 
 
-def at_least_zero(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
-    return int(text)
+@dataclass(frozen=True)
+class Calibration:
+    """What to measure, on what."""
+
+    audio: Annotated[Sets, _sets("JSONL of audio rows, or a data set of the hub; may be given several times")] = None
+    video: Annotated[Sets, _sets("the same of video or image rows")] = None
+    mixed: Annotated[Sets, _sets("the same of rows with both")] = None
+    calibration: Annotated[Path | None, Option(help="YAML of sets with columns (docs/calibration.md)")] = None
+    calibration_samples: Annotated[int | None, Option(min=1, help="at most so many first rows of each set")] = None
+    max_unreadable: Annotated[float | None, Option(min=0, max=1, help=_MAX_UNREADABLE)] = None
+    tokens: Annotated[Tokens | None, Option(help=f"which of the thinker count (default {DEFAULT_TOKENS})")] = None
+    gates: Annotated[Gates | None, Option(help=_GATES)] = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the options name anything to measure on."""
+        return bool(self.audio or self.video or self.mixed or self.calibration)
+
+    def config(self) -> "CalibrationConfig":
+        """The sets of the file and of the options, by modality; `InputError` where there is none of audio."""
+        from autoreap.data.calibration_config import calibration_of
+
+        named = {"audio": self.audio or [], "video": self.video or [], "mixed": self.mixed or []}
+        config = calibration_of(
+            self.calibration,
+            named,
+            max_unreadable=self.max_unreadable,
+            tokens=self.tokens,
+            gates=self.gates,
+        )
+        return config.limited(self.calibration_samples)
 
 
-def hours(text: str) -> float:
-    """A number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return number
+@dataclass(frozen=True)
+class Loading:
+    """Where, in which type, and how much at a time a model that is calibrated is loaded."""
 
+    device: Device = None
+    dtype: Dtype = "auto"
+    stream_layers: Annotated[bool, Option("--stream-layers", help=_STREAM_LAYERS)] = False
 
-def indices(text: str) -> list[int]:
-    """Layer numbers separated by commas."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"must be layer numbers such as 12,16, got {text!r}")
-    return [int(part) for part in text.split(",")]
+    def load(self, described: "Described", component: str) -> "Loaded":
+        """The model, with what speaks where that is calibrated."""
+        from autoreap.models.loading import load
+
+        speech = "talker" in COMPONENTS[component]
+        return load(described, speech=speech, device=self.device, dtype=self.dtype, stream_layers=self.stream_layers)
 
 
 def check_output(path: Path, option: str, formats: Sequence[str] = ()) -> None:

@@ -1,10 +1,14 @@
 """The options that say what to keep, shared by `plan` and `prune`."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from autoreap.candidate import LAYER_SELECTIONS, PRESETS, RANKINGS, Candidate, preset_values
-from autoreap.commands.options import COMPONENTS, Add, Arguments, indices
+from typer import BadParameter, Option
+
+from autoreap.candidate import Candidate, LayerSelection, Preset, Ranking, preset_values
+from autoreap.commands.options import COMPONENTS
 from autoreap.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -14,67 +18,82 @@ if TYPE_CHECKING:
     from autoreap.saliency import Saliency
 
 
-def add_planning_options(add: Add, *, component: bool = True) -> None:
-    """Values of a candidate; `component` where the command has no such option already."""
-    add("--preset", choices=tuple(PRESETS), help="a recommended set of values; explicit ones go over it")
-    add("--retention", type=float, metavar="SHARE", help="of the experts kept in each layer (default 1: all)")
-    add("--lambda", dest="lambda_", type=float, metavar="WEIGHT", help="weight of the contrast term (default 1)")
-    add("--beta", type=float, metavar="SHARE", help="of the video saliency that it subtracts (default 1)")
-    add("--saliency", choices=RANKINGS, help="ranking of experts (default affinity)")
-    add("--seed", type=int, metavar="N", help="of the random ranking (default 0)")
-    add("--layers-cut", type=int, metavar="N", help="how many layers to cut, most similar first (default 0)")
-    add("--similarity-threshold", type=float, metavar="COSINE", help="least one of a layer that is cut (default: none)")
-    add("--protect-first", type=int, metavar="N", help="never cut the first N layers by ranking (default: depth / 12)")
-    add("--protect-last", type=int, metavar="N", help="nor the last N (default: depth / 12)")
-    add("--layer-selection", choices=LAYER_SELECTIONS, help="cut them one by one (default single), or as one block")
-    add("--layers", type=indices, metavar="12,16", help="cut exactly these layers")
-    add("--strip-vision", action="store_true", help="drop the vision tower")
-    add("--drop-speech", action="store_true", help="drop the talker and the waveform decoder: it answers in text alone")
-    if component:
-        add("--component", choices=tuple(COMPONENTS), default="thinker", help="default: thinker")
+def _layer_numbers(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"\d+(,\d+)*", text):
+        raise BadParameter(f"must be layer numbers such as 12,16, got {text!r}")
+    return text
 
 
-def planned(
-    options: Arguments, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"
-) -> "PruningPlan":
-    """The plan that the planning options ask for; without `saliency` where nothing is ranked."""
-    from autoreap.planning import make_plan, without_layers
+@dataclass(frozen=True)
+class Planning:
+    """Values of a candidate."""
 
-    plan = make_plan(candidate(options, shape), saliency, shape, base_model)
-    if options.layers is None:
+    preset: Annotated[Preset | None, Option(help="a recommended set of values; explicit ones go over it")] = None
+    retention: Annotated[float | None, Option(help="fraction of experts kept in each layer (default 1)")] = None
+    lambda_: Annotated[float | None, Option("--lambda", help="weight of the contrast term (default 1)")] = None
+    beta: Annotated[float | None, Option(help="fraction of the video saliency that it subtracts (default 1)")] = None
+    saliency: Annotated[Ranking | None, Option(help="ranking of experts (default affinity)")] = None
+    seed: Annotated[int | None, Option(help="of the random ranking (default 0)")] = None
+    layers_cut: Annotated[int | None, Option(help="how many layers to cut, most similar first (default 0)")] = None
+    similarity_threshold: Annotated[float | None, Option(help="only cut layers with at least this cosine")] = None
+    protect_first: Annotated[int | None, Option(help="never cut so many first layers (default: depth / 12)")] = None
+    protect_last: Annotated[int | None, Option(help="never cut so many last layers (default: depth / 12)")] = None
+    layer_selection: Annotated[LayerSelection | None, Option(help="one by one (default single), or as a block")] = None
+    layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
+    strip_vision: Annotated[bool, Option("--strip-vision", help="drop the vision tower")] = False
+    drop_speech: Annotated[bool, Option("--drop-speech", help="drop talker and waveform decoder: text alone")] = False
+
+    def plan(
+        self, component: str, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"
+    ) -> "PruningPlan":
+        """The plan that the options ask for; without `saliency` where nothing is ranked."""
+        from autoreap.planning import make_plan, without_layers
+
+        plan = make_plan(self.candidate(component, shape), saliency, shape, base_model)
+        if self.layers is None:
+            return plan
+        numbers = [int(number) for number in self.layers.split(",")]
+        for name in COMPONENTS[component]:
+            plan = without_layers(plan, name, numbers, shape)
         return plan
-    for component in COMPONENTS[options.component]:
-        plan = without_layers(plan, component, options.layers, shape)
-    return plan
 
+    def candidate(self, component: str, shape: "ModelShape") -> Candidate:
+        """The values that the options name: the preset's, and explicit ones over them."""
+        from autoreap.plan import no_vision
 
-def candidate(options: Arguments, shape: "ModelShape") -> Candidate:
-    """The values that the planning options name: the preset's, and explicit ones over them."""
-    from autoreap.plan import no_vision
+        if self.strip_vision and not shape.has_vision:
+            raise no_vision("--strip-vision")
+        given: dict[str, Any] = {
+            "lambda": self.lambda_,
+            "beta": self.beta,
+            "saliency": self.saliency,
+            "seed": self.seed,
+            "similarity_threshold": self.similarity_threshold,
+            "protect_first": self.protect_first,
+            "protect_last": self.protect_last,
+            "layer_selection": self.layer_selection,
+            "strip_vision": self.strip_vision or self.preset is not None,
+            "drop_speech": self.drop_speech,
+        }
+        for name in COMPONENTS[component]:
+            prefix = "" if name == "thinker" else f"{name}."
+            retention, layers_cut = self._of_preset(name, shape)
+            given[f"{prefix}retention"] = retention if self.retention is None else self.retention
+            if self.layers is None:
+                given[f"{prefix}layers_cut"] = layers_cut if self.layers_cut is None else self.layers_cut
+        return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
 
-    if options.strip_vision and not shape.has_vision:
-        raise no_vision("--strip-vision")
-    given: dict[str, Any] = {}
-    for component in COMPONENTS[options.component]:
+    def _of_preset(self, component: str, shape: "ModelShape") -> tuple[float | None, int | None]:
+        """Retention and layers to cut, None without a preset."""
         if component not in shape.components:
             raise InputError(f"this model has no {component}", where="--component")
-        retention, layers_cut = None, None
-        if options.preset:
-            decoder = shape.components[component]
-            retention, layers_cut = preset_values(options.preset, decoder.num_layers, dense=decoder.is_dense)
-            if decoder.is_dense:
-                logger.info(
-                    f"the {component} is dense: preset {options.preset} cuts {layers_cut} of its layers, no experts"
-                )
-        prefix = "" if component == "thinker" else f"{component}."
-        given[f"{prefix}retention"] = retention if options.retention is None else options.retention
-        if options.layers is None:
-            given[f"{prefix}layers_cut"] = layers_cut if options.layers_cut is None else options.layers_cut
-    given |= {"lambda": options.lambda_, "beta": options.beta, "saliency": options.saliency, "seed": options.seed}
-    given |= {name: getattr(options, name) for name in ("similarity_threshold", "protect_first", "protect_last")}
-    given |= {"strip_vision": options.strip_vision or bool(options.preset), "drop_speech": options.drop_speech}
-    given["layer_selection"] = options.layer_selection
-    return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
+        if self.preset is None:
+            return None, None
+        decoder = shape.components[component]
+        retention, layers_cut = preset_values(self.preset, decoder.num_layers, dense=decoder.is_dense)
+        if decoder.is_dense:
+            logger.info(f"the {component} is dense: preset {self.preset} cuts {layers_cut} of its layers, no experts")
+        return retention, layers_cut
 
 
 def in_words(plan: "PruningPlan") -> str:

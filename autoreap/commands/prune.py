@@ -1,94 +1,69 @@
 """autoreap prune: calibrate, plan and materialise in one go."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from autoreap.candidate import Candidate
-from autoreap.commands.options import (
-    COMPONENTS,
-    Add,
-    Arguments,
-    Result,
-    add_calibration_options,
-    add_loading_options,
-    add_model,
-    add_streaming_option,
-    calibration_config,
-    gives_calibration,
-)
-from autoreap.commands.plan_options import add_planning_options, candidate, planned
-from autoreap.commands.writing import add_output_options, compares, target, write
+from autoreap.commands.options import COMPONENTS, Calibration, Component, Json, Loading, Model, print_result
+from autoreap.commands.plan_options import Planning
+from autoreap.commands.writing import Writing
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
-    from autoreap.models.loading import Described
-    from autoreap.plan import PruningPlan
-    from autoreap.saliency import Saliency
     from autoreap.writing.behaviour import Expected
 
-SUMMARY = "calibrate, plan and materialise in one go"
-EXAMPLE = "autoreap prune tiny --preset medium --audio calibration/tiny/audio.parquet -o pruned"
 
+def prune(
+    model: Model,
+    calibration: Calibration,
+    loading: Loading,
+    planning: Planning,
+    writing: Writing,
+    component: Component = "thinker",
+    json: Json = False,
+) -> None:
+    """Calibrate, plan and materialise in one go.
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add_model(add)
-    add_calibration_options(add)
-    add_loading_options(add)
-    add_streaming_option(add)
-    add_planning_options(add, component=False)
-    add_output_options(add)
-
-
-def run(options: Arguments) -> Result:
-    """All three steps; what needs no measurement loads no weight."""
+    Example:
+        autoreap prune tiny --preset medium --audio calibration/tiny/audio.parquet -o pruned
+    """
     from autoreap.models.loading import describe
     from autoreap.planning import check_candidate, needs_saliency
     from autoreap.writing.materialiser import check_target
 
-    described = describe(options.model)
-    if not options.dry_run:
-        check_target(target(options), described.checkpoint.path)
-    values = candidate(options, described.shape)
-    if values == Candidate() and options.layers is None:
+    described = describe(model)
+    shape, base_model = described.shape, described.base_model
+    if not writing.dry_run:
+        check_target(writing.target, described.checkpoint.path)
+    values = planning.candidate(component, shape)
+    if values == Candidate() and planning.layers is None:
         raise InputError("names nothing to prune", where="prune", fix="give --preset medium, or --retention 0.5")
-    check_candidate(values, described.shape)
-    decide = partial(planned, options, shape=described.shape, base_model=described.base_model)
-    if not needs_saliency(values):
-        return write(described, decide(None), options, expected="no weight was loaded to compare with")
-    return _measured(described, decide, options)
+    check_candidate(values, shape)
+    if not needs_saliency(values) or not calibration.is_given:
+        plan = planning.plan(component, None, shape, base_model)  # or the error that says what is to be measured
+        result = writing.write(described, plan, expected="no weight was loaded to compare with")
+        print_result(*result, as_json=json)
+        return
 
-
-def _measured(described: "Described", decide: "Callable[[Saliency | None], PruningPlan]", options: Arguments) -> Result:
-    if not gives_calibration(options):
-        decide(None)  # says what would have to be measured
     from autoreap import jobs
     from autoreap.calibration.calibrator import Options
     from autoreap.calibration.spool import spool_beside
-    from autoreap.models.loading import load, release
+    from autoreap.models.loading import release
 
-    calibration = calibration_config(options)
-    data = jobs.read_calibration(calibration)
+    config = calibration.config()
+    data = jobs.read_calibration(config)
     with TemporaryDirectory() as scratch:
-        components = COMPONENTS[options.component]
-        loaded = load(
-            described,
-            speech="talker" in components,
-            device=options.device,
-            dtype=options.dtype,
-            stream_layers=options.stream_layers,
-        )
-        spool = spool_beside(Path(scratch) / "dry" if options.dry_run else target(options))
-        measuring = replace(Options.of(calibration), spool=spool)
-        saliency = jobs.calibrated(loaded, data, components, options=measuring)
-        plan = decide(saliency)
-        expected: Expected | str | None = "the base model was never in memory as a whole"
-        if compares(options) and not options.stream_layers:
-            expected = jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
+        loaded = loading.load(described, component)
+        spool = spool_beside(Path(scratch) / "dry" if writing.dry_run else writing.target)
+        options = replace(Options.of(config), spool=spool)
+        saliency = jobs.calibrated(loaded, data, COMPONENTS[component], options=options)
+        plan = planning.plan(component, saliency, shape, base_model)
+        expected: Expected | str = "the base model was never in memory as a whole"
+        if writing.compares and not loading.stream_layers:
+            answers = jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
+            expected = answers or "no calibration row holds speech with its text"
         del loaded
         release()
-        return write(described, plan, options, expected=expected or "no calibration row holds speech with its text")
+        print_result(*writing.write(described, plan, expected=expected), as_json=json)

@@ -1,38 +1,40 @@
 """autoreap report: the morning report."""
 
 from pathlib import Path
+from typing import Annotated
 
-from autoreap.commands.options import Add, Arguments, Result, add_study_options, check_output
+from typer import Option
+
+from autoreap.commands.options import Json, Storage, Study, check_output, load_study, print_result
 from autoreap.errors import InputError
 from autoreap.formatting import size_text
 
-SUMMARY = "write the morning report"
-EXAMPLE = "autoreap report tiny-tiny -o report.html"
 
+def report(
+    study: Study,
+    storage: Storage = None,
+    output: Annotated[Path, Option("-o", "--output", help="HTML file")] = Path("report.html"),
+    json: Json = False,
+) -> None:
+    """Write the morning report.
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add_study_options(add)
-    add("-o", "--output", type=Path, default=Path("report.html"), help="HTML file (default: report.html)")
-
-
-def run(options: Arguments) -> Result:
-    """Write the page; also of a night on which everything failed, for its reasons."""
+    Example:
+        autoreap report tiny-tiny -o report.html
+    """
     from autoreap.formatting import count_text
     from autoreap.report.study_page import write_report
     from autoreap.search.front import front_of
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import open_study
 
-    check_output(options.output, "-o")
-    study = read_study(open_study(options.study, options.storage))
-    if not any(trial.is_finished for trial in study.trials):
-        raise InputError("has no finished trial yet", where=f"study {options.study}", fix="search longer")
-    write_report(study, options.output)
-    front = [point.number for point in front_of(study)]
-    num_bytes = options.output.stat().st_size
-    document = {"report": str(options.output), "bytes": num_bytes, "study": study.name}
-    document |= {"num_trials": len(study.trials), "front": front}
-    trials = count_text(len(study.trials), "trial")
+    check_output(output, "-o")
+    recorded = load_study(study, storage)
+    if not any(trial.is_finished for trial in recorded.trials):
+        raise InputError("has no finished trial yet", where=f"study {study}", fix="search longer")
+    write_report(recorded, output)
+    front = [point.number for point in front_of(recorded)]
+    num_bytes = output.stat().st_size
+    document = {"report": str(output), "bytes": num_bytes, "study": recorded.name}
+    document |= {"num_trials": len(recorded.trials), "front": front}
+    trials = count_text(len(recorded.trials), "trial")
     size = size_text(num_bytes)
-    return document, f"wrote {options.output} ({size}): {trials}, {len(front)} on the front; open it in a browser"
+    text = f"wrote {output} ({size}): {trials}, {len(front)} on the front; open it in a browser"
+    print_result(document, text, as_json=json)

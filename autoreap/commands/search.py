@@ -1,47 +1,45 @@
 """autoreap search: start or resume a study."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from autoreap.commands.options import (
-    Add,
-    Arguments,
-    Result,
-    add_loading_options,
-    add_tracking_option,
-    at_least_zero,
-    hours,
-    positive,
-)
+from typer import Argument, BadParameter, Option
 
-SUMMARY = "start or resume a study"
-EXAMPLE = "autoreap search search_spaces/tiny.yaml"
+from autoreap.commands.options import Device, Dtype, Json, Storage, TrackingUri, model_names, print_result
+
+_MODEL = "a directory, a hub name, or tiny (default: the space's)"
+_HOURS = "stop after so many hours (default: the space's, or never)"
+_WORKERS = "score on so many Ray actors, a GPU each; 1 scores in this process; RAY_ADDRESS names a cluster"
+_ALLOW_OTHER_CODE = "go on with a study that another version has begun"
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("space", type=Path, metavar="SPACE", help="a file of search_spaces/")
-    add("--model", default="tiny", help="a directory, a hub name, or tiny (default)")
-    add("--study", metavar="NAME", help="of the study (default: SPACE-MODEL); the same name resumes it")
-    add("--trials", type=positive, metavar="N", help="finished trials to reach in all (default: the space's)")
-    add("--hours", type=hours, metavar="H", help="stop after so many hours (default: the space's, or never)")
-    add("--storage", metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")
-    add("--seed", type=at_least_zero, metavar="N", help="seed of the sampler (default: the space's)")
-    add(
-        "--workers",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="score on N Ray actors, a GPU each (default: 1, in this process); RAY_ADDRESS names a cluster",
-    )
-    add("--allow-other-code", action="store_true", help="go on with a study that another version has begun")
-    add("--no-confirm", action="store_true", help="do not score the front on the report split at the end")
-    add_tracking_option(add)
-    add_loading_options(add)
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise BadParameter(f"must be a number above 0, got {value}")
+    return value
 
 
-def run(options: Arguments) -> Result:
-    """Search, then say what was found and shipped."""
+def search(
+    space: Annotated[Path, Argument(metavar="SPACE", help="a file of search_spaces/")],
+    model: Annotated[str | None, Option(help=_MODEL, autocompletion=model_names)] = None,
+    study: Annotated[str | None, Option(help="name (default: SPACE-MODEL); the same name resumes it")] = None,
+    trials: Annotated[int | None, Option(min=1, help="plans to score in all (default: the space's)")] = None,
+    hours: Annotated[float | None, Option(callback=_above_zero, help=_HOURS)] = None,
+    storage: Storage = None,
+    seed: Annotated[int | None, Option(min=0, help="seed of the sampler (default: the space's)")] = None,
+    workers: Annotated[int, Option(min=1, help=_WORKERS)] = 1,
+    allow_other_code: Annotated[bool, Option("--allow-other-code", help=_ALLOW_OTHER_CODE)] = False,
+    no_confirm: Annotated[bool, Option("--no-confirm", help="do not score the front on the report split")] = False,
+    tracking_uri: TrackingUri = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Start or resume a study.
+
+    Example:
+        autoreap search search_spaces/tiny.yaml
+    """
     from autoreap import jobs
     from autoreap.report.front_table import front_table
     from autoreap.search.front import explain_empty_front
@@ -50,42 +48,42 @@ def run(options: Arguments) -> Result:
     from autoreap.search.search_options import SearchOptions
     from autoreap.writing.verification import behaviour_text
 
-    chosen = SearchOptions(
-        model=options.model,
-        study=options.study,
-        trials=options.trials,
-        hours=options.hours,
-        storage=options.storage,
-        seed=options.seed,
-        tracking_uri=options.tracking_uri,
-        device=options.device,
-        dtype=options.dtype,
-        workers=options.workers,
-        allow_other_code=options.allow_other_code,
-        confirm=not options.no_confirm,
+    options = SearchOptions(
+        model=model,
+        study=study,
+        trials=trials,
+        hours=hours,
+        storage=storage,
+        seed=seed,
+        tracking_uri=tracking_uri,
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        allow_other_code=allow_other_code,
+        confirm=not no_confirm,
     )
-    result = jobs.search(options.space, chosen)
-    study, shipped = result.study, result.shipped
-    lines = [front_table(study, result.front), ""]
+    result = jobs.search(space, options)
+    found, shipped = result.study, result.shipped
+    lines = [front_table(found, result.front), ""]
     if not result.front:
-        lines.append(explain_empty_front(study))
+        lines.append(explain_empty_front(found))
     for path in result.drawn:
         label = "front" if path.suffix == ".png" else "report"
         lines.append(f"{label:<8} {path}")
     document: dict[str, Any] = {
-        "study": study.name,
-        "points": with_held_out([point.as_dict() for point in result.front], study.held_out),
+        "study": found.name,
+        "points": with_held_out([point.as_dict() for point in result.front], found.held_out),
     }
     if shipped:
         document["shipped"] = shipped.as_dict()
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {study.plan(shipped.trial).thinker.in_words}",
+            f"         trial {shipped.trial} with {found.plan(shipped.trial).thinker.in_words}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]
-        lines += [f"         {line}" for line in quality_lines(study, study.trial(shipped.trial))]
+        lines += [f"         {line}" for line in quality_lines(found, found.trial(shipped.trial))]
     if result.not_shipped:
         document["not_shipped"] = result.not_shipped
         lines.append(f"shipped  nothing: {result.not_shipped}")
-    return document, "\n".join(lines)
+    print_result(document, "\n".join(lines), as_json=json)

@@ -1,57 +1,56 @@
 """autoreap select: the trial that a rule picks."""
 
-import argparse
 import math
 import re
+from typing import Annotated, Literal
 
-from autoreap.commands.options import Add, Arguments, Result, add_study_options
+from typer import BadParameter, Option
+
+from autoreap.commands.options import Json, Storage, Study, load_study, print_result
 from autoreap.errors import InputError
 
-SUMMARY = "pick one trial by a rule"
-EXAMPLE = "autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5"
+_MAX_WER_INCREASE = "for smallest: percentage points over the baseline"
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add_study_options(add)
-    add("--rule", choices=("safe", "knee", "smallest", "best"), default="safe", help="default: safe")
-    add("--max-wer-increase", type=points, metavar="POINTS", help="for smallest: percentage points over the baseline")
-    add("--max-size", metavar="SIZE", help="for best: 20GB, 900MB")
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise BadParameter(f"must be a finite number, got {value}")
+    return value
 
 
-def run(options: Arguments) -> Result:
-    """The point, and why it is the one."""
+def select(
+    study: Study,
+    storage: Storage = None,
+    rule: Annotated[Literal["safe", "knee", "smallest", "best"], Option(help="how to pick")] = "safe",
+    max_wer_increase: Annotated[float | None, Option(callback=_finite, help=_MAX_WER_INCREASE)] = None,
+    max_size: Annotated[str | None, Option(metavar="SIZE", help="for best: 20GB, 900MB")] = None,
+    json: Json = False,
+) -> None:
+    """Pick one trial by a rule.
+
+    Example:
+        autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5
+    """
     from autoreap.formatting import scores_text
     from autoreap.search.held_out import with_held_out
     from autoreap.search.non_inferiority import quality_lines
-    from autoreap.search.records import read_study
-    from autoreap.search.selection import check_bounds, select
-    from autoreap.search.storage import open_study
+    from autoreap.search.selection import check_bounds
+    from autoreap.search.selection import select as select_point
 
-    max_size_bytes = _bytes(options.max_size) if options.max_size else None
-    check_bounds(options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size_bytes)
-    study = read_study(open_study(options.study, options.storage))
-    point, reason = select(
-        study, options.rule, max_wer_increase=options.max_wer_increase, max_size_bytes=max_size_bytes
+    max_size_bytes = _bytes(max_size) if max_size else None
+    bounds = {"max_wer_increase": max_wer_increase, "max_size_bytes": max_size_bytes}
+    check_bounds(rule, **bounds)
+    recorded = load_study(study, storage)
+    point, reason = select_point(recorded, rule, **bounds)
+    (document,) = with_held_out([point.as_dict()], recorded.held_out)
+    document |= {"rule": rule, "reason": reason}
+    scores = scores_text(point.metrics, point.size_bytes, recorded.objectives)
+    name = f"{recorded.name}-trial-{point.number}"
+    write = f"to write it: autoreap materialise {recorded.name} --trial {point.number} -o {name}"
+    quality = [f"  {line}" for line in quality_lines(recorded, point)]
+    print_result(
+        document, "\n".join([f"trial {point.number}: {scores}", f"why: {reason}", *quality, write]), as_json=json
     )
-    (document,) = with_held_out([point.as_dict()], study.held_out)
-    document |= {"rule": options.rule, "reason": reason}
-    scores = scores_text(point.metrics, point.size_bytes, study.objectives)
-    quality = "\n".join(f"  {line}" for line in quality_lines(study, point))
-    name = f"{study.name}-trial-{point.number}"
-    write = f"to write it: autoreap materialise {study.name} --trial {point.number} -o {name}"
-    return document, f"trial {point.number}: {scores}\nwhy: {reason}\n{quality}\n{write}"
-
-
-def points(text: str) -> float:
-    """A finite number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
-    return number
 
 
 def _bytes(text: str) -> float:

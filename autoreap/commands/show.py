@@ -1,33 +1,35 @@
 """autoreap show: the trials of a study, or all about one of them."""
 
 import shutil
+from typing import Annotated
 
-from autoreap.commands.options import Add, Arguments, Result, add_study_options, at_least_zero
+from typer import Option
 
-SUMMARY = "list the trials of a study, or tell all about one"
-EXAMPLE = "autoreap show tiny-tiny --trial 7"
+from autoreap.commands.options import Json, Storage, Study, load_study, print_result
 
 _WIDTH = 100  # where there is no terminal
 
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add_study_options(add)
-    add("--trial", type=at_least_zero, metavar="N", help="all about this one (default: one line for each)")
+def show(
+    study: Study,
+    storage: Storage = None,
+    trial: Annotated[int | None, Option(min=0, help="all about this one (default: one line for each)")] = None,
+    json: Json = False,
+) -> None:
+    """List the trials of a study, or tell all about one.
 
-
-def run(options: Arguments) -> Result:
-    """A line a trial, or a page about one."""
+    Example:
+        autoreap show tiny-tiny --trial 7
+    """
     from autoreap.report.trial_text import details_text, trial_as_dict, trial_details
-    from autoreap.search.records import read_study
     from autoreap.search.search_log import trial_line
-    from autoreap.search.storage import open_study
 
-    study = read_study(open_study(options.study, options.storage))
-    if options.trial is not None:
-        details = trial_details(study, options.trial)
+    recorded = load_study(study, storage)
+    if trial is not None:
+        details = trial_details(recorded, trial)
         width = shutil.get_terminal_size((_WIDTH, 0)).columns
-        return details.as_dict(), details_text(details, width=width)
-    document = {"study": study.name, "trials": [trial_as_dict(trial) for trial in study.trials]}
-    lines = [trial_line(trial, list(study.objectives)) for trial in study.trials]
-    return document, "\n".join(lines) or f"study {study.name} has no trial yet"
+        print_result(details.as_dict(), details_text(details, width=width), as_json=json)
+        return
+    document = {"study": recorded.name, "trials": [trial_as_dict(each) for each in recorded.trials]}
+    lines = [trial_line(each, list(recorded.objectives)) for each in recorded.trials]
+    print_result(document, "\n".join(lines) or f"study {recorded.name} has no trial yet", as_json=json)

@@ -2,40 +2,42 @@
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from autoreap.commands.options import Add, Arguments, Result
-from autoreap.commands.writing import verified_lines
+from typer import Argument
+
+from autoreap.commands.options import Json, print_result
+from autoreap.commands.writing import SkipBehaviour, verified_lines
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "verify a checkpoint by what it carries"
-EXAMPLE = "autoreap verify qwen3-omni-small"
 
+def verify(
+    checkpoint: Annotated[Path, Argument(help="a directory that materialise, prune or search wrote")],
+    skip_behaviour: SkipBehaviour = False,
+    json: Json = False,
+) -> None:
+    """Check a written checkpoint against its record.
 
-def add_options(add: Add) -> None:
-    """What the command takes."""
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a directory that materialise, prune or search wrote")
-    add("--skip-behaviour", action="store_true", help="don't load it to ask again what it answered")
-
-
-def run(options: Arguments) -> Result:
-    """Structure, content and behaviour; the first that fails is the error."""
+    Example:
+        autoreap verify qwen3-omni-small
+    """
     from dataclasses import replace
 
     from autoreap.scores import metrics_as_dict
     from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
-    record = load_record(options.checkpoint)
+    record = load_record(checkpoint)
     logger.info("verifying structure")
-    checkpoint = check_structure(options.checkpoint)
+    opened = check_structure(checkpoint)
     logger.info("verifying content")
-    check_content(checkpoint, record)
+    check_content(opened, record)
     behaviour = Verified(None, "--skip-behaviour")
-    if not options.skip_behaviour:
+    if not skip_behaviour:
         from autoreap.writing.behaviour import check_carried
 
         logger.info("verifying behaviour")
-        behaviour = check_carried(options.checkpoint, record)
-    levels = replace(record, behaviour=behaviour).levels(checkpoint)
-    document = {"path": str(options.checkpoint), "verified": levels, "metrics": metrics_as_dict(behaviour.metrics)}
-    return document, "\n".join([f"{options.checkpoint} is what was written", *verified_lines(levels)])
+        behaviour = check_carried(checkpoint, record)
+    levels = replace(record, behaviour=behaviour).levels(opened)
+    document = {"path": str(checkpoint), "verified": levels, "metrics": metrics_as_dict(behaviour.metrics)}
+    print_result(document, "\n".join([f"{checkpoint} is what was written", *verified_lines(levels)]), as_json=json)

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from autoreap.dimensions import experts, layers, speech, vision
-from autoreap.models.families.family import Config, Family, TensorRole
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ class Dimension(Protocol):
         ...
 
     def rewrite_tensor(self, role: TensorRole, plan: PruningPlan) -> TensorRole | None:
-        """The role in the pruned checkpoint, or None if the tensor is dropped."""
+        """The role in the pruned checkpoint, or None if the tensor is dropped.
+
+        All tensors of one expert are kept or dropped together: to count what is left, one of them is asked for.
+        """
         ...
 
-    def rewrite_config(self, config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
-        """Edit the raw config in place; the names and shapes of tensors that must be added, filled with zeros."""
+    def rewrite_config(self, config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
+        """Edit the raw config in place; the tensors that must be added, filled with zeros."""
         ...
 
 

@@ -7,7 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from autoreap.models.families.family import Config, Family, Router, TensorRole
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
+from autoreap.models.families.running import Router
 from autoreap.plan import COMPONENTS, PruningPlan
 
 if TYPE_CHECKING:
@@ -21,11 +23,11 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
     """Narrow every router to its retained experts; the experts' own weights stay untouched where they are."""
     with ExitStack() as stack:
         for component in COMPONENTS:
-            decoder, edit = family.decoder(model, component), plan.component(component)
+            decoder, edit = family.running.decoder(model, component), plan.component(component)
             if decoder is None or edit is None:
                 continue
             for layer, kept in zip(decoder.layers, edit.experts, strict=True):
-                router = family.router(layer)
+                router = family.running.router(layer)
                 if router is not None and len(kept) < router.num_experts:
                     stack.enter_context(_narrowed(router, kept))
         yield
@@ -69,9 +71,9 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return replace(role, rows=kept) if role.rows_are_experts else role
 
 
-def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Set the number of experts; top-k follows where fewer are left."""
     for component in COMPONENTS:
         if edit := plan.component(component):
-            family.write_experts(config, component, edit.num_retained_experts)
+            layout.write_experts(config, component, edit.num_retained_experts)
     return {}

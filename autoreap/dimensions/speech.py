@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from autoreap.models.families.family import SPEAKING_PARTS, Config, Family, TensorRole
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import SPEAKING_PARTS, CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractContextManager[None]:
     """Take the speaking parts out while the context lasts."""
-    return family.without_speech(model) if plan.drop_speech else nullcontext()
+    if family.voice is None or not plan.drop_speech:
+        return nullcontext()
+    return family.voice.without_speech(model)
 
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
@@ -22,8 +25,8 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return None if plan.drop_speech and role.part in SPEAKING_PARTS else role
 
 
-def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Say that the model has no voice; the talker's own keys stay, as some engines read them."""
     if plan.drop_speech:
-        family.write_no_speech(config)
+        layout.write_no_speech(config)
     return {}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from autoreap.models.families.family import Config, Family, TensorRole
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Refuse images and video while the context lasts."""
-    closed = family.disable_vision(model) if plan.strip_vision else []
+    closed = family.running.disable_vision(model) if plan.strip_vision else []
     try:
         yield
     finally:
@@ -29,6 +30,6 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     return None if plan.strip_vision and role.part == "vision" else role
 
 
-def rewrite_config(config: Config, family: Family, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Describe the stub that the stock class builds in the tower's place, and add its few tensors."""
-    return family.write_no_vision(config) if plan.strip_vision else {}
+    return layout.write_no_vision(config) if plan.strip_vision else {}

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from autoreap.evaluation.draft_pools import Pool, empty_cache
 from autoreap.evaluation.draft_rows import NO_TOKEN, Row
-from autoreap.models.families import Family
+from autoreap.models.families.running import RunningModel
 
 # Rows of logits that are in memory at once: a vocabulary may have 150,000 entries.
 _HEAD_ROWS = 512
@@ -22,22 +22,22 @@ class DraftPasses:
     """Runs a model over prompts and drafts.
 
     Args:
-        family: of the model.
+        running: the family's, of the model.
         model: whose thinker answers; it may be masked.
         end_token: ends an answer.
     """
 
-    def __init__(self, family: Family, model: PreTrainedModel, end_token: int) -> None:
-        self._family = family
+    def __init__(self, running: RunningModel, model: PreTrainedModel, end_token: int) -> None:
+        self._running = running
         self._model = model
-        self._thinker: Any = family.thinker(model)
+        self._thinker: Any = running.thinker(model)
         self._end = end_token
 
     def begin(
         self, batch: list[Row], fed: Sequence[list[int]], inputs: Mapping[str, torch.Tensor]
     ) -> tuple[Pool, torch.Tensor]:
         """A pool of prompts and the tokens `fed` after them, with [B, 1 + D, H] of their last token and of these."""
-        positions = self._family.positions(self._model, inputs)
+        positions = self._running.positions(self._model, inputs)
         after = positions[..., -1:] + 1
         first = after.view(-1, len(batch))[0]  # prompts end in text, where all axes agree
         tokens, are_fed = self._padded(fed)
@@ -63,7 +63,7 @@ class DraftPasses:
         """[B, Q, H] of the last token of each row, and of the tokens `fed` after it."""
         tokens, are_fed = self._padded([[row.answer[-1], *draft] for row, draft in zip(pool.rows, fed, strict=True)])
         written = torch.tensor([len(row.answer) - 1 for row in pool.rows], device=tokens.device)
-        decoder: Any = self._family.decoder(self._model, "thinker")
+        decoder: Any = self._running.decoder(self._model, "thinker")
         hidden: torch.Tensor = decoder(
             inputs_embeds=self._embeddings(tokens),
             attention_mask=torch.cat([pool.mask, are_fed], dim=1),
@@ -108,7 +108,7 @@ class DraftPasses:
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded [B, Q], and which of it is no padding."""
         width = max(map(len, sequences))
-        device = self._family.device(self._model)
+        device = self._running.device(self._model)
         filled = [[*sequence, *[self._end] * (width - len(sequence))] for sequence in sequences]
         tokens = torch.tensor(filled, dtype=torch.long, device=device).view(len(sequences), width)
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from autoreap.evaluation.draft_passes import DraftPasses
 from autoreap.evaluation.draft_pools import Pool, merged, part_of, unfinished
 from autoreap.evaluation.draft_rows import AcceptanceStats, Answer, Prompt, Row, draft_length, without_end
-from autoreap.models.families import Family
+from autoreap.models.families.running import RunningModel
 
 # A round holds a token or a few of each row, where a first pass holds whole prompts.
 _POOL_FACTOR = 8
@@ -37,16 +37,16 @@ class DraftedDecoder:
     """Decodes greedily, with drafts.
 
     Args:
-        family: of the model.
+        running: the family's, of the model.
         model: whose thinker answers; it may be masked.
         end_token: ends an answer.
         batch_size: prompts in one forward pass. Halved for good where memory runs out.
     """
 
-    def __init__(self, family: Family, model: PreTrainedModel, *, end_token: int, batch_size: int) -> None:
+    def __init__(self, running: RunningModel, model: PreTrainedModel, *, end_token: int, batch_size: int) -> None:
         self.batch_size = batch_size
         self._pool_size = _POOL_FACTOR * batch_size
-        self._passes = DraftPasses(family, model, end_token)
+        self._passes = DraftPasses(running, model, end_token)
         self._end = end_token
 
     @torch.inference_mode()

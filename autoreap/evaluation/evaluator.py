@@ -26,7 +26,8 @@ from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.evaluation.preparing import Item, Preparer
 from autoreap.evaluation.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 from autoreap.masking import family_of_model, masked
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NllCounts
@@ -93,10 +94,10 @@ class Evaluator:
         self._inputs = inputs
         self._check = check
         self._judge = Judge(inputs)
-        family = family_of_model(model)
-        self.batch_size = batch_size or _BATCH_SIZE.get(family.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
-        self._decoder = DraftedDecoder(family, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
-        self._preparer = Preparer(family, model, inputs, TensorStore(memory_bytes))
+        running = family_of_model(model).running
+        self.batch_size = batch_size or _BATCH_SIZE.get(running.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
+        self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
+        self._preparer = Preparer(running, model, inputs, TensorStore(memory_bytes))
         self._tasks: dict[str, _PreparedTask] = {}
         with Progress(f"preparing {evals.split}", sum(len(task.samples) for task in evals.tasks)) as progress:
             for task in evals.tasks:

@@ -23,7 +23,8 @@ from transformers import DynamicCache, PreTrainedModel
 from autoreap.data.samples import spread
 from autoreap.errors import InputError
 from autoreap.masking import family_of_model, masked
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric, bootstrap_interval
@@ -76,8 +77,8 @@ class Stopwatch:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
-        self._family = family_of_model(model)
-        self._thinker: Any = self._family.thinker(model)
+        self._running = family_of_model(model).running
+        self._thinker: Any = self._running.thinker(model)
         self._inputs = inputs
         heard = [prompt for prompt in prompts if prompt[0].mel is not None]
         lengths = [len(encoded.input_ids) for encoded, _ in heard]
@@ -109,7 +110,7 @@ class Stopwatch:
             metrics[f"{name.removesuffix('_seconds')}_ratio"] = paired_ratio(pruned, unpruned)
         if plan is not None:
             metrics["mask_seconds"] = median(np.array(switches))
-        if torch.cuda.is_available() and self._family.device(self._model).type == "cuda":
+        if torch.cuda.is_available() and self._running.device(self._model).type == "cuda":
             metrics[PEAK_MEMORY] = Metric.static(self._working_bytes(plan) + weights_bytes)
         return metrics
 
@@ -140,21 +141,21 @@ class Stopwatch:
     def answer(self, encoded: Encoded, max_new_tokens: int) -> Timing:
         """Answer one prompt under whatever mask there is, a token a pass."""
         started = self._now()
-        audio = audio_of(self._family, self._model, encoded)
-        inputs = embedded(self._family, self._model, self._inputs, [encoded], [audio])
-        positions, cache = self._family.positions(self._model, inputs), DynamicCache()
+        audio = audio_of(self._running, self._model, encoded)
+        inputs = embedded(self._running, self._model, self._inputs, [encoded], [audio])
+        positions, cache = self._running.positions(self._model, inputs), DynamicCache()
         hidden = self._thinker.base_model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
         tokens = [self._choice(hidden.last_hidden_state)]
         first = self._now()
         position = positions[..., -1:].view(-1, 1)[:1] + 1  # prompts end in text, where all axes agree
-        decoder: Any = self._family.decoder(self._model, "thinker")
+        decoder: Any = self._running.decoder(self._model, "thinker")
         while tokens[-1] != self._inputs.end_token_id and len(tokens) < max_new_tokens:
             last = torch.tensor([tokens[-1:]], device=position.device)
             embeddings = self._thinker.get_input_embeddings()(last)
             hidden = decoder(inputs_embeds=embeddings, position_ids=position, past_key_values=cache, use_cache=True)
             tokens.append(self._choice(hidden.last_hidden_state))
             position = position + 1
-        audio_seconds = encoded.num_frames / self._family.frames_per_second
+        audio_seconds = encoded.num_frames / self._running.layout.frames_per_second
         return Timing(first - started, (self._now() - started) / audio_seconds, tuple(tokens))
 
     def _choice(self, hidden: torch.Tensor) -> int:
@@ -172,7 +173,7 @@ class Stopwatch:
 
     def _now(self) -> float:
         """The clock, once all that an accelerator was given is done."""
-        device = self._family.device(self._model)
+        device = self._running.device(self._model)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()

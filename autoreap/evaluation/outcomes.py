@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from autoreap.errors import InputError
+from pydantic import StrictBool, StrictStr, TypeAdapter
+
 from autoreap.evaluation.alignment import align
 from autoreap.files import atomic_write
 from autoreap.scores import Counts, Metric, NllCounts, score
+from autoreap.validation import NO_OTHER_KEYS, Count, read_lines
 
 OUTCOMES_NAME = "outcomes.jsonl"  # of the file of a trial, of the baseline, of what a checkpoint carries
 
@@ -69,7 +70,7 @@ class Evaluation:
         lines = []
         for metric, outcomes in self.outcomes.items():
             for outcome in outcomes:
-                lines.append(json.dumps(_row(metric, outcome), ensure_ascii=False) + "\n")
+                lines.append(_Line.of(metric, outcome).as_json() + "\n")
         with atomic_write(path) as partial:
             partial.write_text("".join(lines), encoding="utf-8")
 
@@ -107,58 +108,62 @@ def _language_metric(metric: str, language: str) -> str:
     return f"{metric}/{re.sub(r'[^A-Za-z0-9_-]', '-', language)}"  # what MLflow takes in a name
 
 
-def _row(metric: str, outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "metric": metric,
-        "id": outcome.id,
-        "output": outcome.output,
-        "reference": outcome.reference,
-        "failed": outcome.failed,
-        "numerator": outcome.counts.numerator,
-        "denominator": outcome.counts.denominator,
-    }
-    row |= {key: getattr(outcome, key) for key in ("reason", "language") if getattr(outcome, key)}
-    edits = align(metric, outcome.reference, outcome.output, outcome.language)
-    if edits is not None:
-        row["alignment"] = [edit.as_list() for edit in edits]
-    return row
+@dataclass(frozen=True)
+class _Line:
+    """A line of the file; these are its keys, in their order.
+
+    Attributes:
+        alignment: for other readers; it is not read, since it can be made of the texts.
+    """
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    metric: StrictStr
+    id: StrictStr
+    output: StrictStr
+    reference: StrictStr
+    failed: StrictBool
+    numerator: Count
+    denominator: Count
+    reason: StrictStr | None = None
+    language: StrictStr | None = None
+    alignment: list[list[StrictStr]] | None = None
+
+    @classmethod
+    def of(cls, metric: str, outcome: Outcome) -> "_Line":
+        edits = align(metric, outcome.reference, outcome.output, outcome.language)
+        return cls(
+            metric=metric,
+            id=outcome.id,
+            output=outcome.output,
+            reference=outcome.reference,
+            failed=outcome.failed,
+            numerator=outcome.counts.numerator,
+            denominator=outcome.counts.denominator,
+            reason=outcome.reason or None,
+            language=outcome.language or None,
+            alignment=None if edits is None else [edit.as_list() for edit in edits],
+        )
+
+    def as_json(self) -> str:
+        present = {key: value for key, value in vars(self).items() if value is not None}
+        return json.dumps(present, ensure_ascii=False)
+
+    def outcome(self) -> Outcome:
+        counts = Counts(self.numerator, self.denominator)
+        return Outcome(self.id, self.output, self.reference, counts, self.failed, self.reason, self.language)
+
+
+_LINE = TypeAdapter(_Line)
 
 
 def load_outcomes(path: Path) -> dict[str, tuple[Outcome, ...]]:
     """What `Evaluation.save_outcomes` wrote, now or before languages were kept.
 
     Raises:
-        InputError: a line is not of that form; the message names it.
+        InputError: the file is not there, or a line is not of that form; the message names line and key.
     """
     outcomes: dict[str, list[Outcome]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028
-    except UnicodeDecodeError as error:
-        raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line:  # the end of the file
-            break
-        try:
-            row = json.loads(line)
-            outcomes.setdefault(_typed(row, "metric", str), []).append(_outcome(row))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"not of the form that autoreap writes: {error}", where=f"{path}:{number}") from None
+    for line in read_lines(path, _LINE, fix="name a file of outcomes as autoreap wrote it, or score again"):
+        outcomes.setdefault(line.metric, []).append(line.outcome())
     return {metric: tuple(listed) for metric, listed in outcomes.items()}
-
-
-def _outcome(row: Any) -> Outcome:
-    """Raises `ValueError` or `TypeError` where it is none."""
-    counts = Counts(_typed(row, "numerator", int), _typed(row, "denominator", int))
-    if min(counts.numerator, counts.denominator) < 0:
-        raise ValueError("counts are at least 0")
-    texts = {key: _typed(row, key, str) for key in ("id", "output", "reference")}
-    optional = {key: _typed(row, key, str) for key in ("reason", "language") if key in row}
-    return Outcome(**texts, counts=counts, failed=_typed(row, "failed", bool), **optional)
-
-
-def _typed(row: Any, key: str, kind: type) -> Any:
-    if not isinstance(row, dict):
-        raise ValueError(f"must be a JSON object, got {type(row).__name__}")
-    if type(row.get(key)) is not kind:  # a bool is no count
-        raise ValueError(f"key {key!r} must be a {kind.__name__}, got {row.get(key)!r}")
-    return row[key]

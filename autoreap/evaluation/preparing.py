@@ -18,8 +18,9 @@ from autoreap.data.samples import Sample, check_unreadable
 from autoreap.errors import MediaError
 from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.tensor_store import TensorStore
-from autoreap.models.families import Family
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
+from autoreap.models.families.running import RunningModel
 from autoreap.models.prompts import audio_of, embedded, without_features
 from autoreap.progress import Progress
 
@@ -47,7 +48,7 @@ class Item:
 class Preparer:
     """Makes items of rows, and inputs of the thinker of items; `store` holds what is large."""
 
-    family: Family
+    running: RunningModel
     model: PreTrainedModel
     inputs: ChatInputs
     store: TensorStore
@@ -78,10 +79,10 @@ class Preparer:
         task = task_of(config)
         encoded = self.encoded(config, sample)
         try:
-            audio = audio_of(self.family, self.model, encoded)
+            audio = audio_of(self.running, self.model, encoded)
         except torch.OutOfMemoryError:
             raise MediaError("recording is too long for the memory there is", where=sample.where) from None
-        num_reference_tokens = self.inputs.num_text_tokens(task.reference(sample))
+        num_reference_tokens = len(self.inputs.text_tokens(task.reference(sample)))
         bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE
         pixels = None if encoded.pixels is None else self.store.keep(encoded.pixels)
         return Item(
@@ -99,4 +100,4 @@ class Preparer:
     def embedded(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
         """Inputs of the thinker, as `Embed` gives them."""
         encoded, audio = [item.encoded for item in items], [item.audio for item in items]
-        return embedded(self.family, self.model, self.inputs, encoded, audio)
+        return embedded(self.running, self.model, self.inputs, encoded, audio)

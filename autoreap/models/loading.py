@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.models.families import Family, family_of
-from autoreap.models.families.family import SPEAKING_PARTS
+from autoreap.models.families.layout import SPEAKING_PARTS
 from autoreap.plan import BaseModel, ModelShape
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def describe(model: str) -> Described:
     checkpoint = open_checkpoint(path)
     family = family_of(checkpoint.config, where=path / "config.json")
     for tensor in checkpoint.tensors.values():
-        family.role_of(tensor)
-    return Described(model, checkpoint, family, family.shape(checkpoint.config))
+        family.layout.role_of(tensor)
+    return Described(model, checkpoint, family, family.layout.shape(checkpoint.config))
 
 
 def load(
@@ -89,8 +89,9 @@ def load(
     path = described.checkpoint.path
     _check_weights(described, speech=speech)
     logger.info(f"loading {described.name} on {device}")
-    model = described.family.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
-    return Loaded(described, model, described.family.inputs(path), stream_layers)
+    running = described.family.running
+    model = running.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
+    return Loaded(described, model, running.inputs(path), stream_layers)
 
 
 def _check_weights(described: Described, *, speech: bool) -> None:
@@ -99,10 +100,10 @@ def _check_weights(described: Described, *, speech: bool) -> None:
     Of one that is missing transformers makes random numbers, and goes on. Its own report comes once all is read, names
     no expert's tensor and no layer that is streamed; to look beforehand takes half a second at 30B.
     """
-    family, checkpoint = described.family, described.checkpoint
-    stored = family.unfuse_all((info.name, info.shape) for info in checkpoint.tensors.values())
-    for name, shape in family.expected_tensors(checkpoint.config, stored).items():
-        if (speech or family.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
+    layout, checkpoint = described.family.layout, described.checkpoint
+    stored = layout.unfuse_all((info.name, info.shape) for info in checkpoint.tensors.values())
+    for name, shape in layout.expected_tensors(checkpoint.config, stored).items():
+        if (speech or layout.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
             problem = f"tensor {name} is {stored.get(name, 'missing')}, the stock class expects {shape}"
             raise InputError(problem, where=checkpoint.path, fix="fetch the checkpoint again")
 
@@ -141,7 +142,7 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
     stored = [
         info
         for info in described.checkpoint.tensors.values()
-        if described.family.role(info.name).part not in SPEAKING_PARTS
+        if described.family.layout.role(info.name).part not in SPEAKING_PARTS
     ]
     device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype

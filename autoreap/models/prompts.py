@@ -11,13 +11,14 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from autoreap.models.families import Family
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
+from autoreap.models.families.running import RunningModel
 
 
-def audio_of(family: Family, model: PreTrainedModel, encoded: Encoded) -> torch.Tensor | None:
+def audio_of(running: RunningModel, model: PreTrainedModel, encoded: Encoded) -> torch.Tensor | None:
     """The audio embeddings [num_tokens, H] of one prompt, None where it has no audio."""
-    return None if encoded.mel is None else family.audio_embeddings(model, encoded.mel, encoded.num_frames)
+    return None if encoded.mel is None else running.audio_embeddings(model, encoded.mel, encoded.num_frames)
 
 
 def without_features(encoded: Encoded) -> Encoded:
@@ -26,7 +27,7 @@ def without_features(encoded: Encoded) -> Encoded:
 
 
 def embedded(
-    family: Family,
+    running: RunningModel,
     model: PreTrainedModel,
     inputs: ChatInputs,
     batch: Sequence[Encoded],
@@ -36,12 +37,12 @@ def embedded(
 
     `input_ids` stay among them: positions and images are found by them.
     """
-    thinker = family.thinker(model)
-    device = family.device(model)
+    thinker = running.thinker(model)
+    device = running.device(model)
     tensors = {name: tensor.to(device) for name, tensor in inputs.collate(batch).items() if name != "input_features"}
     embeddings = thinker.get_input_embeddings()(tensors["input_ids"])
     heard = [entry for entry in audio if entry is not None]
     if heard:
-        places = family.is_audio(model, tensors["input_ids"]).unsqueeze(-1)
+        places = running.is_audio(model, tensors["input_ids"]).unsqueeze(-1)
         embeddings = embeddings.masked_scatter(places, torch.cat(heard).to(embeddings.device, embeddings.dtype))
     return tensors | {"inputs_embeds": embeddings}

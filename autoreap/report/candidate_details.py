@@ -48,7 +48,7 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
         "experts": num_experts,
         "memory": {
             "gigabytes": GIGABYTES,
-            "baseline": memory_of(described, None, study.baseline),
+            "baseline": memory_of(described, None),
             "stored": stored_type(described),
         },
         "recordings": read_recordings(study.scoring, wanted, MAX_AUDIO_BYTES),
@@ -131,7 +131,7 @@ def _plans(
     plans, spent = {}, 0
     for trial in trials:
         assert trial.plan is not None
-        entry = _plan_entry(trial.plan, num_experts) | {"memory": memory_of(described, trial.plan, trial)}
+        entry = _plan_entry(trial.plan, num_experts) | {"memory": memory_of(described, trial.plan)}
         spent += len(json.dumps(entry))
         if spent > MAX_PLAN_BYTES:
             break

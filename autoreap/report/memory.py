@@ -1,20 +1,17 @@
 """What fits where: the memory that a candidate needs, as far as the model's headers are still at hand."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autoreap.errors import AutoreapError
 from autoreap.models.loading import Described, describe
 from autoreap.plan import PruningPlan
-from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord
-from autoreap.writing.footprint import Footprint
-from autoreap.writing.rewrite import rewrite_config
+from autoreap.search.records import StudyRecord
+from autoreap.writing.footprint import BITS, Footprint
 
 GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops
 CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hear at once
-BITS = (16, 8, 4)
 
 
 def open_searched_model(study: StudyRecord) -> Described | None:
@@ -43,30 +40,19 @@ def _local_path(name: str) -> str | None:
         return None
 
 
-def memory_of(
-    described: Described | None, plan: PruningPlan | None, scored: ScoredModel | TrialRecord
-) -> list[dict[str, Any]]:
+def memory_of(described: Described | None, plan: PruningPlan | None) -> list[dict[str, Any]]:
     """One entry a clip and number of bits: weights, cache and working memory in bytes, and the tokens of the cache.
 
-    Empty where the model is not known. Sizes that the search recorded in `scored` are not counted again.
+    Empty where the model is not known.
     """
     if described is None:
         return []
-    footprint = Footprint.of(described.checkpoint)
-    if plan is not None:
-        footprint = replace(footprint, config=rewrite_config(described.checkpoint, plan))
+    footprint = Footprint.of(described.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
     entries = []
     for seconds in CLIPS_SECONDS:
         for bits in BITS:
-            weights_bytes = scored.size_bytes
-            if bits < 16:
-                recorded = scored.metrics.get(f"size_{bits}bit_bytes")
-                if recorded is None:
-                    weights_bytes = Footprint.of(described.checkpoint, plan).size_bytes(bits)
-                else:
-                    weights_bytes = int(recorded.value)
-            needed = footprint.memory_with(weights_bytes, seconds)
+            needed = footprint.memory_needed(seconds, bits)
             entries.append(
                 {
                     "clip_seconds": seconds,

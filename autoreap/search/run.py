@@ -79,6 +79,7 @@ class _Run:
 
     space: SpaceConfig
     evals: Evals
+    model: str
     described: Described
     options: SearchOptions
     name: str
@@ -104,16 +105,19 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     if options.seed is not None:
         space = replace(space, seed=options.seed)
     evals = open_evals(space.evals)
-    described = describe(options.model)
+    model = options.model or space.model
+    if model is None:
+        raise InputError("does not say which model to search", where=space_path, fix="--model MODEL, or a key `model`")
+    described = describe(model)
     _check(space, evals, described, options)
-    name = options.study or f"{space.name}-{Path(options.model).name}"
+    name = options.study or f"{space.name}-{Path(model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line():
-        run = _Run(space, evals, described, options, name, storage, signals, draw)
+        run = _Run(space, evals, model, described, options, name, storage, signals, draw)
         tracker, study, error = _score_candidates(run, deadline)
         release()  # of the searched model; the checkpoint that ships needs its place
         if error is not None:
@@ -200,7 +204,7 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     measuring = CalibrationOptions.of(space.calibration)
     saliency = measure_saliency(loaded, data, components, options=measuring, cache=options.root / "saliency")
     setup = ScorerSetup(
-        model=options.model,
+        model=run.model,
         evals=run.evals.path.resolve(),
         objectives=space.objectives,
         metrics=space.needs,

@@ -19,7 +19,7 @@ from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Limit
 from autoreap.search.records import MAX_DEATHS
 from autoreap.search.signals import handlers_kept
 from autoreap.search.study import code_digest
-from autoreap.writing.behaviour import place
+from autoreap.writing.behaviour import device_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,27 @@ class ScorerSetup:
     dtype: str = "auto"
 
 
+@dataclass(frozen=True)
+class ScorerFacts:
+    """What a scorer says of itself once it has loaded the model.
+
+    Attributes:
+        where: device and type that it computes on.
+        num_answers: of one run.
+        code: digest of the code that scores.
+    """
+
+    where: str
+    batch_size: int
+    num_answers: int
+    code: str
+
+
 class Scorer:
     """Scores one candidate at a time on a model in this process."""
 
     def __init__(self, loaded: Loaded, evaluator: Evaluator, setup: ScorerSetup, check: Callable[[], None]) -> None:
-        self.where = place(loaded)
+        self.where = device_dtype(loaded)
         self.batch_size = evaluator.batch_size
         self.num_answers = evaluator.num_answers
         self._evaluator = evaluator
@@ -287,20 +303,20 @@ class RayPool:
     def _welcome(self, scorer: Any, reference: Any) -> None:
         """An actor has started, or could not."""
         try:
-            described = self._ray.get(reference)
+            facts: ScorerFacts = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # its own exception, such as a model that is not there
             cause = error.cause if isinstance(error.cause, AutoreapError) else error
             raise cause from None
         except self._ray.exceptions.RayError as error:
             self._give_up(scorer, error)
             return
-        where, batch_size, num_answers, code = described
-        if code != code_digest():
-            problem = f"a node has another version of autoreap ({code})"
+        if facts.code != code_digest():
+            problem = f"a node has another version of autoreap ({facts.code})"
             raise InputError(problem, where="--workers", fix=f"install {code_digest()} on every node")
-        if self.where and where != self.where:
-            logger.warning("scorers differ: one computes on %s, another on %s", self.where, where)
-        self.where, self.batch_size, self.num_answers = self.where or where, batch_size, num_answers
+        if self.where and facts.where != self.where:
+            logger.warning("scorers differ: one computes on %s, another on %s", self.where, facts.where)
+        self.where = self.where or facts.where
+        self.batch_size, self.num_answers = facts.batch_size, facts.num_answers
         self._idle.append(scorer)
 
     def _bury(self, scorer: Any, job: Job, error: Exception) -> tuple[Job, JobResult] | None:
@@ -330,8 +346,8 @@ class _ScorerActor:
         self._scorer: Scorer | None = None
         self._has_drafts = False
 
-    def describe(self) -> tuple[str, int, int, str]:
-        """Load the model; device and type, batch size, answers of a run, and the code that scores."""
+    def describe(self) -> ScorerFacts:
+        """Load the model, and say how candidates will be scored on it."""
         try:
             os.chdir(self._folder)
         except OSError as error:
@@ -339,7 +355,7 @@ class _ScorerActor:
         loaded = load(describe(self._setup.model), device=self._setup.device, dtype=self._setup.dtype)
         scorer = make_scorer(loaded, self._setup, open_evals(self._setup.evals).search)
         self._scorer = scorer
-        return scorer.where, scorer.batch_size, scorer.num_answers, code_digest()
+        return ScorerFacts(scorer.where, scorer.batch_size, scorer.num_answers, code_digest())
 
     def score(self, job: Job, drafts: Drafts | None) -> JobResult:
         """Score one candidate."""

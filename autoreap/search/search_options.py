@@ -17,7 +17,7 @@ class SearchOptions:
         confirm: score the front on the report split at the end.
     """
 
-    model: str = "tiny"
+    model: str | None = None
     study: str | None = None
     trials: int | None = None
     hours: float | None = None

@@ -45,6 +45,7 @@ class SpaceConfig:
     """What to search, and on what: one file of search_spaces/.
 
     Attributes:
+        model: what is searched, unless the command line says another; None leaves it to that.
         parameters: by name, in the order in which they are sampled.
         conditions: of the parameters that are sampled only with certain values of others.
         objectives: metric -> minimize or maximize, in the order of a trial's values.
@@ -63,6 +64,7 @@ class SpaceConfig:
     evals: Path
     parameters: Mapping[str, Parameter]
     objectives: Mapping[str, str]
+    model: str | None = None
     conditions: Conditions = field(default_factory=dict)
     constraints: tuple[Constraint, ...] = ()
     trials: int = 100
@@ -148,6 +150,7 @@ class _SpaceFile(Section):
     calibration: CalibrationConfig
     evals: Text
     parameters: Annotated[Parameters, PlainValidator(read_parameters)]
+    model: Text | None = None
     objectives: Annotated[dict[str, str], PlainValidator(_read_objectives)] = field(
         default_factory=lambda: {"size_bytes": "minimize", "wer": "minimize"}
     )
@@ -180,6 +183,7 @@ def load_space(path: Path) -> SpaceConfig:
         name=path.stem,
         calibration=file.calibration,
         evals=path.parent / file.evals,
+        model=file.model,
         parameters=file.parameters.values,
         conditions=file.parameters.conditions,
         objectives=file.objectives,

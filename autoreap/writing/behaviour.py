@@ -40,7 +40,7 @@ class Expected:
         evals: what was asked.
         outcomes: the answers, by metric.
         batch_size: utterances decoded together; others round otherwise.
-        where: device and type that they were computed on, as `place` names them; others round otherwise, too.
+        where: device and type that they were computed on, as `device_dtype` names them; others round otherwise, too.
         drafts: the unpruned model's answers, if they were its drafts; with others the passes have other shapes, and
             round otherwise. None: the references were.
     """
@@ -63,23 +63,25 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
     """
     described = describe(str(checkpoint))
     release()
-    device, dtype = _loadable(expected.where)
-    if reason := shortage(described, device, dtype):
+    device, dtype = _choose_device(expected.where)
+    reason = shortage(described, device, dtype)
+    if reason:
         return Verified(None, reason)
     loaded = load(described, device=device, dtype=dtype)
-    verified = _compared(checkpoint, loaded, expected)
+    verified = _compare(checkpoint, loaded, expected)
     if carried:
         folder = checkpoint / FOLDER
-        evals = write_utterances(folder, [_readable(task, expected) for task in expected.evals.tasks], carried)
+        tasks = [_keep_answered(task, expected) for task in expected.evals.tasks]
+        evals = write_utterances(folder, tasks, carried)
         alone = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run()
         alone.save_outcomes(folder / OUTCOMES_NAME)
     return verified
 
 
-def _readable(task: EvalTask, expected: Expected) -> EvalTask:
-    """The task without the rows that can't be read."""
-    ids = {outcome.id for outcome in expected.outcomes[task.metric]}
-    return replace(task, samples=tuple(sample for sample in task.samples if sample.id in ids))
+def _keep_answered(task: EvalTask, expected: Expected) -> EvalTask:
+    """The task without the rows that nobody answered, since their media can't be read."""
+    answered = {outcome.id for outcome in expected.outcomes[task.metric]}
+    return replace(task, samples=tuple(sample for sample in task.samples if sample.id in answered))
 
 
 def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Expected:
@@ -87,7 +89,7 @@ def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Exp
     opened = open_evals(evals).search
     loaded = load(described)
     evaluator = Evaluator(loaded.model, loaded.inputs, opened)
-    return Expected(opened, evaluator.run(plan).outcomes, evaluator.batch_size, place(loaded))
+    return Expected(opened, evaluator.run(plan).outcomes, evaluator.batch_size, device_dtype(loaded))
 
 
 def answers_to_calibration(
@@ -103,7 +105,7 @@ def answers_to_calibration(
     task = EvalTask(TaskConfig(task="asr", label="", dataset_path=""), spoken)
     evals = write_utterances(scratch, [task], DEFAULT_CARRIED)
     evaluation = Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run(plan)
-    return Expected(evals, evaluation.outcomes, 1, place(loaded))
+    return Expected(evals, evaluation.outcomes, 1, device_dtype(loaded))
 
 
 def check_carried(checkpoint: Path, record: Record) -> Verified:
@@ -120,55 +122,70 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
     return check_behaviour(checkpoint, expected, carried=0)
 
 
-def place(loaded: Loaded) -> str:
+def device_dtype(loaded: Loaded) -> str:
     """Device and type of a loaded model, such as `cuda, bfloat16`; the device is `auto` where it lies on several."""
-    several = len(set(getattr(loaded.model, "hf_device_map", {}).values())) > 1
-    device = "auto" if several else loaded.described.family.device(loaded.model).type
-    return f"{device}, {str(loaded.model.dtype).removeprefix('torch.')}"
+    devices = set(getattr(loaded.model, "hf_device_map", {}).values())
+    device = loaded.described.family.running.device(loaded.model).type
+    if len(devices) > 1:
+        device = "auto"
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    return f"{device}, {dtype}"
 
 
-def _loadable(where: str) -> tuple[str, str]:
+def _choose_device(where: str) -> tuple[str, str]:
     """The device and type that `where` names, or this machine's own where it has no such device."""
     device, _, dtype = where.partition(", ")
-    return (device, dtype) if device in ("cpu", "auto", default_device()) else (default_device(), "auto")
+    if device in ("cpu", "auto", default_device()):
+        return device, dtype
+    return default_device(), "auto"
 
 
-def _compared(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
+def _compare(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
     evaluator = Evaluator(loaded.model, loaded.inputs, expected.evals, batch_size=expected.batch_size)
     if expected.drafts is not None:
         evaluator.draft_from(expected.drafts)
     evaluation = evaluator.run()
-    metrics, where = evaluation.metrics(), place(loaded)
-    total = sum(map(len, evaluation.outcomes.values()))
+    metrics = evaluation.metrics()
+    where = device_dtype(loaded)
     _check_same_utterances(checkpoint, evaluation.outcomes, expected.outcomes)
-    different = [
-        f"{metric} {own.id}: {own.output!r} instead of {other.output!r}"
-        for metric, outcomes in evaluation.outcomes.items()
-        for own, other in zip(outcomes, expected.outcomes[metric], strict=True)
-        if own != other
-    ]
+    num_answers = 0
+    different = []
+    for metric, outcomes in evaluation.outcomes.items():
+        num_answers += len(outcomes)
+        for own, other in zip(outcomes, expected.outcomes[metric], strict=True):
+            if own != other:
+                different.append(f"{metric} {own.id}: {own.output!r} instead of {other.output!r}")
     if different and where == expected.where:
-        raise VerificationError(f"{checkpoint}: {len(different)} of {total} answers differ, such as {different[0]}")
+        raise VerificationError(
+            f"{checkpoint}: {len(different)} of {num_answers} answers differ, such as {different[0]}"
+        )
     check_scores(checkpoint, evaluation.outcomes, expected.outcomes)
-    note = f"{where}; {len(different)} differ from those computed on {expected.where}" if different else where
-    return Verified(total - len(different), note, metrics, where=where)
+    detail = where
+    if different:
+        detail += f"; {len(different)} differ from those computed on {expected.where}"
+    return Verified(num_answers - len(different), detail, metrics, where=where)
 
 
 def _check_same_utterances(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
     """Raise `VerificationError` unless both answer the same utterances with the same references, in the same order."""
-    asked, recorded = (
-        {metric: [(o.id, o.reference) for o in listed] for metric, listed in outcomes.items()}
-        for outcomes in (own, other)
-    )
-    if asked != recorded:
+    if _utterances_of(own) != _utterances_of(other):
         raise VerificationError(f"{checkpoint}: the recorded answers are not to the utterances that were asked")
+
+
+def _utterances_of(outcomes: Outcomes) -> dict[str, list[tuple[str, str]]]:
+    """Id and reference of each utterance, by metric."""
+    utterances = {}
+    for metric, listed in outcomes.items():
+        utterances[metric] = [(outcome.id, outcome.reference) for outcome in listed]
+    return utterances
 
 
 def check_scores(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
     """Raise `VerificationError` where a score of `own` differs from that of `other` by more than chance."""
     for metric, outcomes in own.items():
-        pairs = ([outcome.counts for outcome in listed] for listed in (outcomes, other[metric]))
-        difference, low, high = paired_difference(*pairs)
+        own_counts = [outcome.counts for outcome in outcomes]
+        other_counts = [outcome.counts for outcome in other[metric]]
+        difference, low, high = paired_difference(own_counts, other_counts)
         if not low <= 0 <= high:
             raise VerificationError(
                 f"{checkpoint}: {metric} is {difference:+.4f} from what was expected, more than chance: "
@@ -181,25 +198,37 @@ def write_utterances(folder: Path, tasks: Sequence[EvalTask], limit: int) -> Eva
     folder.mkdir(parents=True, exist_ok=True)
     share = max(1, limit // len(tasks))
     entries = []
-    for number, source in enumerate(tasks[:limit]):  # one of each, if there are more tasks than that
-        task = source.config
-        step = max(1, len(source.samples) // share)
-        chosen = source.samples[::step][:share]
+    for number, task in enumerate(tasks[:limit]):  # one of each, if there are more tasks than that
+        step = max(1, len(task.samples) // share)
         name = f"utterances-{number}.jsonl"
-        rows = [_row(folder, f"{number}-{place}", sample) for place, sample in enumerate(chosen)]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / name).write_text(text, encoding="utf-8")
-        kept = {key: value for key, value in asdict(task).items() if key in ("task", "label", "doc_to_text") and value}
-        bound = {"max_new_tokens": task.max_new_tokens} if task.max_new_tokens else {}
-        condition = {"condition": _condition(folder, number, task.condition)} if task.condition else {}
-        metric = {"metric_list": [{"metric": task.metric}]} if task.metric else {}
-        entries.append({**kept, **bound, **condition, **metric, "dataset_path": name})
+        lines = []
+        for place, sample in enumerate(task.samples[::step][:share]):
+            row = _write_media(folder, f"{number}-{place}", sample)
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        (folder / name).write_text("".join(lines), encoding="utf-8")
+        entries.append({**_write_task(folder, number, task.config), "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
     return open_evals(path).search
 
 
-def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any]:
+def _write_task(folder: Path, number: int, task: TaskConfig) -> dict[str, Any]:
+    """A task as an evals file names it, but for its rows; a recording of noise is copied into `folder`."""
+    entry: dict[str, Any] = {"task": task.task}
+    if task.label:
+        entry["label"] = task.label
+    if task.doc_to_text:
+        entry["doc_to_text"] = task.doc_to_text
+    if task.max_new_tokens:
+        entry["max_new_tokens"] = task.max_new_tokens
+    if task.condition:
+        entry["condition"] = _write_condition(folder, number, task.condition)
+    if task.metric:
+        entry["metric_list"] = [{"metric": task.metric}]
+    return entry
+
+
+def _write_condition(folder: Path, number: int, condition: Condition) -> dict[str, Any]:
     """A condition as an evals file names it, a recording of noise copied beside it."""
     values = {key: value for key, value in asdict(condition).items() if value is not None}
     if condition.noise not in NOISES:
@@ -208,14 +237,20 @@ def _condition(folder: Path, number: int, condition: Condition) -> dict[str, Any
     return values
 
 
-def _row(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
+def _write_media(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
     """A sample as a JSONL row, its media copied beside it under `name`."""
-    row: dict[str, Any] = {"id": sample.id, **{key: getattr(sample, key) for key in TEXTS if getattr(sample, key)}}
+    row: dict[str, Any] = {"id": sample.id}
+    for key in TEXTS:
+        if getattr(sample, key):
+            row[key] = getattr(sample, key)
     for key, media in (("audio", sample.audio), ("image", sample.image)):
-        if media is not None:
-            encoded, suffix = (media, "") if isinstance(media, bytes) else (media.read_bytes(), media.suffix)
-            row[key] = f"{name}-{key}{suffix}"
-            (folder / row[key]).write_bytes(encoded)
+        if media is None:
+            continue
+        encoded, suffix = media, ""
+        if isinstance(media, Path):
+            encoded, suffix = media.read_bytes(), media.suffix
+        row[key] = f"{name}-{key}{suffix}"
+        (folder / row[key]).write_bytes(encoded)
     if sample.choices:
         row["choices"] = list(sample.choices)
     if sample.answers:

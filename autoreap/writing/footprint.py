@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from autoreap.models.checkpoint import Checkpoint, TensorInfo
-from autoreap.models.families import Family, family_of
-from autoreap.models.families.family import TensorRole
+from autoreap.models.families import family_of
+from autoreap.models.families.layout import CheckpointLayout, TensorRole
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric
 from autoreap.writing.rewrite import OutputTensor, rewrite_role, rewrite_tensor, start_rewrite
@@ -50,7 +50,7 @@ class Footprint:
         item_bytes: of a value of the thinker's matrices. Its cache and its working memory have the same type.
     """
 
-    family: Family
+    layout: CheckpointLayout
     config: Mapping[str, Any]
     weights_bytes: Mapping[int, int]
     active_parameters: int
@@ -61,16 +61,17 @@ class Footprint:
         """Of `checkpoint` under `plan`, or as it is. Raises as `plan_rewrite` does."""
         stubs: list[OutputTensor] = []
         if plan is None:
-            family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
+            layout = family_of(checkpoint.config, where=checkpoint.path / "config.json").layout
             config = checkpoint.config
         else:
-            family, config, stubs = start_rewrite(checkpoint, plan)
+            layout, config, stubs = start_rewrite(checkpoint, plan)
         counted: list[tuple[TensorInfo | OutputTensor, TensorRole, int]] = []
         counted += _count_tensors(checkpoint, plan)
-        counted += [(stub, family.role(stub.name), 1) for stub in stubs]
+        counted += [(stub, layout.role(stub.name), 1) for stub in stubs]
         weights_bytes = dict.fromkeys(BITS, 0)
-        active_parameters, item_bytes = 0, 0
-        thinker = family.shape(config).components["thinker"]
+        active_parameters = 0
+        item_bytes = 0  # of the first matrix of a layer
+        thinker = layout.shape(config).components["thinker"]
         for tensor, role, num_tensors in counted:
             for bits in BITS:
                 weights_bytes[bits] += num_tensors * quantised_bytes(tensor, role, bits)
@@ -81,7 +82,7 @@ class Footprint:
             is_matrix = role.layer is not None and not is_router(role) and len(tensor.shape) > 1
             if is_matrix and not item_bytes:
                 item_bytes = tensor.num_bytes // tensor.num_parameters
-        return cls(family, config, weights_bytes, active_parameters, item_bytes)
+        return cls(layout, config, weights_bytes, active_parameters, item_bytes)
 
     def size_bytes(self, bits: int = 16) -> int:
         """Bytes of all tensors with 16 (as stored), 8 or 4 bits a weight."""
@@ -89,7 +90,7 @@ class Footprint:
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Bytes of the thinker's cache for so many tokens, of the type of its attention."""
-        return num_tokens * self.family.cache_values_per_token(self.config) * self.item_bytes
+        return num_tokens * self.layout.cache_values_per_token(self.config) * self.item_bytes
 
     @property
     def kv_bytes_per_minute(self) -> int:
@@ -102,15 +103,11 @@ class Footprint:
         The cache holds the clip and a transcript of four tokens a second. The working memory is the family's own
         estimate for hearing and reading the whole clip at once; a server that reads in pieces needs less.
         """
-        return self.memory_with(self.size_bytes(bits), seconds)
-
-    def memory_with(self, weights_bytes: int, seconds: float) -> MemoryNeeded:
-        """The same where what the weights take is known; of the tensors only their type counts then."""
         num_tokens = self._num_audio_tokens(seconds)
-        num_frames = round(seconds * self.family.frames_per_second)
-        working = self.family.working_values(self.config, num_frames, num_tokens) * self.item_bytes
+        num_frames = round(seconds * self.layout.frames_per_second)
+        working = self.layout.working_values(self.config, num_frames, num_tokens) * self.item_bytes
         transcript = round(_TRANSCRIPT_TOKENS_PER_SECOND * seconds)
-        return MemoryNeeded(weights_bytes, self.kv_bytes(num_tokens + transcript), working)
+        return MemoryNeeded(self.size_bytes(bits), self.kv_bytes(num_tokens + transcript), working)
 
     def metrics(self) -> dict[str, Metric]:
         """All but `size_bytes`, by the names of objectives."""
@@ -123,7 +120,7 @@ class Footprint:
         return {name: Metric.static(value) for name, value in values.items()}
 
     def _num_audio_tokens(self, seconds: float) -> int:
-        return self.family.num_audio_tokens(round(seconds * self.family.frames_per_second))
+        return self.layout.num_audio_tokens(round(seconds * self.layout.frames_per_second))
 
 
 @dataclass(frozen=True)
@@ -143,11 +140,11 @@ class _TensorGroup:
 def _group_tensors(checkpoint: Checkpoint) -> list[_TensorGroup]:
     """All tensors of `checkpoint`, in their order."""
     # To read 28,010 names takes longer than all else that a footprint needs, and is the same for every plan.
-    family = family_of(checkpoint.config, where=checkpoint.path / "config.json")
+    layout = family_of(checkpoint.config, where=checkpoint.path / "config.json").layout
     first: dict[tuple[Any, ...], TensorInfo] = {}
     roles: dict[tuple[Any, ...], list[TensorRole]] = {}
     for info in checkpoint.tensors.values():
-        role = family.role_of(info)
+        role = layout.role_of(info)
         key = (role.part, role.name, role.layer, info.dtype, info.shape, role.expert is None)
         first.setdefault(key, info)
         roles.setdefault(key, []).append(role)
@@ -169,7 +166,7 @@ def _count_tensors(
             if role.expert is None:
                 retained_roles.append(role)
                 continue
-            # A dimension keeps or drops all tensors of an expert together, so one of them is enough to ask for.
+            # All tensors of an expert share its fate (see `Dimension`).
             key = (role.part, role.layer, role.expert)
             if key not in is_retained:
                 is_retained[key] = rewrite_role(role, plan, info.shard) is not None

@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import StrictStr, TypeAdapter, ValidationError
 
 from autoreap.errors import InputError, VerificationError
 from autoreap.files import exclusive
@@ -21,6 +23,7 @@ from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.models.families import family_of
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
+from autoreap.validation import NO_OTHER_KEYS
 from autoreap.writing.model_card import model_card, public_name
 from autoreap.writing.rewrite import Rewrite, plan_rewrite
 from autoreap.writing.shards import Shard, check_shard, shards_of, write_shard
@@ -72,18 +75,22 @@ def materialise(
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
     check_target(target, source)
-    if fault := structure_fault(checkpoint.config, checkpoint.tensors.values()):
+    fault = structure_fault(checkpoint.config, checkpoint.tensors.values())
+    if fault:
         raise InputError(fault, where=source, fix="fetch the checkpoint again")
-    if fault := structure_fault(rewrite.config, rewrite.tensors):
+    fault = structure_fault(rewrite.config, rewrite.tensors)
+    if fault:
         raise VerificationError(f"{target}: planned {fault}")
-    with _partial(target) as partial:
+    with _open_partial(target) as partial:
         journal = _Journal(partial / _JOURNAL, _identity(checkpoint, plan, shards))
         _check_space(partial, checkpoint, shards)
         checksums = _write_shards(partial, shards, journal)
         _write_sidecars(partial, checkpoint, rewrite, plan)
         _write_index(partial, rewrite, shards)
         check_structure(partial, rewrite)
-        verified = behaviour(partial) if behaviour else Verified(None, "no answers to compare with were given")
+        verified = Verified(None, "no answers to compare with were given")
+        if behaviour:
+            verified = behaviour(partial)
         record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
         record.save(partial)
         card = model_card(plan, rewrite, facts or {}, record, checkpoint.path)
@@ -106,7 +113,7 @@ def check_target(target: Path, source: Path) -> None:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
+def _open_partial(target: Path) -> Iterator[Path]:
     """The directory beside `target` to write in, for this process alone; gone after any error, but not after a kill."""
     partial = target.absolute().with_name(f".{target.name}.partial")
     if partial.is_symlink():
@@ -134,21 +141,30 @@ class _Journal:
 
     The first line names what is being written from what; each further one a finished shard and its checksums. A journal
     of anything else is started anew, together with the directory it lies in.
+
+    Attributes:
+        finished: by shard, the checksums of its tensors.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.finished: dict[str, dict[str, str]] = {}
-        lines = list(_whole_lines(path))
-        if lines and lines[0] == identity:
-            finished = {line["shard"]: line["checksums"] for line in lines[1:]}
-            self.finished = {name: sums for name, sums in finished.items() if (path.parent / name).is_file()}
+        self.finished: dict[str, Mapping[str, str]] = {}
+        lines = _read_whole_lines(path)
+        if lines and lines[0] == json.dumps(identity):
+            for entry in _read_finished(lines[1:]):
+                if (path.parent / entry.shard).is_file():
+                    self.finished[entry.shard] = entry.checksums
             logger.info(f"going on with {path.parent}: {len(self.finished)} shards are there")
         for leftover in path.parent.iterdir():
-            if leftover.name not in self.finished:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if leftover.name in self.finished:
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()  # the old journal, too
         self._path = path
-        for line in [identity, *({"shard": name, "checksums": sums} for name, sums in self.finished.items())]:
-            self._append(line)
+        self._append(identity)
+        for shard, checksums in self.finished.items():
+            self.finish(shard, checksums)
 
     def finish(self, shard: str, checksums: Mapping[str, str]) -> None:
         """Note that `shard` is on the disk."""
@@ -165,32 +181,55 @@ class _Journal:
             os.fsync(file.fileno())
 
 
-def _whole_lines(path: Path) -> Iterator[Any]:
-    """The lines of a journal up to the first that a kill cut off."""
+@dataclass(frozen=True)
+class _FinishedShard:
+    """A line of a journal but the first."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    shard: StrictStr
+    checksums: Mapping[StrictStr, StrictStr]
+
+
+_FINISHED_SHARD = TypeAdapter(_FinishedShard)
+
+
+def _read_whole_lines(path: Path) -> list[str]:
+    """The lines of a journal but one that a kill cut off; none where there is no journal."""
     if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        return []
+    *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return lines
+
+
+def _read_finished(lines: Sequence[str]) -> Iterator[_FinishedShard]:
+    """What `lines` of a journal say, up to one that is damaged; what follows it is written again."""
+    for line in lines:
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            finished = _FINISHED_SHARD.validate_json(line)
+        except ValidationError:
             return
+        yield finished
 
 
 def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ...]) -> dict[str, Any]:
     """What a partial checkpoint must share with this run: the plan, the layout, and the very files of the source."""
-    files = sorted({info.shard for info in checkpoint.tensors.values()})
-    states = [(file, file.stat()) for file in files]
-    return {
-        "plan": plan.digest(),
-        "shards": [[shard.name, shard.num_bytes] for shard in shards],
-        "source": [[str(file.resolve()), state.st_size, state.st_mtime_ns] for file, state in states],
-    }
+    source = []
+    for file in sorted({info.shard for info in checkpoint.tensors.values()}):
+        state = file.stat()
+        source.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
+    layout = [[shard.name, shard.num_bytes] for shard in shards]
+    return {"plan": plan.digest(), "shards": layout, "source": source}
 
 
 def _check_space(partial: Path, checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
     present = {path.name for path in partial.iterdir()}
-    needed = sum(shard.num_bytes for shard in shards if shard.name not in present)
-    needed += sum(path.stat().st_size for path in _sidecars(checkpoint)) + _SPARE_BYTES
+    needed = _SPARE_BYTES
+    for shard in shards:
+        if shard.name not in present:
+            needed += shard.num_bytes
+    for path in _sidecars(checkpoint):
+        needed += path.stat().st_size
     free = shutil.disk_usage(partial).free
     if free < needed:
         raise InputError(
@@ -205,9 +244,12 @@ def _write_shards(folder: Path, shards: tuple[Shard, ...], journal: _Journal) ->
     total = sum(shard.num_bytes for shard in shards)
     with ThreadPoolExecutor(max_workers=1) as pool, Progress("writing MB", max(1, total // 1_000_000)) as progress:
         for shard in shards:
-            finished = journal.finished.get(shard.name)
-            written = finished or write_shard(shard, folder)
-            checks.append(pool.submit(_checked, folder / shard.name, written, None if finished else journal))
+            written = journal.finished.get(shard.name)
+            if written is None:
+                written = write_shard(shard, folder)
+                checks.append(pool.submit(_check_and_note, folder / shard.name, written, journal))
+            else:  # it may have been damaged since it was written
+                checks.append(pool.submit(check_shard, folder / shard.name, written))
             checksums |= written
             while len(checks) > 1:  # one shard may wait for its check, lest the disk fall behind
                 checks.pop(0).result()
@@ -217,10 +259,9 @@ def _write_shards(folder: Path, shards: tuple[Shard, ...], journal: _Journal) ->
     return checksums
 
 
-def _checked(path: Path, checksums: Mapping[str, str], journal: _Journal | None) -> None:
+def _check_and_note(path: Path, checksums: Mapping[str, str], journal: _Journal) -> None:
     check_shard(path, checksums)
-    if journal:
-        journal.finish(path.name, checksums)
+    journal.finish(path.name, checksums)
 
 
 def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan: PruningPlan) -> None:
@@ -234,22 +275,25 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, rewrite: Rewrite, plan
 
 def _sidecars(checkpoint: Checkpoint) -> list[Path]:
     """What travels with the weights: files beside them but card, index, hidden ones and weights in other formats."""
-    companions = family_of(checkpoint.config).companions
-    return [
-        path
-        for path in sorted(checkpoint.path.iterdir())
-        if path.is_file()
-        and not path.name.startswith(".")
-        and (path.suffix not in _WEIGHT_SUFFIXES or path.name in companions)
-        and not path.name.endswith(".index.json")
-        and path.name != "README.md"
-    ]
+    companions = family_of(checkpoint.config).layout.companions
+    sidecars = []
+    for path in sorted(checkpoint.path.iterdir()):
+        if not path.is_file() or path.name.startswith(".") or path.name == "README.md":
+            continue
+        if path.suffix in _WEIGHT_SUFFIXES and path.name not in companions:
+            continue
+        if not path.name.endswith(".index.json"):
+            sidecars.append(path)
+    return sidecars
 
 
 def _write_index(folder: Path, rewrite: Rewrite, shards: tuple[Shard, ...]) -> None:
     if len(shards) == 1:
         return
-    weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
+    weight_map = {}
+    for shard in shards:
+        for tensor in shard.tensors:
+            weight_map[tensor.name] = shard.name
     index = {"metadata": {"total_size": rewrite.size_bytes}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 

@@ -26,11 +26,16 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
     """
     base = plan.base_model.name
     inherited = _front_matter(source / "README.md")
-    front: dict[str, Any] = {"base_model": base} if _is_hub_name(base) else {}  # a path means nothing elsewhere
+    front: dict[str, Any] = {}
+    if _is_hub_name(base):  # a path means nothing elsewhere
+        front["base_model"] = base
     front |= {"library_name": "transformers", "tags": ["autoreap", "pruned"]}
-    front |= {key: inherited[key] for key in _INHERITED if key in inherited}
+    for key in _INHERITED:
+        if key in inherited:
+            front[key] = inherited[key]
     name = public_name(base)
     licence = inherited.get("license_name") or inherited.get("license")
+    licence_text = f"Licence: {licence}, that of the base model." if licence else "The base model's licence applies."
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
@@ -38,23 +43,22 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
         "",
         f"# {name}, pruned by autoreap",
         "",
-        f"Made from `{name}` (fingerprint `{plan.base_model.fingerprint}`). "
-        + (f"Licence: {licence}, that of the base model." if licence else "The base model's licence applies."),
+        f"Made from `{name}` (fingerprint `{plan.base_model.fingerprint}`). {licence_text}",
         f"{rewrite.num_parameters:,} parameters, {rewrite.size_bytes:,} bytes of weights. "
         "The exact edit is in `plan.json`.",
         "",
-        *_edit(plan, family_of(rewrite.config).shape(rewrite.config)),
+        *_edit(plan, family_of(rewrite.config).layout.shape(rewrite.config)),
         "",
         "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
         f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "
         "`autoreap verify` on this directory repeats it.",
     ]
-    if metrics := facts.get("metrics"):
-        lines += ["", "Scores of the search:", *_scores(metrics)]
+    if facts.get("metrics"):
+        lines += ["", "Scores of the search:", *_scores(facts["metrics"])]
     elif record.behaviour.metrics:
         lines += ["", "Scores on the answers that were compared:", *_scores(record.behaviour.metrics)]
-    if trial := facts.get("trial"):
-        lines += ["", f"Trial `{trial}`."]
+    if facts.get("trial"):
+        lines += ["", f"Trial `{facts['trial']}`."]
     return "\n".join(lines) + "\n"
 
 
@@ -89,16 +93,12 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
 
 
 def _scores(metrics: Metrics) -> list[str]:
-    return [
-        "",
-        "| metric | value | 95% interval | utterances |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {score.value:.4f} | {score.low:.4f} to {score.high:.4f} | {score.num_samples} |"
-            for name, score in metrics.items()
-            if not score.is_static
-        ),
-    ]
+    lines = ["", "| metric | value | 95% interval | utterances |", "|---|---|---|---|"]
+    for name, score in metrics.items():
+        if not score.is_static:
+            interval = f"{score.low:.4f} to {score.high:.4f}"
+            lines.append(f"| {name} | {score.value:.4f} | {interval} | {score.num_samples} |")
+    return lines
 
 
 def _front_matter(card: Path) -> dict[str, Any]:

@@ -58,8 +58,10 @@ def shards_of(tensors: Sequence[OutputTensor]) -> tuple[Shard, ...]:
     groups = list(_groups(tensors))
     if len(groups) == 1:
         return (Shard(SINGLE_NAME, tuple(groups[0])),)
-    names = (f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1))
-    return tuple(Shard(name, tuple(group)) for name, group in zip(names, groups, strict=True))
+    shards = []
+    for number, group in enumerate(groups, start=1):
+        shards.append(Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group)))
+    return tuple(shards)
 
 
 def _groups(tensors: Sequence[OutputTensor]) -> Iterator[list[OutputTensor]]:
@@ -99,8 +101,10 @@ def check_shard(path: Path, checksums: Mapping[str, str]) -> None:
         os.fsync(file.fileno())
     stored = {info.name: info for info in read_header(path)}
     for name in sorted(stored.keys() | checksums.keys()):
-        if name not in stored or name not in checksums:
-            raise VerificationError(f"{path}: tensor {name} is {'missing' if name in checksums else 'unexpected'}")
+        if name not in stored:
+            raise VerificationError(f"{path}: tensor {name} is missing")
+        if name not in checksums:
+            raise VerificationError(f"{path}: tensor {name} is unexpected")
     check_tensors(list(stored.values()), checksums)
 
 
@@ -146,7 +150,7 @@ def _read(file: FileIO, offset: int, num_bytes: int, buffer: memoryview) -> Iter
 
 
 def _write(out: Any, chunk: memoryview) -> None:
-    while chunk:
+    while chunk:  # a file without a buffer may take less than it is given
         chunk = chunk[out.write(chunk) :]
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoreap.models.checkpoint import TensorInfo
-from autoreap.models.families import Family
-from autoreap.models.families.family import TensorRole
+from autoreap.models.families.layout import CheckpointLayout, TensorRole
 from autoreap.writing.rewrite import OutputTensor
 
 _GROUP = 128  # weights along a row that share a scale, the usual size
@@ -22,19 +21,20 @@ class Size:
     num_tensors: int
 
 
-def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], family: Family) -> Mapping[str, Size]:
+def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], layout: CheckpointLayout) -> Mapping[str, Size]:
     """Sizes by component, decoders split into experts, routers and the rest; the last entry is the total.
 
     `tensors` are those of a checkpoint, or those that a plan would make of them.
     """
     sizes: dict[str, Size] = {}
     for info in tensors:
-        for name in (_component(family.role(info.name)), "total"):
+        for name in (_component(layout.role(info.name)), "total"):
             size = sizes.get(name, Size(0, 0, 0))
             sizes[name] = Size(
                 size.num_parameters + info.num_parameters, size.num_bytes + info.num_bytes, size.num_tensors + 1
             )
-    return dict(sorted(sizes.items(), key=lambda entry: (entry[0] == "total", entry[0])))
+    total_last = sorted(sizes, key=lambda name: (name == "total", name))
+    return {name: sizes[name] for name in total_last}
 
 
 def is_router(role: TensorRole) -> bool:
@@ -56,8 +56,10 @@ def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: i
     """
     if bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
         return tensor.num_bytes
-    row = math.ceil(tensor.shape[-1] * bits / 8) + math.ceil(tensor.shape[-1] / _GROUP) * _SCALE_BYTES
-    return min(tensor.num_bytes, math.prod(tensor.shape[:-1]) * row)
+    *outer, row_length = tensor.shape
+    weights_bytes = math.ceil(row_length * bits / 8)
+    scales_bytes = math.ceil(row_length / _GROUP) * _SCALE_BYTES
+    return min(tensor.num_bytes, math.prod(outer) * (weights_bytes + scales_bytes))
 
 
 def _component(role: TensorRole) -> str:
@@ -67,4 +69,6 @@ def _component(role: TensorRole) -> str:
         return f"{role.part} routers"
     if ".self_attn." in role.name and role.layer is not None:
         return f"{role.part} attention"
-    return role.part if role.part in ("audio", "vision", "speech") else f"{role.part} rest"
+    if role.part in ("audio", "vision", "speech"):
+        return role.part
+    return f"{role.part} rest"

@@ -9,16 +9,19 @@ carries in its folder `verification`.
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import StrictStr, TypeAdapter
 
 from autoreap import __version__
 from autoreap.errors import InputError, VerificationError
 from autoreap.formatting import size_text
 from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.models.families import family_of
-from autoreap.scores import Metric, metrics_as_dict, metrics_from_dict
+from autoreap.scores import Metric, metrics_as_dict
+from autoreap.validation import NO_OTHER_KEYS, Count, validate
 from autoreap.writing.rewrite import OutputTensor, Rewrite
 from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of
 
@@ -38,10 +41,12 @@ class Verified:
         where: device and type that it was computed on.
     """
 
-    num_compared: int | None
-    detail: str
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    where: str = ""
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    num_compared: Count | None
+    detail: StrictStr
+    metrics: Mapping[StrictStr, Metric] = field(default_factory=dict)
+    where: StrictStr = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -59,10 +64,12 @@ class Record:
         files: checksums of the files beside the weights, by name; none in a record made before they were kept.
     """
 
-    checksums: Mapping[str, str]
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    checksums: Mapping[StrictStr, StrictStr]
     behaviour: Verified
-    versions: Mapping[str, str]
-    files: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[StrictStr, StrictStr]
+    files: Mapping[StrictStr, StrictStr] = field(default_factory=dict)
 
     def save(self, checkpoint: Path) -> None:
         """Write it into the checkpoint's folder `verification`."""
@@ -72,10 +79,12 @@ class Record:
 
     def levels(self, checkpoint: Checkpoint) -> dict[str, str]:
         """For people and JSON: what each level covered, or why it did not run."""
+        content = f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
+        if self.files:
+            content += f", {len(self.files)} files beside them as written"
         return {
             "structure": f"{len(checkpoint.tensors):,} tensors as the stock class expects them",
-            "content": f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
-            + (f", {len(self.files)} files beside them as written" if self.files else ""),
+            "content": content,
             "behaviour": behaviour_text(self.behaviour),
         }
 
@@ -87,8 +96,11 @@ def behaviour_text(verified: Verified) -> str:
     return f"all {verified.num_compared} outputs match ({verified.detail})"
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def load_record(checkpoint: Path) -> Record:
-    """What `Record.save` wrote; `InputError` where there is none."""
+    """What `Record.save` wrote; `InputError` where there is none, or it is of another form."""
     path = checkpoint / FOLDER / RECORD
     if not checkpoint.is_dir():
         raise InputError("no such model directory", where=checkpoint)
@@ -97,15 +109,9 @@ def load_record(checkpoint: Path) -> Record:
             f"carries no {FOLDER}/{RECORD}", where=checkpoint, fix="name a checkpoint that autoreap has written"
         )
     document = read_json(path)
-    if document.get("format") != _FORMAT or document.get("checksum") != CHECKSUM:
+    if document.pop("format", None) != _FORMAT or document.pop("checksum", None) != CHECKSUM:
         raise InputError(f"is not a record of format {_FORMAT} with {CHECKSUM}", where=path, fix="update autoreap")
-    try:
-        behaviour = Verified(**document["behaviour"])
-        behaviour = replace(behaviour, metrics=metrics_from_dict(document["behaviour"].get("metrics", {})))
-        files = dict(document.get("files", {}))
-        return Record(dict(document["checksums"]), behaviour, dict(document["versions"]), files)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not of the form that autoreap writes: {error}", where=path) from None
+    return validate(_RECORD, document, path, fix="take another copy of the checkpoint, or write it again")
 
 
 def facts_of_versions() -> dict[str, str]:
@@ -116,31 +122,35 @@ def facts_of_versions() -> dict[str, str]:
 def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     """The checkpoint in `folder`; `VerificationError` unless it is what the stock class expects, and `rewrite` says."""
     written = open_checkpoint(folder)
-    if fault := structure_fault(written.config, written.tensors.values()):
+    fault = structure_fault(written.config, written.tensors.values())
+    if fault:
         raise VerificationError(f"{folder}: {fault}")
-    for tensor in rewrite.tensors if rewrite else ():
-        info = written.tensors.get(tensor.name)
-        if info is None or (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
-            raise VerificationError(f"{folder}: tensor {tensor.name} was not written as planned")
+    if rewrite is not None:
+        for tensor in rewrite.tensors:
+            info = written.tensors.get(tensor.name)
+            if info is None or (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
+                raise VerificationError(f"{folder}: tensor {tensor.name} was not written as planned")
     return written
 
 
 def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
     """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
-    family = family_of(config)
-    stored = family.unfuse_all((info.name, info.shape) for info in tensors)
-    expected = family.expected_tensors(config, stored)
+    layout = family_of(config).layout
+    stored = layout.unfuse_all((info.name, info.shape) for info in tensors)
+    expected = layout.expected_tensors(config, stored)
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
-            there, wanted = stored.get(name, "missing"), expected.get(name, "none of that name")
-            return f"tensor {name} is {there}, the stock class expects {wanted}"
+            found = stored.get(name, "missing")
+            wanted = expected.get(name, "none of that name")
+            return f"tensor {name} is {found}, the stock class expects {wanted}"
     return None
 
 
 def check_content(checkpoint: Checkpoint, record: Record) -> None:
     """Raise `VerificationError` unless every tensor holds the source's bytes, and each other file those written."""
-    for name in sorted(checkpoint.tensors.keys() ^ record.checksums.keys()):
-        raise VerificationError(f"{checkpoint.path}: tensor {name} is not in both checkpoint and record")
+    in_one_alone = checkpoint.tensors.keys() ^ record.checksums.keys()
+    if in_one_alone:
+        raise VerificationError(f"{checkpoint.path}: tensor {min(in_one_alone)} is not in both checkpoint and record")
     check_tensors(list(checkpoint.tensors.values()), record.checksums)
     for name, checksum in record.files.items():
         path = checkpoint.path / name
@@ -152,7 +162,10 @@ def check_content(checkpoint: Checkpoint, record: Record) -> None:
 
 def file_checksums(folder: Path) -> dict[str, str]:
     """Of every file beside the weights: config, plan, tokenizer. A model card may be edited, so it does not count."""
-    paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return {
-        path.name: checksum_of(path) for path in paths if path.suffix != ".safetensors" and path.name != "README.md"
-    }
+    checksums = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix != ".safetensors" and path.name != "README.md":
+            checksums[path.name] = checksum_of(path)
+    return checksums

@@ -77,7 +77,7 @@ class DimensionContract:
         """Logits and greedy text of a padded batch, and what is said aloud."""
         batch: dict[str, torch.Tensor] = random_prompt(batch_size=3, length=14)
         batch["attention_mask"][0, :4] = 0
-        thinker: Any = family_of_model(model).thinker(model)
+        thinker: Any = family_of_model(model).running.thinker(model)
         return {
             "logits": thinker(**batch).logits,
             "greedy batch": thinker.generate(**batch, max_new_tokens=5, do_sample=False, eos_token_id=END),
@@ -87,7 +87,7 @@ class DimensionContract:
 
 def load(path: Path, dtype: torch.dtype) -> Any:
     """The model as this project loads it, in `dtype`."""
-    return family_of(open_checkpoint(path).config).load(path, dtype=dtype, device="cpu", speech=True)
+    return family_of(open_checkpoint(path).config).running.load(path, dtype=dtype, device="cpu", speech=True)
 
 
 def _attributes(model: Any) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class TestSpeech(DimensionContract):
     def test_nothing_that_speaks_is_stored(self, pruned: tuple[PruningPlan, Path]) -> None:
         checkpoint = open_checkpoint(pruned[1])
         assert not [name for name in checkpoint.tensors if name.startswith(("talker.", "code2wav."))]
-        assert "talker" not in family_of(checkpoint.config).shape(checkpoint.config).components
+        assert "talker" not in family_of(checkpoint.config).layout.shape(checkpoint.config).components
 
 
 class TestSpeechWithLayersCutAboveTheTap(DimensionContract):

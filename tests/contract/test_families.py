@@ -11,7 +11,7 @@ from specimen import Specimen
 from test_dimensions import DimensionContract, load
 from transformers import PreTrainedModel
 
-from autoreap.calibration.layer_weights import read_layer
+from autoreap.calibration.streaming import read_layer
 from autoreap.errors import InputError
 from autoreap.masking import masked
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint
@@ -48,25 +48,25 @@ class FamilyContract(DimensionContract):
         return family_of(checkpoint.config)
 
     def test_the_shape_is_read_from_the_config_and_is_that_of_the_model(self, base: Path, family: Family) -> None:
-        assert family.shape(open_checkpoint(base).config) == self.specimen.shape
+        assert family.layout.shape(open_checkpoint(base).config) == self.specimen.shape
         model = load(base, torch.bfloat16)
         for name, shape in self.specimen.shape.components.items():
-            decoder = family.decoder(model, name)
+            decoder = family.running.decoder(model, name)
             assert decoder is not None
             assert len(decoder.layers) == shape.num_layers
-            routers = [family.router(layer) for layer in decoder.layers]
+            routers = [family.running.router(layer) for layer in decoder.layers]
             found = {(router.num_experts, router.top_k) if router else (0, 0) for router in routers}
             assert found == {(shape.num_experts, shape.top_k)}
 
     def test_a_config_of_another_form_is_refused(self, checkpoint: Checkpoint, family: Family) -> None:
         broken = {key: "broken" if isinstance(value, dict) else value for key, value in checkpoint.config.items()}
         with pytest.raises(InputError, match=r"^config\.json: a value is of another kind"):
-            family.shape(broken)
+            family.layout.shape(broken)
 
     def test_every_stored_tensor_has_its_role_and_no_other_name_has_one(
         self, checkpoint: Checkpoint, family: Family
     ) -> None:
-        roles = {name: family.role(name) for name in checkpoint.tensors}
+        roles = {name: family.layout.role(name) for name in checkpoint.tensors}
         assert {name: role.full_name for name, role in roles.items()} == {name: name for name in roles}
         assert {role.part for role in roles.values()} == self.specimen.parts
         for name, shape in self.specimen.shape.components.items():
@@ -75,13 +75,13 @@ class FamilyContract(DimensionContract):
             assert {role.expert for role in numbered} - {None} == set(range(shape.num_experts))
         for unknown in ("mystery.weight", f"mystery.{next(iter(roles))}"):
             with pytest.raises(InputError, match=r"unknown tensor 'mystery\."):
-                family.role(unknown)
+                family.layout.role(unknown)
 
     def test_the_tensors_that_are_expected_are_those_that_the_stock_class_writes(
         self, checkpoint: Checkpoint, family: Family
     ) -> None:
-        stored = family.unfuse_all((name, info.shape) for name, info in checkpoint.tensors.items())
-        assert family.expected_tensors(checkpoint.config, stored) == stored
+        stored = family.layout.unfuse_all((name, info.shape) for name, info in checkpoint.tensors.items())
+        assert family.layout.expected_tensors(checkpoint.config, stored) == stored
 
     def test_what_is_pruned_loads_in_the_stock_class_with_nothing_missing_or_left_over(
         self, pruned: tuple[PruningPlan, Path]
@@ -91,8 +91,8 @@ class FamilyContract(DimensionContract):
         assert not any(info.values()), info
 
     def test_layers_that_are_read_one_by_one_equal_those_that_are_loaded(self, base: Path, family: Family) -> None:
-        whole = family.decoder(load(base, torch.bfloat16), "thinker")
-        empty = family.load(base, dtype=torch.bfloat16, device="cpu", speech=False, layers=False)
+        whole = family.running.decoder(load(base, torch.bfloat16), "thinker")
+        empty = family.running.load(base, dtype=torch.bfloat16, device="cpu", speech=False, layers=False)
         streamed = Loaded(describe(str(base)), empty, cast(Any, None), streamed=True)
         assert whole is not None
         for number, layer in enumerate(whole.layers):
@@ -111,7 +111,7 @@ class FamilyContract(DimensionContract):
         model = load(base, torch.float32)
 
         def seen(model: Any) -> Any:
-            return cast(Any, family.thinker(model)).get_image_features(**image).pooler_output
+            return cast(Any, family.running.thinker(model)).get_image_features(**image).pooler_output
 
         before = seen(model)
         with masked(model, pruned[0]), pytest.raises(InputError, match="vision was stripped"):
@@ -128,17 +128,17 @@ class FamilyContract(DimensionContract):
         model = load(base, torch.float32)
         with torch.inference_mode():
             mel = torch.randn(self.specimen.mel_bins, self.specimen.padded_frames or num_frames)
-            embeddings = family.audio_embeddings(model, mel, num_frames)
-        decoder = family.decoder(model, "thinker")
+            embeddings = family.running.audio_embeddings(model, mel, num_frames)
+        decoder = family.running.decoder(model, "thinker")
         assert decoder is not None
-        assert embeddings.shape == (family.num_audio_tokens(num_frames), decoder.config.hidden_size)
+        assert embeddings.shape == (family.layout.num_audio_tokens(num_frames), decoder.config.hidden_size)
 
     def test_what_it_costs_to_run_is_known_before_and_after(
         self, base: Path, family: Family, pruned: tuple[PruningPlan, Path]
     ) -> None:
         for path in (base, pruned[1]):
             footprint = Footprint.of(open_checkpoint(path))
-            thinker: Any = family.thinker(load(path, torch.bfloat16))
+            thinker: Any = family.running.thinker(load(path, torch.bfloat16))
             with torch.inference_mode():
                 cache = thinker(**random_prompt(batch_size=1, length=9), use_cache=True).past_key_values
             held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

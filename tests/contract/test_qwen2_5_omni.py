@@ -50,7 +50,7 @@ class TestVisionAndSpeech(DimensionContract):
 
     def test_nothing_that_speaks_or_sees_is_stored(self, pruned: tuple[PruningPlan, Path]) -> None:
         checkpoint = open_checkpoint(pruned[1])
-        roles = {name: family_of(checkpoint.config).role(name) for name in checkpoint.tensors}
+        roles = {name: family_of(checkpoint.config).layout.role(name) for name in checkpoint.tensors}
         assert {role.part for role in roles.values()} == {"thinker", "audio", "vision"}
         assert "thinker.visual.blocks.1.norm1.weight" not in roles
 

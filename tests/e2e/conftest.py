@@ -17,6 +17,7 @@ report:
   - {task: asr, dataset_path: asr_report.jsonl, doc_to_text: transcribe}
 """
 SPACE = """\
+model: tiny
 calibration: {audio: audio.jsonl, mixed: mixed.jsonl, gates: raw}
 evals: evals.yaml
 parameters:

@@ -13,8 +13,9 @@ from data.processor.make_reference import CONVERSATIONS, REFERENCE, conversation
 
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
-from autoreap.models.families.qwen3_omni import Qwen3Omni
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded, mark_tokens
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.tiny_omni import CHECKPOINT
 
 Tensors = Mapping[str, torch.Tensor]
@@ -25,7 +26,7 @@ ROUNDING = 2e-6
 
 @pytest.fixture(scope="module")
 def inputs() -> ChatInputs:
-    return Qwen3Omni().inputs(CHECKPOINT)
+    return QWEN3_OMNI.running.inputs(CHECKPOINT)
 
 
 def encode(inputs: ChatInputs, sample: Sample, question: str | None) -> Encoded:
@@ -83,11 +84,11 @@ def test_counted_tokens_are_those_of_the_prompt_or_of_the_answer_and_never_paddi
         "both": ["11111111", "00001111", "00000111"],
     }
     for tokens, expected in drawn.items():
-        mask = inputs.counted(batch, tokens)
+        mask = mark_tokens(batch, tokens)
         assert ["".join(str(int(counts)) for counts in row) for row in mask] == expected
-    assert torch.equal(inputs.counted(batch), inputs.collate(batch)["attention_mask"].bool())
+    assert torch.equal(mark_tokens(batch), inputs.collate(batch)["attention_mask"].bool())
     with pytest.raises(InputError, match="tokens: must be one of prompt, answer, both, got 'all'"):
-        inputs.counted(batch, "all")
+        mark_tokens(batch, "all")
 
 
 @pytest.mark.parametrize("token", ["<|audio_pad|>", "<|image_pad|>", "<|im_end|>"])

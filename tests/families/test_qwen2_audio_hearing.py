@@ -24,14 +24,17 @@ from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
 from autoreap.models.checkpoint import open_checkpoint
-from autoreap.models.families.chat_inputs import ChatInputs, Encoded
-from autoreap.models.families.qwen2_audio import TEXT_DEFAULTS, Qwen2Audio
+from autoreap.models.families import family_of
+from autoreap.models.families.chat_inputs import ChatInputs
+from autoreap.models.families.encoded import Encoded
+from autoreap.models.families.qwen2_audio import TEXT_DEFAULTS
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import check_plan
 from autoreap.planning import make_plan
 from autoreap.writing.rewrite import plan_rewrite
 
-FAMILY = Qwen2Audio()
+FAMILY = family_of({"model_type": "qwen2_audio"})
+LAYOUT, RUNNING = FAMILY.layout, FAMILY.running
 CONVERSATIONS = ("short clip", "clip", "long clip", "text", "bare text")
 PUBLISHED = Path(__file__).parent.parent / "data" / "qwen2-audio-7b-instruct.config.json"
 
@@ -43,7 +46,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(path: Path) -> ChatInputs:
-    return FAMILY.inputs(path)
+    return RUNNING.inputs(path)
 
 
 def recording(seconds: float) -> Sample:
@@ -98,14 +101,14 @@ def test_audio_embeddings_are_those_of_the_stock_model(
     encoded = inputs.encode(recording(seconds), "transcribe")
     assert encoded.mel is not None
     model(**inputs.collate([encoded]))
-    heard = FAMILY.audio_embeddings(model, encoded.mel, encoded.num_frames)
-    is_audio = FAMILY.is_audio(model, encoded.input_ids[None])
-    assert heard.shape[0] == is_audio.sum() == FAMILY.num_audio_tokens(encoded.num_frames)
+    heard = RUNNING.audio_embeddings(model, encoded.mel, encoded.num_frames)
+    is_audio = RUNNING.is_audio(model, encoded.input_ids[None])
+    assert heard.shape[0] == is_audio.sum() == LAYOUT.num_audio_tokens(encoded.num_frames)
     assert torch.equal(given["inputs_embeds"][is_audio], heard)
 
 
 def test_answers_are_those_of_stock_generate_and_do_not_depend_on_neighbours(path: Path, inputs: ChatInputs) -> None:
-    model: Any = FAMILY.load(path, dtype=torch.float32, device="cpu", speech=False)
+    model: Any = RUNNING.load(path, dtype=torch.float32, device="cpu", speech=False)
     batch = [inputs.encode(recording(seconds), "transcribe") for seconds in (0.3, 7.1, 2.2, 29.9)]
     alone = [generated(model, inputs, encoded) for encoded in batch]
     assert len(set(map(tuple, alone))) > 1
@@ -132,13 +135,13 @@ def drafted(
     model: Any, inputs: ChatInputs, batch: Sequence[Encoded], drafts: Sequence[Sequence[int]]
 ) -> list[list[int]]:
     """What the decoder answers to all of them, two at a time."""
-    audio = [audio_of(FAMILY, model, encoded) for encoded in batch]
-    decoder = DraftedDecoder(FAMILY, model, end_token=inputs.end_token_id, batch_size=2)
+    audio = [audio_of(RUNNING, model, encoded) for encoded in batch]
+    decoder = DraftedDecoder(RUNNING, model, end_token=inputs.end_token_id, batch_size=2)
     prompts = [
         Prompt(len(encoded.input_ids), NUM_TOKENS, tuple(draft)) for encoded, draft in zip(batch, drafts, strict=True)
     ]
     answers = decoder.decode(
-        prompts, lambda rows: embedded(FAMILY, model, inputs, [batch[i] for i in rows], [audio[i] for i in rows])
+        prompts, lambda rows: embedded(RUNNING, model, inputs, [batch[i] for i in rows], [audio[i] for i in rows])
     )
     return [list(answer.tokens) for answer in answers]
 
@@ -147,7 +150,7 @@ def test_a_model_that_cannot_see_has_no_vision_to_strip(path: Path) -> None:
     plan = replace(identity_plan(open_checkpoint(path).fingerprint, QWEN2_AUDIO.shape), strip_vision=True)
     with pytest.raises(InputError, match=r"^plan: strip_vision: this model can't see: it has no vision to strip"):
         check_plan(plan, QWEN2_AUDIO.shape)
-    model = FAMILY.load(path, dtype=torch.bfloat16, device="cpu", speech=False)
+    model = RUNNING.load(path, dtype=torch.bfloat16, device="cpu", speech=False)
     with pytest.raises(InputError, match="no vision to strip"), masked(model, plan):
         pass
 
@@ -163,18 +166,18 @@ def test_what_the_published_config_leaves_out_is_known() -> None:
     assert {name: getattr(stock, name) for name in TEXT_DEFAULTS} == TEXT_DEFAULTS
     config = json.loads(PUBLISHED.read_text())
     assert not TEXT_DEFAULTS.keys() & config["text_config"].keys()
-    assert FAMILY.shape(config).components["thinker"].num_layers == 32
-    assert sum(map(math.prod, FAMILY.expected_tensors(config).values())) == 8_397_094_912
+    assert LAYOUT.shape(config).components["thinker"].num_layers == 32
+    assert sum(map(math.prod, LAYOUT.expected_tensors(config).values())) == 8_397_094_912
 
 
 def test_layers_of_a_published_checkpoint_can_be_cut(tmp_path: Path) -> None:
     config = json.loads(PUBLISHED.read_text())
-    checkpoint = open_checkpoint(write_sparse_checkpoint(tmp_path, config, FAMILY.expected_tensors(config)))
-    shape = FAMILY.shape(config)
+    checkpoint = open_checkpoint(write_sparse_checkpoint(tmp_path, config, LAYOUT.expected_tensors(config)))
+    shape = LAYOUT.shape(config)
     thinker = random_component(shape.components["thinker"], layers=tuple(range(0, 32, 2)))
     rewrite = plan_rewrite(checkpoint, replace(identity_plan(checkpoint.fingerprint, shape), thinker=thinker))
     assert rewrite.config["text_config"] == config["text_config"] | {"num_hidden_layers": 16}
-    assert {tensor.name: tensor.shape for tensor in rewrite.tensors} == FAMILY.expected_tensors(rewrite.config)
+    assert {tensor.name: tensor.shape for tensor in rewrite.tensors} == LAYOUT.expected_tensors(rewrite.config)
 
 
 @torch.inference_mode()
@@ -184,10 +187,10 @@ def test_the_working_memory_is_what_was_estimated() -> None:
     config["audio_config"] |= {"d_model": 320, "encoder_ffn_dim": 1280, "max_source_positions": 1500}
     model = QWEN2_AUDIO.stock(Qwen2AudioConfig(**config)).eval()
     for num_frames in (300, 3000):
-        tower = peak_bytes(partial(FAMILY.audio_embeddings, model, torch.zeros(128, 3000), num_frames))
-        assert 4 * FAMILY.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.2)
+        tower = peak_bytes(partial(RUNNING.audio_embeddings, model, torch.zeros(128, 3000), num_frames))
+        assert 4 * LAYOUT.working_values(config, num_frames, 0) == pytest.approx(tower, rel=0.2)
     prefill = peak_bytes(partial(model.model.language_model, inputs_embeds=torch.zeros(1, 3000, 512), use_cache=False))
-    assert 4 * FAMILY.working_values(config, 0, 3000) == pytest.approx(prefill, rel=0.1)
+    assert 4 * LAYOUT.working_values(config, 0, 3000) == pytest.approx(prefill, rel=0.1)
 
 
 def test_a_preprocessor_that_is_gone_is_named(path: Path, tmp_path: Path) -> None:
@@ -196,18 +199,18 @@ def test_a_preprocessor_that_is_gone_is_named(path: Path, tmp_path: Path) -> Non
         shutil.copytree(path, broken)
         (broken / name).unlink()
         with pytest.raises(InputError, match=r"its tokenizer or preprocessor can't be read: .* \(fetch the checkpoint"):
-            FAMILY.inputs(broken)
+            RUNNING.inputs(broken)
 
 
 @torch.inference_mode()
 def test_positions_are_those_that_stock_generation_counts(path: Path, inputs: ChatInputs) -> None:
-    model: Any = FAMILY.load(path, dtype=torch.float32, device="cpu", speech=False)
+    model: Any = RUNNING.load(path, dtype=torch.float32, device="cpu", speech=False)
     given: list[torch.Tensor] = []
     model.model.language_model.register_forward_pre_hook(
         lambda _module, _arguments, options: given.append(options["position_ids"]), with_kwargs=True
     )
     batch = inputs.collate([inputs.encode(recording(seconds), "transcribe") for seconds in (0.3, 2.2)])
     model.generate(**batch, do_sample=False, max_new_tokens=2, eos_token_id=inputs.end_token_id)
-    positions = FAMILY.positions(model, batch)
+    positions = RUNNING.positions(model, batch)
     assert torch.equal(given[0], positions)
     assert torch.equal(given[1], positions[:, -1:] + 1)

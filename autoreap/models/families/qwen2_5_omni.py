@@ -10,45 +10,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.errors import InputError
-from autoreap.models.families.family import Config, Dense, cached_values, integer, write_windows
-from autoreap.models.families.qwen_omni import QwenOmni, ThinkerAlone
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import Config, Shapes, integer
+from autoreap.models.families.qwen2_decoder import cached_values, write_windows
+from autoreap.models.families.qwen_omni import (
+    QwenOmniLayout,
+    QwenOmniVoice,
+    RunningQwenOmni,
+    ThinkerAlone,
+    name_tensors,
+)
 from autoreap.plan import ComponentShape
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+_VOICES = "spk_dict.pt"
 
-class Qwen25Omni(Dense, QwenOmni):
+
+class Qwen25OmniLayout(QwenOmniLayout):
     """Qwen2_5OmniForConditionalGeneration, with or without its talker."""
 
     model_type = "qwen2_5_omni"
-    companions: tuple[str, ...] = ("spk_dict.pt",)  # the stock class does not load without it, even if nothing speaks
     title = "Qwen2.5-Omni"
+    stock_name = "Qwen2_5OmniForConditionalGeneration"
+    companions: tuple[str, ...] = (_VOICES,)  # the stock class does not load without it, even if nothing speaks
     speech_parts: Mapping[str, str] = {"talker.": "talker", "token2wav.": "speech"}
-    placeholders: Mapping[str, str] = {"audio": "<|AUDIO|>", "image": "<|IMAGE|>", "video": "<|VIDEO|>"}
-
-    def stock_class(self) -> Any:
-        from transformers import Qwen2_5OmniForConditionalGeneration
-
-        return Qwen2_5OmniForConditionalGeneration
-
-    def layer_class(self) -> Any:
-        from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling
-
-        return modeling.Qwen2_5OmniDecoderLayer
-
-    def processor_class(self) -> Any:
-        from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
-
-        return Qwen2_5OmniProcessor
 
     def decoder_config(self, config: Mapping[str, Any], component: str) -> dict[str, Any]:
         """The talker's is that of its decoder, too."""
-        return config["talker_config"] if component == "talker" else super().decoder_config(config, component)
+        if component == "talker":
+            return cast(dict[str, Any], config["talker_config"])
+        return super().decoder_config(config, component)
 
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
         return ComponentShape(integer(config, "num_hidden_layers"), num_experts=0, top_k=0)
@@ -69,9 +66,47 @@ class Qwen25Omni(Dense, QwenOmni):
         projections; the decoder holds the tokens with their residuals and three times what is between its projections.
         """
         audio, text = self.thinker_config(config)["audio_config"], self.decoder_config(config, "thinker")
+        features = 3 * num_frames * audio["num_mel_bins"]
+        convolved = 2 * num_frames * audio["d_model"]
         states = -(-num_frames // 2) * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"])
-        tower = 3 * num_frames * audio["num_mel_bins"] + 2 * num_frames * audio["d_model"] + states
-        return int(max(tower, num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])))
+        decoder = num_tokens * (2 * text["hidden_size"] + 3 * text["intermediate_size"])
+        return int(max(features + convolved + states, decoder))
+
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        super().write_layers(config, component, retained)
+        write_windows(self.decoder_config(config, component), retained)
+
+    def stub_tensors(self, vision: Config) -> Shapes:
+        vision["fullatt_block_indexes"] = [0]
+        width, patch = vision["hidden_size"], vision["patch_size"]
+        if "embed_dim" in vision:  # what older versions of transformers call hidden_size
+            vision["embed_dim"] = width
+        merged = width * vision["spatial_merge_size"] ** 2
+        plain = {
+            "patch_embed.proj": (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch),
+            "blocks.0.norm1": (width,),
+            "blocks.0.norm2": (width,),
+            "merger.ln_q": (width,),
+        }
+        biased = {"merger.mlp.0": (merged, merged), "merger.mlp.2": (vision["out_hidden_size"], merged)}
+        for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):
+            biased[f"blocks.0.{name}"] = (width, width)
+        return name_tensors(plain, biased)
+
+
+class Qwen25OmniThinkerLayout(ThinkerAlone, Qwen25OmniLayout):
+    """Qwen2_5OmniThinkerForConditionalGeneration."""
+
+    model_type = "qwen2_5_omni_thinker"
+    stock_name = "Qwen2_5OmniThinkerForConditionalGeneration"
+
+
+class RunningQwen25Omni(RunningQwenOmni):
+    """Both decoders are dense."""
+
+    layer_name = "Qwen2_5OmniDecoderLayer"
+    processor_name = "Qwen2_5OmniProcessor"
+    placeholders = ("<|AUDIO|>", "<|IMAGE|>", "<|VIDEO|>")
 
     def reader(self, stock: Any) -> Callable[..., Any]:
         """The stock class's own way ends with reading the voices; this is all before it."""
@@ -79,42 +114,21 @@ class Qwen25Omni(Dense, QwenOmni):
 
         return partial(PreTrainedModel.from_pretrained.__func__, stock)
 
+
+class Qwen25OmniVoice(QwenOmniVoice):
+    """A talker that listens to the thinker's ends."""
+
+    modules = ("talker", "token2wav")
+
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """There is no voice to speak with."""
         raise InputError(
-            f"the voices of a Qwen2.5-Omni are in {self.companions[0]}, a pickle, which is not read",
+            f"the voices of a Qwen2.5-Omni are in {_VOICES}, a pickle, which is not read",
             where="--component talker",
             fix="calibrate the thinker; layers of the talker can be cut by name, with --layers",
         )
 
-    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        super().write_layers(config, component, retained)
-        write_windows(self.decoder_config(config, component), retained)
 
-    def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
-        vision["fullatt_block_indexes"] = [0]
-        width, patch = vision["hidden_size"], vision["patch_size"]
-        if "embed_dim" in vision:  # what older versions of transformers call hidden_size
-            vision["embed_dim"] = width
-        merged = width * vision["spatial_merge_size"] ** 2
-        square = [f"blocks.0.{name}" for name in ("attn.q", "attn.k", "attn.v", "attn.proj")]
-        square += [f"blocks.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
-        rows = dict.fromkeys(square, (width, width))
-        rows |= {"merger.mlp.0": (merged, merged), "merger.mlp.2": (vision["out_hidden_size"], merged)}
-        projection = (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch)
-        shapes: dict[str, tuple[int, ...]] = {"patch_embed.proj.weight": projection}
-        shapes |= {f"{name}.weight": (width,) for name in ("blocks.0.norm1", "blocks.0.norm2", "merger.ln_q")}
-        for name, shape in rows.items():
-            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-        return shapes
-
-
-class Qwen25OmniThinker(ThinkerAlone, Qwen25Omni):
-    """Qwen2_5OmniThinkerForConditionalGeneration."""
-
-    model_type = "qwen2_5_omni_thinker"
-
-    def stock_class(self) -> Any:
-        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
-        return Qwen2_5OmniThinkerForConditionalGeneration
+_WHOLE, _THINKER = Qwen25OmniLayout(), Qwen25OmniThinkerLayout()
+QWEN2_5_OMNI = Family(_WHOLE, RunningQwen25Omni(_WHOLE), Qwen25OmniVoice())
+QWEN2_5_OMNI_THINKER = Family(_THINKER, RunningQwen25Omni(_THINKER))

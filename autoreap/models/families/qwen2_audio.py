@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autoreap.models.families.family import Config, Decoder, Dense, cached_values, integer, write_windows
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import CheckpointLayout, Config, integer
+from autoreap.models.families.qwen2_decoder import cached_values, write_windows
+from autoreap.models.families.running import Decoder, RunningModel
 from autoreap.models.families.stock import empty_layer, read_model
 from autoreap.plan import ComponentShape, ModelShape
 
@@ -31,21 +34,28 @@ _NAMES_ON_DISK = (
 )
 
 
-class Qwen2Audio(Dense):
-    """Qwen2AudioForConditionalGeneration."""
+class Qwen2AudioLayout(CheckpointLayout):
+    """Qwen2AudioForConditionalGeneration.
+
+    Attributes:
+        tower_widths: the keys that say how wide the tower's hidden states are, and what is between its projections.
+    """
 
     model_type = "qwen2_audio"
     title = "Qwen2-Audio"
+    stock_name = "Qwen2AudioForConditionalGeneration"
     parts: Mapping[str, str] = {
         "audio_tower.": "audio",
         "multi_modal_projector.": "audio",
         "language_model.": "thinker",
     }
+    tower_widths = ("d_model", "encoder_ffn_dim")
 
-    def stock_class(self) -> Any:
-        from transformers import Qwen2AudioForConditionalGeneration
-
-        return Qwen2AudioForConditionalGeneration
+    def name_on_disk(self, name: str) -> str:
+        for pattern, replacement in _NAMES_ON_DISK:
+            if pattern.match(name):
+                return pattern.sub(replacement, name)
+        raise AssertionError(f"the stock class has no parameter {name}")
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
         num_layers = integer(_text_config(config), "num_hidden_layers")
@@ -66,13 +76,23 @@ class Qwen2Audio(Dense):
         """
         audio, text = config["audio_config"], _text_config(config)
         states = audio["max_source_positions"]
-        tower = states * (4 * audio["d_model"] + 2 * audio["encoder_ffn_dim"]) + states**2 // 2
-        return int(max(tower, num_tokens * 3 * (text["hidden_size"] + text["intermediate_size"])))
+        width, between = (audio[key] for key in self.tower_widths)
+        tower = states * (4 * width + 2 * between) + states**2 // 2
+        decoder = num_tokens * 3 * (text["hidden_size"] + text["intermediate_size"])
+        return int(max(tower, decoder))
+
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        config["text_config"]["num_hidden_layers"] = len(retained)
+        write_windows(config["text_config"], retained)
+
+
+class RunningQwen2Audio(RunningModel):
+    """It hears, and writes."""
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
     ) -> PreTrainedModel:
-        stock = self.stock_class()
+        stock = self.layout.stock_class()
         config = stock.config_class.from_pretrained(path)
         if not layers:
             config.text_config.num_hidden_layers = 0
@@ -86,7 +106,7 @@ class Qwen2Audio(Dense):
     def inputs(self, path: Path) -> ChatInputs:
         from autoreap.models.families.chat_inputs import read_audio_inputs
 
-        return read_audio_inputs(path, self.num_audio_tokens)
+        return read_audio_inputs(path, self.layout.num_audio_tokens)
 
     def decoder(self, model: PreTrainedModel, component: str) -> Decoder | None:
         return cast(Decoder, model.model.language_model) if component == "thinker" else None
@@ -101,21 +121,15 @@ class Qwen2Audio(Dense):
         is_heard = torch.arange(states.shape[1], device=device)[None] < (num_frames - 1) // 2 + 1
         mask = create_bidirectional_mask(config=tower.config, inputs_embeds=states, attention_mask=is_heard.long())
         hidden = tower(mel[None].to(device), attention_mask=mask).last_hidden_state
-        embeddings = model.model.multi_modal_projector(hidden)[0, : self.num_audio_tokens(num_frames)]
+        embeddings = model.model.multi_modal_projector(hidden)[0, : self.layout.num_audio_tokens(num_frames)]
         return cast("torch.Tensor", embeddings)
-
-    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        config["text_config"]["num_hidden_layers"] = len(retained)
-        write_windows(config["text_config"], retained)
-
-    def name_on_disk(self, name: str) -> str:
-        for pattern, replacement in _NAMES_ON_DISK:
-            if pattern.match(name):
-                return pattern.sub(replacement, name)
-        raise AssertionError(f"the stock class has no parameter {name}")
 
 
 def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The decoder's part of a config, with what it leaves out."""
     text: dict[str, Any] = TEXT_DEFAULTS | config["text_config"]
     return text
+
+
+_LAYOUT = Qwen2AudioLayout()
+QWEN2_AUDIO = Family(_LAYOUT, RunningQwen2Audio(_LAYOUT))

@@ -10,8 +10,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import SilenceError
-from autoreap.models.families.family import Config, Router, TensorRole, integer
-from autoreap.models.families.qwen_omni import QwenOmni, ThinkerAlone
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import Config, Shapes, TensorRole, integer
+from autoreap.models.families.qwen_omni import (
+    QwenOmniLayout,
+    QwenOmniVoice,
+    RunningQwenOmni,
+    ThinkerAlone,
+    name_tensors,
+)
+from autoreap.models.families.running import Router
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:
@@ -23,60 +31,51 @@ _EXPERT_TENSOR = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|d
 _ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
-class Qwen3Omni(QwenOmni):
+class Qwen3OmniLayout(QwenOmniLayout):
     """Qwen3OmniMoeForConditionalGeneration, with or without its talker."""
 
     model_type = "qwen3_omni_moe"
     title = "Qwen3-Omni"
+    stock_name = "Qwen3OmniMoeForConditionalGeneration"
     speech_parts: Mapping[str, str] = {"talker.": "talker", "code2wav.": "speech"}
-    placeholders: Mapping[str, str] = {
-        "audio": "<|audio_pad|>",
-        "image": "<|image_pad|>",
-        "video": "<|video_pad|>",
-    }
-
-    def stock_class(self) -> Any:
-        from transformers import Qwen3OmniMoeForConditionalGeneration
-
-        return Qwen3OmniMoeForConditionalGeneration
-
-    def layer_class(self) -> Any:
-        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as modeling
-
-        return modeling.Qwen3OmniMoeThinkerTextDecoderLayer
-
-    def processor_class(self) -> Any:
-        from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import Qwen3OmniMoeProcessor
-
-        return Qwen3OmniMoeProcessor
 
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
-        return ComponentShape(
-            num_layers=integer(config, "num_hidden_layers"),
-            num_experts=integer(config, "num_local_experts" if "num_local_experts" in config else "num_experts"),
-            top_k=integer(config, "num_experts_per_tok"),
-        )
+        num_layers = integer(config, "num_hidden_layers")
+        num_experts = integer(config, "num_local_experts" if "num_local_experts" in config else "num_experts")
+        return ComponentShape(num_layers, num_experts, top_k=integer(config, "num_experts_per_tok"))
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
         """Vision enters below several layers, and the talker listens between two."""
         shape = super().model_shape(config)
-        return replace(
-            shape,
-            deepstack_layers=len(self.thinker_config(config)["vision_config"]["deepstack_visual_indexes"]),
-            speech_tap=integer(config["talker_config"], "accept_hidden_layer")
-            if "talker" in shape.components
-            else None,
-        )
+        vision = self.thinker_config(config)["vision_config"]
+        shape = replace(shape, deepstack_layers=len(vision["deepstack_visual_indexes"]))
+        if "talker" not in shape.components:
+            return shape
+        return replace(shape, speech_tap=integer(config["talker_config"], "accept_hidden_layer"))
 
     def role(self, tensor_name: str) -> TensorRole:
         role = super().role(tensor_name)
         if role.layer is None:
             return role
         within_layer = role.name.partition("{layer}.")[2]
-        if expert := _EXPERT_TENSOR.fullmatch(within_layer):
-            name = f"{role.name.removesuffix(within_layer)}mlp.experts.{{expert}}.{expert['rest']}"
-            return replace(role, name=name, expert=int(expert["expert"]))
-        return replace(role, rows_are_experts=within_layer in _ROWS_ARE_EXPERTS)
+        expert = _EXPERT_TENSOR.fullmatch(within_layer)
+        if expert is None:
+            return replace(role, rows_are_experts=within_layer in _ROWS_ARE_EXPERTS)
+        name = f"{role.name.removesuffix(within_layer)}mlp.experts.{{expert}}.{expert['rest']}"
+        return replace(role, name=name, expert=int(expert["expert"]))
+
+    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
+        """In memory the gate's rows lie above those of the projection it gates."""
+        name, index = super().slot(tensor_name, shape)
+        expert = _EXPERT_TENSOR.fullmatch(name)
+        if expert is None:
+            return name, index
+        number = int(expert["expert"])
+        if expert["rest"].startswith("down"):
+            return "mlp.experts.down_proj", (number,)
+        if expert["rest"].startswith("gate"):
+            return "mlp.experts.gate_up_proj", (number, slice(shape[0]))
+        return "mlp.experts.gate_up_proj", (number, slice(shape[0], None))
 
     def num_audio_tokens(self, num_frames: int) -> int:
         """Thirteen tokens a second."""
@@ -102,23 +101,76 @@ class Qwen3Omni(QwenOmni):
         channels, mel_bins, window = audio["downsample_hidden_size"], audio["num_mel_bins"], audio["n_window"]
         chunks = -(-num_frames // (2 * window))
         at_once = min(chunks, audio["conv_chunksize"])
+        features = 3 * num_frames * mel_bins
+        convolved = 2 * at_once * channels * -(-mel_bins // 2) * window
         done = (chunks - at_once) * self.num_audio_tokens(2 * window) * channels * -(-mel_bins // 8)
-        tower = 3 * num_frames * mel_bins + 2 * at_once * channels * -(-mel_bins // 2) * window + done
-        hidden, top_k = text["hidden_size"], text["num_experts_per_tok"]
-        routed = top_k * (4 * hidden + 3 * text["moe_intermediate_size"])
-        return int(max(tower, num_tokens * (2 * hidden + 2 * text["num_experts"] + routed)))
+        hidden = text["hidden_size"]
+        routed = text["num_experts_per_tok"] * (4 * hidden + 3 * text["moe_intermediate_size"])
+        decoder = num_tokens * (2 * hidden + 2 * text["num_experts"] + routed)
+        return int(max(features + convolved + done, decoder))
 
-    def slot(self, tensor_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int | slice, ...]]:
-        """In memory the gate's rows lie above those of the projection it gates."""
-        name, index = super().slot(tensor_name, shape)
-        expert = _EXPERT_TENSOR.fullmatch(name)
-        if expert is None:
-            return name, index
-        number, projection = int(expert["expert"]), expert["rest"].partition("_")[0]
-        if projection == "down":
-            return "mlp.experts.down_proj", (number,)
-        half = slice(shape[0]) if projection == "gate" else slice(shape[0], None)
-        return "mlp.experts.gate_up_proj", (number, half)
+    def unfuse_experts(self, tensor_name: str, shape: tuple[int, ...]) -> Shapes:
+        prefix, _, projection = tensor_name.rpartition(".")
+        if projection == "gate_up_proj":
+            num_experts, rows, columns = shape
+            unfused: Shapes = {}
+            for expert in range(num_experts):
+                unfused[f"{prefix}.{expert}.gate_proj.weight"] = (rows // 2, columns)
+                unfused[f"{prefix}.{expert}.up_proj.weight"] = (rows // 2, columns)
+            return unfused
+        if projection == "down_proj":
+            return {f"{prefix}.{expert}.down_proj.weight": shape[1:] for expert in range(shape[0])}
+        return {tensor_name: shape}
+
+    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
+        text = self.decoder_config(config, component)
+        text["num_experts"] = num_experts
+        if "num_local_experts" in text:  # transformers writes it for the talker, and it wins over num_experts there
+            text["num_local_experts"] = num_experts
+        text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
+
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        super().write_layers(config, component, retained)
+        text = self.decoder_config(config, component)
+        if text.get("mlp_only_layers"):
+            dense = set(text["mlp_only_layers"])
+            text["mlp_only_layers"] = [number for number, layer in enumerate(retained) if layer in dense]
+        talker = config.get("talker_config", {})
+        if component == "thinker" and "accept_hidden_layer" in talker:
+            talker["accept_hidden_layer"] = _moved(talker["accept_hidden_layer"], retained)
+
+    def stub_tensors(self, vision: Config) -> Shapes:
+        vision["deepstack_visual_indexes"] = []
+        width, patch = vision["hidden_size"], vision["patch_size"]
+        merged = width * vision["spatial_merge_size"] ** 2
+        biased = {
+            "patch_embed.proj": (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch),
+            "blocks.0.norm1": (width,),
+            "blocks.0.norm2": (width,),
+            "blocks.0.attn.qkv": (3 * width, width),
+            "blocks.0.attn.proj": (width, width),
+            "blocks.0.mlp.linear_fc1": (width, width),
+            "blocks.0.mlp.linear_fc2": (width, width),
+            "merger.ln_q": (width,),
+            "merger.mlp.0": (merged, merged),
+            "merger.mlp.2": (vision["out_hidden_size"], merged),
+        }
+        return name_tensors({"pos_embed": (vision["num_position_embeddings"], width)}, biased)
+
+
+class Qwen3OmniThinkerLayout(ThinkerAlone, Qwen3OmniLayout):
+    """Qwen3OmniMoeThinkerForConditionalGeneration."""
+
+    model_type = "qwen3_omni_moe_thinker"
+    stock_name = "Qwen3OmniMoeThinkerForConditionalGeneration"
+
+
+class RunningQwen3Omni(RunningQwenOmni):
+    """Both decoders have experts."""
+
+    layer_name = "Qwen3OmniMoeThinkerTextDecoderLayer"
+    processor_name = "Qwen3OmniMoeProcessor"
+    placeholders = ("<|audio_pad|>", "<|image_pad|>", "<|video_pad|>")
 
     def router(self, layer: nn.Module) -> Router | None:
         return getattr(layer.mlp, "gate", None)
@@ -126,10 +178,11 @@ class Qwen3Omni(QwenOmni):
     def experts(self, layer: nn.Module) -> nn.Module | None:
         return getattr(layer.mlp, "experts", None)
 
-    def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Rounded as the router rounds what it returns."""
-        logits, _, indices = router_output
-        return logits.float().softmax(dim=-1).gather(1, indices).to(logits.dtype)
+
+class Qwen3OmniVoice(QwenOmniVoice):
+    """A talker that listens amid the thinker."""
+
+    modules = ("talker", "code2wav")
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """A step is a codec frame of 80 ms; text is some four tokens a second of speech.
@@ -150,74 +203,20 @@ class Qwen3Omni(QwenOmni):
                 return_audio=True,
             )
 
-    def talker_input_layer(self, model: PreTrainedModel) -> int | None:
-        if getattr(model, "talker", None) is None:
-            return None
-        return int(model.config.talker_config.accept_hidden_layer)
-
-    def set_talker_input_layer(self, model: PreTrainedModel, tap: int) -> None:
-        model.config.talker_config.accept_hidden_layer = tap
-
-    def write_experts(self, config: Config, component: str, num_experts: int) -> None:
-        text = self.decoder_config(config, component)
-        text["num_experts"] = num_experts
-        if "num_local_experts" in text:  # transformers writes it for the talker, and it wins over num_experts there
-            text["num_local_experts"] = num_experts
-        text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
-
-    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        super().write_layers(config, component, retained)
-        text = self.decoder_config(config, component)
-        if text.get("mlp_only_layers"):
-            text["mlp_only_layers"] = [retained.index(i) for i in text["mlp_only_layers"] if i in retained]
-        talker = config.get("talker_config", {})
-        if component == "thinker" and "accept_hidden_layer" in talker:
-            talker["accept_hidden_layer"] = sum(layer < talker["accept_hidden_layer"] for layer in retained)
-
-    def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
-        vision["deepstack_visual_indexes"] = []
-        width, patch = vision["hidden_size"], vision["patch_size"]
-        merged = width * vision["spatial_merge_size"] ** 2
-        rows = {
-            "patch_embed.proj": (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch),
-            "blocks.0.norm1": (width,),
-            "blocks.0.norm2": (width,),
-            "blocks.0.attn.qkv": (3 * width, width),
-            "blocks.0.attn.proj": (width, width),
-            "blocks.0.mlp.linear_fc1": (width, width),
-            "blocks.0.mlp.linear_fc2": (width, width),
-            "merger.ln_q": (width,),
-            "merger.mlp.0": (merged, merged),
-            "merger.mlp.2": (vision["out_hidden_size"], merged),
-        }
-        shapes: dict[str, tuple[int, ...]] = {"pos_embed.weight": (vision["num_position_embeddings"], width)}
-        for name, shape in rows.items():
-            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-        return shapes
-
-    def unfuse_experts(self, tensor_name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        prefix, _, projection = tensor_name.rpartition(".")
-        if projection == "gate_up_proj":
-            num_experts, rows, columns = shape
-            unfused: dict[str, tuple[int, ...]] = {}
-            for expert in range(num_experts):
-                unfused[f"{prefix}.{expert}.gate_proj.weight"] = (rows // 2, columns)
-                unfused[f"{prefix}.{expert}.up_proj.weight"] = (rows // 2, columns)
-            return unfused
-        if projection == "down_proj":
-            return {f"{prefix}.{expert}.down_proj.weight": shape[1:] for expert in range(shape[0])}
-        return {tensor_name: shape}
+    @contextmanager
+    def with_moved_input(self, model: PreTrainedModel, retained: tuple[int, ...]) -> Iterator[None]:
+        config = model.config.talker_config
+        before = config.accept_hidden_layer
+        try:
+            config.accept_hidden_layer = _moved(before, retained)
+            yield
+        finally:
+            config.accept_hidden_layer = before
 
 
-class Qwen3OmniThinker(ThinkerAlone, Qwen3Omni):
-    """Qwen3OmniMoeThinkerForConditionalGeneration."""
-
-    model_type = "qwen3_omni_moe_thinker"
-
-    def stock_class(self) -> Any:
-        from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
-
-        return Qwen3OmniMoeThinkerForConditionalGeneration
+def _moved(hidden_state: int, retained: tuple[int, ...]) -> int:
+    """The number of a hidden state, which is that of the layers before it, where only `retained` layers are left."""
+    return sum(layer < hidden_state for layer in retained)
 
 
 @contextmanager
@@ -242,3 +241,8 @@ def _refuse_silence(end_token: int, num_before: int, what: str) -> Callable[...,
         return input_ids.new_zeros(len(input_ids)).bool()
 
     return criterion
+
+
+_WHOLE, _THINKER = Qwen3OmniLayout(), Qwen3OmniThinkerLayout()
+QWEN3_OMNI = Family(_WHOLE, RunningQwen3Omni(_WHOLE), Qwen3OmniVoice())
+QWEN3_OMNI_THINKER = Family(_THINKER, RunningQwen3Omni(_THINKER))

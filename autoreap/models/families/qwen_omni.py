@@ -7,6 +7,7 @@ In a whole model all of them follow `thinker.`; see `ThinkerAlone` for one saved
 from __future__ import annotations
 
 import re
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.errors import InputError
-from autoreap.models.families.family import Config, Decoder, Family, integer
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, integer
+from autoreap.models.families.running import Decoder, RunningModel
 from autoreap.models.families.stock import empty_layer, read_model
+from autoreap.models.families.voice import Voice
 from autoreap.plan import ComponentShape, ModelShape
 
 if TYPE_CHECKING:
@@ -30,37 +33,41 @@ _STRIPPED = "vision_stripped"  # our key of the vision config: what is left of t
 _STUB_HEADS, _STUB_HEAD_DIM = 8, 8
 
 
-class QwenOmni(Family):
-    """A Qwen omni model of transformers. `config` is always the raw contents of config.json.
+class QwenOmniLayout(CheckpointLayout):
+    """The checkpoints of a Qwen omni model.
 
     Attributes:
         prefix: of all tensors of the thinker.
-        speech_parts: the parts that only speak, by the prefix of their tensors, which is their module's name and a dot.
-        placeholders: the tokens in whose place embeddings go, as the fields of `chat_inputs.Placeholders`.
+        speech_parts: the parts that only speak, by the prefix of their tensors.
     """
 
     prefix = "thinker."
     speech_parts: Mapping[str, str]
-    placeholders: Mapping[str, str]
-
-    @abstractmethod
-    def layer_class(self) -> Any:
-        """The class of a decoder layer of the thinker."""
-
-    @abstractmethod
-    def processor_class(self) -> Any:
-        """That of the processor."""
 
     @abstractmethod
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
         """The shape of a decoder, from its own config."""
 
     @abstractmethod
-    def stub_tensors(self, vision: Config) -> dict[str, tuple[int, ...]]:
+    def stub_tensors(self, vision: Config) -> Shapes:
         """Tensors, by their names within it, of a tower of one block whose width `vision`, its config, says.
 
         Keys that the family alone has are set. `KeyError` and `TypeError` say that the config is not the family's.
         """
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        parts = dict(self.speech_parts)
+        for name, part in _THINKER_PARTS.items():
+            parts[self.prefix + name] = part
+        return parts
+
+    def name_on_disk(self, name: str) -> str:
+        if not name.startswith(self.prefix):
+            return name
+        inner = name.removeprefix(self.prefix)
+        inner = re.sub(r"^model\.(audio_tower|visual)\.", r"\1.", inner)
+        return self.prefix + re.sub(r"^model\.language_model\.", "model.", inner)
 
     def thinker_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The thinker's part of a config."""
@@ -72,22 +79,81 @@ class QwenOmni(Family):
         return cast(dict[str, Any], part["text_config"])
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
-        speaks = self.speech_parts and config.get("enable_audio_output", True)
-        components = ("thinker", "talker") if speaks else ("thinker",)
+        components = ["thinker"]
+        if self.speech_parts and config.get("enable_audio_output", True):
+            components.append("talker")
         return ModelShape({name: self.decoder_shape(self.decoder_config(config, name)) for name in components})
 
-    @property
-    def parts(self) -> Mapping[str, str]:
-        return {self.prefix + name: part for name, part in _THINKER_PARTS.items()} | dict(self.speech_parts)
+    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
+        self.decoder_config(config, component)["num_hidden_layers"] = len(retained)
+
+    def write_no_speech(self, config: Config) -> None:
+        if self.speech_parts:
+            config["enable_audio_output"] = False
+
+    def write_no_vision(self, config: Config) -> Shapes:
+        """The stock class always builds a tower. What stays is one narrow block between a patch embedding and a merger:
+        with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
+        """
+        vision = self.thinker_config(config)["vision_config"]
+        try:
+            num_heads = min(_STUB_HEADS, integer(vision, "num_heads"))
+            width = num_heads * _STUB_HEAD_DIM
+            vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
+            vision[_STRIPPED] = True
+            shapes = self.stub_tensors(vision)
+        except KeyError as error:
+            raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
+        except TypeError as error:
+            raise InputError(f"a value of the vision config is of another kind: {error}", where="config.json") from None
+        return {f"{self.prefix}visual.{name}": shape for name, shape in shapes.items()}
+
+
+class ThinkerAlone(QwenOmniLayout):
+    """The thinker of a Qwen omni model saved alone, as `model.thinker.save_pretrained` writes it; inherit it first.
+
+    Its config is the `thinker_config` of the whole model's, and its tensors' names lack the prefix `thinker.`.
+    """
+
+    prefix = ""
+    speech_parts: Mapping[str, str] = {}
+    companions: tuple[str, ...] = ()
+
+    def thinker_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], config)
+
+
+def name_tensors(plain: Mapping[str, tuple[int, ...]], biased: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """The tensors of modules that have a weight of this shape; those of `biased` have a bias of as many rows, too."""
+    shapes: Shapes = {}
+    for name, shape in (*plain.items(), *biased.items()):
+        shapes[f"{name}.weight"] = shape
+        if name in biased:
+            shapes[f"{name}.bias"] = shape[:1]
+    return shapes
+
+
+class RunningQwenOmni(RunningModel):
+    """A Qwen omni model, whole or the thinker alone.
+
+    Attributes:
+        layer_name: of the class of the thinker's decoder layers, which stands beside that of the thinker.
+        processor_name: of the processor of transformers.
+        placeholders: the tokens in whose place embeddings of audio, of an image and of a video go.
+    """
+
+    layer_name: str
+    processor_name: str
+    placeholders: tuple[str, str, str]
 
     def load(
         self, path: Path, *, dtype: torch.dtype | str, device: str, speech: bool, layers: bool = True
     ) -> PreTrainedModel:
-        stock = self.stock_class()
+        stock = self.layout.stock_class()
         config = stock.config_class.from_pretrained(path)
         thinker = getattr(config, "thinker_config", config)
-        if self.speech_parts:
-            config.enable_audio_output = config.enable_audio_output and speech
+        if not speech and thinker is not config:
+            config.enable_audio_output = False
         if not layers:
             thinker.text_config.num_hidden_layers = 0
         model = read_model(self.reader(stock), path, config, dtype=dtype, device=device, layers=layers)
@@ -100,13 +166,17 @@ class QwenOmni(Family):
         return cast(Callable[..., Any], stock.from_pretrained)
 
     def new_layer(self, model: PreTrainedModel, number: int) -> nn.Module:
-        return empty_layer(self.layer_class(), self.thinker(model).model.language_model.config, number, model.dtype)
+        thinker = self.thinker(model)
+        layer_class = getattr(sys.modules[type(thinker).__module__], self.layer_name)
+        return empty_layer(layer_class, thinker.model.language_model.config, number, model.dtype)
 
     def inputs(self, path: Path) -> ChatInputs:
+        import transformers
+
         from autoreap.models.families.chat_inputs import Placeholders, read_chat_inputs
 
-        frame_size = self.processor_class().videos_kwargs["size"]
-        return read_chat_inputs(path, Placeholders(**self.placeholders), self.num_audio_tokens, frame_size)
+        frame_size = getattr(transformers, self.processor_name).videos_kwargs["size"]
+        return read_chat_inputs(path, Placeholders(*self.placeholders), self.layout.num_audio_tokens, frame_size)
 
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
         return cast("PreTrainedModel", getattr(model, "thinker", model))
@@ -143,66 +213,32 @@ class QwenOmni(Family):
         )
         return cast("torch.Tensor", positions)
 
-    @contextmanager
-    def without_speech(self, model: PreTrainedModel) -> Iterator[None]:
-        modules, has_talker = dict(model._modules), getattr(model, "has_talker", False)
-        if not has_talker:  # nothing to take out; the thinker alone has no such attribute either
-            yield
-            return
-        try:
-            cast(Any, model).has_talker = False
-            for prefix in self.speech_parts:
-                del model._modules[prefix.removesuffix(".")]
-            yield
-        finally:
-            cast(Any, model).has_talker = has_talker
-            model._modules.clear()
-            model._modules.update(modules)  # in their order
-
-    def write_no_speech(self, config: Config) -> None:
-        config["enable_audio_output"] = False
-
-    def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
-        self.decoder_config(config, component)["num_hidden_layers"] = len(retained)
-
-    def write_no_vision(self, config: Config) -> dict[str, tuple[int, ...]]:
-        """The stock class always builds a tower. What stays is one narrow block between a patch embedding and a merger:
-        with no block at all SGLang's tower can't be built, and with fewer heads none could be split among devices.
-        """
-        vision = self.thinker_config(config)["vision_config"]
-        try:
-            num_heads = min(_STUB_HEADS, integer(vision, "num_heads"))
-            width = num_heads * _STUB_HEAD_DIM
-            vision |= {"depth": 1, "num_heads": num_heads, "hidden_size": width, "intermediate_size": width}
-            vision[_STRIPPED] = True
-            shapes = self.stub_tensors(vision)
-        except KeyError as error:
-            raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
-        except TypeError as error:
-            raise InputError(f"a value of the vision config is of another kind: {error}", where="config.json") from None
-        return {f"{self.prefix}visual.{name}": shape for name, shape in shapes.items()}
-
     def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
         return [(self.thinker(model).model, name) for name in ("get_image_features", "get_video_features")]
 
-    def name_on_disk(self, name: str) -> str:
-        inner = re.sub(r"^model\.(audio_tower|visual)\.", r"\1.", name.removeprefix(self.prefix))
-        on_disk = re.sub(r"^model\.language_model\.", "model.", inner)
-        return self.prefix + on_disk if name.startswith(self.prefix) else name
 
+class QwenOmniVoice(Voice):
+    """The talker, and the decoder of waveforms.
 
-class ThinkerAlone(QwenOmni):
-    """The thinker of a Qwen omni model saved alone, as `model.thinker.save_pretrained` writes it; inherit it first.
-
-    Its config is the `thinker_config` of the whole model's, and its tensors' names lack the prefix `thinker.`.
+    Attributes:
+        modules: the names of both in the model.
     """
 
-    prefix = ""
-    speech_parts: Mapping[str, str] = {}
-    companions: tuple[str, ...] = ()
+    modules: tuple[str, ...]
 
-    def thinker_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return cast(dict[str, Any], config)
-
-    def write_no_speech(self, config: Config) -> None:
-        """There is nothing that speaks."""
+    @contextmanager
+    def without_speech(self, model: PreTrainedModel) -> Iterator[None]:
+        stock = cast(Any, model)
+        if not stock.has_talker:  # nothing to take out
+            yield
+            return
+        modules = dict(model._modules)
+        try:
+            stock.has_talker = False
+            for name in self.modules:
+                del model._modules[name]
+            yield
+        finally:
+            stock.has_talker = True
+            model._modules.clear()
+            model._modules.update(modules)  # in their order
