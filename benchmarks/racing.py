@@ -207,7 +207,9 @@ def space_in(folder: Path, *, racing: bool) -> Path:
 
 def searched(folder: Path, repeat: StudyRecord | None = None) -> StudyRecord:
     """40 trials that are all scored; or the same ones again, raced."""
-    options = jobs.SearchOptions(study="raced" if repeat else "plain", root=folder / "mlruns", confirm=False)
+    options = jobs.SearchOptions(
+        model="tiny", study="raced" if repeat else "plain", root=folder / "mlruns", confirm=False
+    )
     if repeat:
         directions: list[Any] = list(repeat.objectives.values())
         storage = default_storage(folder / "mlruns")

@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = jobs.search(
             ROOT / "search_spaces" / "tiny.yaml",
-            jobs.SearchOptions(trials=options.trials, root=Path(folder) / "mlruns"),
+            jobs.SearchOptions(model="tiny", trials=options.trials, root=Path(folder) / "mlruns"),
         ).study
         # From one trial's start to the next one's: planning, scoring, the database and MLflow are all in it.
         starts = [trial.started for trial in study.trials if trial.started]

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_study(folder: Path) -> None:
     """A study `night` as `autoreap search` leaves one: trial 0 is scored, trial 1 failed."""
-    wer = score([Counts(1, 5), Counts(0, 5)])
+    wer = score([Counts(100, 500), Counts(0, 500)])
     plan = load_plan(folder / "plan.json")
     study = new_study(storage=storage(folder), baseline={"wer": wer})
     metrics = {"wer": wer, "size_4bit_bytes": Metric.static(400_000)}
@@ -181,7 +181,32 @@ def test_an_objective_that_is_none_is_refused_with_its_file(
 ) -> None:
     data = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {{retention: 0.5}}\n"
     space = write(tmp_path / "space.yaml", f"{data}objectives: {objectives}\n")
-    assert_refused_at_once(["search", space], capsys, f"{space}: objectives: ", expected)
+    assert_refused_at_once(["search", space, "--model", "tiny"], capsys, f"{space}: objectives: ", expected)
+
+
+def test_a_space_without_a_model_is_searched_on_none(folder: Path, capsys: Capture, tmp_path: Path) -> None:
+    data = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\nparameters: {{retention: 0.5}}\n"
+    space = write(tmp_path / "space.yaml", data)
+    assert_refused_at_once(["search", space], capsys, f"{space}: does not say which model to search (--model MODEL")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("margins: {mer: 1}", "margins.mer: is of no metric of the evals (known: wer)"),
+        ("parameters: {lambda: [0, 1]}", "parameters.lambda: moves nothing without mixed calibration rows"),
+        ("parameters: {beta: {low: 0, high: 1}}", "parameters.beta: moves nothing without mixed calibration rows"),
+        ("parameters: {saliency: reap, lambda: [0, 1]}", "parameters.lambda: moves nothing without saliency: affinity"),
+        ("parameters: {seed: [0, 1]}", "parameters.seed: moves nothing without saliency: random"),
+    ],
+)
+def test_what_would_waste_a_night_is_refused_before_it(
+    lines: str, expected: str, folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    data = f"calibration: {{audio: {folder}/audio.jsonl}}\nevals: {folder}/evals.yaml\n"
+    parameters = "" if "parameters" in lines else "parameters: {retention: 0.5}\n"
+    space = write(tmp_path / "space.yaml", f"{data}{parameters}{lines}\n")
+    assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, f"{space}: {expected}")
 
 
 def test_an_evals_file_that_contains_itself(folder: Path, capsys: Capture, tmp_path: Path) -> None:
@@ -263,7 +288,7 @@ def test_a_search_leaves_the_study_of_another_program_as_it_is(
             ["materialise", "night", "--trial", "0", "--skip-behaviour", "--evals", "x"],
             "which --skip-behaviour leaves out",
         ),
-        (["select", "night", "--max-size", "20GB"], "--rule knee: has no --max-size (--rule best has it)"),
+        (["select", "night", "--max-size", "20GB"], "--rule safe: has no --max-size (--rule best has it)"),
         (
             ["select", "night", "--rule", "best", "--max-wer-increase", "1"],
             "--rule best: has no --max-wer-increase (--rule smallest has it)",
@@ -573,7 +598,7 @@ def test_a_rule_without_its_bound(folder: Path, capsys: Capture, rule: str) -> N
         (["plan", "s.safetensors", "--layer-selection", "many"], "'many' is not one of 'single', 'block'"),
         (["plan", "s.safetensors", "--retention", "half"], "'--retention': Input should be a valid number, "),
         (["saliency", "s.safetensors", "--component", "ear"], "'--component': 'ear' is not one of 'thinker'"),
-        (["select", "night", "--rule", "cheapest"], "'--rule': 'cheapest' is not one of 'knee', 'smallest', 'best'"),
+        (["select", "night", "--rule", "cheapest"], "'--rule': 'cheapest' is not one of 'safe', 'knee', 'smallest'"),
         (["prune", "tiny", "--strip-vision", "--carry", "-3"], "'--carry': Input should be greater than"),
         (["select", "night", "--rule", "smallest", "--max-wer-increase", "nan"], "must be a finite number, got nan"),
         (["materialise", "night", "--trial", "-1", "--dry-run"], "'--trial': Input should be greater than"),
@@ -839,7 +864,11 @@ def test_compare_takes_files_trials_and_checkpoints(
 
 def test_select_shows_every_score_with_its_interval(folder: Path, capsys: Capture) -> None:
     assert cli.main(["select", "night", "--storage", storage(folder)]) == 0
-    assert re.match(r"trial 0: 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]\n", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.match(r"trial 0: 1\.00 MB, wer 10\.00% \[[\d.]+%, [\d.]+%\]\nwhy: smallest that is non-inferior ", said)
+    assert re.search(
+        r"\n  wer 10\.00% .* on the search split, \+0\.00 points \[.*\] .*: non-inferior \(margin 0\.5\)\n", said
+    )
 
 
 @pytest.mark.parametrize("command", ["materialise", "materialize"])
@@ -942,7 +971,7 @@ def test_prune_without_a_target_says_what_it_would_write(folder: Path, capsys: C
 def test_the_front_of_a_study_has_its_points_with_intervals(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     options = ["--storage", storage(folder), "--png", tmp_path / "front.png"]
     (point,) = json_of(["pareto", "night", *options], capsys)["points"]
-    assert set(point) == {"trial", "params", "metrics", "size_bytes"}
+    assert set(point) == {"trial", "params", "metrics", "size_bytes", "against_baseline"}
     assert set(point["params"]) == {"retention", "beta"}
     assert {"value", "low", "high"} <= set(point["metrics"]["wer"])
     assert (tmp_path / "front.png").stat().st_size > 0

@@ -68,6 +68,26 @@ class SamePlan(DifferentPlans):
         return PlannedCandidate(plan, plan.digest(), 1000, {"active_parameters": Metric.static(1)})
 
 
+class FewPlans(DifferentPlans):
+    """Only so many plans, whatever is drawn."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def plan(self, candidate: Candidate) -> PlannedCandidate:
+        plan = identity_plan(f"{int(candidate.retention * 1000) % self._number:016x}", SHAPE)
+        return PlannedCandidate(plan, plan.digest(), 1000, {"active_parameters": Metric.static(1)})
+
+
+class GridOfPlans(DifferentPlans):
+    """A plan for each retention and number of cuts; the less is kept, the smaller it is."""
+
+    def plan(self, candidate: Candidate) -> PlannedCandidate:
+        size = int(candidate.retention * 1000) - candidate.layers_cut
+        plan = identity_plan(f"{size:016x}", SHAPE)
+        return PlannedCandidate(plan, plan.digest(), size, {"active_parameters": Metric.static(1)})
+
+
 class FaultyPool:
     """Fails on demand, as scorers do; what it scores is the same for every plan. It has `size` scorers."""
 
@@ -199,15 +219,53 @@ def test_several_scorers_work_at_once_and_no_trial_is_too_many(night: Night) -> 
 
 def test_a_plan_that_is_being_scored_is_not_scored_beside_it(night: Night) -> None:
     study = night.search(trials=4, num_scorers=3, planner=SamePlan())
-    assert statuses(study) == ["scored", "duplicate", "duplicate", "duplicate"]
-    assert [trial.duplicate_of for trial in study.trials] == [None, 0, 0, 0]
+    assert statuses(study)[0] == "scored"
+    assert {trial.duplicate_of for trial in study.trials[1:]} == {0}
 
 
 def test_where_a_plan_failed_one_that_waited_for_it_is_scored(night: Night) -> None:
     study = night.search(fails(ZeroDivisionError, 0), trials=3, num_scorers=2, planner=SamePlan())
     assert statuses(study)[0] == "failed"
     assert statuses(study).count("scored") == 1
-    assert statuses(study).count("duplicate") == 1
+    assert set(statuses(study)[2:]) == {"duplicate"}
+
+
+def test_a_plan_that_is_drawn_again_costs_nothing_and_a_space_without_new_plans_ends_the_search(
+    night: Night, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = night.search(trials=7, planner=FewPlans(3))
+    assert statuses(study).count("scored") == 3
+    assert set(statuses(study)) == {"scored", "duplicate"}
+    assert len(study.trials) < 200
+    assert study.num_untried == 0
+    assert "the front is locally complete" in capsys.readouterr().err
+    study = night.search(trials=2, planner=DifferentPlans())
+    assert statuses(study).count("scored") == 3, "the budget was spent before"
+
+
+def test_towards_the_end_neighbours_of_the_front_are_tried(night: Night) -> None:
+    parameters = {"retention": Range(0.25, 1.0, step=0.25), "layers_cut": Range(0, 3, step=1), "saliency": "reap"}
+    study = night.search(trials=10, planner=GridOfPlans(), parameters=parameters)
+    sampled = [trial for trial in study.trials if trial.origin == "sampled" and trial.is_spent]
+    tried = [trial for trial in study.trials if trial.origin.startswith("neighbour of trial ")]
+    assert len(sampled) >= 6
+    assert tried
+    for trial in tried:
+        origin = study.trial(int(trial.origin.rpartition(" ")[2]))
+        steps = [
+            abs(trial.params["retention"] - origin.params["retention"]) / 0.25,
+            abs(trial.params["layers_cut"] - origin.params["layers_cut"]),
+        ]
+        assert sum(steps) == 1
+    digests = [trial.plan_digest for trial in study.trials if trial.is_spent]
+    assert len(digests) == len(set(digests)) == 10
+
+
+def test_neighbours_that_are_left_are_counted(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = {"retention": Range(0.25, 1.0, step=0.25), "layers_cut": Range(0, 3, step=1), "saliency": "reap"}
+    study = night.search(trials=2, planner=GridOfPlans(), parameters=parameters)
+    assert study.num_untried
+    assert f"{study.num_untried} of its one-step neighbours are untried" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text('{"metric": "w')])

@@ -20,7 +20,6 @@ from autoreap.evaluation.evaluator import CHUNKED_FROM, Evaluator, random_chunks
 from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.models.loading import describe, load
 from autoreap.scores import Counts, Metric
-from autoreap.search import records
 from autoreap.search.front import front_of, pareto
 from autoreap.search.racing import (
     ALPHA,
@@ -28,6 +27,7 @@ from autoreap.search.racing import (
     CandidatePruned,
     Domination,
     Incumbent,
+    Limit,
     Numerators,
     Race,
     lower_bound,
@@ -103,6 +103,31 @@ errors = st.lists(st.integers(0, 9), min_size=4, max_size=4)  # of 5 words each:
 answers = st.fixed_dictionaries(
     {"wer": errors, "wer.noisy": errors, "accuracy": st.lists(st.integers(0, 1), min_size=4, max_size=4)}
 )
+
+
+def test_what_may_be_the_smallest_non_inferior_one_is_scored_on_though_it_is_dominated() -> None:
+    member = point_of(7, 10, {"wer": [1, 0, 0, 0], "accuracy": [1, 1, 1, 1]})
+    incumbents = [incumbent_of(member, {})]
+    limits = {"wer": Limit(0.10, "minimize", 4 * NUM_WORDS), "accuracy": Limit(0.5, "maximize", 4)}
+
+    def stopped(candidate: Mapping[str, Numbers]) -> int | None:
+        race = Race(WER, {"size_bytes": 10}, incumbents, limits)
+        num_scored = 0
+        try:
+            for name, listed in candidate.items():
+                for outcome in outcomes_of(name, listed):
+                    num_scored += 1
+                    race.count(name, outcome)
+        except CandidatePruned:
+            return num_scored
+        return None
+
+    # Two errors in twenty words: dominated, and within the limit.
+    assert stopped({"wer": [1, 1, 0, 0], "accuracy": [1, 1, 0, 1]}) is None
+    # The third error is beyond it; so is the third wrong answer.
+    assert stopped({"wer": [1, 1, 1, 0], "accuracy": [1, 1, 1, 1]}) == 3
+    assert stopped({"wer": [1, 1, 0, 0], "accuracy": [0, 0, 0, 1]}) == 7
+    assert stopped({"wer": [0, 0, 0, 0], "accuracy": [0, 0, 0, 0]}) is None, "not dominated"
 
 
 @settings(max_examples=300, deadline=None)
@@ -360,7 +385,7 @@ sampler: {sampler}
 
 def search(folder: Path, study: str, *, racing: bool, trials: int = 12, sampler: str = "tpe") -> StudyRecord:
     (folder / "space.yaml").write_text(SPACE.format(racing=str(racing).lower(), sampler=sampler))
-    options = jobs.SearchOptions(study=study, trials=trials, root=folder / "mlruns", confirm=False)
+    options = jobs.SearchOptions(model="tiny", study=study, trials=trials, root=folder / "mlruns", confirm=False)
     return jobs.search(folder / "space.yaml", options).study
 
 
@@ -385,7 +410,9 @@ def test_a_search_with_and_without_racing(evals: Path, capsys: pytest.CaptureFix
     assert digests[0] == digests[1]
     pruned = [trial for trial in resumed.trials if trial.status is TrialStatus.PRUNED]
     assert pruned
-    assert len(resumed.trials) == 12
+    num_trials = len(plain.trials)
+    assert len(resumed.trials) == num_trials
+    assert sum(trial.is_spent for trial in resumed.trials) == 12
     assert all((trial.values, trial.metrics) == ({}, {}) for trial in pruned)
     first = pruned[0]
     assert first.num_scored <= 12 < first.num_utterances == 16
@@ -395,14 +422,14 @@ def test_a_search_with_and_without_racing(evals: Path, capsys: pytest.CaptureFix
 
     stored = open_study("raced", storage)
     stored.enqueue_trial(dict(first.params))
-    records.enqueue_preset(stored, "to compare with", {**first.params, "retention": first.params["retention"]})
-    repeated, preset = search(folder, "raced", racing=True, trials=14).trials[12:]
+    stored.enqueue_trial(dict(first.params), user_attrs={"preset": "to compare with"})
+    repeated, preset = search(folder, "raced", racing=True, trials=13).trials[num_trials:]
     assert (repeated.status, repeated.duplicate_of) == (TrialStatus.PRUNED, first.number)
     assert f"pruned: same plan as trial {first.number}" in capsys.readouterr().err
-    assert preset.is_scored
+    assert (preset.origin, preset.is_scored) == ("to compare with", True)
 
     # A sampler that would learn nothing of it does without.
     for trial in pruned:
         stored.enqueue_trial(dict(trial.params))
-    by_gp = search(folder, "raced", racing=True, trials=14 + len(pruned), sampler="gp").trials[14:]
+    by_gp = search(folder, "raced", racing=True, trials=13 + len(pruned), sampler="gp").trials[num_trials + 2 :]
     assert all(trial.is_scored for trial in by_gp)

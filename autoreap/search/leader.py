@@ -218,6 +218,8 @@ class Leader:
 
         None where neither finds anything.
         """
+        if records.has_waiting(self._study):  # presets, and what was interrupted, come first
+            return self._study.ask()
         is_exhausted = self._num_fruitless >= _MAX_FRUITLESS
         if is_exhausted or self._num_taken >= (1 - _SHARE_FOR_NEIGHBOURS) * num_trials:
             untried = self._untried_neighbours(at_most=1)

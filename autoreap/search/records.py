@@ -514,6 +514,11 @@ def enqueue_neighbour(study: optuna.Study, params: Mapping[str, Any], number: in
     study.enqueue_trial(dict(params), user_attrs={_NEIGHBOUR_OF: number})
 
 
+def has_waiting(study: optuna.Study) -> bool:
+    """Whether a trial is queued."""
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
 def is_preset(trial: Trial) -> bool:
     """Whether the trial tries a preset."""
     return _PRESET in trial.user_attrs
