@@ -126,7 +126,7 @@ def completed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         (["search", "space.yaml", "--model", "s"], ["space.yaml"]),
         (["search", "space.yaml", "--tr"], ["--tracking-uri", "--trials"]),
         (["search", "space.yaml", "--as"], []),
-        (["select", "night-1", "--rule", ""], ["best", "knee", "smallest"]),
+        (["select", "night-1", "--rule", ""], ["best", "knee", "safe", "smallest"]),
         (["pareto", ""], ["night-1"]),
         (["show", "night-1", "--t"], ["--trial"]),
         (["show", "night-1", "--storage", "search", "--tri"], ["--trial"]),

@@ -78,7 +78,8 @@ def test_calibration_rows_that_are_in_the_report_split_are_warned_of(
 ) -> None:
     task = EVALS.tasks[0]
     report = EvalSet(EVALS.path, "report", (EvalTask(task.config, task.samples[:5]),))
-    rows = [Sample(id="own", where="calibration.jsonl:1", text="something else"), replace(task.samples[2], where="a.jsonl:2")]
+    own = Sample(id="own", where="calibration.jsonl:1", text="something else")
+    rows = [own, replace(task.samples[2], where="a.jsonl:2")]
     warn_of_shared_rows({"audio": rows[:1]}, report)
     assert said(caplog) == []
     warn_of_shared_rows({"audio": rows}, report)
