@@ -12,7 +12,7 @@ from autoreap.data.eval_set import open_evals
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch
 from autoreap.evaluation.outcomes import Evaluation
-from autoreap.models.loading import Described, Loaded, load
+from autoreap.models.loading import Loaded, ModelInfo, load
 from autoreap.plan import PruningPlan
 from autoreap.report.front_table import plot_front
 from autoreap.report.study_page import write_report
@@ -56,7 +56,7 @@ def _draw(study: StudyRecord, folder: Path, root: Path) -> list[Path]:
 
 
 def evaluate(
-    described: Described,
+    model_info: ModelInfo,
     evals: Path,
     plan: PruningPlan | None = None,
     *,
@@ -67,25 +67,25 @@ def evaluate(
     """Score the model, under `plan` if there is one.
 
     Args:
-        described: the model.
+        model_info: the model.
         evals: an evals file.
         plan: what is masked.
         latency: time answers, too, in turns with the unpruned model.
         likelihoods: measure the NLL of the references, too.
         options: of `make_evaluator`.
     """
-    loaded, evaluator = make_evaluator(described, evals, **options)
+    loaded, evaluator = make_evaluator(model_info, evals, **options)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if latency else None
     evaluation = evaluator.run(plan, likelihoods=likelihoods)
     if stopwatch is None:
         return evaluation
-    footprint = Footprint.of(described.checkpoint, plan)
+    footprint = Footprint.of(model_info.checkpoint, plan)
     timings = stopwatch.measure(plan, footprint.size_bytes())
     return replace(evaluation, costs={**footprint.metrics(), **timings})
 
 
 def make_evaluator(
-    described: Described,
+    model_info: ModelInfo,
     evals: Path,
     *,
     split: str = "search",
@@ -96,7 +96,7 @@ def make_evaluator(
     """The model in memory, with what scores it. A broken row is found before the model is loaded."""
     opened = open_evals(evals)
     eval_set = opened.search if split == "search" else opened.report
-    loaded = load(described, device=device, dtype=dtype)
+    loaded = load(model_info, device=device, dtype=dtype)
     return loaded, Evaluator(loaded.model, loaded.inputs, eval_set, batch_size=batch_size)
 
 

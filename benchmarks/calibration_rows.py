@@ -24,7 +24,7 @@ from autoreap.data.eval_set import open_evals
 from autoreap.data.samples import Sample
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan, pinned_layers
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     candidate = Candidate(retention=arguments.retention, saliency=arguments.saliency)
     calibration = load_calibration(arguments.calibration)
-    loaded = load(describe(arguments.model))
+    loaded = load(open_model(arguments.model))
     rows = measured_rows(loaded, read_calibration(calibration), Options.of(calibration))
     evaluator = evaluator_of(loaded, arguments.evals) if arguments.evals else None
     print(f"| rows of each half | audio tokens | experts | rank correlation | layers |{' WER |' if evaluator else ''}")
@@ -107,7 +107,7 @@ def drawn_pair(loaded: Loaded, rows: Rows, share: float, candidate: Candidate, s
     plans = [planned(loaded, half, candidate) for half in halves]
     one, other = (half.modalities["audio"].per_token() for half in halves)
     ranks = [spearmanr(*pair).statistic for pair in zip(one, other, strict=True)]
-    pinned = pinned_layers(loaded.described.shape, strip_vision=True)
+    pinned = pinned_layers(loaded.model_info.shape, strip_vision=True)
     first, second = (set(cut_order(half.layer_cosine, pinned, NUM_LAYERS)) for half in halves)
     return Pair(
         tokens=halves[0].modalities["audio"].tokens,
@@ -134,9 +134,9 @@ def summed(rows: Mapping[str, Sequence[ComponentSaliency]]) -> ComponentSaliency
 
 
 def planned(loaded: Loaded, measured: ComponentSaliency, candidate: Candidate) -> PruningPlan:
-    base_model = loaded.described.base_model
+    base_model = loaded.model_info.base_model
     saliency = Saliency({"thinker": measured}, {"model_fingerprint": base_model.fingerprint})
-    return make_plan(candidate, saliency, loaded.described.shape, base_model)
+    return make_plan(candidate, saliency, loaded.model_info.shape, base_model)
 
 
 def spread(values: Sequence[float], form: str) -> str:

@@ -22,7 +22,7 @@ from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
 from autoreap.data.samples import Sample
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import Counts, paired_difference, score
@@ -47,7 +47,7 @@ Plans = Mapping[tuple[str, str, float], PruningPlan]  # by arm, ranking and rete
 
 
 def main() -> None:
-    loaded = load(describe(sys.argv[1] if len(sys.argv) > 1 else "tiny"))
+    loaded = load(open_model(sys.argv[1] if len(sys.argv) > 1 else "tiny"))
     data = read_calibration(CALIBRATION)
     print_tokens(loaded, data)
     plans = all_plans(loaded, data, RETENTIONS)
@@ -86,7 +86,7 @@ def all_plans(
             for retention in retentions:
                 if ranking != "frequency" or options.gates == ARMS[REFERENCE].gates:  # frequency knows no gates
                     candidate = Candidate(retention=retention, saliency=ranking)
-                    plan = make_plan(candidate, saliency, loaded.described.shape, loaded.described.base_model)
+                    plan = make_plan(candidate, saliency, loaded.model_info.shape, loaded.model_info.base_model)
                     plans[arm, ranking, retention] = plan
     return plans
 

@@ -37,7 +37,7 @@ from autoreap.jobs import calibrated, read_calibration
 from autoreap.masking import masked
 from autoreap.models.families.encoded import Encoded
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
@@ -86,8 +86,8 @@ class Bench:
 
     @staticmethod
     def of_tiny(limit: int, dtype: str) -> "Bench":
-        loaded = load(describe("tiny"), dtype=dtype)
-        inputs, running = loaded.inputs, loaded.described.family.running
+        loaded = load(open_model("tiny"), dtype=dtype)
+        inputs, running = loaded.inputs, loaded.model_info.family.running
         encoded: list[Encoded] = []
         references: list[list[int]] = []
         for config in load_evals(EVALS).splits["search"]:
@@ -181,11 +181,11 @@ class Bench:
 
     def conditions(self) -> dict[str, PruningPlan | None]:
         assert self.loaded is not None
-        described = self.loaded.described
+        model_info = self.loaded.model_info
         saliency = calibrated(self.loaded, read_calibration(CALIBRATION))
 
         def plan(**values: Any) -> PruningPlan:
-            return make_plan(Candidate(**values), saliency, described.shape, described.base_model)
+            return make_plan(Candidate(**values), saliency, model_info.shape, model_info.base_model)
 
         return {
             "unpruned": None,

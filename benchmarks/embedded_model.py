@@ -17,7 +17,7 @@ from autoreap.candidate import Candidate
 from autoreap.data.eval_set import Evals, open_evals
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.jobs import calibrated, read_calibration
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.planning import make_plan, num_retained, retained_experts
 from autoreap.saliency import Saliency
@@ -31,7 +31,7 @@ BATCH_SIZE = 64
 
 
 def main() -> None:
-    loaded = load(describe(sys.argv[1] if len(sys.argv) > 1 else "tiny"))
+    loaded = load(open_model(sys.argv[1] if len(sys.argv) > 1 else "tiny"))
     evals = open_evals(ROOT / "evals/tiny.yaml")
     saliency = calibrated(loaded, read_calibration(CALIBRATION))
     print_abilities(loaded, evals)
@@ -97,7 +97,7 @@ def print_lambda_and_beta(loaded: Loaded, saliency: Saliency, wer: Wer) -> None:
     reference = _plan(loaded, saliency, 0.375, "affinity").thinker.experts
     for lambda_, beta in ((0, 0), (0.5, 0), (1, 0), (2, 0), (4, 0), (1, 1), (4, 0.5), (4, 1), (4, 2)):
         candidate = Candidate(retention=0.375, lambda_=float(lambda_), beta=float(beta))
-        plan = make_plan(candidate, saliency, loaded.described.shape, loaded.described.base_model)
+        plan = make_plan(candidate, saliency, loaded.model_info.shape, loaded.model_info.base_model)
         moved = sum(len(set(a) - set(b)) for a, b in zip(plan.thinker.experts, reference, strict=True))
         print(f"| {lambda_:g} | {beta:g} | {moved} of {sum(map(len, reference))} | {wer.of(plan):.2%} |", flush=True)
 
@@ -105,23 +105,23 @@ def print_lambda_and_beta(loaded: Loaded, saliency: Saliency, wer: Wer) -> None:
 def print_layers(loaded: Loaded, saliency: Saliency, wer: Wer) -> None:
     print("\n| layers cut | which | WER |\n|---|---|---|")
     for num_cut in range(1, 6):
-        plan = make_plan(Candidate(layers_cut=num_cut), saliency, loaded.described.shape, loaded.described.base_model)
+        plan = make_plan(Candidate(layers_cut=num_cut), saliency, loaded.model_info.shape, loaded.model_info.base_model)
         cut = sorted(set(range(len(plan.thinker.experts))) - set(plan.thinker.layers))
         print(f"| {num_cut} | {', '.join(map(str, cut))} | {wer.of(plan):.2%} |", flush=True)
 
 
 def _plan(loaded: Loaded, saliency: Saliency, retention: float, ranking: str, seed: int = 0) -> PruningPlan:
     candidate = Candidate(retention=retention, saliency=ranking, seed=seed)
-    return make_plan(candidate, saliency, loaded.described.shape, loaded.described.base_model)
+    return make_plan(candidate, saliency, loaded.model_info.shape, loaded.model_info.base_model)
 
 
 def _worst(loaded: Loaded, saliency: Saliency, retention: float) -> PruningPlan:
     """The control that keeps the experts with the lowest affinity."""
-    shape = loaded.described.shape.components["thinker"]
+    shape = loaded.model_info.shape.components["thinker"]
     affinity = saliency.components["thinker"].affinity(1.0, 1.0)
     kept = retained_experts(-affinity, num_retained(retention, shape))
     return PruningPlan(
-        loaded.described.base_model, False, ComponentPlan(experts=kept, layers=tuple(range(shape.num_layers)))
+        loaded.model_info.base_model, False, ComponentPlan(experts=kept, layers=tuple(range(shape.num_layers)))
     )
 
 

@@ -20,7 +20,7 @@ from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, paired_ratio
 from autoreap.formatting import metric_text
 from autoreap.masking import masked
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.writing.footprint import Footprint
 from autoreap.writing.materialiser import materialise
@@ -34,14 +34,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each utterance by either side")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = load(describe("tiny"))
+    loaded = load(open_model("tiny"))
     evaluator = Evaluator(loaded.model, loaded.inputs, open_evals(EVALS).search)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES), num_repeats=options.repeats)
     print(f"torch {torch.__version__}, 16 utterances, {options.repeats} repeats\n")
     print(f"| | {' | '.join(COLUMNS)} | first_token_ratio again | mask / checkpoint |\n{'|---' * 7}|", flush=True)
     for name, plan in plans(loaded).items():
         first, again = (
-            stopwatch.measure(plan, Footprint.of(loaded.described.checkpoint, plan).size_bytes()) for _ in "12"
+            stopwatch.measure(plan, Footprint.of(loaded.model_info.checkpoint, plan).size_bytes()) for _ in "12"
         )
         cells = [metric_text(column, first[column]) for column in COLUMNS]
         cells.append(metric_text("first_token_ratio", again["first_token_ratio"]))
@@ -53,11 +53,11 @@ def main() -> None:
 
 def plans(loaded: Loaded) -> dict[str, PruningPlan | None]:
     """Of the first experts and of chosen layers: time does not depend on which."""
-    whole = ComponentPlan.identity(loaded.described.shape.components["thinker"])
+    whole = ComponentPlan.identity(loaded.model_info.shape.components["thinker"])
     half = tuple(kept[: len(kept) // 2] for kept in whole.experts)
 
     def plan(thinker: ComponentPlan) -> PruningPlan:
-        return PruningPlan(loaded.described.base_model, True, thinker)
+        return PruningPlan(loaded.model_info.base_model, True, thinker)
 
     return {
         "unpruned": None,
@@ -74,8 +74,8 @@ def mask_against_checkpoint(
     """First token under the mask over that of the checkpoint written from the plan, in turns; answers must be equal."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pruned"
-        materialise(loaded.described.checkpoint.path, plan, path)
-        pruned = load(describe(str(path)))
+        materialise(loaded.model_info.checkpoint.path, plan, path)
+        pruned = load(open_model(str(path)))
         other = Stopwatch(pruned.model, pruned.inputs, evaluator.prompts(NUM_UTTERANCES), num_repeats=repeats)
         seconds: dict[str, list[float]] = {"mask": [], "checkpoint": []}
         for repeat in range(repeats + 1):

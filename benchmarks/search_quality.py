@@ -37,7 +37,7 @@ from autoreap.data.eval_set import open_evals
 from autoreap.evaluation.comparison import compare_outcomes
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Evaluation, Outcome
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.candidates import PlannedCandidate, Planner, objective_values
 from autoreap.search.leader import Leader
@@ -88,11 +88,11 @@ class Replay:
     """Runs the model once for a plan, whoever asks; what it would have taken is paid from the ledger."""
 
     def __init__(self, space: SpaceConfig) -> None:
-        loaded = load(describe("tiny"))
+        loaded = load(open_model("tiny"))
         saliency = measure_saliency(loaded, read_calibration(space.calibration))
         evals = open_evals(space.evals).search
         self.evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=space.batch_size)
-        self.planner = Planner(loaded.described, saliency)
+        self.planner = Planner(loaded.model_info, saliency)
         self.objectives = space.objectives
         self.ledger = Ledger(math.inf)
         self._answers: dict[str, tuple[Evaluation, list[tuple[str, Outcome]]]] = {}

@@ -24,7 +24,7 @@ import torch
 from autoreap import jobs
 from autoreap.data.eval_set import read_task
 from autoreap.data.evals_config import load_evals, metric_name, task_of
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.scores import score
 from autoreap.search.records import TrialStatus
@@ -88,8 +88,8 @@ def destroyed(save: Callable[[Path], None], folder: Path) -> tuple[float, float,
 
 def answered(checkpoint: str) -> dict[str, float]:
     """The scores of a checkpoint by stock `generate`, each utterance embedded alone as a trial has it."""
-    loaded = load(describe(checkpoint))
-    inputs, running, model = loaded.inputs, loaded.described.family.running, loaded.model
+    loaded = load(open_model(checkpoint))
+    inputs, running, model = loaded.inputs, loaded.model_info.family.running, loaded.model
     thinker = running.thinker(model)
     scores = {}
     for config in load_evals(EVALS).splits["search"]:

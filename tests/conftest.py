@@ -69,9 +69,9 @@ def random_checkpoint(saved: Callable[[Specimen], Path]) -> Path:
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     """The embedded model in float32, without speech."""
-    from autoreap.models.loading import describe, load
+    from autoreap.models.loading import load, open_model
 
-    return load(describe("tiny"))
+    return load(open_model("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,10 @@ def plan(loaded: Loaded) -> PruningPlan:
 
     from autoreap.plan import PruningPlan
 
-    shape = loaded.described.shape.components["thinker"]
+    shape = loaded.model_info.shape.components["thinker"]
     layers = tuple(layer for layer in range(shape.num_layers) if layer != shape.num_layers - 2)
     thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=layers)
-    return PruningPlan(loaded.described.base_model, False, thinker)
+    return PruningPlan(loaded.model_info.base_model, False, thinker)
 
 
 @pytest.fixture

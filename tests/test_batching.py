@@ -19,15 +19,15 @@ from autoreap.data.samples import Sample
 from autoreap.errors import InputError
 from autoreap.models.families.chat_inputs import ChatInputs
 from autoreap.models.families.encoded import Encoded
-from autoreap.models.loading import describe
+from autoreap.models.loading import open_model
 
 BUDGETS = (1, 60, 100, 150, 400, 100_000)
 
 
 @pytest.fixture(scope="module")
 def inputs() -> ChatInputs:
-    described = describe("tiny")
-    return described.family.running.inputs(described.checkpoint.path)
+    model_info = open_model("tiny")
+    return model_info.family.running.inputs(model_info.checkpoint.path)
 
 
 @pytest.fixture(scope="module")

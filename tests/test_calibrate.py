@@ -25,7 +25,7 @@ from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.samples import Sample, read_samples
 from autoreap.errors import InputError
 from autoreap.models.families.encoded import Encoded
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.saliency import ModalitySums, Saliency, load_saliency
 from autoreap.tiny_omni import CHECKPOINT
 
@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint: Path) -> Loaded:
-    return load(describe(str(checkpoint)), speech=True)
+    return load(open_model(str(checkpoint)), speech=True)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_every_token_is_routed_to_top_k_experts_and_padding_to_none(
 ) -> None:
     sums = measured.components["thinker"].modalities["audio"]
     lengths = [len(encode(loaded.inputs, sample, with_answer=True).input_ids) for sample in data["audio"]]
-    top_k = loaded.described.shape.components["thinker"].top_k
+    top_k = loaded.model_info.shape.components["thinker"].top_k
     assert len(set(lengths)) == len(lengths)
     assert sums.tokens == sum(lengths)
     assert set(sums.routed_tokens.sum(axis=1)) == {top_k * sum(lengths)}
@@ -296,7 +296,7 @@ def test_layer_cosines_are_of_audio_alone(loaded: Loaded, data: dict[str, list[S
 def test_every_implementation_of_the_experts_measures_the_same(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency, implementation: str
 ) -> None:
-    other = load(loaded.described)
+    other = load(loaded.model_info)
     other.model.set_experts_implementation(implementation)
     assert other.model.thinker.config.text_config._experts_implementation == implementation
     for modality, sums in calibrate(other, data).components["thinker"].modalities.items():
@@ -306,7 +306,7 @@ def test_every_implementation_of_the_experts_measures_the_same(
 def test_in_bfloat16_sums_equal_the_reference_on_the_same_routing_within_its_rounding(
     loaded: Loaded, data: dict[str, list[Sample]]
 ) -> None:
-    halved = load(loaded.described, dtype="bfloat16")
+    halved = load(loaded.model_info, dtype="bfloat16")
     recorder = Recorder(thinker_layers(halved.model))
     with recorder.attached():
         rounded = calibrate(halved, {"audio": data["audio"]}, options=Options(batch_tokens=1))
@@ -378,7 +378,7 @@ def test_the_talker_answers_rows_of_every_kind(loaded: Loaded, data: dict[str, l
     rows = [sample for sample in data[modality] if sample.id not in ("short", "long")]
     saliency = calibrate(loaded, {"audio": data["audio"][:1], modality: rows}, components=("talker",))
     sums = saliency.components["talker"].modalities[modality]
-    assert set(sums.routed_tokens.sum(axis=1)) == {loaded.described.shape.components["talker"].top_k * sums.tokens}
+    assert set(sums.routed_tokens.sum(axis=1)) == {loaded.model_info.shape.components["talker"].top_k * sums.tokens}
     assert saliency.provenance[f"data.{modality}.silent"] == "0"
     assert not hasattr(loaded.model.config.talker_config, "audio_config")
 
@@ -455,7 +455,7 @@ def test_calibration_without_audio_is_refused(loaded: Loaded, data: dict[str, li
 
 
 def test_a_talker_that_is_not_there_is_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
-    silent = load(loaded.described)
+    silent = load(loaded.model_info)
     with pytest.raises(InputError, match="--component: this model has no talker"):
         calibrate(silent, data, components=("thinker", "talker"))
 
@@ -469,7 +469,7 @@ def test_provenance_names_the_model_the_data_and_the_versions(
     loaded: Loaded, data: dict[str, list[Sample]], measured: Saliency
 ) -> None:
     provenance = measured.provenance
-    assert provenance["model_fingerprint"] == loaded.described.checkpoint.fingerprint
+    assert provenance["model_fingerprint"] == loaded.model_info.checkpoint.fingerprint
     assert {"data.audio", "data.video", "data.mixed", "autoreap", "transformers", "torch", "dtype"} <= set(provenance)
     reworded = replace(data["video"][0], text="blue")
     other = calibrate(loaded, {**data, "video": [reworded, *data["video"][1:]]}).provenance
@@ -480,7 +480,7 @@ def test_provenance_names_the_model_the_data_and_the_versions(
 def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
     loaded: Loaded, data: dict[str, list[Sample]], tmp_path: Path
 ) -> None:
-    shape = loaded.described.shape
+    shape = loaded.model_info.shape
     saliency = calibrate(loaded, {"audio": data["audio"][:1]})
     saliency.save(tmp_path / "saliency.safetensors")
     kept = load_saliency(tmp_path / "saliency.safetensors").provenance

@@ -26,7 +26,7 @@ from autoreap import cli
 from autoreap.candidate import Candidate
 from autoreap.cli import main
 from autoreap.evaluation.outcomes import Evaluation, Outcome
-from autoreap.models.loading import describe
+from autoreap.models.loading import open_model
 from autoreap.plan import BaseModel, ComponentShape, ModelShape, load_plan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency, load_saliency
@@ -742,10 +742,10 @@ def test_a_plan_needs_the_saliency_file_alone(capsys: Capture, tmp_path: Path) -
 def test_a_plan_from_the_file_alone_is_that_from_the_model(
     random_checkpoint: Path, capsys: Capture, tmp_path: Path
 ) -> None:
-    described = describe(str(random_checkpoint))
+    model_info = open_model(str(random_checkpoint))
     plans = []
-    for shape in (None, described.shape):
-        saliency = saliency_of(described.shape, fingerprint=described.checkpoint.fingerprint)
+    for shape in (None, model_info.shape):
+        saliency = saliency_of(model_info.shape, fingerprint=model_info.checkpoint.fingerprint)
         file = saliency_file(tmp_path, saliency, shape=shape, model=str(random_checkpoint))
         for model in ([], ["--model", random_checkpoint]):
             options = ["--component", "both", "--retention", "0.5", *model, "-o", tmp_path / "plan.json"]
@@ -997,7 +997,7 @@ def test_the_report_is_one_page_with_the_failures(folder: Path, capsys: Capture,
 def test_presets_and_values_go_to_the_component_that_is_named(
     capsys: Capture, tmp_path: Path, random_checkpoint: Path
 ) -> None:
-    saliency = saliency_of(describe(str(random_checkpoint)).shape, fingerprint=_fingerprint(random_checkpoint))
+    saliency = saliency_of(open_model(str(random_checkpoint)).shape, fingerprint=_fingerprint(random_checkpoint))
     saliency.save(tmp_path / "saliency.safetensors")
     arguments = ["plan", str(tmp_path / "saliency.safetensors"), "--model", str(random_checkpoint), "--json"]
     arguments += ["-o", str(tmp_path / "plan.json")]
@@ -1018,4 +1018,4 @@ def test_a_study_name_that_is_no_file_name_is_refused(capsys: Capture) -> None:
 
 
 def _fingerprint(path: Path) -> str:
-    return describe(str(path)).checkpoint.fingerprint
+    return open_model(str(path)).checkpoint.fingerprint

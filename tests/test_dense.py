@@ -14,7 +14,7 @@ from transformers import Qwen2_5OmniForConditionalGeneration
 
 from autoreap import cli
 from autoreap.evaluation.outcomes import load_outcomes
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
 from autoreap.search.records import read_study
@@ -91,9 +91,9 @@ def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_gener
 
 
 def test_the_thinker_saved_alone_answers_as_the_whole_model_does_pruned_and_as_it_is(run: Run) -> None:
-    loaded = load(describe("model"))
+    loaded = load(open_model("model"))
     shutil.copytree("model", "thinker", ignore=shutil.ignore_patterns("model*", "config.json", "spk_dict.pt"))
-    loaded.described.family.running.thinker(loaded.model).save_pretrained("thinker")
+    loaded.model_info.family.running.thinker(loaded.model).save_pretrained("thinker")
     for options, kept in ((["--strip-vision"], 6), (["--layers", "1,3", "--strip-vision"], 4)):
         answers = []
         for model in ("model", "thinker"):

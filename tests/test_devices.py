@@ -24,7 +24,7 @@ from autoreap.calibration.calibrator import Options
 from autoreap.calibration.meter import Meter
 from autoreap.data.samples import Sample
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
-from autoreap.models.loading import Described, Loaded, default_device, describe, load, shortage
+from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, shortage
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
 from autoreap.writing.behaviour import device_dtype
@@ -37,13 +37,13 @@ Data = Mapping[str, Sequence[Sample]]
 
 
 @pytest.fixture(scope="module")
-def described() -> Described:
-    return describe("tiny")
+def model_info() -> ModelInfo:
+    return open_model("tiny")
 
 
 @pytest.fixture(scope="module")
-def plain(described: Described) -> Loaded:
-    loaded = load(described, speech=True)
+def plain(model_info: ModelInfo) -> Loaded:
+    loaded = load(model_info, speech=True)
     loaded.model.set_experts_implementation("batched_mm")
     return loaded
 
@@ -59,14 +59,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     }
 
 
-def spread(described: Described, folder: Path, on_disk: Sequence[str]) -> Loaded:
+def spread(model_info: ModelInfo, folder: Path, on_disk: Sequence[str]) -> Loaded:
     """The model with the modules named `on_disk` there, and the others in memory."""
-    layers = [LAYER.format(number) for number in range(described.shape.components["thinker"].num_layers)]
+    layers = [LAYER.format(number) for number in range(model_info.shape.components["thinker"].num_layers)]
     device_map: dict[str, Any] = dict.fromkeys((*WHOLE, *AROUND, *layers), "cpu") | dict.fromkeys(on_disk, "disk")
     model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
-        described.checkpoint.path, device_map=device_map, offload_folder=folder, dtype=torch.float32
+        model_info.checkpoint.path, device_map=device_map, offload_folder=folder, dtype=torch.float32
     )
-    return Loaded(described, model.eval(), described.family.running.inputs(described.checkpoint.path))
+    return Loaded(model_info, model.eval(), model_info.family.running.inputs(model_info.checkpoint.path))
 
 
 PLACES = {
@@ -80,9 +80,9 @@ PLACES = {
 @pytest.mark.parametrize("gates", ["normalised", "raw"])
 @pytest.mark.parametrize("places", PLACES)
 def test_layers_elsewhere_measure_the_same_bit_for_bit(
-    described: Described, plain: Loaded, data: Data, tmp_path: Path, places: str, gates: str
+    model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path, places: str, gates: str
 ) -> None:
-    loaded = spread(described, tmp_path, PLACES[places])
+    loaded = spread(model_info, tmp_path, PLACES[places])
     assert any(parameter.is_meta for parameter in loaded.model.parameters())
     options = Options(gates=gates)
     loaded.model.set_experts_implementation("batched_mm")
@@ -91,9 +91,9 @@ def test_layers_elsewhere_measure_the_same_bit_for_bit(
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
 def test_other_implementations_of_experts_measure_the_same_within_rounding(
-    described: Described, data: Data, tmp_path: Path, implementation: str
+    model_info: ModelInfo, data: Data, tmp_path: Path, implementation: str
 ) -> None:
-    pair = [spread(described, tmp_path, PLACES["some layers"]), load(described)]
+    pair = [spread(model_info, tmp_path, PLACES["some layers"]), load(model_info)]
     for each in pair:
         each.model.set_experts_implementation(implementation)
     ours, other = (jobs.calibrated(each, data).components["thinker"] for each in pair)
@@ -106,17 +106,17 @@ def test_other_implementations_of_experts_measure_the_same_within_rounding(
 
 @pytest.mark.slow
 def test_a_talker_elsewhere_measures_the_same_bit_for_bit(
-    described: Described, plain: Loaded, data: Data, tmp_path: Path
+    model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path
 ) -> None:
     spoken = {"audio": data["audio"][:1]}
-    loaded = spread(described, tmp_path, ["talker", *PLACES["some layers"]])
+    loaded = spread(model_info, tmp_path, ["talker", *PLACES["some layers"]])
     loaded.model.set_experts_implementation("batched_mm")
     ours, other = (jobs.calibrated(each, spoken, ("talker",)) for each in (loaded, plain))
     assert_same_bits(ours, other)
 
 
-def test_a_model_with_hooks_that_load_nothing_measures_the_same_bit_for_bit(described: Described, data: Data) -> None:
-    loaded, hooked = load(described), load(described)
+def test_a_model_with_hooks_that_load_nothing_measures_the_same_bit_for_bit(model_info: ModelInfo, data: Data) -> None:
+    loaded, hooked = load(model_info), load(model_info)
     dispatch_model(hooked.model, {"": "cpu"}, force_hooks=True)
     assert_same_bits(jobs.calibrated(hooked, data), jobs.calibrated(loaded, data))
 
@@ -146,28 +146,28 @@ def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
     assert given == [7]
 
 
-def test_inputs_go_where_the_embeddings_run(described: Described, plain: Loaded, data: Data, tmp_path: Path) -> None:
+def test_inputs_go_where_the_embeddings_run(model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path) -> None:
     """Not where their weights rest."""
-    loaded = spread(described, tmp_path, PLACES["everything"])
+    loaded = spread(model_info, tmp_path, PLACES["everything"])
     assert loaded.model.thinker.get_input_embeddings().weight.is_meta
-    assert described.family.running.device(loaded.model) == torch.device("cpu")
+    assert model_info.family.running.device(loaded.model) == torch.device("cpu")
     batch = [loaded.inputs.encode(sample, "what?", sample.text) for sample in (*data["audio"], *data["video"])]
     given = []
     for each in (loaded, plain):
-        audio = [audio_of(described.family.running, each.model, encoded) for encoded in batch]
-        given.append(embedded(described.family.running, each.model, each.inputs, batch, audio))
+        audio = [audio_of(model_info.family.running, each.model, encoded) for encoded in batch]
+        given.append(embedded(model_info.family.running, each.model, each.inputs, batch, audio))
     assert given[0].keys() == given[1].keys()
     assert all(torch.equal(tensor, given[1][name]) for name, tensor in given[0].items())
 
 
-def test_auto_is_this_machines_cpu_where_there_is_nothing_else(described: Described) -> None:
+def test_auto_is_this_machines_cpu_where_there_is_nothing_else(model_info: ModelInfo) -> None:
     if default_device() != "cpu":
         pytest.skip("there is an accelerator")
-    loaded = load(described, device="auto")
+    loaded = load(model_info, device="auto")
     assert device_dtype(loaded) == "cpu, float32"
-    assert shortage(described, "auto", "auto") is None
+    assert shortage(model_info, "auto", "auto") is None
 
 
-def test_a_model_in_several_places_is_said_to_be_so(described: Described, plain: Loaded, tmp_path: Path) -> None:
-    assert device_dtype(spread(described, tmp_path, PLACES["everything"])) == "auto, float32"
+def test_a_model_in_several_places_is_said_to_be_so(model_info: ModelInfo, plain: Loaded, tmp_path: Path) -> None:
+    assert device_dtype(spread(model_info, tmp_path, PLACES["everything"])) == "auto, float32"
     assert device_dtype(plain) == "cpu, float32"

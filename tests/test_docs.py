@@ -26,7 +26,7 @@ from autoreap.data.evals_config import load_evals
 from autoreap.data.samples import read_samples
 from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.masking import masked as masked_in_readme
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.search.space import load_space
 
 COMMANDS: dict[str, set[str]] = {}  # name -> flags
@@ -166,11 +166,11 @@ def test_the_python_of_a_page_prints_what_it_says(page: Path, monkeypatch: pytes
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = (block.text for block in blocks(README) if block.language == "python")
-    described = describe("tiny")
-    identity_plan(described.base_model.fingerprint, described.shape).save(tmp_path / "plan.json")
+    model_info = open_model("tiny")
+    identity_plan(model_info.base_model.fingerprint, model_info.shape).save(tmp_path / "plan.json")
     monkeypatch.chdir(tmp_path)
     inputs = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones((1, 3), dtype=torch.long)}
-    names: dict[str, Any] = {"model": load(described).model, "inputs": inputs | {"return_audio": False}}
+    names: dict[str, Any] = {"model": load(model_info).model, "inputs": inputs | {"return_audio": False}}
     exec(example, names)
     assert names["masked"] is masked_in_readme
 

@@ -16,7 +16,7 @@ from autoreap.cli import main
 from autoreap.commands.machine import BROKEN, GOOD, NOTE, Accelerator, Finding, Machine, abilities, examine
 from autoreap.commands.needs import PUBLISHED_NEED, need_of
 from autoreap.models.families import family_of
-from autoreap.models.loading import describe
+from autoreap.models.loading import open_model
 
 Capture = pytest.CaptureFixture[str]
 MACHINE = Machine(
@@ -53,7 +53,7 @@ def able(machine: Machine, command: str) -> tuple[bool, str]:
 def test_the_need_of_the_published_model_is_that_of_its_tensors(tmp_path: Path) -> None:
     config = real_config()
     shapes = family_of(config).layout.expected_tensors(config)
-    need = need_of(describe(str(write_sparse_checkpoint(tmp_path, config, shapes))))
+    need = need_of(open_model(str(write_sparse_checkpoint(tmp_path, config, shapes))))
     assert replace(need, model=PUBLISHED_NEED.model) == PUBLISHED_NEED
     assert "48 layers x 128 experts x 4,718,592 = 28.99 B parameters" in need.arithmetic()
     assert "31.72 B x 2 bytes = 63.44 GB" in need.arithmetic()

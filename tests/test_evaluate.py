@@ -21,7 +21,7 @@ from autoreap.errors import InputError, ScoringError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes
 from autoreap.masking import masked
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import ComponentPlan, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import Counts
@@ -191,8 +191,8 @@ def test_outputs_under_a_preset_equal_stock_generation_of_the_masked_model(
     loaded: Loaded, folder: Path, name: str
 ) -> None:
     """Measured at random, so that the presets change the answers."""
-    shape = loaded.described.shape
-    base_model = loaded.described.base_model
+    shape = loaded.model_info.shape
+    base_model = loaded.model_info.base_model
     saliency = saliency_of(shape, fingerprint=base_model.fingerprint)
     candidate = preset(name, shape.components["thinker"].num_layers)
     plan = make_plan(candidate, saliency, shape, base_model)
@@ -216,8 +216,8 @@ def test_a_masked_evaluation_leaves_the_baselines_outcomes_as_they_were(
 def test_a_plan_that_keeps_everything_gives_the_baselines_outcomes(
     loaded: Loaded, bounded: Evaluator, baseline: Evaluation
 ) -> None:
-    keep_all = ComponentPlan.identity(loaded.described.shape.components["thinker"])
-    identity = PruningPlan(loaded.described.base_model, False, keep_all)
+    keep_all = ComponentPlan.identity(loaded.model_info.shape.components["thinker"])
+    identity = PruningPlan(loaded.model_info.base_model, False, keep_all)
     assert bounded.run(identity).outcomes == baseline.outcomes
 
 
@@ -229,7 +229,7 @@ def test_penalties_in_a_checkpoints_generation_config_change_nothing_here_as_the
     path = tmp_path / "model" / "generation_config.json"
     penalties = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "suppress_tokens": [1, 2, 3]}
     path.write_text(json.dumps(json.loads(path.read_text()) | penalties))
-    penalised = load(describe(str(tmp_path / "model")))
+    penalised = load(open_model(str(tmp_path / "model")))
     assert penalised.model.generation_config.repetition_penalty == 9.0
     outcomes = evaluator(penalised, folder, BOUNDED).run().outcomes
     assert outcomes == baseline.outcomes

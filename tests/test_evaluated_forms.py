@@ -9,7 +9,7 @@ from builders import as_jsonl, random_component
 
 from autoreap import cli
 from autoreap.evaluation.outcomes import Outcome, load_outcomes
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing.materialiser import materialise
@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "evals.yaml").write_text("search: [{task: asr, dataset_path: rows.jsonl, doc_to_text: transcribe}]")
     shutil.copytree(CHECKPOINT, folder / "thinker", ignore=shutil.ignore_patterns("model*", "config.json"))
-    loaded = load(describe("tiny"))
-    loaded.described.family.running.thinker(loaded.model).save_pretrained(folder / "thinker")
+    loaded = load(open_model("tiny"))
+    loaded.model_info.family.running.thinker(loaded.model).save_pretrained(folder / "thinker")
     return folder
 
 
@@ -45,9 +45,9 @@ def answers(folder: Path, model: str, plan: PruningPlan | None = None) -> Answer
 
 
 def half_of(model: str, *, drop_speech: bool = False) -> PruningPlan:
-    described = describe(model)
-    thinker = random_component(described.shape.components["thinker"], num_experts=8, layers=(0, 1, 2, 4, 5, 6, 7))
-    return PruningPlan(described.base_model, True, thinker, drop_speech=drop_speech)
+    model_info = open_model(model)
+    thinker = random_component(model_info.shape.components["thinker"], num_experts=8, layers=(0, 1, 2, 4, 5, 6, 7))
+    return PruningPlan(model_info.base_model, True, thinker, drop_speech=drop_speech)
 
 
 def test_a_thinker_saved_alone_answers_as_the_whole_model_does(folder: Path) -> None:
@@ -60,7 +60,7 @@ def test_what_a_plan_leaves_answers_as_the_masked_model_did(folder: Path, tmp_pa
     plan = half_of(model, drop_speech=form == "without speech")
     masked = answers(folder, model, plan)
     materialise(
-        describe(model).checkpoint.path, plan, tmp_path / "pruned", behaviour=lambda _: Verified(None, "not asked")
+        open_model(model).checkpoint.path, plan, tmp_path / "pruned", behaviour=lambda _: Verified(None, "not asked")
     )
     assert answers(folder, str(tmp_path / "pruned")) == masked
     assert masked != answers(folder, model)

@@ -17,7 +17,7 @@ from autoreap.candidate import Candidate
 from autoreap.data.samples import read_samples
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint
 from autoreap.models.families import family_of
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.models.prompts import audio_of
 from autoreap.plan import BaseModel, PruningPlan
 from autoreap.planning import make_plan
@@ -65,7 +65,7 @@ def random_plan(checkpoint: Checkpoint, rng: np.random.Generator) -> PruningPlan
 
 @pytest.mark.parametrize("model", ["tiny", "real"])
 def test_a_footprint_counts_exactly_what_the_rewrite_on_paper_writes(model: str, real: Checkpoint) -> None:
-    checkpoint = describe("tiny").checkpoint if model == "tiny" else real
+    checkpoint = open_model("tiny").checkpoint if model == "tiny" else real
     rng = np.random.default_rng(0)
     for _ in range(6 if model == "tiny" else 2):
         plan = random_plan(checkpoint, rng)
@@ -159,8 +159,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 @torch.inference_mode()
 def test_the_working_memory_of_the_tiny_model_is_what_was_estimated() -> None:
-    loaded = load(describe("tiny"))
-    family, model, config = loaded.described.family, loaded.model, loaded.described.checkpoint.config
+    loaded = load(open_model("tiny"))
+    family, model, config = loaded.model_info.family, loaded.model, loaded.model_info.checkpoint.config
     decoder: Any = family.running.decoder(model, "thinker")
     for num_frames in (1000, 6000):
         mel = torch.zeros(128, num_frames)
@@ -173,8 +173,8 @@ def test_the_working_memory_of_the_tiny_model_is_what_was_estimated() -> None:
 
 @torch.inference_mode()
 def test_the_tiny_model_fills_its_cache_with_the_bytes_that_were_counted() -> None:
-    loaded = load(describe("tiny"))
-    family, model = loaded.described.family, loaded.model
+    loaded = load(open_model("tiny"))
+    family, model = loaded.model_info.family, loaded.model
     sample = read_samples(EVALS / "asr_search.jsonl")[0]
     encoded = loaded.inputs.encode(sample, "transcribe")
     assert encoded.mel is not None
@@ -186,4 +186,4 @@ def test_the_tiny_model_fills_its_cache_with_the_bytes_that_were_counted() -> No
     decoder(inputs_embeds=audio[None], past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     stored_in = 4 / torch.empty(0, dtype=torch.bfloat16).element_size()  # computed in float32
-    assert held == Footprint.of(loaded.described.checkpoint).kv_bytes(len(audio)) * stored_in
+    assert held == Footprint.of(loaded.model_info.checkpoint).kv_bytes(len(audio)) * stored_in

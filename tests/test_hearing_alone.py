@@ -14,7 +14,7 @@ from autoreap import cli
 from autoreap.data.samples import SAMPLING_RATE, Sample
 from autoreap.evaluation.latency import Stopwatch
 from autoreap.evaluation.outcomes import load_outcomes
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
 from autoreap.search.records import read_study
@@ -145,7 +145,7 @@ def test_a_recording_longer_than_the_model_hears_is_a_row_that_cannot_be_read(ru
 
 
 def test_the_stopwatch_times_what_stock_generation_answers(folder: Path) -> None:
-    loaded = load(describe(str(folder / "model")), device="cpu")
+    loaded = load(open_model(str(folder / "model")), device="cpu")
     sample = Sample(id="clip", where="clip", audio=wav_bytes(2 * SAMPLING_RATE))
     encoded = loaded.inputs.encode(sample, "transcribe")
     timing = Stopwatch(loaded.model, loaded.inputs, [(encoded, 6)]).answer(encoded, 6)

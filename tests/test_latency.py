@@ -33,14 +33,14 @@ def stopwatch(loaded: Loaded, evaluator: Evaluator) -> Stopwatch:
 
 
 def cut_to(loaded: Loaded, layers: tuple[int, ...]) -> PruningPlan:
-    experts = ComponentPlan.identity(loaded.described.shape.components["thinker"]).experts
-    return PruningPlan(loaded.described.base_model, True, ComponentPlan(experts, layers))
+    experts = ComponentPlan.identity(loaded.model_info.shape.components["thinker"]).experts
+    return PruningPlan(loaded.model_info.base_model, True, ComponentPlan(experts, layers))
 
 
 def stock_answer(loaded: Loaded, encoded: Encoded, max_new_tokens: int) -> tuple[int, ...]:
     """Greedy `generate` of the stock model, from the features."""
     inputs = loaded.inputs.collate([encoded])
-    thinker: object = loaded.described.family.running.thinker(loaded.model)
+    thinker: object = loaded.model_info.family.running.thinker(loaded.model)
     ends = {"eos_token_id": loaded.inputs.end_token_id, "pad_token_id": loaded.inputs.pad_token_id}
     written = thinker.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **ends)  # type: ignore[attr-defined]
     return tuple(written[0, len(encoded.input_ids) :].tolist())
@@ -74,7 +74,7 @@ def test_a_model_of_a_quarter_of_the_layers_is_timed_as_faster_than_the_unpruned
     assert first.quartiles is not None
     assert 0 < first.quartiles[0] <= first.value <= first.quartiles[1]
     assert first.num_samples == 4 * 3
-    decoder = loaded.described.family.running.decoder(loaded.model, "thinker")
+    decoder = loaded.model_info.family.running.decoder(loaded.model, "thinker")
     assert decoder is not None
     assert len(decoder.layers) == 8
 
@@ -102,7 +102,7 @@ def test_a_check_can_end_a_measurement_before_any_answer_and_leaves_no_mask(
     timed = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(4), num_utterances=4, check=check)
     with pytest.raises(StoppedError):
         timed.measure(cut_to(loaded, (0, 7)), weights_bytes=1)
-    decoder = loaded.described.family.running.decoder(loaded.model, "thinker")
+    decoder = loaded.model_info.family.running.decoder(loaded.model, "thinker")
     assert decoder is not None
     assert len(decoder.layers) == 8
 

@@ -18,7 +18,7 @@ from autoreap.errors import InputError
 from autoreap.evaluation import evaluator as evaluate
 from autoreap.evaluation.evaluator import CHUNKED_FROM, Evaluator, random_chunks
 from autoreap.evaluation.outcomes import Evaluation, Outcome
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.scores import Counts, Metric
 from autoreap.search.front import front_of, pareto
 from autoreap.search.racing import (
@@ -347,7 +347,7 @@ def evals(tmp_path: Path) -> Path:
 def test_the_evaluator_begins_with_what_comes_first_and_allows_a_look_after_each_random_chunk(
     evals: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = load(describe("tiny"))
+    loaded = load(open_model("tiny"))
     whole = Evaluator(loaded.model, loaded.inputs, open_evals(evals).search, batch_size=1).run()
     monkeypatch.setattr(evaluate, "CHUNKED_FROM", 12)
     evaluator = Evaluator(loaded.model, loaded.inputs, open_evals(evals).search, batch_size=1)

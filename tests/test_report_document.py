@@ -14,7 +14,7 @@ from builders import wav_bytes
 from optuna.trial import TrialState
 from studies import BASELINE_BYTES, OBJECTIVES, add_ends, add_trial, new_study, plan_of, rate, read, save_answers
 
-from autoreap.models.loading import describe
+from autoreap.models.loading import open_model
 from autoreap.plan import BaseModel, ComponentPlan
 from autoreap.report.candidate_details import MAX_DETAILED
 from autoreap.report.search_stats import MIN_TRIALS_FOR_IMPORTANCE, hypervolumes
@@ -159,9 +159,9 @@ def test_a_dense_layer_is_one_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("counted", [False, True], ids=["older study", "sizes in the result"])
 def test_the_memory_needed_is_that_of_the_model_while_it_is_where_it_was(counted: bool, tmp_path: Path) -> None:
-    described = describe("tiny")
-    plan = plan_of(0, described.shape, described.base_model)
-    footprint = Footprint.of(described.checkpoint, plan)
+    model_info = open_model("tiny")
+    plan = plan_of(0, model_info.shape, model_info.base_model)
+    footprint = Footprint.of(model_info.checkpoint, plan)
     study = new_study()
     metrics: dict[str, Metric] = {"wer": rate(0.12), **(footprint.metrics() if counted else {})}
     add_trial(study, (footprint.size_bytes() / 1e9, 0.12), plan=plan, metrics=metrics)

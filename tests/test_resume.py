@@ -22,7 +22,7 @@ from autoreap.calibration.calibrator import Options, identity
 from autoreap.calibration.resume import Part, ResumeFile, lock_resume_file
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.saliency import Saliency, load_saliency
 
 OPTIONS = Options(batch_tokens=1, max_unreadable=0.3)  # a row a batch
@@ -32,7 +32,7 @@ Data = Mapping[str, Sequence[Sample]]
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    return load(describe("tiny"), speech=True)
+    return load(open_model("tiny"), speech=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def passes(loaded: Loaded, component: str = "thinker", *, interrupt_at: int | No
         if len(counted) == interrupt_at:
             raise KeyboardInterrupt
 
-    decoder: Any = loaded.described.family.running.decoder(loaded.model, component)
+    decoder: Any = loaded.model_info.family.running.decoder(loaded.model, component)
     handle = decoder.layers[0].register_forward_pre_hook(hook)
     try:
         yield counted

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autoreap.errors import InputError
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.tiny_omni import CHECKPOINT
 
 
@@ -33,13 +33,13 @@ def test_pickled_weights_are_not_read_even_where_there_are_no_others(model: Path
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
     with pytest.raises(InputError, match=r"holds neither model\.safetensors"):
-        describe(str(model))
+        open_model(str(model))
     assert not (tmp_path / "sprung").exists()
 
 
 def test_pickled_weights_beside_safetensors_are_left_alone(model: Path, tmp_path: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
-    loaded = load(describe(str(model)))
+    loaded = load(open_model(str(model)))
     assert loaded.model.dtype == torch.float32
     assert not (tmp_path / "sprung").exists()
 
@@ -53,5 +53,5 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(model: Path, tmp_path: P
         document["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModel"), "modeling_own.Own")
         document["auto_map"]["AutoTokenizer"] = ["modeling_own.Own", "modeling_own.Own"]
         (model / name).write_text(json.dumps(document))
-    load(describe(str(model)))
+    load(open_model(str(model)))
     assert not sprung.exists()

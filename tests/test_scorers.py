@@ -11,7 +11,7 @@ from builders import as_jsonl, copy_rows, parse, random_component
 
 from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.scorers import Job, RayPool, ScorerSetup, make_scorer
 from autoreap.search.study import code_digest
@@ -39,10 +39,10 @@ def setup(tmp_path: Path) -> ScorerSetup:
 
 
 def half() -> PruningPlan:
-    described = describe("tiny")
-    shape = described.shape.components["thinker"]
+    model_info = open_model("tiny")
+    shape = model_info.shape.components["thinker"]
     thinker = random_component(shape, num_experts=shape.num_experts // 2, layers=tuple(range(shape.num_layers)))
-    return PruningPlan(described.base_model, False, thinker)
+    return PruningPlan(model_info.base_model, False, thinker)
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_actors_score_as_this_process_does_and_the_job_of_a_dead_one_is_scored_a
     looks: list[int] = []
     pool = RayPool(setup, 2, check=lambda: looks.append(1))
     assert (pool.where, pool.batch_size, pool.num_answers) == ("cpu, float32", 2, 6)
-    local = make_scorer(load(describe("tiny")), setup, open_evals(setup.evals).search)
+    local = make_scorer(load(open_model("tiny")), setup, open_evals(setup.evals).search)
     baseline = local.score(Job("baseline", None, {})).evaluation
     assert baseline is not None
     local.draft_from(baseline.outcomes)
@@ -87,7 +87,7 @@ def test_what_an_actor_refuses_is_said_here(setup: ScorerSetup) -> None:
 
 
 def test_a_candidate_that_fails_is_a_result_with_its_reason(setup: ScorerSetup) -> None:
-    local = make_scorer(load(describe("tiny")), setup, open_evals(setup.evals).search)
+    local = make_scorer(load(open_model("tiny")), setup, open_evals(setup.evals).search)
     plan = half()
     broken = PruningPlan(plan.base_model, False, random_component_of_another_model())
     result = local.score(Job(0, broken, {}))
@@ -96,7 +96,7 @@ def test_a_candidate_that_fails_is_a_result_with_its_reason(setup: ScorerSetup) 
 
 
 def random_component_of_another_model() -> Any:
-    shape = describe("tiny").shape.components["thinker"]
+    shape = open_model("tiny").shape.components["thinker"]
     component = random_component(shape, num_experts=2, layers=(0, 1))
     return type(component)(experts=component.experts[:3], layers=(0, 1))
 

@@ -28,7 +28,7 @@ from autoreap.calibration.streaming import read_layer
 from autoreap.data.samples import Sample
 from autoreap.errors import AutoreapError, InputError
 from autoreap.files import exclusive
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.saliency import load_saliency
 from autoreap.tiny_omni import CHECKPOINT
 
@@ -120,7 +120,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def streamed(path: Path | str, **options: Any) -> Loaded:
-    return load(describe(str(path)), stream_layers=True, **options)
+    return load(open_model(str(path)), stream_layers=True, **options)
 
 
 @pytest.mark.parametrize("gates", ["normalised", "raw"])
@@ -130,7 +130,7 @@ def test_it_measures_what_the_plain_pass_measures_bit_for_bit(
     checkpoints: Mapping[str, Path], data: Data, tmp_path: Path, stored: str, gates: str, batch_tokens: int
 ) -> None:
     options = replace(OPTIONS, gates=gates, batch_tokens=batch_tokens)
-    plain = jobs.calibrated(load(describe(str(checkpoints[stored]))), data, options=options)
+    plain = jobs.calibrated(load(open_model(str(checkpoints[stored]))), data, options=options)
     output = tmp_path / "s.safetensors"
     ours = jobs.calibrated(streamed(checkpoints[stored]), data, options=options, output=output)
     assert_same_bits(ours, plain)
@@ -146,7 +146,7 @@ def test_it_measures_what_the_plain_pass_measures_bit_for_bit(
 def test_it_does_so_for_the_embedded_model_in_either_type_with_any_implementation(
     data: Data, tmp_path: Path, dtype: str, implementation: str
 ) -> None:
-    loaded = [load(describe("tiny"), dtype=dtype), streamed("tiny", dtype=dtype)]
+    loaded = [load(open_model("tiny"), dtype=dtype), streamed("tiny", dtype=dtype)]
     for each in loaded:
         each.model.set_experts_implementation(implementation)
     options = replace(OPTIONS, spool=tmp_path / "spool", tokens="answer")
@@ -160,13 +160,13 @@ def test_a_file_that_the_plain_pass_wrote_is_taken_for_the_same_measurement(
     checkpoints: Mapping[str, Path], data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "s.safetensors"
-    jobs.calibrated(load(describe(str(checkpoints["fused"]))), data, options=OPTIONS, output=output)
+    jobs.calibrated(load(open_model(str(checkpoints["fused"]))), data, options=OPTIONS, output=output)
     jobs.calibrated(streamed(checkpoints["fused"]), data, options=OPTIONS, output=output)
     assert "measured before" in capsys.readouterr().err
 
 
 def test_a_layer_read_alone_holds_the_weights_of_the_stock_model(checkpoints: Mapping[str, Path]) -> None:
-    stock: Any = load(describe(str(checkpoints["separate"]))).model
+    stock: Any = load(open_model(str(checkpoints["separate"]))).model
     for stored in ("separate", "fused"):
         loaded = streamed(checkpoints[stored])
         for number, expected in enumerate(stock.thinker.model.language_model.layers):
@@ -180,7 +180,7 @@ def test_a_layer_read_alone_holds_the_weights_of_the_stock_model(checkpoints: Ma
 @pytest.mark.slow
 def test_loading_without_layers_says_nothing_of_the_tensors_it_leaves(checkpoints: Mapping[str, Path]) -> None:
     path = str(checkpoints["fused"])
-    program = f"from autoreap.models.loading import describe, load\nload(describe({path!r}), stream_layers=True)"
+    program = f"from autoreap.models.loading import open_model, load\nload(open_model({path!r}), stream_layers=True)"
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert "UNEXPECTED" not in result.stdout + result.stderr
@@ -292,7 +292,7 @@ import gc, resource, sys, torch
 from pathlib import Path
 from autoreap import jobs
 from autoreap.calibration.calibrator import Options
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import open_model, load
 from autoreap.models.families.family import Family
 
 model, folder, streams = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "streamed"
@@ -305,7 +305,7 @@ def look(module, _arguments):
         most = max(most, sum(each.nbytes for each in alive))
 
 data = jobs.read_calibration({"audio": folder / "rows.jsonl"})
-loaded = load(describe(model), stream_layers=streams)
+loaded = load(open_model(model), stream_layers=streams)
 torch.nn.modules.module.register_module_forward_pre_hook(look)
 saliency = jobs.calibrated(loaded, data, options=Options(spool=folder / "spool", batch_tokens=200))
 print(most, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, saliency.digest())
@@ -326,7 +326,7 @@ def test_no_two_layers_are_in_memory_at_once(checkpoints: Mapping[str, Path], tm
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = checkpoints["separate"]
     (plain, _, expected), (ours, _, digest) = (memory_of(path, tmp_path, how) for how in ("plain", "streamed"))
-    stock: Any = load(describe(str(path))).model
+    stock: Any = load(open_model(str(path))).model
     layers = [sum(each.nbytes for each in layer.parameters()) for layer in stock.thinker.model.language_model.layers]
     assert digest == expected
     assert plain == sum(each.nbytes for each in stock.parameters())

@@ -25,7 +25,7 @@ from autoreap import cli
 from autoreap.errors import InputError, VerificationError
 from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.models.checkpoint import open_checkpoint
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.saliency import load_saliency
 from autoreap.writing.verification import check_structure
 
@@ -110,4 +110,4 @@ def test_a_head_that_transformers_never_ties_is_needed_whatever_the_config_says(
     read: Any = QWEN2_AUDIO.stock.from_pretrained
     assert read(path, output_loading_info=True)[1]["missing_keys"] == {"lm_head.weight"}
     with pytest.raises(InputError, match=r"tensor language_model\.lm_head\.weight is missing"):
-        load(describe(str(path)), device="cpu")
+        load(open_model(str(path)), device="cpu")

@@ -15,7 +15,7 @@ from autoreap.data.eval_set import EvalSet, open_evals
 from autoreap.errors import InputError, VerificationError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Outcome, load_outcomes
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
@@ -37,13 +37,13 @@ search:
 
 @pytest.fixture(scope="module")
 def base() -> Loaded:
-    return load(describe(str(CHECKPOINT)))
+    return load(open_model(str(CHECKPOINT)))
 
 
 @pytest.fixture(scope="module")
 def plan(base: Loaded) -> PruningPlan:
-    thinker = random_component(base.described.shape.components["thinker"], num_experts=9, layers=(0, 1, 2, 4, 5, 7))
-    return PruningPlan(base.described.base_model, True, thinker, drop_speech=True)
+    thinker = random_component(base.model_info.shape.components["thinker"], num_experts=9, layers=(0, 1, 2, 4, 5, 7))
+    return PruningPlan(base.model_info.base_model, True, thinker, drop_speech=True)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_checkpoint_answers_to_the_letter_as_a_trial_whose_drafts_were_the_bas
     plan: PruningPlan, evals: EvalSet, tmp_path: Path, dtype: str
 ) -> None:
     """Rounded as coarsely as bfloat16 is, an answer may depend on the shapes of the passes, and so on the drafts."""
-    loaded = load(describe(str(CHECKPOINT)), dtype=dtype)
+    loaded = load(open_model(str(CHECKPOINT)), dtype=dtype)
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=4)
     baseline, trial = evaluator.run(), evaluator.run(plan)
     expected = Expected(evals, trial.outcomes, 4, device_dtype(loaded), baseline.outcomes)
@@ -115,7 +115,7 @@ def test_a_checkpoint_carries_all_it_takes_to_verify_it_elsewhere(written: Path)
 def test_a_flipped_bit_anywhere_is_found(written: Path) -> None:
     path = written / "model.safetensors"
     intact = path.read_bytes()
-    start = len(intact) - describe(str(written)).checkpoint.num_bytes
+    start = len(intact) - open_model(str(written)).checkpoint.num_bytes
     for position in (start, (start + len(intact)) // 2, len(intact) - 1):
         path.write_bytes(intact[:position] + bytes([intact[position] ^ 1]) + intact[position + 1 :])
         with pytest.raises(VerificationError, match="differs from its source"):

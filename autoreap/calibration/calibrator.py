@@ -102,7 +102,7 @@ def calibrate(
             modalities={modality: meter.sums() for modality, meter in meters.items()},
             layer_cosine=meters["audio"].layer_cosine(),
         )
-    return Saliency(measured, measurement | origin(loaded.described.base_model, data, skipped, silent))
+    return Saliency(measured, measurement | origin(loaded.model_info.base_model, data, skipped, silent))
 
 
 def identity(
@@ -117,16 +117,16 @@ def identity(
     """
     if "audio" not in data:
         raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
-    described, model = loaded.described, loaded.model
+    model_info, model = loaded.model_info, loaded.model
     decoders = [decoder_of(loaded, component) for component in components]
     digests = {f"data.{modality}": digest(samples) for modality, samples in data.items()}
     return {
-        "model_fingerprint": described.checkpoint.fingerprint,
+        "model_fingerprint": model_info.checkpoint.fingerprint,
         "components": ",".join(sorted(components)),
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
-        "device": described.family.running.device(model).type,
+        "device": model_info.family.running.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),
         "attention_implementation": _implementations(decoders, "_attn_implementation"),
@@ -134,7 +134,7 @@ def identity(
         "gates": options.gates,
         "batch_tokens": str(options.batch_tokens),
         "max_unreadable": str(options.max_unreadable),
-        "shape": json.dumps(asdict(described.shape)),
+        "shape": json.dumps(asdict(model_info.shape)),
         **digests,
     }
 
@@ -165,7 +165,7 @@ def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
 
 def decoder_of(loaded: Loaded, component: str) -> Decoder:
     """The decoder of `component`; `InputError` if the model in memory has none."""
-    decoder = loaded.described.family.running.decoder(loaded.model, component)
+    decoder = loaded.model_info.family.running.decoder(loaded.model, component)
     if decoder is None:
         raise InputError(f"this model has no {component}", where="--component")
     return decoder
@@ -173,7 +173,7 @@ def decoder_of(loaded: Loaded, component: str) -> Decoder:
 
 def _make_meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
     """A meter of the decoder as it is in memory; `state` is what was measured before."""
-    running = loaded.described.family.running
+    running = loaded.model_info.family.running
     layers = decoder_of(loaded, component).layers
     shape = ComponentShape(len(layers), num_experts=0, top_k=0)  # of a dense decoder
     for layer in layers:
@@ -248,7 +248,7 @@ def _check_silent(silent: Sequence[str], num_rows: int) -> None:
 @torch.inference_mode()
 def listen(loaded: Loaded, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
-    running, model = loaded.described.family.running, loaded.model
+    running, model = loaded.model_info.family.running, loaded.model
     audio = [audio_of(running, model, encoded) for encoded in batch.encoded]
     running.thinker(model).base_model(**embedded(running, model, loaded.inputs, batch.encoded, audio), use_cache=False)
 
@@ -261,7 +261,7 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tup
     """
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
     tensors = loaded.inputs.collate(batch.encoded)
-    family = loaded.described.family
+    family = loaded.model_info.family
     assert family.voice is not None  # it has a talker
     device = family.running.device(loaded.model)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

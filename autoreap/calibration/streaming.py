@@ -25,7 +25,7 @@ from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.families.encoded import mark_tokens
-from autoreap.models.loading import Described, Loaded
+from autoreap.models.loading import Loaded, ModelInfo
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
 from autoreap.saliency import ComponentSaliency, Saliency
@@ -50,7 +50,7 @@ def calibrate_by_layer(
     measurement = identity(loaded, data, components=components, options=options)
     if options.spool is None:
         raise InputError("calibration layer by layer needs a folder for hidden states", where="spool")
-    shape = loaded.described.shape.components["thinker"]
+    shape = loaded.model_info.shape.components["thinker"]
     groups: dict[str, list[_Group]] = {}  # by modality
     with open_spool(options.spool) as spool:
         _check_estimate(loaded, data, shape, spool)
@@ -69,7 +69,7 @@ def calibrate_by_layer(
             layer_cosine = meter.layer_cosine()
     assert layer_cosine is not None  # `identity` refuses data without audio
     measured = ComponentSaliency(sums, layer_cosine)
-    return Saliency({"thinker": measured}, measurement | origin(loaded.described.base_model, data, skipped, silent={}))
+    return Saliency({"thinker": measured}, measurement | origin(loaded.model_info.base_model, data, skipped, silent={}))
 
 
 def _spans(modality: str, shape: ComponentShape) -> int:
@@ -125,7 +125,7 @@ def _embed(
     loaded: Loaded, samples: Sequence[Sample], options: Options, shape: ComponentShape, spool: Spool
 ) -> list[_Group]:
     """Spool what the decoder is given of each batch of one modality."""
-    running, device = loaded.described.family.running, loaded.model.device
+    running, device = loaded.model_info.family.running, loaded.model.device
     modality = samples[0].modality
     spans = _spans(modality, shape)
     groups = []
@@ -232,7 +232,7 @@ def _run_layers(loaded: Loaded, groups: Sequence[_Group], shape: ComponentShape,
 def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spool, progress: Progress) -> None:
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
     decoder, device = decoder_of(loaded, "thinker"), loaded.model.device
-    is_last = number + 1 == loaded.described.shape.components["thinker"].num_layers
+    is_last = number + 1 == loaded.model_info.shape.components["thinker"].num_layers
     replay, after = _Replay(read_layer(loaded, number)), _StandIn()
     layers: list[nn.Module] = [_StandIn() for _ in range(number)]
     layers.append(replay)
@@ -262,14 +262,14 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
 
 def _add_up(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:
     """The weighted sums of one modality."""
-    described = loaded.described
+    model_info = loaded.model_info
     part = Part()
     for group in groups:
         assert group.part.weight is not None
         part = replace(part.before(group.part.weight), state=group.meter.state())
-    shape = described.shape.components["thinker"]
+    shape = model_info.shape.components["thinker"]
     state = sum_part(part, samples, options)
-    return Meter(described.family.running, shape, spans=groups[0].spans, gates=options.gates, state=state)
+    return Meter(model_info.family.running, shape, spans=groups[0].spans, gates=options.gates, state=state)
 
 
 def read_layer(loaded: Loaded, number: int) -> nn.Module:
@@ -280,11 +280,11 @@ def read_layer(loaded: Loaded, number: int) -> nn.Module:
     Raises:
         InputError: a tensor is none of the layer's, or of a type that is no floating-point number.
     """
-    described, model = loaded.described, loaded.model
-    layer = described.family.running.new_layer(model, number).to_empty(device=model.device)
+    model_info, model = loaded.model_info, loaded.model
+    layer = model_info.family.running.new_layer(model, number).to_empty(device=model.device)
     parameters = dict(layer.named_parameters())
-    for info in _tensors_of_layer(described, number):
-        name, index = described.family.layout.slot(info.name, info.shape)
+    for info in _tensors_of_layer(model_info, number):
+        name, index = model_info.family.layout.slot(info.name, info.shape)
         if name not in parameters or parameters[name][index].shape != info.shape:
             raise InputError(f"tensor {info.name} of shape {info.shape} fits no parameter", where=info.shard)
         with torch.no_grad():
@@ -292,11 +292,11 @@ def read_layer(loaded: Loaded, number: int) -> nn.Module:
     return layer
 
 
-def _tensors_of_layer(described: Described, number: int) -> list[TensorInfo]:
+def _tensors_of_layer(model_info: ModelInfo, number: int) -> list[TensorInfo]:
     """In the order of their bytes."""
     tensors = []
-    for name, info in described.checkpoint.tensors.items():
-        role = described.family.layout.role(name)
+    for name, info in model_info.checkpoint.tensors.items():
+        role = model_info.family.layout.role(name)
         if role.part == "thinker" and role.layer == number:
             tensors.append(info)
     return sorted(tensors, key=lambda info: (info.shard, info.offset))

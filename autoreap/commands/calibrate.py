@@ -23,12 +23,12 @@ def calibrate(
     """
     from autoreap import jobs
     from autoreap.calibration.calibrator import Options
-    from autoreap.models.loading import describe
+    from autoreap.models.loading import open_model
 
     components = COMPONENTS[component]
     config = calibration.config()
     data = jobs.read_calibration(config)
-    loaded = loading.load(describe(model), component)
+    loaded = loading.load(open_model(model), component)
     saliency = jobs.calibrated(loaded, data, components, options=Options.of(config), output=output)
     tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
     print_result({"path": str(output), "tokens": tokens}, f"{output}: tokens {tokens}", as_json=json)

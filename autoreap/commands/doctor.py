@@ -37,9 +37,9 @@ def doctor(
     need = PUBLISHED_NEED
     if model is not None and place is not None and not broken:  # a broken library can't open a checkpoint
         from autoreap.commands.needs import need_of
-        from autoreap.models.loading import describe
+        from autoreap.models.loading import open_model
 
-        need = replace(need_of(describe(place)), model=model)
+        need = replace(need_of(open_model(place)), model=model)
     able = abilities(machine, need, findings)
     document = {
         "healthy": not broken,

@@ -29,7 +29,7 @@ def evaluate(
         autoreap evaluate tiny --evals evals/tiny.yaml --split report
     """
     from autoreap import jobs
-    from autoreap.models.loading import describe
+    from autoreap.models.loading import open_model
     from autoreap.plan import load_plan
     from autoreap.report.evaluation_text import evaluation_table
     from autoreap.scores import metrics_as_dict
@@ -37,9 +37,9 @@ def evaluate(
     if outcomes:  # a place that can't be written is found before the model is loaded
         check_output(outcomes, "--outcomes")
     wanted = load_plan(plan) if plan else None
-    described = describe(model)
+    model_info = open_model(model)
     evaluation = jobs.evaluate(
-        described,
+        model_info,
         evals,
         wanted,
         split=split,

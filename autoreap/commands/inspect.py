@@ -21,23 +21,23 @@ def inspect(
     Example:
         autoreap inspect tiny
     """
-    from autoreap.models.loading import describe
+    from autoreap.models.loading import open_model
     from autoreap.plan import load_plan
     from autoreap.writing.rewrite import plan_rewrite
     from autoreap.writing.sizes import component_sizes
 
-    described = describe(model)
-    tensors: Iterable[TensorInfo | OutputTensor] = described.checkpoint.tensors.values()
+    model_info = open_model(model)
+    tensors: Iterable[TensorInfo | OutputTensor] = model_info.checkpoint.tensors.values()
     if plan:
-        tensors = plan_rewrite(described.checkpoint, load_plan(plan)).tensors
-    sizes = component_sizes(tensors, described.family.layout)
+        tensors = plan_rewrite(model_info.checkpoint, load_plan(plan)).tensors
+    sizes = component_sizes(tensors, model_info.family.layout)
     rows = [
         f"{name:<18}{s.num_parameters:>18,}{size_text(s.num_bytes):>14}{s.num_tensors:>9,}" for name, s in sizes.items()
     ]
     header = f"{'component':<18}{'parameters':>18}{'bytes':>14}{'tensors':>9}"
     document = {
         "model": model,
-        "fingerprint": described.checkpoint.fingerprint,
+        "fingerprint": model_info.checkpoint.fingerprint,
         "components": {name: vars(size) for name, size in sizes.items()},
     }
-    print_result(document, "\n".join([header, *rows, f"fingerprint {described.checkpoint.fingerprint}"]), as_json=json)
+    print_result(document, "\n".join([header, *rows, f"fingerprint {model_info.checkpoint.fingerprint}"]), as_json=json)

@@ -45,10 +45,10 @@ def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShap
         raise InputError("does not name the model that was measured", where="saliency", fix="name it with --model")
     shape = read_shape(saliency)
     if shape is None:
-        from autoreap.models.loading import describe
+        from autoreap.models.loading import open_model
 
-        described = describe(name)
-        return described.shape, described.base_model
+        model_info = open_model(name)
+        return model_info.shape, model_info.base_model
     if model is None:
         return shape, BaseModel(name, saliency.model_fingerprint)
     from autoreap.models.checkpoint import open_checkpoint, resolve_model

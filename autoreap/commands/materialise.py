@@ -59,38 +59,38 @@ def materialise(
 
 
 def _write_plan(writing: Writing, model: str, path: Path, evals: Path | None) -> tuple[dict[str, Any], str]:
-    from autoreap.models.loading import describe
+    from autoreap.models.loading import open_model
     from autoreap.plan import load_plan
     from autoreap.writing.materialiser import check_target
 
     plan = load_plan(path)
-    described = describe(model)
+    model_info = open_model(model)
     expected: Expected | str = "no --evals to answer"
     if evals:
         from autoreap import jobs
 
-        check_target(writing.target, described.checkpoint.path)
-        expected = jobs.answers_of_mask(described, plan, evals)
-    return writing.write(described, plan, expected=expected)
+        check_target(writing.target, model_info.checkpoint.path)
+        expected = jobs.answers_of_mask(model_info, plan, evals)
+    return writing.write(model_info, plan, expected=expected)
 
 
 def _write_trial(
     writing: Writing, name: str, trial: int, storage: str | None, model: str | None, evals: Path | None
 ) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
-    from autoreap.models.loading import describe
+    from autoreap.models.loading import open_model
 
     study = load_study(name, storage)
     plan = study.plan(trial)
-    described = describe(model or plan.base_model.name)
+    model_info = open_model(model or plan.base_model.name)
     facts = {"metrics": study.scored_trial(trial).metrics, "trial": f"{study.name}/{trial}"}
     expected: Expected | str = ""
     if evals:
-        expected = jobs.answers_of_mask(described, plan, evals)
+        expected = jobs.answers_of_mask(model_info, plan, evals)
     elif writing.compares:
         try:
             expected = jobs.answers_of_trial(study, trial)
         except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
             logger.info(str(error))
             expected = "what the trial answered is no longer there as it was"  # in the record: no paths of this machine
-    return writing.write(described, plan, facts=facts, expected=expected)
+    return writing.write(model_info, plan, facts=facts, expected=expected)

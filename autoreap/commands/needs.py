@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoreap.formatting import size_text, value_text
-from autoreap.models.loading import ACTIVATIONS, Described
+from autoreap.models.loading import ACTIVATIONS, ModelInfo
 
 PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
 
@@ -64,14 +64,14 @@ PUBLISHED_NEED = Need(
 )
 
 
-def need_of(described: Described) -> Need:
+def need_of(model_info: ModelInfo) -> Need:
     """What an opened checkpoint takes."""
     from autoreap.writing.sizes import is_expert
 
-    layout, shape = described.family.layout, described.shape.components["thinker"]
+    layout, shape = model_info.family.layout, model_info.shape.components["thinker"]
     parameters = {"experts": 0, "rest": 0, "audio": 0, "vision": 0}
     layer_parameters = stored = 0
-    for tensor in described.checkpoint.tensors.values():
+    for tensor in model_info.checkpoint.tensors.values():
         role = layout.role(tensor.name)
         if role.part == "thinker":
             parameters["experts" if is_expert(role) else "rest"] += tensor.num_parameters
@@ -82,11 +82,11 @@ def need_of(described: Described) -> Need:
             continue
         stored += tensor.num_bytes
     return Need(
-        described.name,
+        model_info.name,
         shape.num_layers,
         shape.num_experts,
         parameters,
         layer_parameters,
         stored / sum(parameters.values()),
-        described.checkpoint.num_bytes,
+        model_info.checkpoint.num_bytes,
     )

@@ -18,7 +18,7 @@ from autoreap.errors import InputError
 
 if TYPE_CHECKING:
     from autoreap.data.calibration_config import CalibrationConfig
-    from autoreap.models.loading import Described, Loaded
+    from autoreap.models.loading import Loaded, ModelInfo
     from autoreap.search.records import StudyRecord
 
 COMPONENTS = {"thinker": ("thinker",), "talker": ("talker",), "both": ("thinker", "talker")}
@@ -186,12 +186,12 @@ class Loading:
     dtype: Dtype = "auto"
     stream_layers: Annotated[bool, Option("--stream-layers", help=_STREAM_LAYERS)] = False
 
-    def load(self, described: "Described", component: str) -> "Loaded":
+    def load(self, model_info: "ModelInfo", component: str) -> "Loaded":
         """The model, with what speaks where that is calibrated."""
         from autoreap.models.loading import load
 
         speech = "talker" in COMPONENTS[component]
-        return load(described, speech=speech, device=self.device, dtype=self.dtype, stream_layers=self.stream_layers)
+        return load(model_info, speech=speech, device=self.device, dtype=self.dtype, stream_layers=self.stream_layers)
 
 
 def check_output(path: Path, option: str, formats: Sequence[str] = ()) -> None:

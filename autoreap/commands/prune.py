@@ -29,21 +29,21 @@ def prune(
     Example:
         autoreap prune tiny --preset medium --audio calibration/tiny/audio.parquet -o pruned
     """
-    from autoreap.models.loading import describe
+    from autoreap.models.loading import open_model
     from autoreap.planning import check_candidate, needs_saliency
     from autoreap.writing.materialiser import check_target
 
-    described = describe(model)
-    shape, base_model = described.shape, described.base_model
+    model_info = open_model(model)
+    shape, base_model = model_info.shape, model_info.base_model
     if not writing.dry_run:
-        check_target(writing.target, described.checkpoint.path)
+        check_target(writing.target, model_info.checkpoint.path)
     values = planning.candidate(component, shape)
     if values == Candidate() and planning.layers is None:
         raise InputError("names nothing to prune", where="prune", fix="give --preset medium, or --retention 0.5")
     check_candidate(values, shape)
     if not needs_saliency(values) or not calibration.is_given:
         plan = planning.plan(component, None, shape, base_model)  # or the error that says what is to be measured
-        result = writing.write(described, plan, expected="no weight was loaded to compare with")
+        result = writing.write(model_info, plan, expected="no weight was loaded to compare with")
         print_result(*result, as_json=json)
         return
 
@@ -55,7 +55,7 @@ def prune(
     config = calibration.config()
     data = jobs.read_calibration(config)
     with TemporaryDirectory() as scratch:
-        loaded = loading.load(described, component)
+        loaded = loading.load(model_info, component)
         spool = spool_beside(Path(scratch) / "dry" if writing.dry_run else writing.target)
         options = replace(Options.of(config), spool=spool)
         saliency = jobs.calibrated(loaded, data, COMPONENTS[component], options=options)
@@ -66,4 +66,4 @@ def prune(
             expected = answers or "no calibration row holds speech with its text"
         del loaded
         release()
-        print_result(*writing.write(described, plan, expected=expected), as_json=json)
+        print_result(*writing.write(model_info, plan, expected=expected), as_json=json)

@@ -12,7 +12,7 @@ from autoreap.errors import InputError
 from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
-    from autoreap.models.loading import Described
+    from autoreap.models.loading import ModelInfo
     from autoreap.plan import PruningPlan
     from autoreap.writing.behaviour import Expected
     from autoreap.writing.verification import Verified
@@ -44,7 +44,7 @@ class Writing:
 
     def write(
         self,
-        described: "Described",
+        model_info: "ModelInfo",
         plan: "PruningPlan",
         *,
         facts: dict[str, Any] | None = None,
@@ -59,13 +59,13 @@ class Writing:
 
         verified: dict[str, str] = {}
         if self.dry_run:
-            rewrite = plan_rewrite(described.checkpoint, plan)
+            rewrite = plan_rewrite(model_info.checkpoint, plan)
         else:
             from autoreap.models.checkpoint import open_checkpoint
             from autoreap.writing.materialiser import materialise
 
             behaviour = _behaviour("--skip-behaviour" if self.skip_behaviour else expected, self.carry)
-            written = materialise(described.checkpoint.path, plan, self.target, facts=facts, behaviour=behaviour)
+            written = materialise(model_info.checkpoint.path, plan, self.target, facts=facts, behaviour=behaviour)
             rewrite, verified = written.rewrite, written.record.levels(open_checkpoint(self.target))
         document = {
             "path": None if self.dry_run else str(self.output),
@@ -77,7 +77,7 @@ class Writing:
             "plan": plan.summary(),
             "verified": verified,
         }
-        before = described.checkpoint.num_bytes
+        before = model_info.checkpoint.num_bytes
         verb = "would write" if self.dry_run else f"wrote {self.output}:"
         text = (
             f"{verb} {size_text(rewrite.size_bytes)} ({rewrite.size_bytes / before:.1%} of {size_text(before)}), "

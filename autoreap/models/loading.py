@@ -24,7 +24,7 @@ ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what
 
 
 @dataclass(frozen=True)
-class Described:
+class ModelInfo:
     """An opened checkpoint, its family, and what a plan must know of it."""
 
     name: str
@@ -42,24 +42,24 @@ class Described:
 class Loaded:
     """A model in memory, with its inputs; of a `streamed` one, all but the layers of the thinker."""
 
-    described: Described
+    model_info: ModelInfo
     model: PreTrainedModel
     inputs: ChatInputs
     streamed: bool = False
 
 
-def describe(model: str) -> Described:
+def open_model(model: str) -> ModelInfo:
     """Open MODEL from its headers; `InputError` if it is none that this project knows."""
     path = resolve_model(model)
     checkpoint = open_checkpoint(path)
     family = family_of(checkpoint.config, where=path / "config.json")
     for tensor in checkpoint.tensors.values():
         family.layout.role_of(tensor)
-    return Described(model, checkpoint, family, family.layout.shape(checkpoint.config))
+    return ModelInfo(model, checkpoint, family, family.layout.shape(checkpoint.config))
 
 
 def load(
-    described: Described,
+    model_info: ModelInfo,
     *,
     speech: bool = False,
     device: str | None = None,
@@ -86,21 +86,21 @@ def load(
         device = default_device()  # one layer at a time needs no second
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
-    path = described.checkpoint.path
-    _check_weights(described, speech=speech)
-    logger.info(f"loading {described.name} on {device}")
-    running = described.family.running
+    path = model_info.checkpoint.path
+    _check_weights(model_info, speech=speech)
+    logger.info(f"loading {model_info.name} on {device}")
+    running = model_info.family.running
     model = running.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
-    return Loaded(described, model, running.inputs(path), stream_layers)
+    return Loaded(model_info, model, running.inputs(path), stream_layers)
 
 
-def _check_weights(described: Described, *, speech: bool) -> None:
+def _check_weights(model_info: ModelInfo, *, speech: bool) -> None:
     """Raise `InputError` if a tensor that will be loaded is not stored as the stock class expects it.
 
     Of one that is missing transformers makes random numbers, and goes on. Its own report comes once all is read, names
     no expert's tensor and no layer that is streamed; to look beforehand takes half a second at 30B.
     """
-    layout, checkpoint = described.family.layout, described.checkpoint
+    layout, checkpoint = model_info.family.layout, model_info.checkpoint
     stored = layout.unfuse_all((info.name, info.shape) for info in checkpoint.tensors.values())
     for name, shape in layout.expected_tensors(checkpoint.config, stored).items():
         if (speech or layout.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
@@ -130,7 +130,7 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def shortage(described: Described, device: str, dtype: str) -> str | None:
+def shortage(model_info: ModelInfo, device: str, dtype: str) -> str | None:
     """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
 
     `device` and `dtype` as `load` takes them.
@@ -141,8 +141,8 @@ def shortage(described: Described, device: str, dtype: str) -> str | None:
 
     stored = [
         info
-        for info in described.checkpoint.tensors.values()
-        if described.family.layout.role(info.name).part not in SPEAKING_PARTS
+        for info in model_info.checkpoint.tensors.values()
+        if model_info.family.layout.role(info.name).part not in SPEAKING_PARTS
     ]
     device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype

@@ -9,7 +9,7 @@ from typing import Any
 from autoreap.errors import InputError
 from autoreap.evaluation.comparison import Comparison, Pair, compare_outcomes
 from autoreap.evaluation.outcomes import load_outcomes
-from autoreap.models.loading import Described
+from autoreap.models.loading import ModelInfo
 from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
 from autoreap.report.comparison_page import utterance
 from autoreap.report.memory import GIGABYTES, memory_of, open_searched_model, stored_type
@@ -32,8 +32,8 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
     `plans` say what a trial retains and what memory that takes; `details`, of fewer, what it hears worse. Of a study
     too large to show all, the trials in `picked` come first, then the front, the presets and the others.
     """
-    folder, described = trials_folder(study.name, root), open_searched_model(study)
-    num_experts = _num_experts(study, described)
+    folder, model_info = trials_folder(study.name, root), open_searched_model(study)
+    num_experts = _num_experts(study, model_info)
     wanted: list[Wanted] = []
     details = {}
     trials = _in_order_of_interest(study, [*picked, *(point.number for point in front)])
@@ -44,12 +44,12 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
             wanted += [_wanted(split, pair) for pair in _worst(comparison)]
     return {
         "details": details,
-        "plans": _plans(trials, num_experts, described),
+        "plans": _plans(trials, num_experts, model_info),
         "experts": num_experts,
         "memory": {
             "gigabytes": GIGABYTES,
-            "baseline": memory_of(described, None),
-            "stored": stored_type(described),
+            "baseline": memory_of(model_info, None),
+            "stored": stored_type(model_info),
         },
         "recordings": read_recordings(study.scoring, wanted, MAX_AUDIO_BYTES),
     }
@@ -111,10 +111,10 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_RUN else f"{text[:_MAX_RUN]} […]"
 
 
-def _num_experts(study: StudyRecord, described: Described | None) -> dict[str, int]:
+def _num_experts(study: StudyRecord, model_info: ModelInfo | None) -> dict[str, int]:
     """Experts a layer of each decoder; where the model is gone, as many as any plan of the study proves."""
-    if described is not None:
-        return {name: shape.num_experts for name, shape in described.shape.components.items()}
+    if model_info is not None:
+        return {name: shape.num_experts for name, shape in model_info.shape.components.items()}
     highest = dict.fromkeys(COMPONENTS, 0)
     for trial in study.trials:
         for name in COMPONENTS:
@@ -125,13 +125,13 @@ def _num_experts(study: StudyRecord, described: Described | None) -> dict[str, i
 
 
 def _plans(
-    trials: Sequence[TrialRecord], num_experts: Mapping[str, int], described: Described | None
+    trials: Sequence[TrialRecord], num_experts: Mapping[str, int], model_info: ModelInfo | None
 ) -> dict[str, Any]:
     """What each trial retains and needs, the first ones first, as many as there is room for."""
     plans, spent = {}, 0
     for trial in trials:
         assert trial.plan is not None
-        entry = _plan_entry(trial.plan, num_experts) | {"memory": memory_of(described, trial.plan)}
+        entry = _plan_entry(trial.plan, num_experts) | {"memory": memory_of(model_info, trial.plan)}
         spent += len(json.dumps(entry))
         if spent > MAX_PLAN_BYTES:
             break

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.errors import AutoreapError
-from autoreap.models.loading import Described, describe
+from autoreap.models.loading import ModelInfo, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.records import StudyRecord
 from autoreap.writing.footprint import BITS, Footprint
@@ -14,17 +14,17 @@ GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops
 CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hear at once
 
 
-def open_searched_model(study: StudyRecord) -> Described | None:
+def open_searched_model(study: StudyRecord) -> ModelInfo | None:
     """The model that `study` searched, from this disk alone; None where it is gone or has changed."""
     base = next((trial.plan.base_model for trial in study.trials if trial.plan is not None), None)
     path = _local_path(base.name) if base is not None else None
     if base is None or path is None:
         return None
     try:
-        described = describe(path)
+        model_info = open_model(path)
     except AutoreapError:
         return None
-    return described if described.checkpoint.fingerprint == base.fingerprint else None
+    return model_info if model_info.checkpoint.fingerprint == base.fingerprint else None
 
 
 def _local_path(name: str) -> str | None:
@@ -40,14 +40,14 @@ def _local_path(name: str) -> str | None:
         return None
 
 
-def memory_of(described: Described | None, plan: PruningPlan | None) -> list[dict[str, Any]]:
+def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[dict[str, Any]]:
     """One entry a clip and number of bits: weights, cache and working memory in bytes, and the tokens of the cache.
 
     Empty where the model is not known.
     """
-    if described is None:
+    if model_info is None:
         return []
-    footprint = Footprint.of(described.checkpoint, plan)
+    footprint = Footprint.of(model_info.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
     entries = []
     for seconds in CLIPS_SECONDS:
@@ -66,12 +66,12 @@ def memory_of(described: Described | None, plan: PruningPlan | None) -> list[dic
     return entries
 
 
-def stored_type(described: Described | None) -> str | None:
+def stored_type(model_info: ModelInfo | None) -> str | None:
     """The type of most of the model's bytes, by the name that people use; None where it is not known."""
-    if described is None:
+    if model_info is None:
         return None
     num_bytes: Counter[str] = Counter()
-    for tensor in described.checkpoint.tensors.values():
+    for tensor in model_info.checkpoint.tensors.values():
         num_bytes[tensor.dtype] += tensor.num_bytes
     ((dtype, _),) = num_bytes.most_common(1)
     return {"F32": "fp32", "F16": "fp16"}.get(dtype, dtype.lower())

@@ -9,7 +9,7 @@ from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError, ScoringError
 from autoreap.evaluation import latency
 from autoreap.evaluation.outcomes import language_metrics
-from autoreap.models.loading import Described
+from autoreap.models.loading import ModelInfo
 from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency
@@ -40,10 +40,10 @@ class PlannedCandidate:
 class Planner:
     """Makes the plans of candidates for one model; cheap."""
 
-    def __init__(self, described: Described, saliency: Saliency) -> None:
-        self._described = described
+    def __init__(self, model_info: ModelInfo, saliency: Saliency) -> None:
+        self._described = model_info
         self._saliency = saliency
-        self.shape = described.shape
+        self.shape = model_info.shape
 
     def plan(self, candidate: Candidate) -> PlannedCandidate:
         """The exact edit that `candidate` stands for, and its footprint."""

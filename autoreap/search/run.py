@@ -15,7 +15,7 @@ from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
 from autoreap.errors import InputError
 from autoreap.evaluation.evaluator import Evaluator
-from autoreap.models.loading import Described, default_device, describe, load, release
+from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
 from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
@@ -80,7 +80,7 @@ class _Run:
     space: SpaceConfig
     evals: Evals
     model: str
-    described: Described
+    model_info: ModelInfo
     options: SearchOptions
     name: str
     storage: str
@@ -108,8 +108,8 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     model = options.model or space.model
     if model is None:
         raise InputError("does not say which model to search", where=space_path, fix="--model MODEL, or a key `model`")
-    described = describe(model)
-    _check(space, evals, described, options)
+    model_info = open_model(model)
+    _check(space, evals, model_info, options)
     name = options.study or f"{space.name}-{Path(model).name}"
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
@@ -117,7 +117,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line():
-        run = _Run(space, evals, model, described, options, name, storage, signals, draw)
+        run = _Run(space, evals, model, model_info, options, name, storage, signals, draw)
         tracker, study, error = _score_candidates(run, deadline)
         release()  # of the searched model; the checkpoint that ships needs its place
         if error is not None:
@@ -127,14 +127,14 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
         return _finalise(study, run, tracker)
 
 
-def _check(space: SpaceConfig, evals: Evals, described: Described, options: SearchOptions) -> None:
+def _check(space: SpaceConfig, evals: Evals, model_info: ModelInfo, options: SearchOptions) -> None:
     """All that can be known of a search before a model is loaded; raises `InputError`."""
     check_objectives(space.objectives, evals.search, where=f"{space.path}: objectives")
     directions = measured_metrics(evals.search, space.needs)
     check_measured(space.constraints, directions, where=f"{space.path}: constraints")
     check_device(space.needs, space.path, on_accelerator="cpu" not in (options.device, default_device()))
     evals.check_splits_apart()
-    check_space(space, described.shape)
+    check_space(space, model_info.shape)
     check_margins_known(space, evals)
     check_vision(space, evals.search)
 
@@ -156,7 +156,7 @@ def _score_candidates(
     space, options = run.space, run.options
     storage = open_storage(run.storage)
     facts = {
-        "model": run.described.checkpoint.fingerprint,
+        "model": run.model_info.checkpoint.fingerprint,
         "evals": run.evals.search.digest,
         "code": code_digest(),
     }
@@ -180,10 +180,10 @@ def _score_candidates(
         study = open_or_create_study(space, storage, run.name, identity)
         record_margins(study, space.margins)
         record_scoring(study, ScoringSetup(str(run.evals.path.resolve()), pool.batch_size, pool.where))
-        tracker.log_study(study_facts(space, run.described, run.evals.search, saliency))
+        tracker.log_study(study_facts(space, run.model_info, run.evals.search, saliency))
         num_trials = options.trials or space.trials
         log = SearchLog(num_trials, deadline, pool.num_answers)
-        leader = Leader(space, study, Planner(run.described, saliency), pool, run.folder, log, on_baseline)
+        leader = Leader(space, study, Planner(run.model_info, saliency), pool, run.folder, log, on_baseline)
         with run.signals.deferred():
             leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
     except (Interrupted, RepeatedFailureError) as error:
@@ -200,7 +200,7 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
     data = read_calibration(space.calibration)
     warn_of_shared_rows(data, run.evals.report)
-    loaded = load(run.described, speech=searches_talker, device=options.device, dtype=options.dtype)
+    loaded = load(run.model_info, speech=searches_talker, device=options.device, dtype=options.dtype)
     measuring = CalibrationOptions.of(space.calibration)
     saliency = measure_saliency(loaded, data, components, options=measuring, cache=options.root / "saliency")
     setup = ScorerSetup(
@@ -236,7 +236,7 @@ def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
     except InputError as error:  # a night that found nothing useful has still found its front
         logger.warning("no checkpoint is written: %s", error)
         return SearchResult(record, front, drawn, None, str(error))
-    shipped = ship(record, point, reason, run.described, run.options.root)
+    shipped = ship(record, point, reason, run.model_info, run.options.root)
     return SearchResult(record, front, drawn, shipped)
 
 
@@ -260,7 +260,7 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         members = unscored_members(record, digest)
         if not members:
             return
-        loaded = load(run.described, device=run.options.device, dtype=run.options.dtype)
+        loaded = load(run.model_info, device=run.options.device, dtype=run.options.dtype)
         plans = [record.plan(point.number) for point in feasible_points(record.points)]
         evals = answerable(run.evals.report, plans)
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)

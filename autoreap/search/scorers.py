@@ -12,7 +12,7 @@ from autoreap.errors import AutoreapError, InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.evaluation.outcomes import Evaluation, Outcome
-from autoreap.models.loading import Loaded, describe, load
+from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.candidates import needs_likelihoods
 from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Limit, Race
@@ -238,7 +238,7 @@ class RayPool:
         remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=MAX_DEATHS, scheduling_strategy="SPREAD")
         actor = remote(_ScorerActor)
         self._actors = [actor.remote(setup, str(Path.cwd())) for _ in range(num_scorers)]
-        self._starting = {scorer.describe.remote(): scorer for scorer in self._actors}
+        self._starting = {scorer.load.remote(): scorer for scorer in self._actors}
         self._running: dict[Any, tuple[Any, Job]] = {}
         self._idle: list[Any] = []
         self._waiting: list[Job] = []  # jobs whose actor died
@@ -324,7 +324,7 @@ class RayPool:
         self._deaths[job.key] = self._deaths.get(job.key, 0) + 1
         logger.warning("a scorer was lost (%s) while it scored %s", type(error).__name__, job.key)
         try:
-            self._starting[scorer.describe.remote()] = scorer
+            self._starting[scorer.load.remote()] = scorer
         except self._ray.exceptions.RayError as lost:
             self._give_up(scorer, lost)
         if self._deaths[job.key] >= MAX_DEATHS:
@@ -338,7 +338,7 @@ class RayPool:
 
 
 class _ScorerActor:
-    """A scorer in a process of Ray's. It loads in `describe`, so that bad input is an error of that call."""
+    """A scorer in a process of Ray's. It loads in `load`, so that bad input is an error of that call."""
 
     def __init__(self, setup: ScorerSetup, folder: str) -> None:
         self._setup = setup
@@ -346,13 +346,13 @@ class _ScorerActor:
         self._scorer: Scorer | None = None
         self._has_drafts = False
 
-    def describe(self) -> ScorerFacts:
+    def load(self) -> ScorerFacts:
         """Load the model, and say how candidates will be scored on it."""
         try:
             os.chdir(self._folder)
         except OSError as error:
             raise InputError(f"the folder of the search is not on this node: {error}", where=self._folder) from None
-        loaded = load(describe(self._setup.model), device=self._setup.device, dtype=self._setup.dtype)
+        loaded = load(open_model(self._setup.model), device=self._setup.device, dtype=self._setup.dtype)
         scorer = make_scorer(loaded, self._setup, open_evals(self._setup.evals).search)
         self._scorer = scorer
         return ScorerFacts(scorer.where, scorer.batch_size, scorer.num_answers, code_digest())

@@ -9,7 +9,7 @@ from typing import Any
 from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
 from autoreap.evaluation.outcomes import load_outcomes
-from autoreap.models.loading import Described
+from autoreap.models.loading import ModelInfo
 from autoreap.plan import load_plan
 from autoreap.scores import Difference, Metric, differences_as_dict, metrics_as_dict
 from autoreap.search.records import StudyRecord, TrialRecord
@@ -48,7 +48,7 @@ class Shipped:
         }
 
 
-def ship(study: StudyRecord, point: TrialRecord, reason: str, described: Described, root: Path) -> Shipped:
+def ship(study: StudyRecord, point: TrialRecord, reason: str, model_info: ModelInfo, root: Path) -> Shipped:
     """Materialise trial `point`, chosen for `reason`. Loaded by the stock class it must answer as the trial did.
 
     Raises:
@@ -62,7 +62,7 @@ def ship(study: StudyRecord, point: TrialRecord, reason: str, described: Describ
     else:
         facts = {"metrics": point.metrics, "trial": f"{study.name}/{point.number}"}
         behaviour = partial(check_behaviour, expected=expected)
-        written = materialise(described.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
+        written = materialise(model_info.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
         verified = written.record.behaviour
     return Shipped(point.number, reason, path, verified, point.metrics, point.against_baseline)
 

@@ -16,7 +16,7 @@ from typing import Any
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import AutoreapError
 from autoreap.formatting import duration
-from autoreap.models.loading import Described
+from autoreap.models.loading import ModelInfo
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
 from autoreap.search.records import HeldOutScores, TrialRecord, TrialStatus
@@ -58,12 +58,12 @@ class StudyFacts:
     artifacts: Sequence[Path] = ()
 
 
-def study_facts(space: SpaceConfig, described: Described, evals: EvalSet, saliency: Saliency) -> StudyFacts:
+def study_facts(space: SpaceConfig, model_info: ModelInfo, evals: EvalSet, saliency: Saliency) -> StudyFacts:
     """All that is known before the first trial: the space, the model, and the data that it is measured on."""
-    parameters = {"model": described.name, "space": space.name, "seed": space.seed, "sampler": space.sampler}
+    parameters = {"model": model_info.name, "space": space.name, "seed": space.seed, "sampler": space.sampler}
     tags = {
-        "autoreap.model": described.name,
-        "autoreap.model_fingerprint": described.checkpoint.fingerprint,
+        "autoreap.model": model_info.name,
+        "autoreap.model_fingerprint": model_info.checkpoint.fingerprint,
         "autoreap.saliency": saliency.digest(),
     }
     data = []

@@ -21,7 +21,7 @@ from autoreap.data.samples import Sample
 from autoreap.errors import VerificationError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, Outcome, load_outcomes
-from autoreap.models.loading import Described, Loaded, default_device, describe, load, release, shortage
+from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, release, shortage
 from autoreap.plan import PruningPlan
 from autoreap.scores import paired_difference
 from autoreap.writing.verification import FOLDER, Record, Verified
@@ -61,13 +61,13 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
     Raises:
         VerificationError: an answer differs, or a score differs by more than chance.
     """
-    described = describe(str(checkpoint))
+    model_info = open_model(str(checkpoint))
     release()
     device, dtype = _choose_device(expected.where)
-    reason = shortage(described, device, dtype)
+    reason = shortage(model_info, device, dtype)
     if reason:
         return Verified(None, reason)
-    loaded = load(described, device=device, dtype=dtype)
+    loaded = load(model_info, device=device, dtype=dtype)
     verified = _compare(checkpoint, loaded, expected)
     if carried:
         folder = checkpoint / FOLDER
@@ -84,10 +84,10 @@ def _keep_answered(task: EvalTask, expected: Expected) -> EvalTask:
     return replace(task, samples=tuple(sample for sample in task.samples if sample.id in answered))
 
 
-def answers_of_mask(described: Described, plan: PruningPlan, evals: Path) -> Expected:
+def answers_of_mask(model_info: ModelInfo, plan: PruningPlan, evals: Path) -> Expected:
     """The answers of the masked model on the search split of `evals`."""
     opened = open_evals(evals).search
-    loaded = load(described)
+    loaded = load(model_info)
     evaluator = Evaluator(loaded.model, loaded.inputs, opened)
     return Expected(opened, evaluator.run(plan).outcomes, evaluator.batch_size, device_dtype(loaded))
 
@@ -125,7 +125,7 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
 def device_dtype(loaded: Loaded) -> str:
     """Device and type of a loaded model, such as `cuda, bfloat16`; the device is `auto` where it lies on several."""
     devices = set(getattr(loaded.model, "hf_device_map", {}).values())
-    device = loaded.described.family.running.device(loaded.model).type
+    device = loaded.model_info.family.running.device(loaded.model).type
     if len(devices) > 1:
         device = "auto"
     dtype = str(loaded.model.dtype).removeprefix("torch.")

@@ -16,7 +16,7 @@ from autoreap.errors import InputError
 from autoreap.masking import masked
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint
 from autoreap.models.families import Family, family_of
-from autoreap.models.loading import Loaded, describe
+from autoreap.models.loading import Loaded, open_model
 from autoreap.plan import ModelShape, PruningPlan
 from autoreap.writing.footprint import Footprint
 
@@ -93,7 +93,7 @@ class FamilyContract(DimensionContract):
     def test_layers_that_are_read_one_by_one_equal_those_that_are_loaded(self, base: Path, family: Family) -> None:
         whole = family.running.decoder(load(base, torch.bfloat16), "thinker")
         empty = family.running.load(base, dtype=torch.bfloat16, device="cpu", speech=False, layers=False)
-        streamed = Loaded(describe(str(base)), empty, cast(Any, None), streamed=True)
+        streamed = Loaded(open_model(str(base)), empty, cast(Any, None), streamed=True)
         assert whole is not None
         for number, layer in enumerate(whole.layers):
             expected, read = layer.state_dict(), read_layer(streamed, number).state_dict()

@@ -13,7 +13,7 @@ from autoreap import jobs
 from autoreap.candidate import Candidate
 from autoreap.data.eval_set import open_evals
 from autoreap.evaluation.evaluator import Evaluator
-from autoreap.models.loading import describe, load
+from autoreap.models.loading import load, open_model
 from autoreap.planning import make_plan
 from autoreap.tiny_omni import CHECKPOINT
 
@@ -57,7 +57,7 @@ def test_no_sentence_is_in_two_of_calibration_search_and_report() -> None:
 @pytest.mark.slow
 def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
     evals = open_evals(ROOT / "evals" / "tiny.yaml").report
-    loaded = load(describe("tiny"))
+    loaded = load(open_model("tiny"))
     evaluation = Evaluator(loaded.model, loaded.inputs, evals, batch_size=64).run()
     scores = evaluation.metrics()
     bounds = {"wer": 0.03, "wer.voices": 0.08, "wer.noisy": 0.08}
@@ -69,14 +69,14 @@ def test_it_hears_answers_and_sees_what_it_was_never_shown() -> None:
 @pytest.mark.slow
 def test_its_experts_matter_and_affinity_finds_those_that_do() -> None:
     evals = open_evals(ROOT / "evals" / "tiny.yaml").search
-    loaded = load(describe("tiny"))
+    loaded = load(open_model("tiny"))
     files = {modality: ROOT / f"calibration/tiny/{modality}.parquet" for modality in ("audio", "video", "mixed")}
     saliency = jobs.calibrated(loaded, jobs.read_calibration(files))
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=64)
 
     def wer(retention: float, ranking: str) -> float:
         candidate = Candidate(retention=retention, saliency=ranking)
-        plan = make_plan(candidate, saliency, loaded.described.shape, loaded.described.base_model)
+        plan = make_plan(candidate, saliency, loaded.model_info.shape, loaded.model_info.base_model)
         return evaluator.run(plan).metrics()["wer"].value
 
     unpruned = evaluator.run().metrics()["wer"].value
