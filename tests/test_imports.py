@@ -11,25 +11,8 @@ from pathlib import Path
 
 import pytest
 from builders import SHAPE, saliency_of
+from rooms import PACKAGE, ROOMS
 
-import autoreap
-
-PACKAGE = Path(autoreap.__file__).parent
-ROOMS = (  # by the way that data flow: a room imports those before it
-    ("errors", "files", "formatting", "progress", "validation", "scores"),
-    ("data",),
-    ("candidate", "saliency", "plan", "planning"),
-    ("models",),
-    ("dimensions",),
-    ("masking",),
-    ("calibration",),
-    ("evaluation",),
-    ("writing",),
-    ("search",),
-    ("report",),
-    ("jobs",),
-    ("commands", "cli"),
-)
 HEAVY = frozenset({"torch", "transformers", "optuna", "mlflow"})
 LIGHT = ("errors", "data", "candidate")  # rooms that are read before a model is: no heavy library at all
 WITH_OPTUNA = ("search", "report")

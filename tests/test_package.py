@@ -9,9 +9,9 @@ import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from builders import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from pages import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -16,8 +16,8 @@ from autoreap import __version__
 from autoreap.calibration.batching import Batch, batches
 from autoreap.calibration.meter import Meter, State
 from autoreap.calibration.resume import Part, ResumeFile
+from autoreap.data.calibration_choices import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
-from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.data.samples import MODALITIES, Sample, digest
 from autoreap.errors import InputError, SilenceError
 from autoreap.models.families.encoded import mark_tokens

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from autoreap.calibration.expert_outputs import Experts, RecordingWeights, run_pair_by_pair
-from autoreap.data.measuring import DEFAULT_GATES, GATES
+from autoreap.data.calibration_choices import DEFAULT_GATES, GATES
 from autoreap.errors import InputError
 from autoreap.models.families.running import RunningModel
 from autoreap.plan import ComponentShape

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from typer import Argument, BadParameter, Option
 
-from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS, Gates, Tokens
+from autoreap.data.calibration_choices import DEFAULT_GATES, DEFAULT_TOKENS, Gates, Tokens
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:

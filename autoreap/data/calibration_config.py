@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, StrictStr, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from autoreap.data.measuring import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
+from autoreap.data.calibration_choices import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 from autoreap.data.yaml_file import read_yaml
 from autoreap.errors import InputError
 from autoreap.validation import (

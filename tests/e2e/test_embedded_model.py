@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
+from pages import ROOT
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap import jobs
@@ -17,7 +18,6 @@ from autoreap.models.loading import load, open_model
 from autoreap.planning import make_plan
 from autoreap.tiny_omni import CHECKPOINT
 
-ROOT = Path(__file__).parent.parent.parent
 FOLDERS = (ROOT / "calibration" / "tiny", ROOT / "evals" / "tiny")
 
 

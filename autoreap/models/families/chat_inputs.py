@@ -1,7 +1,7 @@
 """Prompts to tensors, for families whose chat template marks media with placeholder tokens.
 
 transformers' own omni processors need torchvision for their video half; this needs none. For audio and text its output
-equals the real processor's, called with one conversation at a time (tests/families/test_chat_inputs.py); for images and
+equals the real processor's, called with one conversation at a time (tests/models/test_chat_inputs.py); for images and
 video see `pictures`.
 """
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autoreap.data.measuring import DEFAULT_TOKENS, TOKENS
+from autoreap.data.calibration_choices import DEFAULT_TOKENS, TOKENS
 from autoreap.errors import InputError
 
 

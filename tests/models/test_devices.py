@@ -1,0 +1,173 @@
+"""Models whose layers do not lie on one device, as `--device auto` may load them.
+
+Layers on disk are the case that a machine without accelerators has: accelerate's hooks load each before it runs. Mapped
+from a file, weights are aligned otherwise than in memory, and products of two matrices round otherwise; those of
+`batched_mm` do not. So bits are compared with that one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import dispatch_model
+from builders import wav_bytes
+from measured import assert_same_bits
+from PIL import Image
+from random_models import save_random_model
+from transformers import Qwen3OmniMoeForConditionalGeneration
+
+from autoreap import jobs
+from autoreap.calibration.calibrator import Options
+from autoreap.calibration.meter import Meter
+from autoreap.data.samples import Sample
+from autoreap.models.families.qwen3_omni import QWEN3_OMNI
+from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, shortage
+from autoreap.models.prompts import audio_of, embedded
+from autoreap.plan import ComponentShape
+from autoreap.writing.behaviour import device_dtype
+
+WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
+AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
+LAYER = "thinker.model.language_model.layers.{}"
+RELATIVE = 1e-4  # float32 rounds at 6e-8, in every layer
+Data = Mapping[str, Sequence[Sample]]
+
+
+@pytest.fixture(scope="module")
+def model_info() -> ModelInfo:
+    return open_model("tiny")
+
+
+@pytest.fixture(scope="module")
+def plain(model_info: ModelInfo) -> Loaded:
+    loaded = load(model_info, speech=True)
+    loaded.model.set_experts_implementation("batched_mm")
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    picture = tmp_path_factory.mktemp("images") / "red.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    sounds = [wav_bytes(number) for number in (6_000, 17_000, 9_000)]
+    return {
+        "audio": [Sample(id=str(n), where=f"a:{n}", audio=sound, text="one") for n, sound in enumerate(sounds)],
+        "video": [Sample(id="v", where="v:1", modality="video", image=picture, text="red")],
+    }
+
+
+def spread(model_info: ModelInfo, folder: Path, on_disk: Sequence[str]) -> Loaded:
+    """The model with the modules named `on_disk` there, and the others in memory."""
+    layers = [LAYER.format(number) for number in range(model_info.shape.components["thinker"].num_layers)]
+    device_map: dict[str, Any] = dict.fromkeys((*WHOLE, *AROUND, *layers), "cpu") | dict.fromkeys(on_disk, "disk")
+    model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+        model_info.checkpoint.path, device_map=device_map, offload_folder=folder, dtype=torch.float32
+    )
+    return Loaded(model_info, model.eval(), model_info.family.running.inputs(model_info.checkpoint.path))
+
+
+PLACES = {
+    "some layers": [LAYER.format(number) for number in (1, 2, 5)],
+    "last layers": [LAYER.format(number) for number in (6, 7)],
+    "all but layers": [*WHOLE[:3], *AROUND],
+    "everything": [*WHOLE[:3], *AROUND, *(LAYER.format(number) for number in range(8))],
+}
+
+
+@pytest.mark.parametrize("gates", ["normalised", "raw"])
+@pytest.mark.parametrize("places", PLACES)
+def test_layers_elsewhere_measure_the_same_bit_for_bit(
+    model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path, places: str, gates: str
+) -> None:
+    loaded = spread(model_info, tmp_path, PLACES[places])
+    assert any(parameter.is_meta for parameter in loaded.model.parameters())
+    options = Options(gates=gates)
+    loaded.model.set_experts_implementation("batched_mm")
+    assert_same_bits(jobs.calibrated(loaded, data, options=options), jobs.calibrated(plain, data, options=options))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_other_implementations_of_experts_measure_the_same_within_rounding(
+    model_info: ModelInfo, data: Data, tmp_path: Path, implementation: str
+) -> None:
+    pair = [spread(model_info, tmp_path, PLACES["some layers"]), load(model_info)]
+    for each in pair:
+        each.model.set_experts_implementation(implementation)
+    ours, other = (jobs.calibrated(each, data).components["thinker"] for each in pair)
+    np.testing.assert_allclose(ours.layer_cosine, other.layer_cosine, rtol=RELATIVE)
+    for modality, sums in ours.modalities.items():
+        assert sums.tokens == other.modalities[modality].tokens
+        np.testing.assert_array_equal(sums.routed_tokens, other.modalities[modality].routed_tokens)
+        np.testing.assert_allclose(sums.gate_norm_sum, other.modalities[modality].gate_norm_sum, rtol=RELATIVE)
+
+
+@pytest.mark.slow
+def test_a_talker_elsewhere_measures_the_same_bit_for_bit(
+    model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path
+) -> None:
+    spoken = {"audio": data["audio"][:1]}
+    loaded = spread(model_info, tmp_path, ["talker", *PLACES["some layers"]])
+    loaded.model.set_experts_implementation("batched_mm")
+    ours, other = (jobs.calibrated(each, spoken, ("talker",)) for each in (loaded, plain))
+    assert_same_bits(ours, other)
+
+
+def test_a_model_with_hooks_that_load_nothing_measures_the_same_bit_for_bit(model_info: ModelInfo, data: Data) -> None:
+    loaded, hooked = load(model_info), load(model_info)
+    dispatch_model(hooked.model, {"": "cpu"}, force_hooks=True)
+    assert_same_bits(jobs.calibrated(hooked, data), jobs.calibrated(loaded, data))
+
+
+def test_experts_elsewhere_run_no_pair_by_itself(tmp_path: Path) -> None:
+    """The weights see through the hooks: no slower second way is taken."""
+    running = QWEN3_OMNI.running
+    path = save_random_model(tmp_path / "model", speech=False)
+    device_map: Any = dict.fromkeys((*WHOLE[:3], *AROUND), "cpu")
+    device_map |= {LAYER.format(number): "disk" for number in range(6)}
+    model: Any = Qwen3OmniMoeForConditionalGeneration.from_pretrained(
+        path, device_map=device_map, offload_folder=tmp_path / "disk"
+    )
+    decoder: Any = running.decoder(model, "thinker")
+    given: list[int] = []
+    experts = decoder.layers[0].mlp.experts
+    run = experts._old_forward
+
+    def watched(hidden: torch.Tensor, *routing: torch.Tensor) -> Any:
+        given.append(len(hidden))
+        return run(hidden, *routing)
+
+    experts._old_forward = watched
+    meter = Meter(running, ComponentShape(6, 8, 3), "cpu")
+    with meter.attach(decoder.layers), torch.inference_mode():
+        decoder(inputs_embeds=torch.randn((1, 7, 32)), use_cache=False)
+    assert given == [7]
+
+
+def test_inputs_go_where_the_embeddings_run(model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path) -> None:
+    """Not where their weights rest."""
+    loaded = spread(model_info, tmp_path, PLACES["everything"])
+    assert loaded.model.thinker.get_input_embeddings().weight.is_meta
+    assert model_info.family.running.device(loaded.model) == torch.device("cpu")
+    batch = [loaded.inputs.encode(sample, "what?", sample.text) for sample in (*data["audio"], *data["video"])]
+    given = []
+    for each in (loaded, plain):
+        audio = [audio_of(model_info.family.running, each.model, encoded) for encoded in batch]
+        given.append(embedded(model_info.family.running, each.model, each.inputs, batch, audio))
+    assert given[0].keys() == given[1].keys()
+    assert all(torch.equal(tensor, given[1][name]) for name, tensor in given[0].items())
+
+
+def test_auto_is_this_machines_cpu_where_there_is_nothing_else(model_info: ModelInfo) -> None:
+    if default_device() != "cpu":
+        pytest.skip("there is an accelerator")
+    loaded = load(model_info, device="auto")
+    assert device_dtype(loaded) == "cpu, float32"
+    assert shortage(model_info, "auto", "auto") is None
+
+
+def test_a_model_in_several_places_is_said_to_be_so(model_info: ModelInfo, plain: Loaded, tmp_path: Path) -> None:
+    assert device_dtype(spread(model_info, tmp_path, PLACES["everything"])) == "auto, float32"
+    assert device_dtype(plain) == "cpu, float32"
