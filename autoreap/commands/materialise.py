@@ -79,11 +79,12 @@ def _write_trial(
 ) -> tuple[dict[str, Any], str]:
     from autoreap import jobs
     from autoreap.models.loading import open_model
+    from autoreap.search.shipping import trial_facts
 
     study = load_study(name, storage)
     plan = study.plan(trial)
     model_info = open_model(model or plan.base_model.name)
-    facts = {"metrics": study.scored_trial(trial).metrics, "trial": f"{study.name}/{trial}"}
+    facts = trial_facts(study, study.scored_trial(trial))
     expected: Expected | str = ""
     if evals:
         expected = jobs.answers_of_mask(model_info, plan, evals)

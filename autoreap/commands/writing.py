@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autoreap.models.loading import ModelInfo
     from autoreap.plan import PruningPlan
     from autoreap.writing.behaviour import Expected
+    from autoreap.writing.model_card import TrialFacts
     from autoreap.writing.verification import Verified
 
 SkipBehaviour = Annotated[bool, Option("--skip-behaviour", help="don't load the checkpoint to compare its answers")]
@@ -47,7 +48,7 @@ class Writing:
         model_info: "ModelInfo",
         plan: "PruningPlan",
         *,
-        facts: dict[str, Any] | None = None,
+        facts: "TrialFacts | None" = None,
         expected: "Expected | str",
     ) -> tuple[dict[str, Any], str]:
         """Materialise `plan`, or find what it would be: the JSON object, and the text for people.

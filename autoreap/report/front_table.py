@@ -10,9 +10,11 @@ from autoreap.report.tables import text_table
 from autoreap.scores import Metric
 from autoreap.search.front import drawn_metric, front_of
 from autoreap.search.held_out import smaller_ties
+from autoreap.search.non_inferiority import smallest_safe
 from autoreap.search.records import StudyRecord, TrialRecord
 
 FORMATS = ("png", "svg", "pdf", "jpg")  # of a picture
+_CHARACTER_PIXELS, _LINE_PIXELS = 13, 24  # of a label, at the picture's 150 dots an inch
 _LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
@@ -119,8 +121,11 @@ def plot_front(study: StudyRecord, path: Path) -> None:
         measured = point.metrics[metric]
         axes.vlines(point.size_bytes / unit, measured.low, measured.high, color=_FRONT, linewidth=1)
         labels.setdefault((point.size_bytes / unit, measured.value), []).append(str(point.number))
-    for place, trials in labels.items():
-        axes.annotate(", ".join(trials), place, (4, 5), textcoords="offset points")
+    recommended = smallest_safe(study)
+    if recommended is not None:
+        place = (recommended.size_bytes / unit, recommended.metrics[metric].value)
+        label = f"shipped: {recommended.number}" if study.shipped == recommended.number else "recommended"
+        axes.plot(*place, "s", markersize=15, fillstyle="none", color=_BASELINE, label=label)
     reference = study.baseline.metrics[metric]
     axes.axhline(reference.value, color=_BASELINE, linewidth=1, linestyle="--")
     axes.plot(study.baseline.size_bytes / unit, reference.value, "D", color=_BASELINE, label="unpruned")
@@ -133,6 +138,30 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     axes.set_title(f"{study.name}: size against {metric}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    _write_labels(figure, axes, {place: ", ".join(trials) for place, trials in labels.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _write_labels(figure: Any, axes: Any, labels: Mapping[tuple[float, float], str]) -> None:
+    """Each label at a corner of its place: the first one where it covers no other label."""
+    figure.draw_without_rendering()  # only now it is known where a place lies
+    taken: list[tuple[float, float, float]] = []  # left, bottom and width, in pixels
+    for place, text in labels.items():
+        x, y = axes.transData.transform(place)
+        width = _CHARACTER_PIXELS * len(text)
+        corners = [(x + 8, y + 8), (x - 8 - width, y - 8 - _LINE_PIXELS), (x + 8, y - 8 - _LINE_PIXELS)]
+        left, bottom = next((corner for corner in corners if _is_free(corner, width, taken)), corners[0])
+        taken.append((left, bottom, width))
+        points = 72 / figure.dpi
+        axes.annotate(text, place, ((left - x) * points, (bottom - y) * points), textcoords="offset points")
+
+
+def _is_free(corner: tuple[float, float], width: float, taken: Sequence[tuple[float, float, float]]) -> bool:
+    left, bottom = corner
+    for other_left, other_bottom, other_width in taken:
+        is_beside = left > other_left + other_width or other_left > left + width
+        if not is_beside and abs(bottom - other_bottom) < _LINE_PIXELS:
+            return False
+    return True

@@ -28,6 +28,7 @@ def search_stats(study: StudyRecord) -> dict[str, Any]:
     return {
         **times,
         "seconds": round(sum(trial.wall_seconds or 0 for trial in study.trials), 1),
+        "untried": study.num_untried,
         "failures": _failures(study.trials),
         "pruned": _pruned(study.trials),
         "sessions": list(study.first_trials),

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.data.tasks import task_of_metric
-from autoreap.errors import InputError
 from autoreap.formatting import unit_of, visible_metrics
 from autoreap.report.candidate_details import all_details
+from autoreap.report.recommendation import recommendation
 from autoreap.report.search_stats import search_stats
 from autoreap.scores import Metric
 from autoreap.search.constraints import STATIC
 from autoreap.search.front import drawn_metric, front_of
 from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord, TrialStatus
-from autoreap.search.selection import select
 from autoreap.search.storage import DEFAULT_ROOT
-
-MAX_WER_INCREASE = 0.5  # points; of the sentence about the smallest
 
 
 def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, Any]:
@@ -35,8 +32,8 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
         scores[split] = [name for name in visible if name not in STATIC]
         units |= {name: unit_of(name) for name in metrics}
         rates |= {name for name in scores[split] if _is_error_rate(name)}
-    knee, smallest = _picked(study, "knee"), _smallest(study)
-    picked = [number for number in (knee, (smallest or {}).get("trial")) if number is not None]
+    head = recommendation(study)
+    picked = [number for number in (head["trial"], head["knee"]) if number is not None]
     return {
         "study": study.name,
         "model": _model_name(study),
@@ -49,7 +46,7 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
         "baseline": {"scores": _scores(study.baseline, splits.get("report"))},
         "controls": {name: {"scores": _scores(control, None)} for name, control in study.controls.items()},
         "trials": _trial_rows(study, front),
-        "head": {"knee": knee, "smallest": smallest, "points": MAX_WER_INCREASE},
+        "head": head,
         "night": search_stats(study),
         **all_details(study, front, picked, root),
     }
@@ -97,7 +94,7 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             row["reason"] = trial.reason
         if trial.duplicate_of is not None:
             row["twin"] = trial.duplicate_of
-        if trial.origin != "sampled":
+        if trial.is_preset:
             row["preset"] = trial.origin
         if trial.retry_of is not None:
             row["retry_of"] = trial.retry_of
@@ -114,19 +111,3 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             row["tied"] = [] if held_out is None else list(held_out.tied_with)
         rows.append(row)
     return rows
-
-
-def _picked(study: StudyRecord, rule: str, **bound: float) -> int | None:
-    """The trial that `rule` picks; None where no point of the front fits it."""
-    try:
-        return select(study, rule, **bound)[0].number
-    except InputError:
-        return None
-
-
-def _smallest(study: StudyRecord) -> dict[str, Any] | None:
-    """The smallest within `MAX_WER_INCREASE`; None where the study does not weigh size against one WER."""
-    wers = [name for name in study.objectives if name.partition(".")[0] == "wer"]
-    if "size_bytes" not in study.objectives or (len(wers) != 1 and "wer" not in wers):
-        return None
-    return {"trial": _picked(study, "smallest", max_wer_increase=MAX_WER_INCREASE)}

@@ -5,8 +5,10 @@ missed is logged when the search resumes.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from autoreap.search.candidates import PlannedCandidate, Planner, metric_values,
 from autoreap.search.failures import FailuresInARow, RepeatedFailureError
 from autoreap.search.front import best_so_far, pareto
 from autoreap.search.neighbours import neighbours
-from autoreap.search.non_inferiority import margin_limits, non_inferior_points
+from autoreap.search.non_inferiority import margin_limits, nearest_to_non_inferior, non_inferior_points
 from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
 from autoreap.search.samplers import make_sampler
@@ -42,6 +44,17 @@ BASELINE = "baseline"
 # where to look, and leaves plans out that differ by a step from the best ones (benchmarks/search_quality.py).
 _SHARE_FOR_NEIGHBOURS = 0.4
 _MAX_FRUITLESS = 50  # draws in a row that need no scoring: what is left of the space is not found by drawing
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A candidate one step from the trial `origin`."""
+
+    params: dict[str, Any]
+    origin: int
+    digest: str
+    size_bytes: int
+
 
 OnBaseline = Callable[[Drafts, Mapping[str, Metric]], None]
 
@@ -85,7 +98,7 @@ class Leader:
         self._on_baseline = on_baseline
         self._num_fruitless = 0
         self._queued: set[str] = set()  # digests of neighbours to try
-        self._digests: dict[tuple[tuple[str, Any], ...], str | None] = {}  # of the plans of neighbours, by parameters
+        self._neighbours: dict[tuple[tuple[str, Any], ...], Neighbour | None] = {}  # by parameters
 
     def run(self, tracker: Tracker, signals: Signals, *, num_trials: int, deadline: float) -> None:
         """Score plans until the study has `num_trials` scored ones or `deadline` (`time.monotonic`) has passed.
@@ -222,49 +235,58 @@ class Leader:
             return self._study.ask()
         is_exhausted = self._num_fruitless >= _MAX_FRUITLESS
         if is_exhausted or self._num_taken >= (1 - _SHARE_FOR_NEIGHBOURS) * num_trials:
-            untried = self._untried_neighbours(at_most=1)
-            if untried:
-                params, origin, digest = untried[0]
-                records.enqueue_neighbour(self._study, params, origin)
-                self._queued.add(digest)
+            neighbour = self._next_neighbour()
+            if neighbour is not None:
+                records.enqueue_neighbour(self._study, neighbour.params, neighbour.origin)
+                self._queued.add(neighbour.digest)
             elif is_exhausted:
                 return None
         return self._study.ask()
 
-    def _untried_neighbours(self, *, at_most: int | None = None) -> list[tuple[dict[str, Any], int, str]]:
-        """Parameters, the trial they are next to, and the plan's digest, of neighbours that were not tried.
+    def _next_neighbour(self) -> Neighbour | None:
+        """The untried neighbour that comes first.
 
-        First those of the smallest non-inferior candidate, then those of the front, smallest first.
+        A smaller candidate that is as good as the unpruned model is worth most: first come neighbours of the smallest
+        non-inferior one that are smaller than it, then smaller neighbours of what fails by little. Then those of the
+        front, smallest first.
         """
+        known = self._non_inferior()
+        limit = known[0].size_bytes if known else math.inf
+        for point in nearest_to_non_inferior(self._points, self._space.margins):
+            for neighbour in self._untried_neighbours(point):
+                if neighbour.size_bytes < limit:
+                    return neighbour
+        for point in pareto(self._points, self._objectives):
+            for neighbour in self._untried_neighbours(point):
+                return neighbour
+        return None
+
+    def _untried_neighbours(self, point: TrialRecord) -> Iterator[Neighbour]:
         tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
         tried |= {planned.digest for _, planned in self._running.values()}
         tried |= self._queued
-        untried = []
-        for point in [*self._non_inferior()[:1], *pareto(self._points, self._objectives)]:
-            for params in neighbours(point.params, self._space):
-                digest = self._digest_of(params)
-                if digest is None or digest in tried:
-                    continue
-                tried.add(digest)
-                untried.append((params, point.number, digest))
-                if len(untried) == at_most:
-                    return untried
-        return untried
+        for params in neighbours(point.params, self._space):
+            neighbour = self._neighbour(params, point.number)
+            if neighbour is not None and neighbour.digest not in tried:
+                yield neighbour
 
-    def _digest_of(self, params: dict[str, Any]) -> str | None:
-        """The digest of the plan that `params` stand for; None where they stand for none."""
+    def _neighbour(self, params: dict[str, Any], origin: int) -> Neighbour | None:
+        """None where `params` stand for no plan."""
         key = tuple(sorted(params.items()))
-        if key not in self._digests:
+        if key not in self._neighbours:
             try:
-                candidate = sample(FixedTrial(params), self._space, self._planner.shape)
-                self._digests[key] = self._planner.plan(candidate).digest
+                planned = self._planner.plan(sample(FixedTrial(params), self._space, self._planner.shape))
+                self._neighbours[key] = Neighbour(params, origin, planned.digest, planned.size_bytes)
             except (AutoreapError, ValueError):  # such as a parameter that is needed only with this value of another
-                self._digests[key] = None
-        return self._digests[key]
+                self._neighbours[key] = None
+        return self._neighbours[key]
 
     def _note_untried(self) -> None:
         """Say and store how many neighbours of the front are left."""
-        num_untried = len(self._untried_neighbours())
+        untried = set()
+        for point in pareto(self._points, self._objectives):
+            untried |= {neighbour.digest for neighbour in self._untried_neighbours(point)}
+        num_untried = len(untried)
         records.record_untried(self._study, num_untried)
         if num_untried:
             logger.info("the front may not be complete: %d of its one-step neighbours are untried", num_untried)

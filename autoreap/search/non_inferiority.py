@@ -135,6 +135,17 @@ def non_inferior_points(points: Sequence[TrialRecord], margins: Mapping[str, flo
     return found
 
 
+def nearest_to_non_inferior(points: Sequence[TrialRecord], margins: Mapping[str, float]) -> list[TrialRecord]:
+    """The non-inferior points, smallest first, then those that exceed a margin, the least excess first."""
+    return sorted(feasible_points(points), key=lambda point: excess(point, margins))  # sorting keeps equals in order
+
+
+def excess(point: TrialRecord, margins: Mapping[str, float]) -> float:
+    """By what factor the worst bound exceeds its margin on the search split; 1 where none does."""
+    checks = check_margins(point.metrics, point.against_baseline, margins)
+    return max([1.0, *(check.bound / check.margin for check in checks)])
+
+
 def search_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck]:
     """Of `trial` on the search split."""
     return check_margins(trial.metrics, trial.against_baseline, study.margins)

@@ -37,7 +37,8 @@ _PLAN, _DIGEST = "autoreap.plan", "autoreap.plan_digest"
 _PRESET, _NEIGHBOUR_OF, _RETRY_OF, _DEATHS = "preset", "neighbour_of", "retry_of", "deaths"
 _OBJECTIVES, _CONSTRAINTS, _BASELINE, _CONTROLS = "objectives", "constraints", "baseline", "controls"
 _HELD_OUT, _SCORING, _SESSIONS, _MARGINS = "held_out", "scoring", "sessions", "margins"
-_NUM_UNTRIED = "num_untried_neighbours"
+_NUM_UNTRIED, _SHIPPED = "num_untried_neighbours", "shipped"
+_SAMPLED, _NEIGHBOUR = "sampled", "neighbour of trial"  # where a trial comes from, in words
 MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
 
 
@@ -108,6 +109,11 @@ class TrialRecord:
     def is_scored(self) -> bool:
         """Whether it has values: its own, or those of an equal plan."""
         return self.status in (TrialStatus.SCORED, TrialStatus.DUPLICATE)
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it tries a preset."""
+        return self.origin != _SAMPLED and not self.origin.startswith(_NEIGHBOUR)
 
     @property
     def is_spent(self) -> bool:
@@ -209,6 +215,7 @@ class StudyRecord:
 
     Attributes:
         margins: the losses that the space states as the largest that count as none, by metric, as fractions.
+        shipped: the trial whose checkpoint the search wrote.
         num_untried: one-step neighbours of the front that were not tried; 0: the front is locally complete; None: no
             search has ended yet.
     """
@@ -223,6 +230,7 @@ class StudyRecord:
     held_out: HeldOutScores | None
     scoring: ScoringSetup | None
     num_untried: int | None
+    shipped: int | None
     first_trials: Sequence[int]
     model_fingerprint: str
     evals_digest: str
@@ -295,6 +303,7 @@ def read_study(study: optuna.Study) -> StudyRecord:
         held_out=read_held_out(study),
         scoring=ScoringSetup(**stored[_SCORING]) if _SCORING in stored else None,
         num_untried=stored.get(_NUM_UNTRIED),
+        shipped=stored.get(_SHIPPED),
         first_trials=[session["first_trial"] for session in stored.get(_SESSIONS, [])],
         model_fingerprint=stored.get("model", ""),
         evals_digest=stored.get("evals", ""),
@@ -347,8 +356,8 @@ def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
 
 def _origin_of(stored: Mapping[str, Any]) -> str:
     if _NEIGHBOUR_OF in stored:
-        return f"neighbour of trial {stored[_NEIGHBOUR_OF]}"
-    return str(stored.get(_PRESET, "sampled"))
+        return f"{_NEIGHBOUR} {stored[_NEIGHBOUR_OF]}"
+    return str(stored.get(_PRESET, _SAMPLED))
 
 
 def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str, Any]]:
@@ -480,6 +489,11 @@ def record_margins(study: optuna.Study, margins: Mapping[str, float]) -> None:
 def record_untried(study: optuna.Study, number: int) -> None:
     """How many one-step neighbours of the front were not tried when the search ended."""
     study.set_user_attr(_NUM_UNTRIED, number)
+
+
+def record_shipped(study: optuna.Study, number: int) -> None:
+    """The checkpoint of trial `number` is written and verified."""
+    study.set_user_attr(_SHIPPED, number)
 
 
 def record_session(study: optuna.Study, first_trial: int, seed: int, sampler: str) -> None:

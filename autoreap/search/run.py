@@ -32,6 +32,7 @@ from autoreap.search.records import (
     read_study,
     record_margins,
     record_scoring,
+    record_shipped,
     trials_folder,
 )
 from autoreap.search.sampling import check_space, check_vision
@@ -237,6 +238,8 @@ def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
         logger.warning("no checkpoint is written: %s", error)
         return SearchResult(record, front, drawn, None, str(error))
     shipped = ship(record, point, reason, run.model_info, run.options.root)
+    record_shipped(study, point.number)
+    run.draw(read_study(study), run.folder, run.options.root)  # now the page can say what shipped
     return SearchResult(record, front, drawn, shipped)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linprog
@@ -102,10 +103,11 @@ def _margins_text(checks: Sequence[MarginCheck]) -> str:
 
 
 def _why_none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> str:
-    nearest, checks, split = _nearest_to_safe(study)
-    failed = "; ".join(check.in_words() for check in checks if not check.is_non_inferior)
-    text = f"no candidate is non-inferior to the unpruned model; the nearest is trial {nearest.number}"
-    text = f"{text} ({size_text(nearest.size_bytes)}), on the {split} split {failed}"
+    nearest = nearest_to_safe(study)
+    assert nearest is not None  # the front is not empty
+    failed = "; ".join(check.in_words() for check in nearest.checks if not check.is_non_inferior)
+    text = f"no candidate is non-inferior to the unpruned model; the nearest is trial {nearest.point.number}"
+    text = f"{text} ({size_text(nearest.point.size_bytes)}), on the {nearest.split} split {failed}"
     try:
         knee, _ = _select_knee(front, study)
     except InputError:
@@ -113,23 +115,39 @@ def _why_none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> str:
     return f"{text}. The best trade-off is trial {knee.number} ({size_text(knee.size_bytes)}, --rule knee)"
 
 
-def _nearest_to_safe(study: StudyRecord) -> tuple[TrialRecord, Sequence[MarginCheck], str]:
-    """The point that exceeds its margins least, its checks, and the split that they are about."""
+@dataclass(frozen=True)
+class Nearest:
+    """A candidate that is not non-inferior, with the checks on the split that it fails first."""
+
+    point: TrialRecord
+    split: str
+    checks: Sequence[MarginCheck]
+
+    @property
+    def excess(self) -> float:
+        """By what factor the worst bound exceeds its margin."""
+        return max((check.bound / check.margin for check in self.checks), default=math.inf)
+
+
+def nearest_to_safe(study: StudyRecord) -> Nearest | None:
+    """The candidate that comes nearest: first what holds on the search split, then what exceeds a margin least."""
     entries = []
     for point in feasible_points(study.points):
-        checks, split = search_checks(study, point), "search"
+        checks = search_checks(study, point)
         if all_hold(checks):
-            checks, split = report_checks(study, point) or [], "report"
-        worst = max((check.bound / check.margin for check in checks), default=math.inf)
-        entries.append((split == "search", worst, point.size_bytes, point.number, point, checks, split))
-    *_, point, checks, split = min(entries, key=lambda entry: entry[:4])
-    return point, checks, split
+            entries.append(Nearest(point, "report", report_checks(study, point) or []))
+        else:
+            entries.append(Nearest(point, "search", checks))
+    if not entries:
+        return None
+    return min(entries, key=lambda entry: (entry.split == "search", entry.excess, entry.point.size_bytes))
 
 
 def _fix(study: StudyRecord) -> str:
-    _, checks, split = _nearest_to_safe(study)
-    if any(check.num_needed for check in checks):
-        return f"add utterances to the {split} split, or state larger margins in the space"
+    nearest = nearest_to_safe(study)
+    assert nearest is not None  # the front is not empty
+    if any(check.num_needed for check in nearest.checks):
+        return f"add utterances to the {nearest.split} split, or state larger margins in the space"
     return "search longer, search gentler cuts, or state larger margins in the space"
 
 

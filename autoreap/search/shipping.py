@@ -12,10 +12,12 @@ from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.models.loading import ModelInfo
 from autoreap.plan import load_plan
 from autoreap.scores import Difference, Metric, differences_as_dict, metrics_as_dict
+from autoreap.search.non_inferiority import quality_lines
 from autoreap.search.records import StudyRecord, TrialRecord
 from autoreap.search.storage import DEFAULT_ROOT
 from autoreap.writing.behaviour import Expected, check_behaviour
 from autoreap.writing.materialiser import materialise
+from autoreap.writing.model_card import TrialFacts
 from autoreap.writing.verification import Verified
 
 
@@ -60,11 +62,16 @@ def ship(study: StudyRecord, point: TrialRecord, reason: str, model_info: ModelI
     if (path / "plan.json").is_file() and load_plan(path / "plan.json").digest() == plan.digest():
         verified = check_behaviour(path, expected, carried=0)  # a search that was resumed has shipped it before
     else:
-        facts = {"metrics": point.metrics, "trial": f"{study.name}/{point.number}"}
+        facts = trial_facts(study, point)
         behaviour = partial(check_behaviour, expected=expected)
         written = materialise(model_info.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
         verified = written.record.behaviour
     return Shipped(point.number, reason, path, verified, point.metrics, point.against_baseline)
+
+
+def trial_facts(study: StudyRecord, point: TrialRecord) -> TrialFacts:
+    """What the model card of `point` says."""
+    return TrialFacts(f"{study.name}/{point.number}", point.metrics, quality_lines(study, point))
 
 
 def answers_of_trial(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT) -> Expected:

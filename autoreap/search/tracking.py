@@ -291,9 +291,9 @@ class _StudyRuns:
 
 
 def _tags_of(trial: TrialRecord) -> dict[str, str]:
-    tags = {STATE_TAG: str(trial.status), "preset": trial.origin}
-    if trial.origin == "sampled":
-        del tags["preset"]
+    tags = {STATE_TAG: str(trial.status)}
+    if trial.is_preset:
+        tags["preset"] = trial.origin
     if trial.retry_of is not None:
         tags["retry_of"] = str(trial.retry_of)
     if trial.reason is not None:

@@ -24,7 +24,7 @@ from autoreap.models.families import family_of
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.validation import NO_OTHER_KEYS
-from autoreap.writing.model_card import model_card, public_name
+from autoreap.writing.model_card import TrialFacts, model_card, public_name
 from autoreap.writing.rewrite import Rewrite, plan_rewrite
 from autoreap.writing.shards import Shard, check_shard, shards_of, write_shard
 from autoreap.writing.verification import (
@@ -58,13 +58,13 @@ def materialise(
     plan: PruningPlan,
     target: Path,
     *,
-    facts: Mapping[str, Any] | None = None,
+    facts: TrialFacts | None = None,
     behaviour: Behaviour | None = None,
 ) -> Materialised:
     """Write the checkpoint that `plan` makes of the one in `source` to `target`; either all of it appears or nothing.
 
     Args:
-        facts: measured scores and provenance for the model card.
+        facts: of the trial that it is, for the model card.
         behaviour: the check of what the checkpoint answers; None leaves it at structure and content.
 
     Raises:
@@ -93,7 +93,7 @@ def materialise(
             verified = behaviour(partial)
         record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
         record.save(partial)
-        card = model_card(plan, rewrite, facts or {}, record, checkpoint.path)
+        card = model_card(plan, rewrite, facts, record, checkpoint.path)
         (partial / "README.md").write_text(card, encoding="utf-8")
         journal.remove()
         _publish(partial, target)

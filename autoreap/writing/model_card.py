@@ -1,7 +1,8 @@
 """The README.md of a materialised checkpoint."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,26 @@ _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_t
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], record: Record, source: Path) -> str:
+@dataclass(frozen=True)
+class TrialFacts:
+    """What a search knows of the trial that is written.
+
+    Attributes:
+        trial: the study and the trial's number, `night/7`.
+        metrics: its scores on the search split.
+        comparisons: what each split says of it against the unpruned model, a line a metric.
+    """
+
+    trial: str
+    metrics: Metrics
+    comparisons: Sequence[str]
+
+
+def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, record: Record, source: Path) -> str:
     """Markdown: the base model and its licence, the edit, the size, what was verified, and the scores with intervals.
 
     Args:
-        facts: `metrics`, scores as plain values, and `trial`, where they come from.
+        facts: of the trial, if it is one.
         source: the base checkpoint, whose own card says the licence.
     """
     base = plan.base_model.name
@@ -53,12 +69,16 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: Mapping[str, Any], re
         f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "
         "`autoreap verify` on this directory repeats it.",
     ]
-    if facts.get("metrics"):
-        lines += ["", "Scores of the search:", *_scores(facts["metrics"])]
+    if facts is not None:
+        lines += [
+            "",
+            f"Trial `{facts.trial}`, against the unpruned model (paired over the utterances, 95% intervals):",
+            "",
+        ]
+        lines += [f"- {line}" for line in facts.comparisons]
+        lines += ["", "Scores on the search split:", *_scores(facts.metrics)]
     elif record.behaviour.metrics:
         lines += ["", "Scores on the answers that were compared:", *_scores(record.behaviour.metrics)]
-    if facts.get("trial"):
-        lines += ["", f"Trial `{facts['trial']}`."]
     return "\n".join(lines) + "\n"
 
 

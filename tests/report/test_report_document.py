@@ -55,17 +55,32 @@ def test_what_the_night_lost_to_what_is_counted(tmp_path: Path) -> None:
     assert night["failures"] == [{"reason": "ScoringError: <b>nothing</b> was scored", "trials": [3]}]
 
 
-def test_the_head_names_the_knee_and_the_smallest_that_is_good_enough(tmp_path: Path) -> None:
+def test_the_head_recommends_the_smallest_that_is_as_good_and_names_the_knee(tmp_path: Path) -> None:
     study = new_study()
-    for values in ((60, 0.10), (40, 0.104), (10, 0.9)):
+    for values in ((60, 0.10), (40, 0.10), (10, 0.104), (5, 0.9)):
         add_trial(study, values)
-    assert study_document(read(study), tmp_path)["head"]["smallest"] == {"trial": 1}
-    worse = new_study()
-    add_trial(worse, (10, 0.9))
-    assert study_document(read(worse), tmp_path)["head"] == {"knee": None, "smallest": {"trial": None}, "points": 0.5}
-    other = new_study({"size_bytes": "minimize", "accuracy": "maximize"})
-    add_trial(other, (10, 0.9))
-    assert study_document(read(other), tmp_path)["head"]["smallest"] is None
+    head = study_document(read(study), tmp_path)["head"]
+    assert (head["trial"], head["is_safe"], head["is_shipped"], head["knee"]) == (1, True, False, 1)
+    assert [(row["metric"], row["split"], row["margin"], row["verdict"]) for row in head["rows"]] == [
+        ("wer", "search", 0.5, "non-inferior")
+    ]
+    records.record_shipped(study, 1)
+    assert study_document(read(study), tmp_path)["head"]["is_shipped"]
+
+
+def test_where_none_is_as_good_the_head_names_the_nearest(tmp_path: Path) -> None:
+    study = new_study()
+    for values in ((60, 0.12), (40, 0.107), (10, 0.9)):
+        add_trial(study, values)
+    head = study_document(read(study), tmp_path)["head"]
+    assert (head["trial"], head["is_safe"], head["knee"]) == (1, False, 1)
+    assert head["rows"][0]["verdict"] == "worse"
+    records.record_margins(study, {"wer": 0.01})
+    (row,) = study_document(read(study), tmp_path)["head"]["rows"]
+    assert (row["verdict"], row["needed"]) == ("undecided", 278)  # 0.5 points above the loss must shrink to 0.3
+    empty = new_study()
+    add_ends(empty)
+    assert study_document(read(empty), tmp_path)["head"] == {"trial": None, "knee": None}
 
 
 def test_scores_of_the_report_split_stand_beside_those_that_were_searched(tmp_path: Path) -> None:
@@ -233,10 +248,9 @@ def test_of_a_long_night_the_picked_and_the_front_are_told_in_detail_and_every_p
     for number in range(MAX_DETAILED + 5):
         add_trial(study, (60 - number, 0.1 + number / 1000))
     document = study_document(read(study), tmp_path)
-    knee, smallest = document["head"]["knee"], document["head"]["smallest"]["trial"]
     front = [point.number for point in front_of(read(study))]
     assert len(front) == MAX_DETAILED + 5
-    assert list(document["details"])[:2] == [str(knee), str(smallest)]
+    assert next(iter(document["details"])) == str(document["head"]["trial"])
     assert len(document["details"]) == MAX_DETAILED
     assert len(document["plans"]) == MAX_DETAILED + 5
 

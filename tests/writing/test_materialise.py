@@ -24,6 +24,7 @@ from autoreap.plan import ComponentPlan, ComponentShape, ModelShape, PruningPlan
 from autoreap.scores import Metric
 from autoreap.writing import shards
 from autoreap.writing.materialiser import materialise
+from autoreap.writing.model_card import TrialFacts
 from autoreap.writing.rewrite import plan_rewrite
 
 
@@ -105,13 +106,14 @@ def test_plan_and_sidecars_travel_with_the_weights(base: Path, plan: PruningPlan
     (copy / "pytorch_model.bin").write_text("the base's weights in another format")
     (copy / "README.md").write_text("---\nlicense: other\nlicense_name: heard-and-seen\n---\nThe base model.\n")
     metrics = {"wer": Metric(0.0123, 0.01, 0.02, num_samples=300)}
-    materialise(copy, plan, tmp_path / "out", facts={"metrics": metrics, "trial": "night/7"})
+    materialise(copy, plan, tmp_path / "out", facts=TrialFacts("night/7", metrics, ["wer is as good"]))
     assert load_plan(tmp_path / "out" / "plan.json") == plan
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "template"
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "0.0100 to 0.0200" in card
-    assert "night/7" in card
+    assert "Trial `night/7`, against the unpruned model" in card
+    assert "\n- wer is as good\n" in card
     assert "license: other\nlicense_name: heard-and-seen\n" in card
     assert "Licence: heard-and-seen" in card
     assert "The base model." not in card

@@ -146,6 +146,7 @@ function point({ one, x, y, at, up, ends }, choose, entry) {
     "aria-label": words.join(", "), "aria-pressed": Boolean(chosen), tabindex: one.key === entry ? 0 : -1 });
   if (ends.length && !["trial", "broken"].includes(one.kind))
     group.append(svg("line", { x1: at, x2: at, y1: ends[0], y2: ends[1], class: "whisker" }));
+  if (one.trial !== undefined && one.trial === data.head.trial) group.append(pick(at, up));
   if (chosen) group.append(svg("circle", { cx: at, cy: up, r: 11, class: "ring" }));
   group.append(svg("circle", { cx: at, cy: up, r: 13, class: "target" }));
   group.append(mark(one.kind, at, up, one.preset), svg("title", {}, words.join("\n")));
@@ -168,6 +169,9 @@ function labels(placed) {
   return group;
 }
 
+// What is recommended stands in a frame.
+const pick = (at, up) => svg("rect", { x: at - 14, y: up - 14, width: 28, height: 28, rx: 4, class: "pick" });
+
 // A preset is a square wherever it lies; colour says whether that is on the front.
 function mark(kind, at, up, preset) {
   if (kind === "baseline") return svg("path", { d: `M${at} ${up - 7}l7 7l-7 7l-7 -7z`, class: "mark" });
@@ -185,6 +189,8 @@ function drawLegend(kinds, tied, intervals) {
   const whisker = svg("line", { x1: 6, x2: 6, y1: 1, y2: 17, class: "whisker" });
   if (intervals) entries.push([svg("svg", { width: 12, height: 18, class: "point front" }, whisker), word("legend.interval")]);
   const band = svg("svg", { width: 22, height: 18, class: "tie" }, svg("line", { x1: 4, x2: 18, y1: 9, y2: 9 }));
+  const frame = svg("svg", { width: 20, height: 20 }, svg("rect", { x: 2, y: 2, width: 16, height: 16, rx: 4, class: "pick" }));
+  if (data.head.trial !== null && data.head.is_safe) entries.push([frame, word("legend.recommended")]);
   if (tied) entries.push([band, word("legend.tied")]);
   document.getElementById("legend").replaceChildren(...entries.map(([swatch, text]) => {
     const entry = made("span", "");

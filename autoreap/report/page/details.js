@@ -200,9 +200,8 @@ function heatMap(layers, num, label) {
 
 function worst(compared, split) {
   if (!compared) return null;
-  const cards = compared.worst.map(card);
-  return section(word("details.worst") + aside(word("split." + split)),
-    ...(cards.length ? cards : [made("p", word("details.worst.none"), "note")]));
+  if (!compared.worst.length) return null;
+  return section(word("details.worst") + aside(word("split." + split)), ...compared.worst.map(card));
 }
 
 function card(one) {

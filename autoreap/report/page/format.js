@@ -4,7 +4,7 @@ const SPLITS = Object.keys(data.y);
 // What is shown, and in which language; the page's address holds it.
 const view = {
   lang: "en", theme: "", split: SPLITS.findLast((split) => data.y[split].includes(data.drawn)), x: data.x[0], y: data.drawn,
-  fit: "", trial: String(data.head.knee ?? data.head.smallest?.trial ?? "baseline"),
+  fit: "", trial: String(data.head.trial ?? "baseline"),
 };
 
 const candidates = [

@@ -11,12 +11,14 @@ function drawNight(host, choose) {
     made("li", num ? word("night.pruned", pruned) : word("night.not-pruned")),
     made("li", word("night.duplicates", { number: data.trials.filter((trial) => trial.twin !== undefined).length })),
     ...(interrupted ? [made("li", word("night.interrupted", { number: interrupted }))] : []));
-  host.replaceChildren(
+  const constraints = night.constraints.map((one) => word("night.broken", one));
+  host.replaceChildren(...[
     panel("night.timeline", timeline(choose), list),
-    panel("night.hypervolume", growth(night.hypervolume)),
+    night.hypervolume.length && panel("night.hypervolume", growth(night.hypervolume)),
     panel("night.importance", importance()),
-    panel("night.constraints", told(night.constraints.map((one) => word("night.broken", one)), "night.no-constraints")),
-    panel("night.failures", failures(choose)));
+    constraints.length && panel("night.constraints", told(constraints)),
+    night.failures.length && panel("night.failures", failures(choose)),
+  ].filter(Boolean));
 }
 
 function panel(title, ...children) {
@@ -25,15 +27,13 @@ function panel(title, ...children) {
   return found;
 }
 
-function told(lines, none) {
-  if (!lines.length) return made("p", word(none), "note");
+function told(lines) {
   const list = made("ul", "", "plain");
   list.append(...lines.map((line) => made("li", line)));
   return list;
 }
 
 function failures(choose) {
-  if (!data.night.failures.length) return made("p", word("night.no-failures"), "note");
   const list = made("ul", "", "plain");
   for (const { reason, trials } of data.night.failures) {
     const line = made("li", "");

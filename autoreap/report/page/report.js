@@ -53,46 +53,69 @@ function showChosen() {
   for (const line of at("trials").tBodies[0].rows) line.classList.toggle("chosen", line.dataset.key === view.trial);
 }
 
+// One recommendation, what it rests on, what it fits in, and the command that writes it.
 function showHead() {
-  const { knee, smallest, points } = data.head;
-  const unpruned = data.baseline;
-  const named = [unpruned, byKey.get(String(knee)), byKey.get(String(smallest?.trial))].filter(Boolean);
-  const known = named.every((one) => one.scores[view.split]?.[data.drawn]);  // the front may have grown since
-  const split = known ? view.split : "search";
-  const score = (one) => scoreText(data.drawn, one.scores[split][data.drawn]);
-  const [bytes] = unpruned.scores.search.size_bytes;
-  const facts = (trial) => {
-    const one = byKey.get(String(trial));
-    const [own] = one.scores.search.size_bytes;
-    const share = `${Math.round((100 * own) / bytes)}%`;
-    const difference = made("span", paired(trial, split));
-    return { trial: link(trial, choose), size: size(own), share, score: score(one), difference,
-      points: made("span", points), metric: made("span", metricName(data.drawn)) };
-  };
-  const metric = made("span", metricName(data.drawn));
+  const { trial, is_safe, is_shipped, rows: checks, knee } = data.head;
   const model = made("span", data.model?.startsWith("/") ? data.model.split("/").pop() : data.model ?? "");
-  const front = data.trials.some((trial) => trial.front);
-  const lead = (key, values) => sentence(key, values, "lead");
-  const told = [lead("head.baseline", { model, metric, size: size(bytes), score: score(unpruned) })];
-  if (!front) told.push(lead("head.no-front", {}));
-  else {
-    told.push(knee === null ? lead("head.no-knee", {}) : lead("head.knee", facts(knee)));
-    const key = smallest?.trial === null ? "head.no-smallest" : smallest?.trial === knee ? "head.same" : "head.smallest";
-    if (smallest) told.push(lead(key, key === "head.smallest" ? facts(smallest.trial) : { points: made("span", points) }));
+  if (trial === null) {
+    at("head").replaceChildren(sentence("head.no-front", {}, "lead"), ...notes());
+    return;
   }
-  const notes = [
-    word("head.trials", { trials: data.trials.length, states: counted(STATES), seconds: duration(data.night.seconds) }),
-    word("head.split", { split: word("split." + split) }), word("interval"),
-    word(SPLITS.length > 1 ? "split.note" : "split.only-search"), knee === null ? "" : word("head.knee.why"),
-  ];
-  at("head").replaceChildren(...told, made("p", sentences(notes), "note"));
+  const [bytes] = data.baseline.scores.search.size_bytes;
+  const facts = (number) => {
+    const [own] = byKey.get(String(number)).scores.search.size_bytes;
+    return { trial: link(number, choose), model, size: size(own), share: `${Math.round((100 * own) / bytes)}%`, unpruned: size(bytes) };
+  };
+  const told = [sentence(is_safe ? "head.safe" : "head.nearest", facts(trial), "lead")];
+  if (is_shipped) told.push(made("p", word("head.shipped")));
+  if (checks.length) told.push(checkTable(trial, checks));
+  const fit = smallestFit(data.plans[trial]?.memory ?? []);
+  if (fit) told.push(made("p", word("head.fits", fit)));
+  const name = `${data.study}-trial-${trial}`;
+  told.push(copied(`autoreap materialise ${data.study} --trial ${trial} -o ${name}`));
+  if (knee !== null && knee !== trial) told.push(sentence("head.knee", facts(knee)));
+  at("head").replaceChildren(...told, ...notes());
 }
 
-// How a trial fares against the unpruned model; empty where that is not known.
-function paired(trial, split) {
-  const found = data.details[trial]?.[split]?.differences[data.drawn];
-  return found ? word("head.difference", {
-    difference: differenceText(data.drawn, found), verdict: word("details." + found.verdict) }) : "";
+function notes() {
+  const untried = data.night.untried;
+  const complete = untried === 0 ? word("head.complete") : untried ? word("head.untried", { number: untried }) : "";
+  const told = [
+    word("head.safe.why"), word("interval"), complete,
+    word("head.trials", { trials: data.trials.length, states: counted(STATES), seconds: duration(data.night.seconds) }),
+    word(SPLITS.length > 1 ? "split.note" : "split.only-search"),
+  ];
+  return [made("p", sentences(told), "note")];
+}
+
+function checkTable(trial, checks) {
+  const titles = [word("head.metric"), "", word("head.unpruned"), word("head.own", { trial }), word("head.difference"),
+    word("head.margin"), word("head.verdict")];
+  const table = made("table", "", "checks");
+  const head = made("tr", "");
+  head.append(...titles.map((title) => made("th", title)));
+  table.append(head);
+  for (const check of checks) {
+    const line = made("tr", "");
+    const verdict = made("td", word("verdict." + check.verdict, { needed: digits(check.needed ?? 0, 0) }));
+    if (check.verdict !== "non-inferior") verdict.className = "bad";
+    line.append(made("th", metricName(check.metric)), made("td", word("split." + check.split)),
+      made("td", scoreText(check.metric, check.unpruned)), made("td", scoreText(check.metric, check.own)),
+      made("td", differenceText(check.metric, check.difference)), made("td", String(check.margin)), verdict);
+    table.append(line);
+  }
+  const scroll = made("div", "", "scroll");
+  scroll.append(table);
+  return scroll;
+}
+
+// The least memory that the candidate fits in as it is stored, for the shortest clip; null where it is not known.
+function smallestFit(memory) {
+  const [one] = memory;
+  const gigabytes = one && data.memory.gigabytes.find((each) => one.weights + one.cache + one.working <= each * 1e9);
+  if (!gigabytes) return null;
+  const weights = one.bits === 16 ? data.memory.stored : word("details.bits", one);
+  return { gigabytes, weights, duration: clipLength(one.clip_seconds) };
 }
 
 function options(select, names, chosen, text) {
@@ -123,9 +146,10 @@ function showAxes() {
 
 function showStates() {
   const present = STATES.filter(count);
-  const chosen = filters.state.value;
-  options(filters.state, ["", "front", ...present], chosen,
-    (name) => (name === "front" ? word("trials.front") : name ? word("state." + name) : word("trials.all")));
+  // At first only what has a score: what was pruned or failed is folded away.
+  const chosen = filters.state.options.length ? filters.state.value : data.trials.some((trial) => trial.scores) ? "scores" : "";
+  const names = { "": "trials.all", scores: "trials.with-scores", front: "trials.front" };
+  options(filters.state, ["", "scores", "front", ...present], chosen, (name) => word(names[name] ?? "state." + name));
 }
 
 function columns() {
@@ -156,7 +180,7 @@ function compare(a, b) {
 
 function matches(trial) {
   const [state, text] = [filters.state.value, filters.text.value.trim().toLowerCase()];
-  if (state === "front" ? !trial.front : state && trial.state !== state) return false;
+  if (state === "scores" ? !trial.scores : state === "front" ? !trial.front : state && trial.state !== state) return false;
   return [trial.trial, params(trial), trial.reason, trial.preset].join(" ").toLowerCase().includes(text);
 }
 

@@ -1,0 +1,75 @@
+"""What the morning report opens with: the candidate that the rule `safe` picks, or the one that comes nearest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoreap.errors import InputError
+from autoreap.scores import Metric
+from autoreap.search.non_inferiority import MarginCheck, report_checks, search_checks
+from autoreap.search.records import StudyRecord, TrialRecord
+from autoreap.search.selection import nearest_to_safe, select
+
+
+def recommendation(study: StudyRecord) -> dict[str, Any]:
+    """Plain values for the page; `trial` is None where no trial was scored that keeps every constraint.
+
+    Keys: `trial`, `is_safe`, `is_shipped`, `rows` (a metric on a split each), `knee`.
+    """
+    if not study.points:
+        return {"trial": None, "knee": None}
+    safe = _pick(study, "safe")
+    shown = safe
+    if shown is None:
+        nearest = nearest_to_safe(study)
+        shown = None if nearest is None else nearest.point.number
+    if shown is None:
+        return {"trial": None, "knee": None}
+    return {
+        "trial": shown,
+        "is_safe": safe is not None,
+        "is_shipped": study.shipped == shown,
+        "rows": _rows(study, study.trial(shown)),
+        "knee": _pick(study, "knee"),
+    }
+
+
+def _pick(study: StudyRecord, rule: str) -> int | None:
+    """The trial that `rule` picks; None where it picks none."""
+    try:
+        return select(study, rule)[0].number
+    except InputError:
+        return None
+
+
+def _rows(study: StudyRecord, trial: TrialRecord) -> list[dict[str, Any]]:
+    rows = _split_rows("search", search_checks(study, trial), study.baseline.metrics, trial.metrics)
+    on_report = report_checks(study, trial)
+    if on_report is not None and study.held_out is not None:
+        own = study.held_out.trials[trial.number].metrics
+        rows += _split_rows("report", on_report, study.held_out.baseline, own)
+    return rows
+
+
+def _split_rows(
+    split: str, checks: Sequence[MarginCheck], unpruned: Mapping[str, Metric], own: Mapping[str, Metric]
+) -> list[dict[str, Any]]:
+    rows = []
+    for check in checks:
+        verdict = "non-inferior" if check.is_non_inferior else "worse" if check.num_needed is None else "undecided"
+        rows.append(
+            {
+                "metric": check.metric,
+                "split": split,
+                "unpruned": _interval(unpruned[check.metric]),
+                "own": _interval(own[check.metric]),
+                "difference": check.difference.as_dict(),
+                "margin": round(100 * check.margin, 6),
+                "verdict": verdict,
+                "needed": check.num_needed,
+            }
+        )
+    return rows
+
+
+def _interval(metric: Metric) -> list[float]:
+    return [metric.value, metric.low, metric.high]
