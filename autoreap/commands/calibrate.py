@@ -13,7 +13,7 @@ def calibrate(
     calibration: Calibration,
     loading: Loading,
     component: Component = "thinker",
-    output: Annotated[Path, Option("-o", "--output")] = Path("saliency.safetensors"),
+    output: Annotated[Path, Option("-o", "--output", metavar="FILE")] = Path("saliency.safetensors"),
     json: Json = False,
 ) -> None:
     """Measure saliency once.

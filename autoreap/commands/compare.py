@@ -22,8 +22,10 @@ _WIDTH = 100  # where there is no terminal
 def compare(
     first: Annotated[str, Argument(metavar="A", help=_SIDE)],
     second: Annotated[str, Argument(metavar="B", help="the same; B is judged against A")],
-    html: Annotated[Path | None, Option(help="write a page with every utterance, the worst first")] = None,
-    worst: Annotated[int, Option(min=0, help="show so many of the worst of each metric")] = 5,
+    html: Annotated[
+        Path | None, Option(metavar="FILE", help="write a page with every utterance, the worst first")
+    ] = None,
+    worst: Annotated[int, Option(metavar="N", min=0, help="show so many of the worst of each metric")] = 5,
     storage: Storage = None,
     json: Json = False,
 ) -> None:

@@ -12,15 +12,15 @@ _BATCH_SIZE = "utterances decoded together (default: 32; on an accelerator 256, 
 
 def evaluate(
     model: Model,
-    evals: Annotated[Path, Option(help="a file of evals/")],
+    evals: Annotated[Path, Option(metavar="FILE", help="a file of evals/")],
     plan: Plan = None,
     split: Annotated[Literal["search", "report"], Option(help="whose tasks")] = "search",
-    batch_size: Annotated[int | None, Option(min=1, help=_BATCH_SIZE)] = None,
+    batch_size: Annotated[int | None, Option(metavar="N", min=1, help=_BATCH_SIZE)] = None,
     device: Device = None,
     dtype: Dtype = "auto",
     latency: Annotated[bool, Option("--latency", help="time answers, too, in turns with the unpruned model")] = False,
     likelihood: Annotated[bool, Option("--likelihood", help="measure nats per token of the references, too")] = False,
-    outcomes: Annotated[Path | None, Option(help="write one JSON line an utterance")] = None,
+    outcomes: Annotated[Path | None, Option(metavar="FILE", help="write one JSON line an utterance")] = None,
     json: Json = False,
 ) -> None:
     """Score a model or a plan.

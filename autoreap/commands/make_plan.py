@@ -19,7 +19,7 @@ def plan(
     planning: Planning,
     component: Component = "thinker",
     model: ModelNow = None,
-    output: Annotated[Path, Option("-o", "--output")] = Path("plan.json"),
+    output: Annotated[Path, Option("-o", "--output", metavar="FILE")] = Path("plan.json"),
     json: Json = False,
 ) -> None:
     """Decide what is kept, and write the plan.

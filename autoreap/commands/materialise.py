@@ -21,12 +21,16 @@ _SOURCE = "a study with --trial, or a model with --plan"
 def materialise(
     source: Annotated[str, Argument(metavar="STUDY|MODEL", help=_SOURCE, autocompletion=source_names)],
     writing: Writing,
-    trial: Annotated[int | None, Option(min=0, help="number of the trial")] = None,
+    trial: Annotated[int | None, Option(metavar="N", min=0, help="number of the trial")] = None,
     plan: Plan = None,
     model: ModelNow = None,
-    evals: Annotated[Path | None, Option(help="compare answers to these (default: those of the trial)")] = None,
+    evals: Annotated[
+        Path | None, Option(metavar="FILE", help="compare answers to these (default: those of the trial)")
+    ] = None,
     storage: Storage = None,
-    register: Annotated[str | None, Option(help="make it a version of this model in MLflow's registry")] = None,
+    register: Annotated[
+        str | None, Option(metavar="NAME", help="make it a version of this model in MLflow's registry")
+    ] = None,
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:

@@ -127,16 +127,19 @@ DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 
 Json = Annotated[bool, Option("--json", help="one JSON object on stdout, nothing else there")]
 Model = Annotated[str, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)]
-ModelOption = Annotated[str, Option(help=_MODEL, autocompletion=model_names)]
+ModelOption = Annotated[str, Option(metavar="MODEL", help=_MODEL, autocompletion=model_names)]
 ModelNow = Annotated[
-    str | None, Option(help="where the base model is now (default: where it was)", autocompletion=model_names)
+    str | None,
+    Option(metavar="MODEL", help="where the base model is now (default: where it was)", autocompletion=model_names),
 ]
-Plan = Annotated[Path | None, Option(help="a plan.json: what the model is pruned to")]
+Plan = Annotated[Path | None, Option(metavar="FILE", help="a plan.json: what the model is pruned to")]
 Study = Annotated[str, Argument(metavar="STUDY", help="name of a study", autocompletion=study_names)]
-Storage = Annotated[str | None, Option(help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")]
-TrackingUri = Annotated[str | None, Option(help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")]
+Storage = Annotated[str | None, Option(metavar="URL", help="Optuna storage URL (default: sqlite:///mlruns/studies.db)")]
+TrackingUri = Annotated[
+    str | None, Option(metavar="URI", help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")
+]
 Component = Annotated[ComponentName, Option(help="whose experts and layers")]
-Device = Annotated[str | None, Option(help=_DEVICE)]
+Device = Annotated[str | None, Option(metavar="DEVICE", help=_DEVICE)]
 Dtype = Annotated[DtypeName, Option(help="auto: the stored type, float32 on a CPU")]
 Sets = list[WeightedSet] | None
 
@@ -152,9 +155,13 @@ class Calibration:
     audio: Annotated[Sets, _sets("JSONL of audio rows, or a data set of the hub; may be given several times")] = None
     video: Annotated[Sets, _sets("the same of video or image rows")] = None
     mixed: Annotated[Sets, _sets("the same of rows with both")] = None
-    calibration: Annotated[Path | None, Option(help="YAML of sets with columns (docs/calibration.md)")] = None
-    calibration_samples: Annotated[int | None, Option(min=1, help="at most so many first rows of each set")] = None
-    max_unreadable: Annotated[float | None, Option(min=0, max=1, help=_MAX_UNREADABLE)] = None
+    calibration: Annotated[
+        Path | None, Option(metavar="FILE", help="YAML of sets with columns (docs/calibration.md)")
+    ] = None
+    calibration_samples: Annotated[
+        int | None, Option(metavar="N", min=1, help="at most so many first rows of each set")
+    ] = None
+    max_unreadable: Annotated[float | None, Option(metavar="NUMBER", min=0, max=1, help=_MAX_UNREADABLE)] = None
     tokens: Annotated[Tokens | None, Option(help=f"which of the thinker count (default {DEFAULT_TOKENS})")] = None
     gates: Annotated[Gates | None, Option(help=_GATES)] = None
 

@@ -12,8 +12,10 @@ from autoreap.errors import InputError
 def pareto(
     study: Study,
     storage: Storage = None,
-    png: Annotated[Path | None, Option(help="draw it in a file, too (or .svg, .pdf, .jpg)")] = None,
-    csv: Annotated[Path | None, Option(help="write the table with all metrics and intervals, too")] = None,
+    png: Annotated[Path | None, Option(metavar="FILE", help="draw it in a file, too (or .svg, .pdf, .jpg)")] = None,
+    csv: Annotated[
+        Path | None, Option(metavar="FILE", help="write the table with all metrics and intervals, too")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print the front of a study, and draw it.

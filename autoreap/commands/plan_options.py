@@ -29,15 +29,29 @@ class Planning:
     """Values of a candidate."""
 
     preset: Annotated[Preset | None, Option(help="a recommended set of values; explicit ones go over it")] = None
-    retention: Annotated[float | None, Option(help="fraction of experts kept in each layer (default 1)")] = None
-    lambda_: Annotated[float | None, Option("--lambda", help="weight of the contrast term (default 1)")] = None
-    beta: Annotated[float | None, Option(help="fraction of the video saliency that it subtracts (default 1)")] = None
+    retention: Annotated[
+        float | None, Option(metavar="NUMBER", help="fraction of experts kept in each layer (default 1)")
+    ] = None
+    lambda_: Annotated[
+        float | None, Option("--lambda", metavar="NUMBER", help="weight of the contrast term (default 1)")
+    ] = None
+    beta: Annotated[
+        float | None, Option(metavar="NUMBER", help="fraction of the video saliency that it subtracts (default 1)")
+    ] = None
     saliency: Annotated[Ranking | None, Option(help="ranking of experts (default affinity)")] = None
-    seed: Annotated[int | None, Option(help="of the random ranking (default 0)")] = None
-    layers_cut: Annotated[int | None, Option(help="how many layers to cut, most similar first (default 0)")] = None
-    similarity_threshold: Annotated[float | None, Option(help="only cut layers with at least this cosine")] = None
-    protect_first: Annotated[int | None, Option(help="never cut so many first layers (default: depth / 12)")] = None
-    protect_last: Annotated[int | None, Option(help="never cut so many last layers (default: depth / 12)")] = None
+    seed: Annotated[int | None, Option(metavar="N", help="of the random ranking (default 0)")] = None
+    layers_cut: Annotated[
+        int | None, Option(metavar="N", help="how many layers to cut, most similar first (default 0)")
+    ] = None
+    similarity_threshold: Annotated[
+        float | None, Option(metavar="NUMBER", help="only cut layers with at least this cosine")
+    ] = None
+    protect_first: Annotated[
+        int | None, Option(metavar="N", help="never cut so many first layers (default: depth / 12)")
+    ] = None
+    protect_last: Annotated[
+        int | None, Option(metavar="N", help="never cut so many last layers (default: depth / 12)")
+    ] = None
     layer_selection: Annotated[LayerSelection | None, Option(help="one by one (default single), or as a block")] = None
     layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
     strip_vision: Annotated[bool, Option("--strip-vision", help="drop the vision tower")] = False

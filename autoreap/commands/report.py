@@ -13,7 +13,7 @@ from autoreap.formatting import size_text
 def report(
     study: Study,
     storage: Storage = None,
-    output: Annotated[Path, Option("-o", "--output", help="HTML file")] = Path("report.html"),
+    output: Annotated[Path, Option("-o", "--output", metavar="FILE", help="HTML file")] = Path("report.html"),
     json: Json = False,
 ) -> None:
     """Write the morning report.

@@ -21,13 +21,17 @@ def _above_zero(value: float | None) -> float | None:
 
 def search(
     space: Annotated[Path, Argument(metavar="SPACE", help="a file of search_spaces/")],
-    model: Annotated[str | None, Option(help=_MODEL, autocompletion=model_names)] = None,
-    study: Annotated[str | None, Option(help="name (default: SPACE-MODEL); the same name resumes it")] = None,
-    trials: Annotated[int | None, Option(min=1, help="plans to score in all (default: the space's)")] = None,
-    hours: Annotated[float | None, Option(callback=_above_zero, help=_HOURS)] = None,
+    model: Annotated[str | None, Option(metavar="MODEL", help=_MODEL, autocompletion=model_names)] = None,
+    study: Annotated[
+        str | None, Option(metavar="NAME", help="name (default: SPACE-MODEL); the same name resumes it")
+    ] = None,
+    trials: Annotated[
+        int | None, Option(metavar="N", min=1, help="plans to score in all (default: the space's)")
+    ] = None,
+    hours: Annotated[float | None, Option(metavar="NUMBER", callback=_above_zero, help=_HOURS)] = None,
     storage: Storage = None,
-    seed: Annotated[int | None, Option(min=0, help="seed of the sampler (default: the space's)")] = None,
-    workers: Annotated[int, Option(min=1, help=_WORKERS)] = 1,
+    seed: Annotated[int | None, Option(metavar="N", min=0, help="seed of the sampler (default: the space's)")] = None,
+    workers: Annotated[int, Option(metavar="N", min=1, help=_WORKERS)] = 1,
     allow_other_code: Annotated[bool, Option("--allow-other-code", help=_ALLOW_OTHER_CODE)] = False,
     no_confirm: Annotated[bool, Option("--no-confirm", help="do not score the front on the report split")] = False,
     tracking_uri: TrackingUri = None,

@@ -22,7 +22,9 @@ def select(
     study: Study,
     storage: Storage = None,
     rule: Annotated[Literal["safe", "knee", "smallest", "best"], Option(help="how to pick")] = "safe",
-    max_wer_increase: Annotated[float | None, Option(callback=_finite, help=_MAX_WER_INCREASE)] = None,
+    max_wer_increase: Annotated[
+        float | None, Option(metavar="NUMBER", callback=_finite, help=_MAX_WER_INCREASE)
+    ] = None,
     max_size: Annotated[str | None, Option(metavar="SIZE", help="for best: 20GB, 900MB")] = None,
     json: Json = False,
 ) -> None:

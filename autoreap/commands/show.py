@@ -13,7 +13,9 @@ _WIDTH = 100  # where there is no terminal
 def show(
     study: Study,
     storage: Storage = None,
-    trial: Annotated[int | None, Option(min=0, help="all about this one (default: one line for each)")] = None,
+    trial: Annotated[
+        int | None, Option(metavar="N", min=0, help="all about this one (default: one line for each)")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the trials of a study, or tell all about one.

@@ -21,11 +21,13 @@ moved      share of the kept experts that lambda and beta brought in"""
 def saliency(
     saliency_file: Annotated[Path, Argument(metavar="FILE", help="what calibrate wrote")],
     component: Annotated[ComponentName | None, Option(help="default: all that were measured")] = None,
-    retention: Annotated[float, Option(help="fraction of experts kept in each layer")] = 0.5,
-    lambda_: Annotated[float, Option("--lambda", help="weight of the contrast term")] = 1.0,
-    beta: Annotated[float, Option(help="fraction of the video saliency that it subtracts")] = 1.0,
-    png: Annotated[Path | None, Option(help="draw it")] = None,
-    html: Annotated[Path | None, Option(help="write a page with the same pictures, and how to read them")] = None,
+    retention: Annotated[float, Option(metavar="NUMBER", help="fraction of experts kept in each layer")] = 0.5,
+    lambda_: Annotated[float, Option("--lambda", metavar="NUMBER", help="weight of the contrast term")] = 1.0,
+    beta: Annotated[float, Option(metavar="NUMBER", help="fraction of the video saliency that it subtracts")] = 1.0,
+    png: Annotated[Path | None, Option(metavar="FILE", help="draw it")] = None,
+    html: Annotated[
+        Path | None, Option(metavar="FILE", help="write a page with the same pictures, and how to read them")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a calibration measured.

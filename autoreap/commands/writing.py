@@ -26,10 +26,12 @@ _CARRY = "store up to so many test utterances for `verify`; 0 stores none"
 class Writing:
     """Where to write, or whether to, and how the result is verified."""
 
-    output: Annotated[Path | None, Option("-o", "--output", help="directory to write; must be new")] = None
+    output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="directory to write; must be new")] = (
+        None
+    )
     dry_run: Annotated[bool, Option("--dry-run", help="say what would be written, from headers alone")] = False
     skip_behaviour: SkipBehaviour = False
-    carry: Annotated[int, Option(min=0, help=_CARRY)] = 16
+    carry: Annotated[int, Option(metavar="N", min=0, help=_CARRY)] = 16
 
     @property
     def target(self) -> Path:

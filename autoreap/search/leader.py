@@ -25,7 +25,7 @@ from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
 from autoreap.search.failures import FailuresInARow, RepeatedFailureError
 from autoreap.search.front import best_so_far, pareto
-from autoreap.search.neighbours import neighbours
+from autoreap.search.neighbours import directions
 from autoreap.search.non_inferiority import margin_limits, nearest_to_non_inferior, non_inferior_points
 from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
@@ -265,10 +265,11 @@ class Leader:
         tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
         tried |= {planned.digest for _, planned in self._running.values()}
         tried |= self._queued
-        for params in neighbours(point.params, self._space):
-            neighbour = self._neighbour(params, point.number)
-            if neighbour is not None and neighbour.digest not in tried:
-                yield neighbour
+        for way in directions(point.params, self._space):
+            found = [self._neighbour(params, point.number) for params in way]
+            other_plans = [each for each in found if each is not None and each.digest != point.plan_digest]
+            if other_plans and other_plans[0].digest not in tried:
+                yield other_plans[0]
 
     def _neighbour(self, params: dict[str, Any], origin: int) -> Neighbour | None:
         """None where `params` stand for no plan."""
