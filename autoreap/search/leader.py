@@ -7,7 +7,7 @@ missed is logged when the search resumes.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from autoreap.search.non_inferiority import margin_limits, nearest_to_non_inferi
 from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
 from autoreap.search.samplers import make_sampler
-from autoreap.search.sampling import enqueue_presets, sample
+from autoreap.search.sampling import enqueue_presets, ranking_of, sample
 from autoreap.search.scorers import Drafts, Job, JobResult, ScorerPool
 from autoreap.search.search_log import SearchLog, trial_line
 from autoreap.search.signals import Signals
@@ -247,13 +247,16 @@ class Leader:
         """The untried neighbour that comes first.
 
         A smaller candidate that is as good as the unpruned model is worth most: first come neighbours of the smallest
-        non-inferior one that are smaller than it, then smaller neighbours of what fails by little. Then those of the
-        front, smallest first.
+        non-inferior one that are smaller than it, then smaller neighbours of what fails by little. What ranks the
+        experts does not change a size, so each smaller neighbour is tried with the rankings of others, too. Then come
+        the neighbours of the front, smallest first.
         """
         known = self._non_inferior()
         limit = known[0].size_bytes if known else math.inf
-        for point in nearest_to_non_inferior(self._points, self._space.margins):
-            for neighbour in self._untried_neighbours(point):
+        nearest = nearest_to_non_inferior(self._points, self._space.margins)
+        rankings = [ranking_of(trial.params) for trial in [*nearest, *self._trials.values()]]
+        for point in nearest:
+            for neighbour in self._untried_neighbours(point, rankings):
                 if neighbour.size_bytes < limit:
                     return neighbour
         for point in pareto(self._points, self._objectives):
@@ -261,15 +264,24 @@ class Leader:
                 return neighbour
         return None
 
-    def _untried_neighbours(self, point: TrialRecord) -> Iterator[Neighbour]:
+    def _untried_neighbours(
+        self, point: TrialRecord, rankings: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[Neighbour]:
+        """Those of `point`, each as it is and with other `rankings` in place of its own."""
         tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
         tried |= {planned.digest for _, planned in self._running.values()}
         tried |= self._queued
         for way in directions(point.params, self._space):
             found = [self._neighbour(params, point.number) for params in way]
             other_plans = [each for each in found if each is not None and each.digest != point.plan_digest]
-            if other_plans and other_plans[0].digest not in tried:
+            if not other_plans:
+                continue
+            if other_plans[0].digest not in tried:
                 yield other_plans[0]
+            for ranking in rankings:
+                crossed = self._neighbour({**other_plans[0].params, **ranking}, point.number)
+                if crossed is not None and crossed.digest not in tried:
+                    yield crossed
 
     def _neighbour(self, params: dict[str, Any], origin: int) -> Neighbour | None:
         """None where `params` stand for no plan."""

@@ -233,6 +233,11 @@ def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate
     return Candidate.from_parameters(values)
 
 
+def ranking_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `params` that rank experts, and do not change a size."""
+    return {name: value for name, value in params.items() if name in _RANKING}
+
+
 def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:
     """The value of parameter `name`: sampled where `spec` is a range or a choice, else `spec` itself."""
     match distribution(spec):
