@@ -87,7 +87,8 @@ def _select_safe(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     refuted = []
     for point in non_inferior_points(study.points, study.margins):
         if point.size_bytes <= chosen.size_bytes and is_refuted(study, point):
-            refuted.append(f"trial {point.number}")
+            failed = [check.metric for check in report_checks(study, point) or [] if not check.is_non_inferior]
+            refuted.append(f"trial {point.number} ({', '.join(failed)})")
     if refuted:
         reason += f"; smaller, but not confirmed by the report split: {', '.join(refuted)}"
     return chosen, reason

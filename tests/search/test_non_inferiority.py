@@ -61,7 +61,7 @@ def test_where_the_report_split_disagrees_the_next_larger_one_is_chosen(study: o
     on_report(study, {0: 0.1, 1: 0.9})
     point, reason = select(read(study), "safe")
     assert point.number == 0
-    assert reason.endswith("on both splits; smaller, but not confirmed by the report split: trial 1")
+    assert reason.endswith("on both splits; smaller, but not confirmed by the report split: trial 1 (wer)")
 
 
 def test_where_none_is_non_inferior_the_nearest_and_the_best_trade_off_are_named(study: optuna.Study) -> None:
