@@ -46,3 +46,19 @@ def exclusive(path: Path, problem: str, fix: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def waiting_lock(path: Path, *, seconds: float) -> Iterator[None]:
+    """Hold the lock file `path`, after other processes if need be; `TimeoutError` where they take longer than that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise TimeoutError(f"another process has held {path} for {seconds:g} s") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()

@@ -116,7 +116,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)
-    with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line():
+    with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
         run = _Run(space, evals, model, model_info, options, name, storage, signals, draw)
         tracker, study, error = _score_candidates(run, deadline)
         release()  # of the searched model; the checkpoint that ships needs its place
