@@ -137,7 +137,7 @@ def storage_errors_in_one_line(url: str) -> Iterator[None]:
         yield
     except STORAGE_ERRORS as error:
         raise AutoreapError(
-            f"the study can't be read or written: {_reason(error, url)}; no finished trial is lost, "
+            f"the study can't be read or written: {reason_of(error, url)}; no finished trial is lost, "
             "fix this and run the same command again"
         ) from error
 
@@ -160,7 +160,7 @@ def _cannot_open(url: str, error: Exception) -> InputError:
         is_postgresql = url.startswith("postgresql")
         fix = "pip install 'autoreap[postgresql]'" if is_postgresql else "install the driver that the URL names"
         return InputError("the database's driver is missing", where=where, fix=fix)
-    return InputError(f"can't be opened: {_reason(error, url)}", where=where)
+    return InputError(f"can't be opened: {reason_of(error, url)}", where=where)
 
 
 def _connect(dialect: Dialect, _record: Any, arguments: Any, settings: Any) -> Any:
@@ -187,12 +187,12 @@ def retry_while_away(
             if time.monotonic() - started + pause > outage_seconds:
                 raise
             if pause == 1.0:
-                logger.warning("the study's database is away, trying again: %s", _reason(error))
+                logger.warning("the study's database is away, trying again: %s", reason_of(error))
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _reason(error: Exception, url: str = "") -> str:
+def reason_of(error: Exception, url: str = "") -> str:
     """The driver's own words, which Optuna and SQLAlchemy wrap: `database or disk is full`; nothing secret of `url`."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
