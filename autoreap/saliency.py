@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from autoreap.data.samples import MODALITIES
 from autoreap.errors import InputError
@@ -147,7 +147,7 @@ class Saliency:
         """Write `path` whole or not at all."""
         metadata = {"format": _FORMAT, "provenance": json.dumps(dict(self.provenance))}
         with atomic_write(path) as partial:
-            save_file(self._arrays(), partial, metadata=metadata)
+            partial.write_bytes(save(self._arrays(), metadata))  # `save_file` has no OSError for a full disk
 
 
 def load_saliency(path: Path) -> Saliency:

@@ -23,6 +23,7 @@ def test_an_error_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         partial.write_text("half")
         partial.write_text(str(1 / 0))
     assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 from PIL import Image
 
 from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
+from autoreap.data.media_files import Media, opened_sound
 from autoreap.data.samples import Sample, check_unreadable
-from autoreap.data.video_files import Media, size_from_header
+from autoreap.data.video_files import size_from_header
 from autoreap.errors import InputError, MediaError
 from autoreap.models.families.chat_inputs import ChatInputs
 from autoreap.models.families.encoded import Encoded
@@ -159,7 +159,8 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
     tokens: float = len(inputs.encode_text(f"{sample.question or ''} {sample.text or ''}", sample.where).input_ids)
     try:
         if sample.audio is not None:
-            tokens += soundfile.info(_file_of(sample.audio)).duration * _AUDIO_TOKENS_PER_SECOND
+            with opened_sound(sample.audio) as sound:
+                tokens += sound.frames / sound.samplerate * _AUDIO_TOKENS_PER_SECOND
         if not isinstance(sample.video, tuple):
             num_frames, width, height = size_from_header(sample.video, sample.where)
             return tokens + num_frames / _FRAMES_PER_TOKEN * width * height / _PIXELS_PER_TOKEN
@@ -170,7 +171,7 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
             with Image.open(_file_of(images[0])) as image:
                 shown = max(len(images) / _FRAMES_PER_TOKEN, 1)
                 tokens += shown * image.width * image.height / _PIXELS_PER_TOKEN
-    except (soundfile.LibsndfileError, MediaError, OSError, ValueError, SyntaxError):
+    except (RuntimeError, MediaError, OSError, ValueError, SyntaxError):
         return math.inf
     return tokens
 

@@ -46,11 +46,13 @@ def measure_saliency(
     time starts anew; without a place to save, it needs `options.spool`.
 
     Raises:
-        InputError: another process measures for the same file now, and as `calibrate` does.
+        InputError: another process measures for the same `output` now (with `cache` it is waited for), and as
+            `calibrate` does.
     """
     options = options or Options()
     measure = calibrate_by_layer if loaded.streamed else calibrate
     wanted = identity(loaded, data, components=components, options=options)
+    is_shared = output is None and cache is not None  # under a name of its own: who holds it measures the same
     if output is None and cache is not None:
         name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
         output = cache / f"{name}.safetensors"
@@ -61,7 +63,10 @@ def measure_saliency(
     saved = _read_saved(output, wanted)
     if saved is not None:
         return saved
-    with lock_resume_file(output) as resume:
+    with lock_resume_file(output, waits=is_shared) as resume:
+        saved = _read_saved(output, wanted) if is_shared else None
+        if saved is not None:
+            return saved
         options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
         saliency = measure(loaded, data, components=components, options=options)
         saliency.save(output)

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from pydantic import StrictStr, TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from autoreap.calibration.batching import START, Position
 from autoreap.calibration.meter import State
 from autoreap.errors import InputError
-from autoreap.files import atomic_write, exclusive, partial_of
+from autoreap.files import atomic_write, exclusive, partial_of, waiting_lock
 from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
 logger = logging.getLogger(__name__)
@@ -112,21 +112,30 @@ class ResumeFile:
                     tensors[f"{name}/{kind}/{key}"] = tensor
         metadata = {"format": _FORMAT, "identity": json.dumps(self._identity), "parts": json.dumps(parts)}
         with atomic_write(self._path) as partial:
-            save_file(tensors, partial, metadata=metadata)
+            partial.write_bytes(save(tensors, metadata))  # `save_file` has no OSError for a full disk
         self._saved = time.monotonic()
 
 
 @contextmanager
-def lock_resume_file(output: Path) -> Iterator[Path]:
+def lock_resume_file(output: Path, *, waits: bool = False) -> Iterator[Path]:
     """The resume file of a measurement that will be saved as `output`; it goes with the context, unless that fails.
 
+    Args:
+        output: where it will be saved.
+        waits: wait for another process that measures for the same `output` now; it may be there afterwards.
+
     Raises:
-        InputError: another process measures for the same `output` now.
+        InputError: another process does, and that is not waited for.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f".{output.name}.resume")
     lock = output.with_name(f".{output.name}.lock")
-    with exclusive(lock, f"another calibration that writes {output} is running", fix="wait for it, or use another -o"):
+    problem, fix = f"another calibration that writes {output} is running", "wait for it, or use another -o"
+
+    def say() -> None:
+        logger.info("another process measures the same; waiting for it")
+
+    with waiting_lock(lock, on_wait=say) if waits else exclusive(lock, problem, fix):
         yield path
         path.unlink(missing_ok=True)
         partial_of(path).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from autoreap.commands.options import Device, Dtype, Json, Storage, TrackingUri, model_names, print_result
+from autoreap.errors import AutoreapError
 
 _MODEL = "a directory, a hub name, or tiny (default: the space's)"
 _HOURS = "stop after so many hours (default: the space's, or never)"
@@ -90,4 +91,11 @@ def search(
     if result.not_shipped:
         document["not_shipped"] = result.not_shipped
         lines.append(f"shipped  nothing: {result.not_shipped}")
+    if result.missing:
+        document["missing"] = list(result.missing)
+        lines += [f"missing  {what}" for what in result.missing]
     print_result(document, "\n".join(lines), as_json=json)
+    if result.missing:
+        raise AutoreapError(
+            f"missing: {'; '.join(result.missing)} (the same command makes it, and scores nothing again)"
+        )

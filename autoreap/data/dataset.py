@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
 from autoreap.data.evals_config import TaskConfig
+from autoreap.data.media_files import Media
 from autoreap.data.samples import Sample, check_media_files, read_samples
 from autoreap.data.tasks.normalise import is_language_tag
-from autoreap.data.video_files import Media
 from autoreap.errors import InputError
 
 # Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.

@@ -19,7 +19,8 @@ from pydantic import AfterValidator, ConfigDict, StrictStr, TypeAdapter
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from autoreap.data.conditions import Condition
-from autoreap.data.video_files import FRAMES_PER_SECOND, Frames, Media, sampled_frames
+from autoreap.data.media_files import Media, opened_sound
+from autoreap.data.video_files import FRAMES_PER_SECOND, Frames, sampled_frames
 from autoreap.errors import InputError, MediaError
 from autoreap.validation import error_of, one_of, read_jsonl, validate
 
@@ -229,10 +230,8 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
     if sample.audio is None:
         raise InputError("has no audio", where=sample.where)
     try:
-        encoded = sample.audio
-        if isinstance(encoded, Path):
-            encoded = encoded.read_bytes()
-        waveform, _ = librosa.load(io.BytesIO(encoded), sr=SAMPLING_RATE, mono=True)
+        with opened_sound(sample.audio) as sound:
+            waveform, _ = librosa.load(sound, sr=SAMPLING_RATE, mono=True)
     except (soundfile.LibsndfileError, librosa.ParameterError, OSError, EOFError, ValueError) as error:
         reason = getattr(error, "error_string", error)
         raise MediaError(f"audio can't be decoded: {reason}", where=sample.where) from None

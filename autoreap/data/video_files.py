@@ -7,18 +7,16 @@ PyAV decodes; it is an extra, since few calibrate on video files.
 """
 
 import importlib.util
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from autoreap.data.media_files import Media, named
 from autoreap.errors import InputError, MediaError
 
-Media = Path | bytes  # a file, or its encoded bytes
 FRAMES_PER_SECOND = 1.0
 MAX_FRAMES = 32
 
@@ -90,7 +88,7 @@ def _opened(video: Media, where: str) -> Iterator[Any]:
     import av
 
     try:
-        with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video)) as container:
+        with named(video) as path, av.open(path) as container:
             if not container.streams.video:
                 raise ValueError("it has no pictures")
             yield container

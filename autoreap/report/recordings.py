@@ -1,17 +1,15 @@
 """The recordings behind a few utterances, as the model heard them, small enough to lie in a page."""
 
 import base64
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-
 from autoreap.data.dataset import is_on_this_disk
 from autoreap.data.eval_set import read_task
 from autoreap.data.evals_config import EvalsConfig, load_evals, metric_name
+from autoreap.data.media_files import encode_sound
 from autoreap.data.samples import SAMPLING_RATE, Sample, load_audio
 from autoreap.errors import AutoreapError
 from autoreap.search.records import ScoringSetup
@@ -76,6 +74,4 @@ def _encode(sample: Sample) -> str:
         waveform = load_audio(sample)
     except AutoreapError:
         return ""
-    encoded = io.BytesIO()
-    soundfile.write(encoded, waveform, SAMPLING_RATE, format="MP3")
-    return base64.b64encode(encoded.getvalue()).decode("ascii")
+    return base64.b64encode(encode_sound(waveform, SAMPLING_RATE, "MP3")).decode("ascii")

@@ -13,7 +13,7 @@ from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
-from autoreap.errors import InputError
+from autoreap.errors import AutoreapError, InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
@@ -49,6 +49,7 @@ from autoreap.search.storage import (
     default_storage,
     leading,
     open_storage,
+    reason_of,
     storage_errors_in_one_line,
 )
 from autoreap.search.study import Identity, check_stored_study, code_digest, open_or_create_study
@@ -65,6 +66,7 @@ class SearchResult:
 
     Attributes:
         not_shipped: why there is none, though the space asked for one.
+        missing: what could not be made, such as on a full disk, and why; the same call makes it.
     """
 
     study: StudyRecord
@@ -72,6 +74,7 @@ class SearchResult:
     drawn: Sequence[Path]
     shipped: Shipped | None
     not_shipped: str = ""
+    missing: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)
-    with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line():
+    with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
         run = _Run(space, evals, model, model_info, options, name, storage, signals, draw)
         tracker, study, error = _score_candidates(run, deadline)
         release()  # of the searched model; the checkpoint that ships needs its place
@@ -221,26 +224,40 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
 
 
 def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
-    """What comes after the last trial: held-out scores, pictures, and the checkpoint."""
+    """What comes after the last trial: held-out scores, pictures, and the checkpoint.
+
+    Whatever of it fails, what the search has found is returned.
+    """
+    missing: list[str] = []
     if run.options.confirm and run.space.confirm:
         try:
             _score_held_out(study, run)
         except Interrupted:
             _draw(study, run, tracker, "KILLED")
             raise
+        except STORAGE_ERRORS as error:
+            missing.append(f"the scores on the report split: {reason_of(error, run.storage)}")
         release()
     record, front, drawn = _draw(study, run, tracker, "FINISHED")
+    if front and not drawn:
+        missing.append("front.png and report.html")
+    run.signals.check()
     if run.space.materialise is None:
-        return SearchResult(record, front, drawn, None)
+        return SearchResult(record, front, drawn, None, missing=missing)
     try:
         point, reason = select(record, run.space.materialise)
     except InputError as error:  # a night that found nothing useful has still found its front
         logger.warning("no checkpoint is written: %s", error)
-        return SearchResult(record, front, drawn, None, str(error))
-    shipped = ship(record, point, reason, run.model_info, run.options.root)
-    record_shipped(study, point.number)
-    run.draw(read_study(study), run.folder, run.options.root)  # now the page can say what shipped
-    return SearchResult(record, front, drawn, shipped)
+        return SearchResult(record, front, drawn, None, str(error), missing)
+    shipped = None
+    try:
+        shipped = ship(record, point, reason, run.model_info, run.options.root)
+        record_shipped(study, point.number)
+        run.draw(read_study(study), run.folder, run.options.root)  # now the page can say what shipped
+    except Exception as error:  # a full disk, or whatever else: the reason is shown after the front
+        kind = "" if isinstance(error, AutoreapError | OSError) else f"{type(error).__name__}: "
+        missing.append(f"the checkpoint of trial {point.number}: {kind}{error}")
+    return SearchResult(record, front, drawn, shipped, missing=missing)
 
 
 def _score_held_out(study: optuna.Study, run: _Run) -> None:
@@ -300,8 +317,12 @@ def _draw(
     front = front_of(record)
     drawn: list[Path] = []
     if front:
-        drawn = run.draw(record, run.folder, run.options.root)
-        logger.info("front of %d: %s", len(front), ", ".join(map(str, drawn)))
+        try:
+            drawn = run.draw(record, run.folder, run.options.root)
+        except OSError as error:  # such as a full disk
+            logger.warning("front and report are not drawn: %s", error)
+        else:
+            logger.info("front of %d: %s", len(front), ", ".join(map(str, drawn)))
     if record.held_out is not None:
         tracker.log_held_out(record.held_out)
     tracker.close([point.number for point in front], drawn, status=status)

@@ -2,10 +2,11 @@
 
 import hashlib
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,11 +15,12 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from autoreap.errors import AutoreapError, InputError
-from autoreap.files import exclusive
+from autoreap.files import exclusive, waiting_lock
+from autoreap.search.addresses import public_url, sqlite_file, sqlite_url, without_secrets
 from autoreap.search.records import check_format
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,6 @@ LOCK_SECONDS = 600
 OUTAGE_SECONDS = 1800.0  # a server may be away for so long: what took minutes to score is worth waiting for
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 _LONGEST_PAUSE_SECONDS = 30.0
-_SQLITE = "sqlite:///"
 # A server does not notice that a machine lost its power, and would keep its locks for two hours.
 _KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 
@@ -38,15 +39,7 @@ Value = TypeVar("Value")
 
 def default_storage(root: Path = DEFAULT_ROOT) -> str:
     """Where studies live unless told otherwise."""
-    return f"{_SQLITE}{root / 'studies.db'}"
-
-
-def public_url(url: str) -> str:
-    """The URL without its password: messages end up in logs."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
+    return sqlite_url(root / "studies.db")
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -55,23 +48,34 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         InputError: it can't be opened, or its driver is missing.
     """
+    file = sqlite_file(url)
     try:
-        if url.startswith(_SQLITE):
-            Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
+        with _alone_with(file), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage = RDBStorage(url, engine_kwargs=_engine_settings(url))
     except Exception as error:  # whatever the database's driver raises
         raise _cannot_open(url, error) from None
-    if not url.startswith(_SQLITE):
+    if not url.startswith("sqlite"):
         event.listen(storage.engine, "do_connect", _connect)
     return storage
+
+
+def _alone_with(file: Path | None) -> AbstractContextManager[None]:
+    """While a database is opened: Optuna makes its tables then, and two processes must not make the same one."""
+    if file is None:
+        return nullcontext()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
+        return nullcontext()  # of another user, to be read; no table is made there
+    return waiting_lock(file.with_name(f".{file.name}.lock"), seconds=LOCK_SECONDS)
 
 
 def study_names(url: str) -> list[str]:
     """All studies in a storage; `InputError` if it can't be opened."""
     try:
-        return list(optuna.get_all_study_names(url))
+        return list(optuna.get_all_study_names(open_storage(url)))
+    except InputError:
+        raise
     except Exception as error:  # whatever the database's driver raises
         raise _cannot_open(url, error) from None
 
@@ -79,7 +83,8 @@ def study_names(url: str) -> list[str]:
 def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """The study `name`, for reading; `InputError` lists the known ones."""
     url = storage or default_storage()
-    if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).exists():
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
     known = study_names(url)
     if name not in known:
@@ -122,8 +127,8 @@ def leading(study: str, url: str, root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def storage_errors_in_one_line() -> Iterator[None]:
-    """Around all that a search does with its storage.
+def storage_errors_in_one_line(url: str) -> Iterator[None]:
+    """Around all that a search does with its storage at `url`.
 
     Raises:
         AutoreapError: it can't be read or written. Finished trials are in it, and the same command resumes.
@@ -132,14 +137,14 @@ def storage_errors_in_one_line() -> Iterator[None]:
         yield
     except STORAGE_ERRORS as error:
         raise AutoreapError(
-            f"the study can't be read or written: {_reason(error)}; no finished trial is lost, "
+            f"the study can't be read or written: {reason_of(error, url)}; no finished trial is lost, "
             "fix this and run the same command again"
         ) from error
 
 
 def _engine_settings(url: str) -> dict[str, Any]:
     """Arguments of SQLAlchemy's `create_engine` for the database of `url`."""
-    if url.startswith(_SQLITE):
+    if url.startswith("sqlite"):
         return {"connect_args": {"timeout": LOCK_SECONDS}}
     if not url.startswith("postgresql"):
         return {}
@@ -155,7 +160,7 @@ def _cannot_open(url: str, error: Exception) -> InputError:
         is_postgresql = url.startswith("postgresql")
         fix = "pip install 'autoreap[postgresql]'" if is_postgresql else "install the driver that the URL names"
         return InputError("the database's driver is missing", where=where, fix=fix)
-    return InputError(f"can't be opened: {_reason(error)}", where=where)
+    return InputError(f"can't be opened: {reason_of(error, url)}", where=where)
 
 
 def _connect(dialect: Dialect, _record: Any, arguments: Any, settings: Any) -> Any:
@@ -182,14 +187,14 @@ def retry_while_away(
             if time.monotonic() - started + pause > outage_seconds:
                 raise
             if pause == 1.0:
-                logger.warning("the study's database is away, trying again: %s", _reason(error))
+                logger.warning("the study's database is away, trying again: %s", reason_of(error))
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _reason(error: Exception) -> str:
-    """The driver's own words, which Optuna and SQLAlchemy wrap: `database or disk is full`."""
+def reason_of(error: Exception, url: str = "") -> str:
+    """The driver's own words, which Optuna and SQLAlchemy wrap: `database or disk is full`; nothing secret of `url`."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return without_secrets(lines[0], url) if lines else type(error).__name__

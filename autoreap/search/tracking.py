@@ -19,8 +19,10 @@ from autoreap.formatting import duration
 from autoreap.models.loading import ModelInfo
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
+from autoreap.search.addresses import sqlite_file, sqlite_url, without_secrets
 from autoreap.search.records import HeldOutScores, TrialRecord, TrialStatus
 from autoreap.search.space import SpaceConfig
+from autoreap.search.tracking_file import artifacts_of, make_whole
 
 logger = logging.getLogger(__name__)
 
@@ -167,8 +169,14 @@ class Tracker:
         self._pause = 2 * self._pause if doubled and self._pause else self._first_pause
         self._pause = min(self._pause, LONGEST_PAUSE_SECONDS)
         self._next_try = time.monotonic() + self._pause
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("%s, tried again in %s; the search goes on: %s", problem, duration(self._pause), lines[0])
+        reason = _reason(error, self._tracking_uri)
+        logger.warning("%s, tried again in %s; the search goes on: %s", problem, duration(self._pause), reason)
+
+
+def _reason(error: Exception, tracking_uri: str | None) -> str:
+    """The first line of what MLflow raised, without what says who signs in."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return without_secrets(lines[0], tracking_uri or "")
 
 
 class _StudyRuns:
@@ -177,14 +185,23 @@ class _StudyRuns:
     def __init__(self, folder: Path, study: str, tracking_uri: str | None) -> None:
         self._study = study
         self._client = connect(folder, tracking_uri)
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        if experiment:
-            self._experiment = experiment.experiment_id
-        else:
-            location = None if tracking_uri else (folder / "artifacts").resolve().as_uri()
-            self._experiment = self._client.create_experiment(EXPERIMENT, artifact_location=location)
+        self._experiment = self._find_or_create_experiment()
         self._parent = self._find_or_create_parent()
         self._logged = set(self._finished_children())
+
+    def _find_or_create_experiment(self) -> str:
+        """A database in a folder has it from the start."""
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            try:
+                return str(self._client.create_experiment(EXPERIMENT))
+            except MlflowException:
+                experiment = self._client.get_experiment_by_name(EXPERIMENT)
+                if experiment is None:
+                    raise
+        return str(experiment.experiment_id)  # another study may have made it just now
 
     def _find_or_create_parent(self) -> str:
         found = self._client.search_runs([self._experiment], f"tags.`{STUDY_TAG}` = '{self._study}'", max_results=1)
@@ -324,10 +341,46 @@ def connect(folder: Path, tracking_uri: str | None) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # schema creation logs each of its forty steps
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what is a warning here
+    # libpq's own default is to wait for as long as the kernel does; for each address of a host.
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "4")
     from mlflow import MlflowClient
 
+    if tracking_uri is None:
+        return MlflowClient(_address(_local_database(folder)))
+    file = sqlite_file(tracking_uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(_address(file))
+    if not tracking_uri.startswith(("http://", "https://")):
+        import mlflow.store.db.utils
+
+        mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # of ten tries, which take two minutes
+    return MlflowClient(tracking_uri)
+
+
+def _address(file: Path) -> str:
+    """With a driver: where MLflow reads none it makes a folder of the address as it is written, `a%3Fb` for `a?b`."""
+    return sqlite_url(file, "sqlite+pysqlite")
+
+
+def _local_database(folder: Path) -> Path:
+    """The database in `folder`, made if it is not there."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+
+    def build(path: Path) -> None:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store: Any = SqlAlchemyStore(_address(path), artifacts_of(folder))  # type: ignore[no-untyped-call]
+        try:
+            store.create_experiment(EXPERIMENT, artifact_location=artifacts_of(folder))
+        finally:
+            store.engine.dispose()
+
+    revision: str = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    return make_whole(folder, revision, build, EXPERIMENT)
 
 
 def register(checkpoint: Path, name: str, trial: str, *, folder: Path, tracking_uri: str | None = None) -> str:
@@ -360,7 +413,8 @@ def register(checkpoint: Path, name: str, trial: str, *, folder: Path, tracking_
     except AutoreapError:
         raise
     except Exception as error:  # MLflow raises what its many back ends raise
-        raise AutoreapError(f"{checkpoint} is written, but MLflow did not register it: {error}") from None
+        reason = _reason(error, uri)
+        raise AutoreapError(f"{checkpoint} is written, but MLflow did not register it: {reason}") from None
     return str(version.version)
 
 

@@ -1,6 +1,7 @@
 """Calibration that is killed goes on where its last save left it, and ends with the bits it would have had."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -253,6 +254,29 @@ def test_two_measurements_for_one_file_at_once_are_refused(loaded: Loaded, data:
     ):
         jobs.calibrated(loaded, data, options=OPTIONS, output=output)
     jobs.calibrated(loaded, data, options=OPTIONS, output=output)
+
+
+def test_two_measurements_for_one_cache_at_once_are_made_once(
+    loaded: Loaded, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = jobs.calibrated(loaded, data, options=OPTIONS, cache=tmp_path / "first")
+    (saved,) = (tmp_path / "first").iterdir()
+    output = tmp_path / "second" / saved.name
+
+    def measure() -> None:
+        with lock_resume_file(output):
+            (tmp_path / "begun").touch()
+            time.sleep(1)
+            shutil.copy(saved, output)
+
+    child = in_a_child(measure)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    assert_same_bits(jobs.calibrated(loaded, data, options=OPTIONS, cache=output.parent), first)
+    os.waitpid(child, 0)
+    said = capsys.readouterr().err
+    assert "another process measures the same; waiting for it" in said
+    assert "saliency measured before" in said
 
 
 def test_processes_that_come_and_go_never_write_one_file_together(tmp_path: Path) -> None:

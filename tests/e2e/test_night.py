@@ -23,7 +23,7 @@ from autoreap.search.storage import open_study
 pytestmark = pytest.mark.slow
 
 EVALS = "search:\n  - {task: asr, dataset_path: asr_search.jsonl, doc_to_text: transcribe, limit: 8}\n"
-NUM_KILLS = 50
+NUM_NIGHTS, NUM_KILLS, NUM_EARLY_KILLS = 2, 50, 15  # the kills of each night; the early ones before its first end
 
 
 @pytest.fixture
@@ -33,21 +33,16 @@ def small(project: Path) -> Path:
     return project
 
 
-def test_fifty_kills_at_random_moments_lose_repeat_and_leave_nothing(small: Path) -> None:
-    random.seed(0)
-    first = start_search(small, "--trials", "2")
-    for pause in (2.0, 4.0):  # the first start is longer: it calibrates and scores the baseline
-        first.join(pause)
-        first.kill()
-        first.join()
-        first = start_search(small, "--trials", "2")
-    first.join()
-    assert first.exitcode == 0
+@pytest.mark.parametrize("seed", range(NUM_NIGHTS))  # a hundred kills in all, in halves that can run side by side
+def test_kills_from_the_first_moment_on_lose_repeat_and_leave_nothing(small: Path, seed: int) -> None:
+    random.seed(seed)
+    shutil.rmtree(small / "mlruns")  # MLflow makes its tables under the kills, too
+    killed = kill_first_starts(small, NUM_EARLY_KILLS)
     started = time.monotonic()
-    start_search(small, "--trials", "5").join()
-    before, life, killed = finished(small), time.monotonic() - started, 0
+    start_search(small, "--trials", "3").join()
+    before, life = finished(small), time.monotonic() - started
     while killed < NUM_KILLS:
-        process = start_search(small, "--trials", str(len(before) + 3))
+        process = start_search(small, "--trials", str(num_spent(small) + 3))
         process.join(random.uniform(0, life))
         killed += process.is_alive()
         life *= 1.03 if process.is_alive() else 0.9  # so that moments are spread over all of it on any machine
@@ -56,12 +51,40 @@ def test_fifty_kills_at_random_moments_lose_repeat_and_leave_nothing(small: Path
         after = finished(small)
         assert before.items() <= after.items()  # nothing that was finished is lost or changed
         before = after
-    last = start_search(small, "--trials", str(len(before) + 1))
+    last = start_search(small, "--trials", str(num_spent(small) + 1))
     last.join()
     assert last.exitcode == 0, (small / "night.log").read_text()[-2000:]
     assert_whole(small)
     digests = [trial.plan_digest for trial in trials(small) if trial.status is TrialStatus.SCORED]
     assert len(digests) == len(set(digests)) > 10  # no plan was scored again
+    assert {path.name for path in (small / "mlruns").iterdir()} >= {"mlflow.db", "studies.db"}
+    assert list((small / "mlruns").glob("*damaged*")) == []
+    assert "MLflow is not available" not in (small / "night.log").read_text()
+
+
+def num_spent(project: Path) -> int:
+    """How much of the budget is used up; duplicates are free."""
+    return sum(trial.is_spent for trial in trials(project))
+
+
+def kill_first_starts(project: Path, number: int) -> int:
+    """Kill searches that begin in an empty folder, at moments spread over all of the start; how many were killed."""
+    killed, life = 0, 4.0
+    while True:
+        process = start_search(project, "--trials", "2")
+        process.join(random.uniform(0, life) if killed < number else None)
+        if not process.is_alive():
+            assert process.exitcode == 0, (project / "night.log").read_text()[-2000:]
+            assert_whole(project)
+            if killed == number:
+                return killed
+            shutil.rmtree(project / "mlruns")
+            life *= 0.9
+            continue
+        killed += 1
+        life *= 1.03
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -140,6 +163,27 @@ def test_a_full_disk_stops_it_with_one_clear_line_and_nothing_is_lost(small: Pat
     assert resumed.exitcode == 0
     assert before.items() <= finished(small).items()
     assert_whole(small)
+
+
+def test_a_disk_that_fills_at_shipping_shows_the_front_and_says_what_is_missing(project: Path) -> None:
+    log = project / "night.log"
+    full = start_search(
+        project, "--trials", "6", largest_file=2_500_000
+    )  # less than the checkpoint, more than all else
+    full.join()
+    text = log.read_text()
+    assert full.exitcode == 1, text
+    assert "Traceback" not in text
+    assert re.search(r"^report +mlruns/trials/night/report.html$", text, re.MULTILINE)
+    assert re.search(r"\nmissing  the checkpoint of trial \d+: .*File too large", text)
+    assert re.search(r"\nautoreap: missing: the checkpoint of trial .*\(the same command makes it.*\)\n$", text)
+    assert list((project / "mlruns/checkpoints").iterdir()) == []
+    before = finished(project)
+    again = start_search(project, "--trials", "6")
+    again.join()
+    assert again.exitcode == 0
+    assert finished(project) == before
+    assert re.search(r"shipped  mlruns/checkpoints/night-trial-\d+\n", log.read_text()[len(text) :])
 
 
 FINISHED = {TrialStatus.SCORED, TrialStatus.DUPLICATE, TrialStatus.PRUNED}

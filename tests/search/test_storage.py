@@ -1,6 +1,7 @@
 """Where studies are kept: opened patiently, led by one process, shown without passwords."""
 
 import multiprocessing
+import re
 import sqlite3
 import threading
 import time
@@ -16,10 +17,13 @@ from postgres import Postgres, postgres_server
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from autoreap.commands import options
 from autoreap.errors import InputError
-from autoreap.search.storage import leading, open_storage, public_url, retry_while_away
+from autoreap.search.addresses import public_url, without_secrets
+from autoreap.search.storage import default_storage, leading, open_storage, retry_while_away, study_names
 
 FORK = multiprocessing.get_context("fork")
+ODD_NAMES = ("a?b", "a%20b", "a#b", "a{b}", "a b", "ä&=;")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def test_a_server_that_went_down_is_waited_for_and_nothing_that_was_told_is_lost
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://me:secret@localhost:1/x", r"me:\*\*\*@localhost:1/x: can't be opened: .*refused"),
+        ("postgresql://me:secret@localhost:1/x", r"postgresql://\*\*\*@localhost:1/x: can't be opened: .*refused"),
         ("nonsense://x", "can't be opened: Can't load plugin"),
         ("not a url", "can't be opened: Could not parse"),
     ],
@@ -108,6 +112,73 @@ def test_a_storage_that_cant_be_opened_is_named_without_its_password(url: str, m
     assert "\n" not in str(caught.value)
 
 
-def test_a_password_is_never_public_url() -> None:
-    assert public_url("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert public_url("sqlite:///mlruns/studies.db") == "sqlite:///mlruns/studies.db"
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_of_any_name_holds_its_own_studies_and_no_other_folder_is_made(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name / "mlruns"
+    url = default_storage(folder)
+    optuna.create_study(study_name="night", storage=open_storage(url))
+    assert study_names(url) == ["night"]
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert [path.name for path in folder.iterdir()] == ["studies.db"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_shell_offers_the_studies_of_a_folder_of_any_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    optuna.create_study(study_name="night", storage=open_storage(default_storage()))
+    assert options.study_names() == ["night"]
+
+
+def test_a_question_mark_within_the_path_of_an_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="write it as %3F"):
+        open_storage(f"sqlite:///{tmp_path}/a?b/studies.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _create(storage: str, name: str, together: Any) -> None:
+    together.wait()
+    optuna.create_study(study_name=name, storage=open_storage(storage))
+
+
+def test_studies_that_start_at_once_in_a_new_folder_all_start(tmp_path: Path) -> None:
+    url, number = default_storage(tmp_path / "mlruns"), 6
+    together = FORK.Barrier(number)
+    processes = [FORK.Process(target=_create, args=(url, f"night {each}", together)) for each in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * number
+    assert len(study_names(url)) == number
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://***@host/db"),
+        ("postgresql://me:s%40crét@host/db?sslpassword=hush&x=1", "postgresql://***@host/db?sslpassword=***&x=1"),
+        ("http://token@host:5000/path", "http://***@host:5000/path"),
+        ("sqlite:///mlruns/studies.db", "sqlite:///mlruns/studies.db"),
+        ("sqlite:////home/me@work/studies.db", "sqlite:////home/me@work/studies.db"),
+    ],
+)
+def test_neither_user_nor_password_is_in_a_public_url(url: str, public: str) -> None:
+    assert public_url(url) == public
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'FATAL: password authentication failed for user "me"',
+        "Access denied for user 'me'@'localhost' (using password: YES)",
+        "API request to postgresql://me:s%40cret@host/db failed",
+        "could not sign in with s@cret",
+    ],
+)
+def test_what_drivers_say_is_shown_without_user_and_password(text: str) -> None:
+    shown = without_secrets(text, "postgresql://me:s%40cret@host/db")
+    assert not re.search(r"\bme\b|s@cret|s%40cret", shown)
+    assert "***" in shown

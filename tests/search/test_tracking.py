@@ -2,13 +2,16 @@
 
 import contextlib
 import itertools
+import multiprocessing
+import re
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from autoreap.errors import AutoreapError
 from autoreap.scores import Counts, Metric, score
 from autoreap.search.records import HeldOutScores, HeldOutTrial, TrialRecord, TrialStatus
 from autoreap.search.tracking import FRONT_TAG, REASON_TAG, STUDY_TAG, TRIAL_TAG, DataSet, StudyFacts, Tracker, register
+from autoreap.search.tracking_file import make_whole
 
 pytestmark = pytest.mark.slow
 
@@ -359,6 +363,164 @@ def test_a_chosen_checkpoint_is_registered_once(
     (version,) = Logged(folder, study).versions("small")
     assert (version.source, version.tags) == (checkpoint.as_uri(), {TRIAL_TAG: f"{study}/3"})
     assert version.run_id == Logged(folder, study).children[0].info.run_id
+
+
+@pytest.fixture
+def whole(folder: Path, tmp_path: Path) -> Path:
+    """A folder of its own, with a database that holds one experiment and no run."""
+    Tracker(folder, next(_names))
+    copy = tmp_path / "whole" / "mlruns"
+    copy.mkdir(parents=True)
+    shutil.copy(folder / "mlflow.db", copy / "mlflow.db")
+    with sqlite3.connect(copy / "mlflow.db") as connection:
+        for table in ("latest_metrics", "metrics", "params", "tags", "input_tags", "inputs", "runs"):
+            connection.execute(f"DELETE FROM {table}")
+    return copy
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def make_first_table(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER, name VARCHAR(256))")
+
+
+def stop_at_a_step(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+@pytest.mark.parametrize("damage", [empty, make_first_table, stop_at_a_step, overwrite, cut])
+def test_a_database_that_is_of_no_use_is_set_aside_with_a_warning_and_made_anew(
+    damage: Callable[[Path], None],
+    whole: Path,
+    record: TrialRecord,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(whole / "mlflow.db")
+    Tracker(whole, "study").log_trial(record, files)
+    assert [run.info.status for run in Logged(whole, "study").children] == ["FINISHED"]
+    found = capsys.readouterr().err
+    assert re.search(r"mlflow.db (was left half-made|is damaged .*); it is now mlflow.db.damaged, and a new", found)
+    assert {path.name for path in whole.iterdir()} == {"mlflow.db", "mlflow.db.damaged", "artifacts"}
+
+
+def test_a_database_of_an_older_mlflow_that_holds_runs_is_left_as_it_is(
+    folder: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "mlflow.db", whole / "mlflow.db")
+    stop_at_a_step(whole / "mlflow.db")
+    Tracker(whole, "study")
+    assert "out-of-date database schema" in capsys.readouterr().err
+    assert [path.name for path in whole.iterdir()] == ["mlflow.db"]
+
+
+def test_what_keeps_a_database_from_being_made_leaves_nothing_half_made(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        empty(path)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        make_whole(tmp_path, "head", fail, "autoreap")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "ä&=;"])
+def test_a_folder_of_any_name_takes_runs_and_files_and_no_other_folder_is_made(
+    name: str, whole: Path, record: TrialRecord, files: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (whole.parent).rename(here / name)
+    folder = here / name / "mlruns"
+    for _ in range(2):
+        Tracker(folder, "study").log_trial(record, files)
+    (found,) = here.rglob("plan.json")
+    assert found.is_relative_to(folder / "artifacts")
+    assert [path.name for path in here.iterdir()] == [name]
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "artifacts"}
+    with sqlite3.connect(f"{(folder / 'mlflow.db').as_uri()}?mode=ro", uri=True) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+
+
+def test_a_new_folder_with_a_question_mark_in_its_name_holds_its_database(tmp_path: Path) -> None:
+    Tracker(tmp_path / "a?b%20", "study")
+    assert [path.name for path in tmp_path.iterdir()] == ["a?b%20"]
+    assert [path.name for path in (tmp_path / "a?b%20").iterdir()] == ["mlflow.db"]
+
+
+def test_a_project_that_was_moved_keeps_its_files_and_does_not_make_the_old_folder_again(
+    whole: Path, record: TrialRecord, files: Path, tmp_path: Path
+) -> None:
+    Tracker(whole, "study").log_trial(record, files)
+    checkpoint = whole / "checkpoints" / "small"
+    checkpoint.mkdir(parents=True)
+    register(checkpoint, "small", "study/3", folder=whole)
+    moved = tmp_path / "moved" / "mlruns"
+    moved.parent.mkdir()
+    whole.rename(moved)
+    tracker = Tracker(moved, "study")
+    tracker.log_trial(replace(record, number=4), files)
+    tracker.close([3], sorted(files.iterdir()))
+    assert not whole.exists()
+    logged = Logged(moved, "study")
+    for run in (*logged.parents, *logged.children):
+        assert logged.artifacts(run) == {"plan.json", "outcomes.jsonl"}
+    (version,) = logged.versions("small")
+    assert version.source == (moved / "checkpoints" / "small").as_uri()
+
+
+def _begin(folder: Path, study: str, together: Any) -> None:
+    together.wait()
+    Tracker(folder, study).close([], [])
+
+
+def test_studies_that_begin_at_once_in_a_new_folder_are_all_logged(tmp_path: Path) -> None:
+    number = 3
+    spawned = multiprocessing.get_context("spawn")
+    together = spawned.Barrier(number)
+    processes = [spawned.Process(target=_begin, args=(tmp_path, f"night-{each}", together)) for each in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    for each in range(number):
+        assert [run.info.status for run in Logged(tmp_path, f"night-{each}").parents] == ["FINISHED"]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "mute"])
+def test_a_database_that_is_not_there_is_given_up_within_ten_seconds_and_no_secret_is_shown(
+    scheme: str, tmp_path: Path, mute: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("psycopg")
+    address = "127.0.0.1:9" if scheme != "mute" else mute.removeprefix("http://")
+    started = time.monotonic()
+    Tracker(tmp_path, "study", tracking_uri=f"postgresql+psycopg://someone:s%40cret@{address}/runs?password=hush")
+    assert time.monotonic() - started < 10
+    found = capsys.readouterr().err
+    assert "MLflow is not available" in found
+    assert not re.search("someone|s@cret|s%40cret|hush", found)
+
+
+def test_what_a_server_says_is_logged_without_the_users_name_and_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Tracker(tmp_path, "study", tracking_uri=NOWHERE.replace("//", "//someone:s%40cret@"))
+    found = capsys.readouterr().err
+    assert "MLflow is not available" in found
+    assert not re.search("someone|s@cret|s%40cret", found)
 
 
 @pytest.fixture(scope="module")
