@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
 from autoreap.data.evals_config import TaskConfig
+from autoreap.data.languages import language_mistake
 from autoreap.data.samples import Sample, check_media_files, read_samples
-from autoreap.data.tasks.normalise import is_language_tag
 from autoreap.data.video_files import Media
 from autoreap.errors import InputError
 
@@ -82,9 +82,9 @@ def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) ->
     else:
         samples = read_hub(_hub_source(config, folder), required)
     for sample in samples:
-        if sample.language and not is_language_tag(sample.language):
+        if sample.language and (mistake := language_mistake(sample.language)) is not None:
             raise InputError(
-                f"language must be a code such as en or zh-CN, got {sample.language!r}",
+                f"language {mistake}, got {sample.language!r}",
                 where=sample.where,
                 fix="map a column of codes, or name the language of the whole set: language: en",
             )

@@ -273,7 +273,11 @@ def test_choices_are_read_in_every_form(
         ({"choices": ["cat", "dog"], "answer": 2}, {}, "answer must be a choice's place from 0 to 1, got 2"),
         ({}, {"question": "{{question.missing.deeper}}"}, "template .* can't be filled in"),
         ({}, {"question": "{{question.__class__.__mro__}}"}, "template .* can't be filled in: access to"),
-        ({"tongue": "English"}, {"language": "tongue"}, "language must be a code such as en or zh-CN, got 'English'"),
+        (
+            {"tongue": "English"},
+            {"language": "tongue"},
+            "language must be the code of a language, such as en or zh-CN, got 'English'",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_is_refused_with_its_place(
@@ -339,7 +343,9 @@ def test_one_bad_language_names_its_row_and_is_used_for_none(name: str, tmp_path
     rows = [{"id": f"u{number}", "text": "x", "language": tongue} for number, tongue in enumerate(("en", "??", "zh"))]
     write(tmp_path / "set", rows)
     write_lines(tmp_path / "set.jsonl", rows)
-    with pytest.raises(InputError, match=r"(row 1|:2): language must be a code such as en or zh-CN, got '\?\?'"):
+    with pytest.raises(
+        InputError, match=r"(row 1|:2): language must be the code of a language, such as en or zh-CN, got '\?\?'"
+    ):
         read_dataset(task(dataset_path=name), tmp_path, ("text",))
 
 
