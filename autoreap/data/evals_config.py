@@ -1,5 +1,6 @@
 """A file of evals/ -> the tasks of each split. All mistakes are reported at once, each with its line."""
 
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class EvalsConfig:
 
 def _check_prompt(text: str) -> str:
     """A template of columns, or a text in which at most question, choices and lettered are filled in."""
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("holds half a character")
     if is_row_template(text):
         check_template(text)
         return text

@@ -88,7 +88,7 @@ def _announced(choices: Sequence[str], reading: str, language: str | None) -> in
 def _by_text(choices: Sequence[str], text: str, language: str | None) -> int | None:
     exact = [number for number, choice in enumerate(choices) if _as_it_stands(choice) == _as_it_stands(text)]
     # C and C++ differ in marks alone, which count only where they must.
-    found = exact or [number for number, choice in enumerate(choices) if same(choice, text, language)]
+    found = exact[:1] or [number for number, choice in enumerate(choices) if same(choice, text, language)]
     return found[0] if len(found) == 1 else None
 
 
