@@ -102,7 +102,7 @@ def check_text(key: str, value: Any, where: str) -> None:
         raise InputError(
             f"{key} must be a text, got {_kind(value)}",
             where=where,
-            fix=f"map {key} in columns: to a column of texts, or to a template: {key}: '{{{{column[0]}}}}'",
+            fix=f"map {key} in columns: to a column of texts, or to a template such as {_part_of(key, value)}",
         )
 
 
@@ -113,6 +113,13 @@ def _check_prints_no_list(key: str, ref: ColumnRef, row: Mapping[str, Any], wher
     alone = _COLUMN_ALONE.fullmatch(ref)
     if alone and isinstance(row.get(alone[1]), list | tuple):
         check_text(key, row[alone[1]], where)
+
+
+def _part_of(key: str, value: Any) -> str:
+    """A template that takes a text out of `value`."""
+    if isinstance(value, Mapping) and value:
+        return f"'{{{{{key}.{next(iter(value))}}}}}'"
+    return f"'{{{{{key}[0]}}}}'"
 
 
 def _kind(value: Any) -> str:
