@@ -76,12 +76,12 @@ def _component_plan(
         if candidate.saliency == "random":  # the control needs no measurement
             scores = random_scores(shape.num_layers, shape.num_experts, candidate.seed)
         else:
-            scores = _measured(saliency, name, "which experts to keep").scores(
+            scores = _measured(saliency, name, shape, "which experts to keep").scores(
                 candidate.saliency, lambda_=candidate.lambda_, beta=candidate.beta, seed=candidate.seed
             )
         edit = replace(edit, experts=retained_experts(scores, num_retained(candidate.retention, shape)))
     if candidate.layers_cut:
-        cosine = _measured(saliency, name, "which layers to cut").layer_cosine
+        cosine = _measured(saliency, name, shape, "which layers to cut").layer_cosine
         cut = layers_to_cut(
             cosine,
             candidate.layers_cut,
@@ -93,14 +93,23 @@ def _component_plan(
     return edit
 
 
-def _measured(saliency: Saliency | None, component: str, what: str) -> ComponentSaliency:
+def _measured(saliency: Saliency | None, component: str, shape: ComponentShape, what: str) -> ComponentSaliency:
     if saliency is None:
         raise InputError(
             f"{what} of the {component} is decided by measurement",
             where="plan",
             fix="give calibration data with --audio, or name layers with --layers, or rank with --saliency random",
         )
-    return saliency.component(component)
+    measured = saliency.component(component)
+    found, expected = (measured.num_layers, measured.num_experts), (shape.num_layers, shape.num_experts)
+    if found != expected:
+        raise InputError(
+            f"of the {component} {found[0]} layers of {found[1]} experts were measured, the model has "
+            f"{expected[0]} of {expected[1]}",
+            where="saliency",
+            fix="calibrate again",
+        )
+    return measured
 
 
 def num_retained(retention: float, shape: ComponentShape) -> int:
@@ -162,7 +171,7 @@ def layers_to_cut(
         return frozenset(sorted(similar, key=lambda layer: -cosine[layer])[:num_cut])
     if num_cut > num_spans:
         raise InputError(f"blocks of at most {num_spans} layers were measured, got {num_cut}", where="layers_cut")
-    cosine = layer_cosine[num_cut - 1]
+    cosine = np.nan_to_num(layer_cosine[num_cut - 1], nan=-np.inf)  # what was not measured is not cut
     blocks = [range(start, start + num_cut) for start in free if start + num_cut <= num_layers]
     free_blocks = [block for block in blocks if pinned.isdisjoint(block)]
     if not free_blocks:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _FORMAT = "autoreap.saliency.1"
+_AGAIN = "calibrate again"
+_ROUNDING = 1e-4  # a cosine that was summed in low precision may be above 1
 _PROVENANCE = TypeAdapter(dict[str, str])
 
 
@@ -161,7 +164,7 @@ def load_saliency(path: Path) -> Saliency:
                 arrays = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise InputError("no such saliency file", where=path, fix="make one with `autoreap calibrate`") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a type that NumPy lacks
         raise InputError(f"not a readable safetensors file: {error}", where=path) from None
     if metadata.get("format") != _FORMAT:
         raise InputError("not a saliency file", where=path, fix="make one with `autoreap calibrate`")
@@ -177,18 +180,75 @@ def load_saliency(path: Path) -> Saliency:
 
 
 def _component(name: str, arrays: Mapping[str, NDArray[np.generic]], path: Path) -> ComponentSaliency:
+    reader = _Reader(arrays, path)
     modalities = {}
-    try:
-        for modality in MODALITIES:
-            if f"{name}.{modality}.tokens" in arrays:
-                modalities[modality] = ModalitySums(
-                    gate_norm_sum=arrays[f"{name}.{modality}.gate_norm_sum"].astype(np.float64),
-                    routed_tokens=arrays[f"{name}.{modality}.routed_tokens"].astype(np.int64),
-                    tokens=int(arrays[f"{name}.{modality}.tokens"][0]),
-                )
-        layer_cosine = arrays[f"{name}.layer_cosine"].astype(np.float64)
-    except KeyError as error:
-        raise InputError(f"tensor {error} is missing", where=path, fix="calibrate again") from None
+    for modality in MODALITIES:
+        prefix = f"{name}.{modality}"
+        if f"{prefix}.tokens" in arrays:
+            gate_norm_sum = reader.numbers(f"{prefix}.gate_norm_sum", np.floating, 2)
+            modalities[modality] = ModalitySums(
+                gate_norm_sum=gate_norm_sum.astype(np.float64),
+                routed_tokens=reader.numbers(f"{prefix}.routed_tokens", np.integer, 2).astype(np.int64),
+                tokens=int(reader.numbers(f"{prefix}.tokens", np.integer, 1, (1,))[0]),
+            )
     if "audio" not in modalities:
         raise InputError(f"no audio measurements of the {name}", where=path, fix="calibrate with --audio")
-    return ComponentSaliency(modalities=modalities, layer_cosine=layer_cosine)
+    measured = ComponentSaliency(modalities=modalities, layer_cosine=reader.cosine(f"{name}.layer_cosine"))
+    for modality in modalities:
+        for sums in ("gate_norm_sum", "routed_tokens"):
+            reader.check_shape(f"{name}.{modality}.{sums}", (measured.num_layers, measured.num_experts))
+    num_spans = len(measured.layer_cosine)
+    reader.check_shape(f"{name}.layer_cosine", (num_spans, measured.num_layers))
+    return measured
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The tensors of a file, checked: of a number that is none, a ranking would still be made."""
+
+    arrays: Mapping[str, NDArray[np.generic]]
+    path: Path
+
+    def numbers(self, name: str, kind: type, dimensions: int, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """The tensor `name`, of finite numbers of `kind` that are not negative."""
+        array = self._array(name, kind, dimensions)
+        if shape is not None:
+            self.check_shape(name, shape)
+        self._refuse(name, array, ~np.isfinite(array) | (array < 0), "a finite number of at least 0")
+        return array
+
+    def cosine(self, name: str) -> FloatArray:
+        """The tensor `name` of cosines [S, L]; NaN where the layers end."""
+        array = self._array(name, np.floating, 2).astype(np.float64)
+        self._refuse(name, array, np.abs(array) > 1 + _ROUNDING, "from -1 to 1")
+        missing = np.isnan(array)
+        # Behind the first NaN of a row all are, and no row that the depth has room for begins with one.
+        misplaced = missing & ~np.logical_and.accumulate(missing[:, ::-1], axis=1)[:, ::-1]
+        num_spans, num_layers = array.shape
+        misplaced[: min(num_spans, num_layers), :1] |= missing[: min(num_spans, num_layers), :1]
+        self._refuse(name, array, misplaced, "a number")
+        return array
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` where the tensor is of another shape."""
+        stored = self.arrays[name].shape
+        if stored != shape:
+            raise InputError(f"tensor {name} is of shape {stored}, expected {shape}", where=self.path, fix=_AGAIN)
+
+    def _array(self, name: str, kind: type, dimensions: int) -> NDArray[Any]:
+        array = self.arrays.get(name)
+        if array is None:
+            raise InputError(f"tensor {name!r} is missing", where=self.path, fix=_AGAIN)
+        if not np.issubdtype(array.dtype, kind) or array.ndim != dimensions:
+            stored = f"{array.dtype} in {array.ndim} dimensions"
+            problem = f"tensor {name} holds {stored}, expected {kind.__name__} in {dimensions}"
+            raise InputError(problem, where=self.path, fix=_AGAIN)
+        return array
+
+    def _refuse(self, name: str, array: NDArray[Any], wrong: NDArray[np.bool_], expected: str) -> None:
+        """Raise `InputError` with the first value that is `wrong`."""
+        places = np.argwhere(wrong)
+        if len(places):
+            first = tuple(places[0].tolist())
+            problem = f"tensor {name} holds {array[first]} at {list(first)}, expected {expected}"
+            raise InputError(problem, where=self.path, fix=_AGAIN)

@@ -198,11 +198,13 @@ def _refuse(error: ValidationError, where: object, fix: str | None) -> InputErro
 def read_json(path: Path, *, missing: str = "no such file", fix: str | None = None) -> Any:
     """The JSON document in `path`; `InputError` where there is none, which is said with `missing` and `fix`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
     except FileNotFoundError:
         raise InputError(missing, where=path, fix=fix) from None
     except IsADirectoryError:
         raise InputError("is a folder, not a file", where=path) from None
+    except KeyError as error:
+        raise InputError(f"key {error} is there twice", where=path, fix="leave one out") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=path) from None
 
@@ -224,7 +226,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line, object_pairs_hook=_without_repeats)
+            row = json.loads(line, object_pairs_hook=without_repeats)
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", where=f"{where}:{error.colno}") from None
         except RecursionError:
@@ -258,7 +260,7 @@ def read_lines(path: Path, adapter: TypeAdapter[Value], *, fix: str) -> Iterator
         yield value
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; `KeyError` for a key that is there twice, since JSON would silently keep the last value."""
     found: dict[str, Any] = {}
     for key, value in pairs:

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from builders import SHAPE, measured, saliency_of
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -200,5 +203,69 @@ def test_a_file_with_a_tensor_missing_is_refused_by_name(missing: str, tmp_path:
     arrays = {name: array for name, array in complete._arrays().items() if name != missing}
     metadata = {"format": "autoreap.saliency.1", "provenance": "{}"}
     save_file(arrays, path, metadata=metadata)
+    with pytest.raises(InputError, match=str(path)):
+        load_saliency(path)
+
+
+def change(path: Path, name: str, value: Any) -> None:
+    """Store another array under `name`, or none."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    arrays[name] = value(arrays[name])
+    if arrays[name] is None:
+        del arrays[name]
+    save_file(arrays, path, metadata=metadata)
+
+
+def with_value(value: float) -> Callable[[Any], Any]:
+    def changed(array: Any) -> Any:
+        array = array.copy()
+        array.flat[1] = value
+        return array
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("audio.gate_norm_sum", with_value(np.nan), r"holds nan at \[0, 1\]"),
+        ("audio.gate_norm_sum", with_value(np.inf), r"holds inf at \[0, 1\]"),
+        ("mixed.gate_norm_sum", with_value(-1), r"holds -1.0 at \[0, 1\]"),
+        ("video.routed_tokens", with_value(-1), r"holds -1 at \[0, 1\]"),
+        ("audio.routed_tokens", lambda array: array.astype(np.float32), "holds float32"),
+        ("audio.gate_norm_sum", lambda array: array.astype(np.int64), "holds int64"),
+        ("audio.tokens", lambda array: array * -1, r"holds -\d+ at \[0\]"),
+        ("audio.tokens", lambda array: np.array([1, 2]), r"is of shape \(2,\), expected \(1,\)"),
+        ("audio.tokens", lambda array: np.array([], dtype=np.int64), r"is of shape \(0,\)"),
+        ("audio.tokens", lambda array: np.array([1.5]), "holds float64"),
+        ("mixed.gate_norm_sum", lambda array: array[:-1].copy(), "is of shape"),
+        ("audio.routed_tokens", lambda array: array[:, :-1].copy(), "is of shape"),
+        ("audio.routed_tokens", lambda array: array.ravel().copy(), "holds int64 in 1 dimensions"),
+        ("audio.routed_tokens", lambda _: None, "is missing"),
+        ("layer_cosine", lambda _: None, "is missing"),
+        ("layer_cosine", lambda array: array[:, :-1].copy(), "is of shape"),
+        ("layer_cosine", with_value(np.inf), r"holds inf at \[0, 1\]"),
+        ("layer_cosine", with_value(-1.5), r"holds -1.5 at \[0, 1\]"),
+        ("layer_cosine", with_value(np.nan), r"holds nan at \[0, 1\]"),
+        ("layer_cosine", lambda array: array * np.nan, r"holds nan at \[0, 0\]"),
+    ],
+)
+@pytest.mark.parametrize("component", ["thinker", "talker"])
+def test_numbers_that_no_calibration_measures_are_refused_by_tensor(
+    component: str, name: str, value: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "saliency.safetensors"
+    saliency_of(SHAPE).save(path)
+    change(path, f"{component}.{name}", value)
+    with pytest.raises(InputError, match=rf"^{path}: tensor '?{component}\.{name}'? {message}.*calibrate again"):
+        load_saliency(path)
+
+
+def test_a_type_that_numpy_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    metadata = {"format": "autoreap.saliency.1"}
+    path = tmp_path / "saliency.safetensors"
+    save_torch_file({"thinker.layer_cosine": torch.zeros(2, 2, dtype=torch.bfloat16)}, path, metadata=metadata)
     with pytest.raises(InputError, match=str(path)):
         load_saliency(path)

@@ -5,6 +5,7 @@ Templates are Jinja's, as lm-eval writes them (`{{question}}`), in its sandbox: 
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -27,9 +28,22 @@ class Constant:
 ColumnRef = str | Constant | tuple[str | Constant, ...]  # a column, a template or a constant; several make a list
 
 TEXTS = ("text", "question", "answer", "language", "speaker")
+_ONE_TEXT = ("id", "text", "question", "language", "speaker")  # an answer may be a list, too
 KEYS = ("id", "audio", "image", "video", "choices", *TEXTS)
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+def _printable(value: Any) -> Any:
+    """`value` as a template prints it; what Python alone would print is no text."""
+    if value is None or isinstance(value, Mapping | bytes):
+        raise TypeError(f"{_kind(value)} is no text")
+    return value
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_printable
+)
+_COLUMN_ALONE = re.compile(r"\s*\{\{-?\s*(\w+)\s*-?\}\}\s*")
+_MAX_SHOWN = 100  # characters of a value in a message
 # What a template may raise on a row.
 _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
 
@@ -68,6 +82,10 @@ def rename_columns(row: Mapping[str, Any], columns: Mapping[str, ColumnRef], whe
         InputError: a template can't be filled in, or choices or answer are of another form.
     """
     values = {key: _value(ref, row, where) for key, ref in columns.items()}
+    for key in _ONE_TEXT:
+        if key in values:
+            check_text(key, values[key], where)
+            _check_prints_no_list(key, columns[key], row, where)
     choices = _choices(values.get("choices"), where)
     if choices:
         values["choices"] = choices
@@ -76,6 +94,46 @@ def rename_columns(row: Mapping[str, Any], columns: Mapping[str, ColumnRef], whe
         values["answer"] = answers[0]
         values["answers"] = answers[1:]
     return values
+
+
+def check_text(key: str, value: Any, where: str) -> None:
+    """Raise `InputError` unless `value` is a text, a number or nothing."""
+    if value is not None and (not isinstance(value, str | int | float) or value != value):
+        raise InputError(
+            f"{key} must be a text, got {_kind(value)}",
+            where=where,
+            fix=f"map {key} in columns: to a column of texts, or to a template such as {_part_of(key, value)}",
+        )
+
+
+def _check_prints_no_list(key: str, ref: ColumnRef, row: Mapping[str, Any], where: str) -> None:
+    """Raise `InputError` where a template is a column alone that holds a list: `{{transcripts}}`."""
+    if key == "question" or not isinstance(ref, str) or not is_row_template(ref):
+        return
+    alone = _COLUMN_ALONE.fullmatch(ref)
+    if alone and isinstance(row.get(alone[1]), list | tuple):
+        check_text(key, row[alone[1]], where)
+
+
+def _part_of(key: str, value: Any) -> str:
+    """A template that takes a text out of `value`."""
+    if isinstance(value, Mapping) and value:
+        return f"'{{{{{key}.{next(iter(value))}}}}}'"
+    return f"'{{{{{key}[0]}}}}'"
+
+
+def _kind(value: Any) -> str:
+    """What `value` is, for messages."""
+    kinds = ((Mapping, "a struct"), (bytes, "bytes"), (list | tuple, "a list"))
+    for kind, name in kinds:
+        if isinstance(value, kind):
+            return f"{name}: {_cut(value)}" if value else f"{name} of nothing"
+    return "nothing" if value is None else f"{type(value).__name__}: {_cut(value)}"
+
+
+def _cut(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
 
 def _value(ref: ColumnRef, row: Mapping[str, Any], where: str) -> Any:
@@ -119,6 +177,9 @@ def _answers(stored: Any, choices: list[str], where: str) -> list[str]:
         return [choices[stored]]
     answers = _list_of_texts(stored)
     if answers is None:
+        if isinstance(stored, list | tuple):
+            raise InputError(f"answer must be a text or a list of texts, got {_kind(stored)}", where=where)
+        check_text("answer", stored, where)
         return [str(stored)]
     if not answers:
         raise InputError("answer is empty", where=where)
@@ -132,7 +193,7 @@ def _list_of_texts(stored: Any) -> list[str] | None:
     if not isinstance(stored, list | tuple):
         return None
     for entry in stored:
-        if not isinstance(entry, str | int | float) or entry == "":
+        if not isinstance(entry, str | int | float) or entry == "" or entry != entry:
             return None
     return [str(entry) for entry in stored]
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -10,13 +12,16 @@ from typing import Any, TypeVar
 
 from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
 from autoreap.data.evals_config import TaskConfig
+from autoreap.data.languages import language_mistake
 from autoreap.data.media_files import Media
-from autoreap.data.samples import Sample, check_media_files, read_samples
-from autoreap.data.tasks.normalise import is_language_tag
+from autoreap.data.parts import PART_KEYS, check_whole
+from autoreap.data.samples import Sample, check_media_files, check_texts, read_samples
 from autoreap.errors import InputError
 
 # Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
 STREAMED_FOR_ONE = 20
+
+_OF_FILES = (".json", ".csv", ".tsv", ".txt", ".yaml", ".xml", ".arrow", ".gz", ".zip", ".wav")
 
 Row = TypeVar("Row")
 
@@ -82,9 +87,9 @@ def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) ->
     else:
         samples = read_hub(_hub_source(config, folder), required)
     for sample in samples:
-        if sample.language and not is_language_tag(sample.language):
+        if sample.language and (mistake := language_mistake(sample.language)) is not None:
             raise InputError(
-                f"language must be a code such as en or zh-CN, got {sample.language!r}",
+                f"language {mistake}, got {sample.language!r}",
                 where=sample.where,
                 fix="map a column of codes, or name the language of the whole set: language: en",
             )
@@ -114,6 +119,9 @@ def _hub_source(config: TaskConfig, folder: Path) -> HubSource:
         path = where = str(folder / path)
     elif (folder / path).is_dir():
         path = str(folder / path)
+    elif (folder / path).is_file() or Path(path).suffix in _OF_FILES:
+        problem = "its name does not say how to read it" if (folder / path).exists() else "no such file"
+        raise InputError(problem, where=folder / path, fix="name it .jsonl if each line is a JSON object, or .parquet")
     return HubSource(
         path=path,
         name=config.dataset_name,
@@ -140,25 +148,71 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
     import datasets
 
     try:
-        table = _load(source)
-        columns = _find_columns(source, table.column_names, required)
-        table = table.select_columns(sorted(_referenced(columns)))
-        class_labels = {}
-        for name, feature in table.features.items():
-            if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
-                table = table.cast_column(name, type(feature)(decode=False))
-            if isinstance(feature, datasets.ClassLabel):
-                class_labels[name] = feature
-        samples = []
-        for number, row in _choose_rows(table, source):
-            where = f"{source.where} row {number}"
-            named = _name_class_labels(row, class_labels)
-            samples.append(_make_sample(rename_columns(named, columns, where), number, where, required))
-        return samples
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        fix = "make it a Parquet file" if is_parquet(source.path) else "check name, split and network"
-        raise InputError(f"data set can't be loaded: {reason}", where=source.where, fix=fix) from None
+        with _recordings_as_stored():
+            return _read_rows(source, required)
+    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
+        raise _refuse(error, source) from None
+
+
+def _read_rows(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
+    import datasets
+
+    table = _load(source)
+    columns = _find_columns(source, table.column_names, required)
+    parts = [key for key in PART_KEYS if key in table.column_names]
+    table = table.select_columns(sorted(_referenced(columns).union(parts)))
+    class_labels = {}
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
+            table = table.cast_column(name, type(feature)(decode=False))
+        if isinstance(feature, datasets.ClassLabel):
+            class_labels[name] = feature
+    samples = []
+    for number, row in _choose_rows(table, source):
+        where = f"{source.where} row {number}"
+        named = _name_class_labels(row, class_labels)
+        sample = _make_sample(rename_columns(named, columns, where), number, where, required)
+        check_whole({key: row[key] for key in parts}, sample.audio, where)
+        samples.append(sample)
+    return samples
+
+
+def _refuse(error: BaseException, source: HubSource) -> InputError:
+    """The error to raise where `datasets` has failed; of those that tell nothing, the cause."""
+    import datasets
+
+    while isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    fix = "check name, split and network"
+    if isinstance(error, ImportError):
+        library = re.search(r"install '?([\w-]+)", reason)
+        fix = f"pip install {library[1] if library else error.name}, or make it a Parquet file"
+    elif is_parquet(source.path):
+        fix = "make it a Parquet file"
+    return InputError(f"data set can't be loaded: {reason}", where=source.where, fix=fix)
+
+
+@contextmanager
+def _recordings_as_stored() -> Iterator[None]:
+    """Read recordings without torchcodec, which `datasets` wants even where they stay encoded."""
+    import datasets
+
+    encode = datasets.Audio.encode_example
+
+    def keep(self: Any, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"bytes": None, "path": value}
+        if isinstance(value, dict) and "array" not in value and not str(value.get("path")).endswith("pcm"):
+            is_here = value.get("path") is not None and Path(value["path"]).is_file()
+            return {"bytes": None if is_here else value.get("bytes"), "path": value.get("path")}
+        return encode(self, value)
+
+    datasets.Audio.encode_example = keep
+    try:
+        yield
+    finally:
+        datasets.Audio.encode_example = encode
 
 
 def _load(source: HubSource) -> Any:
@@ -227,7 +281,7 @@ def _name_class_labels(row: Mapping[str, Any], class_labels: Mapping[str, Any]) 
 def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:
     """The sample of a row, whose media are stored in the data set or as paths."""
     for key in required:
-        if row[key] in (None, ""):
+        if row[key] in (None, "", []) or (isinstance(row[key], str) and not row[key].strip()):
             raise InputError(f"{key} is empty", where=where)
     texts: dict[str, Any] = {key: str(row[key]) for key in TEXTS if row.get(key) is not None}
     video = row.get("video")
@@ -247,6 +301,7 @@ def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tupl
         **texts,
     )
     check_media_files(sample, fix="store media in the data set, or paths that hold from here")
+    check_texts(sample)
     return sample
 
 
@@ -256,4 +311,8 @@ def _encoded(key: str, stored: Any, where: str) -> Media | None:
         stored = stored.get("bytes") or stored.get("path")
         if stored is None:
             raise InputError(f"{key} has neither bytes nor path", where=where, fix="store it encoded, not as an array")
+    if not stored:
+        return None
+    if not isinstance(stored, str | bytes):
+        raise InputError(f"{key} must be encoded, or a path, got {type(stored).__name__}", where=where)
     return Path(stored) if isinstance(stored, str) else stored

@@ -133,4 +133,13 @@ def open_eval_set(config: EvalsConfig, split: str) -> EvalSet:
 
 def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
     """The rows of one task, checked to have what the task needs; paths are relative to `folder`."""
-    return read_dataset(config, folder, task_of(config).REQUIRED)
+    task = task_of(config)
+    samples = read_dataset(config, folder, task.REQUIRED)
+    for sample in samples:
+        if sample.choices and task.judge(sample, task.reference(sample))[1]:
+            raise InputError(
+                f"answer {task.reference(sample)!r} is none of its choices: {', '.join(sample.choices)}",
+                where=sample.where,
+                fix="name a choice by its text, its letter, or its place as a number from 0",
+            )
+    return samples

@@ -1,5 +1,6 @@
 """A file of evals/ -> the tasks of each split. All mistakes are reported at once, each with its line."""
 
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from autoreap.data.columns import KEYS as COLUMN_KEYS
 from autoreap.data.columns import ColumnRef, Constant, check_template, is_row_template
 from autoreap.data.conditions import Condition
+from autoreap.data.languages import language_mistake
 from autoreap.data.lm_eval_keys import (
     UNSUPPORTED,
     Choices,
@@ -24,7 +26,6 @@ from autoreap.data.lm_eval_keys import (
     metric_of,
 )
 from autoreap.data.tasks import TASKS, Task, task_named
-from autoreap.data.tasks.normalise import is_language_tag
 from autoreap.data.yaml_file import read_yaml
 from autoreap.errors import InputError
 from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, Share, Text, mapping_or_empty, one_of
@@ -81,6 +82,8 @@ class EvalsConfig:
 
 def _check_prompt(text: str) -> str:
     """A template of columns, or a text in which at most question, choices and lettered are filled in."""
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("holds half a character")
     if is_row_template(text):
         check_template(text)
         return text
@@ -94,8 +97,10 @@ def _check_prompt(text: str) -> str:
 
 
 def _check_language(value: Any) -> str:
-    if not isinstance(value, str) or not is_language_tag(value):
+    if not isinstance(value, str):
         raise ValueError('must be the code of a language, such as en or zh (Norwegian in quotes: "no")')
+    if (mistake := language_mistake(value)) is not None:
+        raise ValueError(mistake)
     return value
 
 

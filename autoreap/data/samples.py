@@ -5,6 +5,7 @@ A row names its media relative to the JSONL file. A row of a hub data set carrie
 
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import AfterValidator, ConfigDict, StrictStr, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from autoreap.data.conditions import Condition
 from autoreap.data.media_files import Media, opened_sound
+from autoreap.data.parts import check_whole
 from autoreap.data.video_files import FRAMES_PER_SECOND, Frames, sampled_frames
 from autoreap.errors import InputError, MediaError
 from autoreap.validation import error_of, one_of, read_jsonl, validate
@@ -29,6 +31,9 @@ MIN_SAMPLES = 400  # one window of the feature extractor, 25 ms
 MODALITIES = ("audio", "video", "mixed")
 
 _NAMED = 5  # unreadable rows in a message
+_SILENT = 1e-4  # a peak of three steps of 16 bits: nothing was recorded
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ _MediaFile = Annotated[StrictStr, AfterValidator(_check_not_address)]
 class _Row:
     """A row of a JSONL file. What it has beyond this is for other tools."""
 
-    id: Any
+    id: StrictStr | StrictInt | StrictFloat
     modality: Annotated[StrictStr, one_of(MODALITIES)]
     text: StrictStr | None = None
     question: StrictStr | None = None
@@ -143,8 +148,10 @@ def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: 
     """The sample of a row, whose media lie relative to `folder`."""
     for key in ("id", *required):
         value = values.get(key)
-        if value in (None, "", []):
+        if value is None:
             raise InputError(f"key {key!r} is missing", where=where)
+        if value in ("", []):
+            raise InputError(f"key {key!r} is empty", where=where, fix="fill it in, or leave the row out")
         if isinstance(value, str) and not value.strip():
             raise InputError(f"key {key!r} is blank", where=where, fix="fill it in, or leave the row out")
     row = validate(_ROW, values, where)
@@ -170,7 +177,24 @@ def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: 
         kind=row.kind,
     )
     check_media_files(sample, fix="paths are relative to the JSONL file")
+    check_whole(values, sample.audio, where)
+    check_texts(sample)
     return sample
+
+
+def check_texts(sample: Sample) -> None:
+    """Raise `InputError` if a text of `sample` holds half a character: a lone surrogate, as JSON cut short has it."""
+    single = ("id", "text", "question", "answer", "language", "speaker")
+    named = [(key, getattr(sample, key)) for key in single]
+    named += [("answers", " ".join(sample.answers)), ("choices", " ".join(sample.choices))]
+    for key, text in named:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])
+            raise InputError(
+                f"{key} holds half a character, {half}", where=sample.where, fix="write the text anew from its source"
+            ) from None
 
 
 def check_media_files(sample: Sample, *, fix: str) -> None:
@@ -237,9 +261,16 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
         raise MediaError(f"audio can't be decoded: {reason}", where=sample.where) from None
     if waveform.size < MIN_SAMPLES:
         raise MediaError(f"audio of {waveform.size} samples is too short to hear", where=sample.where)
+    if np.abs(waveform).max() < _SILENT:
+        _warn_of_silence(sample.where)
     if sample.condition is not None:
         waveform = sample.condition.applied(waveform, SAMPLING_RATE, sample.id)
     return np.asarray(waveform, dtype=np.float32)
+
+
+@lru_cache(maxsize=1 << 17)  # a recording is loaded several times
+def _warn_of_silence(where: str) -> None:
+    logger.warning("%s: the recording is digital silence: all that is heard of it is zeros", where)
 
 
 def load_frames(sample: Sample) -> Frames | None:

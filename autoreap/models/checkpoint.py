@@ -7,12 +7,13 @@ The safetensors layout is 8 bytes of header length (little endian), a JSON heade
 import hashlib
 import json
 import math
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from autoreap import validation
 from autoreap.errors import InputError
@@ -20,7 +21,19 @@ from autoreap.errors import InputError
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
-_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPE_BITS = {
+    **{"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16},
+    **{"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8},
+    **{"F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+}
+# All others hold codes of quantised weights. Indices and masks are stored in I64 and BOOL.
+_READABLE = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
+_SCALES = re.compile(
+    r".*(weight_scale(_inv)?|(input|weight|output)_(scale|zero_point)|activation_scale|scale_inv|qweight|qzeros|scales"
+    r"|g_idx|weight_packed|SCB|absmax|quant_map|quant_state\..*)"
+)
+_QUANTISED = ("quantization_config", "compression_config")
+_MAX_SIZE = 2**63
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
 
@@ -114,7 +127,25 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if tensor.name in tensors:
             raise InputError(f"tensor {tensor.name} is also in {tensors[tensor.name].shard.name}", where=tensor.shard)
         tensors[tensor.name] = tensor
+    _refuse_quantised(path, config, tensors.values())
     return Checkpoint(path=path, config=config, tensors=tensors)
+
+
+def _refuse_quantised(path: Path, config: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> None:
+    """Raise `InputError` where weights are stored as codes: read as they are, they would be other weights."""
+    fix = "take the model in bfloat16, prune it, and quantise what comes of it"
+    for tensor in tensors:
+        if tensor.dtype not in _READABLE or _SCALES.fullmatch(tensor.name):
+            raise InputError(
+                f"tensor {tensor.name} is stored in {tensor.dtype}: quantised models are not read",
+                where=tensor.shard,
+                fix=fix,
+            )
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for part in parts:
+        for key in _QUANTISED:
+            if part.get(key):
+                raise InputError(f"{key}: quantised models are not read", where=path / "config.json", fix=fix)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -131,9 +162,12 @@ def _all_tensors(path: Path) -> Iterator[TensorInfo]:
             raise InputError(f"holds neither {SINGLE_NAME} nor {INDEX_NAME}", where=path)
         yield from read_header(path / SINGLE_NAME)
         return
-    weight_map = read_json(path / INDEX_NAME).get("weight_map")
+    index = read_json(path / INDEX_NAME)
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError("has no weight_map of tensors to files", where=path / INDEX_NAME)
+    if not isinstance(index.get("metadata"), dict):  # the stock class looks into it
+        raise InputError("has no metadata", where=path / INDEX_NAME, fix='add the key "metadata": {}')
     stored: dict[str, str] = {}
     for shard in sorted(set(weight_map.values())):
         for tensor in read_header(path / shard):
@@ -157,26 +191,50 @@ def read_header(shard: Path) -> list[TensorInfo]:
             header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size - 8):
                 raise InputError("not a safetensors file, or truncated", where=shard, fix="fetch it again")
-            header = json.loads(file.read(header_bytes))
+            header = json.loads(file.read(header_bytes), object_pairs_hook=validation.without_repeats)
     except FileNotFoundError:
         raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
+    except KeyError as error:
+        raise InputError(f"its header has the key {error} twice", where=shard, fix="fetch it again") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
-    try:
-        header.pop("__metadata__", None)
-        tensors = [_tensor_info(name, entry, shard, 8 + header_bytes) for name, entry in header.items()]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again") from None
-    tensors.sort(key=lambda tensor: tensor.offset)
-    end = max((tensor.offset + tensor.num_bytes for tensor in tensors), default=0)
+    if not isinstance(header, dict):
+        raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError("its __metadata__ must be a mapping of texts", where=shard, fix="fetch it again")
+    tensors = [_tensor_info(name, entry, shard, 8 + header_bytes) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.num_bytes))
+    end = 8 + header_bytes
+    for tensor in tensors:
+        if tensor.offset != end:
+            problem = f"tensor {tensor.name} begins at byte {tensor.offset:,}, where the one before it ends at {end:,}"
+            raise InputError(problem, where=shard, fix="fetch it again")
+        end += tensor.num_bytes
     if end > size:
         raise InputError(f"truncated: {size:,} bytes, its header promises {end:,}", where=shard, fix="fetch it again")
+    if end < size:
+        raise InputError(f"has {size - end:,} bytes behind its last tensor", where=shard, fix="fetch it again")
     return tensors
 
 
-def _tensor_info(name: str, entry: Mapping[str, Any], shard: Path, data_offset: int) -> TensorInfo:
-    start, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(size) for size in entry["shape"])
-    if math.prod(shape) * _DTYPE_BYTES.get(entry["dtype"], 0) not in (0, end - start):
-        raise InputError(f"tensor {name} of shape {shape} has {end - start} bytes", where=shard, fix="fetch it again")
-    return TensorInfo(name, entry["dtype"], shape, shard, offset=data_offset + start, num_bytes=end - start)
+def _tensor_info(name: str, entry: Any, shard: Path, data_offset: int) -> TensorInfo:
+    """A tensor as the header describes it; what safetensors refuses is refused here, before all is read."""
+    if not isinstance(entry, dict):
+        raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
+        raise InputError(f"tensor {name} is of an unknown type, {dtype!r}", where=shard, fix="fetch it again")
+    if not _are_sizes(shape):
+        raise InputError(f"tensor {name} is of no shape: {shape!r}", where=shard, fix="fetch it again")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise InputError(f"tensor {name} lies at no place: {offsets!r}", where=shard, fix="fetch it again")
+    start, end = offsets
+    if math.prod(shape) * _DTYPE_BITS[dtype] != 8 * (end - start):
+        problem = f"tensor {name} of shape {tuple(shape)} in {dtype} has {end - start} bytes"
+        raise InputError(problem, where=shard, fix="fetch it again")
+    return TensorInfo(name, dtype, tuple(shape), shard, offset=data_offset + start, num_bytes=end - start)
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)

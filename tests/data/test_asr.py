@@ -125,3 +125,91 @@ def test_the_character_error_rate_counts_characters_in_every_language(
     counts, failed = asr_characters.judge(Sample(id="a", where="rows:1", text=text, language=language), heard)
     assert (counts.numerator, counts.denominator) == expected
     assert not failed
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "heard"),
+    [
+        ("en", "I don't, we're, it's", "I don’t, weʼre, it＇s"),
+        ("en", "I don't", "I do not"),
+        ("en", "I don’t", "I do not"),
+        ("en", "I don`t, it´s", "I do not, it is"),
+        ("en", "he said sorry", "he said ‘sorry’"),
+        ("en", "Yes, I do", "yes… I do..."),
+        ("en", "twenty-one cars", "twenty–one cars"),
+        ("en", "I don't (laughs) know", "Ｉ ｄｏｎ＇ｔ （ｌａｕｇｈｓ） ｋｎｏｗ"),
+        ("en", "cafe\u0301", "café"),
+        ("fr", "l'homme", "l’homme"),
+        ("fr", "l'homme", "l´homme"),
+        ("uk", "м'ята", "мʼята"),
+        ("de", "bitte", "bitte [Lachen]"),
+        ("de", "bitte", "bitte ［Lachen］（laut）"),
+        ("fr", "c\u0327a va", "ça va"),
+        ("ko", "안녕", "\u110b\u1161\u11ab\u1102\u1167\u11bc"),
+        ("tr", "ISPARTA'DA İYİ IŞIK", "ısparta'da iyi ışık"),
+        ("az", "I\u0307YI", "iyı"),
+        ("de", "İstanbul", "istanbul"),
+        ("el", "ΟΔΟΣ ΣΟΦΟΣ", "οδος σοφος"),
+        ("el", "οδοσ", "οδος"),
+        ("ar", "مـــرحبا ١٢", "مرحبا 12"),
+        ("hi", "२०२४ में", "2024 में"),
+        ("fa", "\u0643\u062a\u0627\u0628\u064a", "\u06a9\u062a\u0627\u0628\u06cc"),
+        ("ro", "și țară", "şi ţară"),
+        ("ml", "അവന്\u200d", "അവൻ"),
+        ("ja", "ガーデン", "ｶﾞｰﾃﾞﾝ"),
+    ],
+)
+def test_what_looks_or_sounds_the_same_is_no_error(language: str, text: str, heard: str) -> None:
+    assert errors(text, heard, language)[0] == 0
+    assert errors(heard, text, language)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "invisible", ["\u200b", "\ufeff", "\xad", "\u2060", "\u200e", "\u202b", "\x00", "\ufe0f", "\u034f"]
+)
+@pytest.mark.parametrize("language", ["en", "de", "zh", "th", "fa", "hi"])
+def test_invisible_characters_are_no_errors(invisible: str, language: str) -> None:
+    assert errors("today", f"{invisible}to{invisible}day{invisible}", language) == (0, 1)
+    assert errors("今天", f"今{invisible}天", language)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "heard", "num_errors"),
+    [
+        ("fa", "می\u200cخواهم", "میخواهم", 1),  # the joiner parts what would be joined
+        ("fa", "آزاد\u200cراه", "آزادراه", 0),  # dal is joined to nothing after it
+        ("fa", "کتاب\u200c", "کتاب", 0),
+        ("hi", "क\u094d\u200cष", "क\u094dष", 1),  # the virama is seen
+        ("hi", "न\u200cमस्ते", "नमस्ते", 0),
+        ("si", "ශ\u0dca\u200dර\u0dd3", "ශ\u0dcaර\u0dd3", 1),
+        ("en", "to\u200dday", "today", 0),
+        ("tr", "ılık", "ilik", 1),
+        ("en", "IT", "it", 0),
+        ("de", "Schön", "schon", 1),
+    ],
+)
+def test_what_carries_meaning_is_kept(language: str, text: str, heard: str, num_errors: int) -> None:
+    assert errors(text, heard, language)[0] == num_errors
+
+
+@pytest.mark.parametrize(
+    ("text", "num_units"),
+    [
+        ("ສະບາຍດີ", 7),  # Lao
+        ("សួស្តី", 6),  # Khmer
+        ("မင်္ဂလာပါ", 9),  # Burmese
+        ("བཀྲ་ཤིས", 6),  # Tibetan
+        ("ꦱꦸꦒꦼꦁ", 5),  # Javanese
+        ("今日は", 3),
+        ("ㄅㄆ", 2),
+    ],
+)
+@pytest.mark.parametrize("language", ["und", "lo", "khm", "my-MM", "bod", "jv", "ja", "cmn_hans_cn", "ko"])
+def test_scripts_without_spaces_are_counted_in_characters_in_any_language(
+    text: str, num_units: int, language: str
+) -> None:
+    assert errors(text, "", language) == (num_units, num_units)
+
+
+def test_scripts_with_spaces_are_counted_in_words_in_any_language() -> None:
+    assert errors("我用 Привет 안녕", "", "zh") == (4, 4)

@@ -138,3 +138,21 @@ def test_of_several_answers_any_is_right(output: str, expected: tuple[Counts, bo
 def test_a_question_that_is_heard_is_not_asked_in_words() -> None:
     heard = Sample(id="a", where="rows:1", audio=b"sound", answer="B", choices=("A", "B"))
     assert audio_qa.question(heard, "Answer with a letter.") == "Answer with a letter."
+
+
+@pytest.mark.parametrize("output", ["\ufeffB", "«Dog»", "「B」", "B\u200b.", "Ｂ", "do\xadg", "„dog“"])
+def test_invisible_marks_and_quotes_of_any_kind_hide_no_answer(output: str) -> None:
+    assert audio_qa.judge(sample(), output) == RIGHT
+
+
+def test_choices_that_differ_in_marks_alone_are_told_apart() -> None:
+    for right, other in (("C++", "C"), ("-5", "5"), ("don’t know", "know")):
+        asked = sample(right, choices=(other, right))
+        assert audio_qa.judge(asked, right) == RIGHT
+        assert audio_qa.judge(asked, other) == WRONG
+
+
+def test_any_of_several_answers_may_be_chosen() -> None:
+    asked = Sample(id="a", where="x", question="Who?", answer="Cat", answers=("Dog",), choices=("Cat", "Dog", "Cow"))
+    assert audio_qa.judge(asked, "B") == audio_qa.judge(asked, "cat") == RIGHT
+    assert audio_qa.judge(asked, "C") == WRONG

@@ -273,7 +273,11 @@ def test_choices_are_read_in_every_form(
         ({"choices": ["cat", "dog"], "answer": 2}, {}, "answer must be a choice's place from 0 to 1, got 2"),
         ({}, {"question": "{{question.missing.deeper}}"}, "template .* can't be filled in"),
         ({}, {"question": "{{question.__class__.__mro__}}"}, "template .* can't be filled in: access to"),
-        ({"tongue": "English"}, {"language": "tongue"}, "language must be a code such as en or zh-CN, got 'English'"),
+        (
+            {"tongue": "English"},
+            {"language": "tongue"},
+            "language must be the code of a language, such as en or zh-CN, got 'English'",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_is_refused_with_its_place(
@@ -339,7 +343,9 @@ def test_one_bad_language_names_its_row_and_is_used_for_none(name: str, tmp_path
     rows = [{"id": f"u{number}", "text": "x", "language": tongue} for number, tongue in enumerate(("en", "??", "zh"))]
     write(tmp_path / "set", rows)
     write_lines(tmp_path / "set.jsonl", rows)
-    with pytest.raises(InputError, match=r"(row 1|:2): language must be a code such as en or zh-CN, got '\?\?'"):
+    with pytest.raises(
+        InputError, match=r"(row 1|:2): language must be the code of a language, such as en or zh-CN, got '\?\?'"
+    ):
         read_dataset(task(dataset_path=name), tmp_path, ("text",))
 
 
@@ -387,3 +393,112 @@ def test_rows_written_beside_a_checkpoint_are_read_as_they_were(tmp_path: Path) 
     for one, before in zip(written, (qa, spoken), strict=True):
         (after,) = one.samples
         assert [getattr(after, key) for key in kept] == [getattr(before, key) for key in kept]
+
+
+STRUCT = {"en": "hello"}
+
+
+def write_named(path: Path, values: dict[str, Any]) -> None:
+    """A row as a folder of the hub's form, or as a Parquet file."""
+    if path.suffix:
+        datasets.Dataset.from_list([values]).to_parquet(str(path))
+    else:
+        write(path, [values])
+
+
+@pytest.mark.parametrize("name", ["set", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("values", "columns", "message"),
+    [
+        ({"text": ["hello", "hallo"]}, {}, "text must be a text, got a list: "),
+        ({"text": STRUCT}, {}, "text must be a text, got a struct: "),
+        ({"text": b"hello"}, {}, "text must be a text, got bytes: "),
+        ({"text": float("nan")}, {}, "text must be a text, got float: nan"),
+        ({"text": None}, {}, "text is empty"),
+        ({"text": "  "}, {}, "text is empty"),
+        ({"said": ["hello"]}, {"text": "{{said}}"}, "text must be a text, got a list: "),
+        ({"said": STRUCT}, {"text": "{{said}}"}, "template '{{said}}' can't be filled in: a struct: "),
+        ({"said": STRUCT}, {"text": "x {{said.de}}"}, "template .* can't be filled in: "),
+        ({"said": None}, {"text": "say {{said}}"}, "template 'say {{said}}' can't be filled in: nothing is no text"),
+        ({"speaker": ["a"]}, {}, "speaker must be a text, got a list"),
+        ({"id": ["a"]}, {}, "id must be a text, got a list"),
+        ({"language": STRUCT}, {}, "language must be a text, got a struct"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_row(
+    values: dict[str, Any], columns: dict[str, Any], message: str, name: str, tmp_path: Path
+) -> None:
+    write_named(tmp_path / name, row(0, **values))
+    with pytest.raises(InputError, match=rf"{name}.* row 0: {message}"):
+        read_dataset(task(dataset_path=name, columns=columns), tmp_path, REQUIRED)
+
+
+@pytest.mark.parametrize("answer", [STRUCT, ["a", None], [STRUCT]])
+def test_an_answer_that_is_no_text_is_refused_with_its_row(answer: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": "a", "question": "x", "answer": answer}))
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: answer must be a text"):
+        read_dataset(task(dataset_path="rows.jsonl"), tmp_path, ("question", "answer"))
+
+
+def test_a_column_of_lists_may_be_read_by_a_template(tmp_path: Path) -> None:
+    write(tmp_path / "set", [row(0, text=["hello", "hallo"])])
+    (sample,) = read_dataset(task(columns={"text": "{{text[0]}}"}), tmp_path, REQUIRED)
+    assert sample.text == "hello"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rows.csv", "rows"])
+def test_a_file_of_another_name_is_no_name_on_the_hub(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=rf"{name}: its name does not say how to read it .*name it \.jsonl"):
+        read_dataset(task(dataset_path=name), tmp_path, REQUIRED)
+
+
+def test_a_file_that_is_not_there_is_no_name_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json: no such file"):
+        read_dataset(task(dataset_path="manifest.json"), tmp_path, REQUIRED)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_folder_of_recordings_is_read_without_torchcodec(limit: int | None, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "test"
+    folder.mkdir(parents=True)
+    (folder / "a.wav").write_bytes(wav_bytes())
+    (folder / "metadata.csv").write_text("file_name,text\na.wav,hello\n")
+    (sample,) = read_dataset(task(limit=limit), tmp_path, REQUIRED)
+    assert (sample.audio, sample.text) == (folder / "a.wav", "hello")
+
+
+def test_the_cause_of_an_error_of_the_library_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "test"
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text('{"id": "a", "text": 7}\n{"id": ')
+    with pytest.raises(InputError, match=r"set \[test\]: data set can't be loaded: (?!An error occurred)"):
+        read_dataset(task(), tmp_path, ("text",))
+
+
+@pytest.mark.parametrize("name", ["set", "rows.parquet"])
+def test_a_part_of_a_recording_is_refused_in_columns_too(name: str, tmp_path: Path) -> None:
+    values = {"audio": {"bytes": wav_bytes(8000), "path": None}, "offset": 0.1, "duration": 0.2}
+    write_named(tmp_path / name, row(0, **values))
+    with pytest.raises(InputError, match=rf"{name}.* row 0: names a part of its recording"):
+        read_dataset(task(dataset_path=name), tmp_path, REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fits"),
+    [
+        *(("cat", True), ("B", True), (1, True), ("Dog.", True), (["dog", "cat"], True)),
+        *(("rabbit", False), ("C", False), ("cat or dog", False)),
+    ],
+)
+def test_an_answer_that_is_none_of_its_choices_is_refused_with_its_row(answer: Any, fits: bool, tmp_path: Path) -> None:
+    values = {"id": "a", "question": "Who?", "choices": ["cat", "dog"], "answer": answer}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(values))
+    (tmp_path / "evals.yaml").write_text("search: [{task: audio_qa, dataset_path: rows.jsonl}]")
+    evals = open_evals(tmp_path / "evals.yaml")
+    if fits:
+        assert len(evals.search.tasks[0].samples) == 1
+        return
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: answer '.*' is none of its choices: cat, dog"):
+        _ = evals.search

@@ -95,7 +95,13 @@ def test_a_file_may_begin_with_the_mark_that_windows_writes(folder: Path) -> Non
         ("7", ":2: each line must be a JSON object"),
         ({"id": "a"}, r":2: id 'a' was used before, at .*rows\.jsonl:1"),
         ({"text": "x"}, ":2: key 'id' is missing"),
-        ({"id": "", "text": "x"}, ":2: key 'id' is missing"),
+        ({"id": "", "text": "x"}, ":2: key 'id' is empty"),
+        ({"id": ["b"], "text": "x"}, ":2: id.*: must be a string"),
+        ({"id": "b", "text": ["x"]}, ":2: text: must be a string"),
+        ({"id": "b", "text": {"en": "x"}}, ":2: text: must be a string"),
+        ('{"id": "b", "text": "x \\ud83d"}', r":2: text holds half a character, '\\ud83d'"),
+        ('{"id": "b", "question": "x \\ude00"}', ":2: question holds half a character"),
+        ('{"id": "b", "answer": "x", "choices": ["x", "\\ud83d"]}', ":2: choices holds half a character"),
         ({"id": "b", "audio": "gone.wav"}, r":2: no such media file: .*gone\.wav .*relative to the JSONL"),
         ({"id": "b", "audio": "media"}, ":2: not a file: .*media"),
         (
@@ -120,11 +126,16 @@ def test_a_broken_row_is_refused_with_file_and_line(row: Any, message: str, fold
         read_samples(path)
 
 
-@pytest.mark.parametrize("row", [{"id": "b"}, {"id": "b", "text": ""}, {"id": "b", "text": None}])
-def test_a_row_without_a_required_key_is_refused_with_file_line_and_key(row: dict[str, Any], folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [({"id": "b"}, "missing"), ({"id": "b", "text": ""}, "empty"), ({"id": "b", "text": None}, "missing")],
+)
+def test_a_row_without_a_required_key_is_refused_with_file_line_and_key(
+    row: dict[str, Any], problem: str, folder: Path
+) -> None:
     path = write(folder, {"id": "a", "text": "x"}, row)
     assert len(read_samples(path)) == 2
-    with pytest.raises(InputError, match=r"rows\.jsonl:2: key 'text' is missing"):
+    with pytest.raises(InputError, match=rf"rows\.jsonl:2: key 'text' is {problem}"):
         read_samples(path, required=("text",))
 
 
@@ -207,6 +218,26 @@ def test_audio_that_is_not_finite_is_refused_with_its_row(channels: int, samplin
     soundfile.write(tmp_path / "a.wav", np.full((100, channels), np.nan), sampling_rate, subtype="FLOAT")
     with pytest.raises(InputError, match=r"rows\.jsonl:3: audio can't be decoded: .*not finite"):
         load_audio(Sample(id="a", where="rows.jsonl:3", audio=tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_digital_silence_is_told_once_with_its_row(
+    channels: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = sine(440, 8000, 16_000)
+    waveform = np.stack([left, -left], axis=1) if channels == 2 else np.zeros(8000)
+    soundfile.write(tmp_path / "a.wav", waveform, 16_000)
+    sample = Sample(id="a", where=f"{tmp_path}/rows.jsonl:3", audio=tmp_path / "a.wav")
+    for _ in range(2):
+        load_audio(sample)
+    (message,) = caplog.messages
+    assert message.startswith(f"{sample.where}: the recording is digital silence")
+
+
+def test_a_quiet_recording_is_no_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.001 * sine(440, 8000, 16_000), 16_000)
+    load_audio(Sample(id="a", where="rows.jsonl:3", audio=tmp_path / "a.wav"))
+    assert not caplog.messages
 
 
 @pytest.fixture

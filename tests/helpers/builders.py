@@ -88,7 +88,7 @@ def write_sparse_checkpoint(
         with (folder / file_name).open("wb") as file:
             file.write(struct.pack("<Q", len(encoded)) + encoded)
             file.truncate(file.tell() + end)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
 
 

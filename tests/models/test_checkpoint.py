@@ -7,6 +7,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from autoreap.errors import InputError
@@ -32,7 +33,7 @@ def write(folder: Path, tensors: Weights, *shards: list[str]) -> Path:
     for number, names in enumerate(shards):
         save_file({name: tensors[name] for name in names}, folder / f"{number}.safetensors")
     index = {name: f"{number}.safetensors" for number, names in enumerate(shards) for name in names}
-    (folder / INDEX_NAME).write_text(json.dumps({"weight_map": index}))
+    (folder / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
 
 
@@ -115,7 +116,9 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(
 ) -> None:
     index = write_sharded(tmp_path) / INDEX_NAME
     weight_map = json.loads(index.read_text())["weight_map"] | listed
-    index.write_text(json.dumps({"weight_map": {name: shard for name, shard in weight_map.items() if shard}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {name: shard for name, shard in weight_map.items() if shard}})
+    )
     with pytest.raises(InputError, match=f"^{index}: {message}"):
         open_checkpoint(tmp_path)
 
@@ -175,3 +178,92 @@ def test_a_hub_name_that_cannot_be_fetched_is_refused(model: str, monkeypatch: p
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # read from the environment at import
     with pytest.raises(InputError, match=f"^{model}: no such directory, and the hub could not provide it: "):
         resolve_model(model)
+
+
+def header_of(path: Path, header: str, num_bytes: int) -> None:
+    encoded = header.encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + bytes(num_bytes))
+
+
+def entry(dtype: str = "F32", shape: str = "[2]", offsets: str = "[0, 8]") -> str:
+    return f'{{"dtype": "{dtype}", "shape": {shape}, "data_offsets": {offsets}}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "num_bytes", "message"),
+    [
+        (f'{{"a": {entry()}, "a": {entry()}}}', 8, "a.* twice"),
+        (f'{{"a": {entry()}, "b": {entry()}}}', 8, "tensor [ab] begins at byte"),
+        (f'{{"a": {entry()}, "b": {entry(offsets="[4, 12]")}}}', 12, "tensor b begins at byte"),
+        (f'{{"a": {entry()}, "b": {entry(offsets="[12, 20]")}}}', 20, "tensor b begins at byte"),
+        (f'{{"a": {entry(offsets="[4, 12]")}}}', 12, "tensor a begins at byte"),
+        (f'{{"a": {entry(offsets="[-8, 0]")}}}', 8, "tensor a lies at no place"),
+        (f'{{"a": {entry(offsets="[8, 0]")}}}', 8, "tensor a lies at no place"),
+        (f'{{"a": {entry(offsets="[0.0, 8.0]")}}}', 8, "tensor a lies at no place"),
+        (f'{{"a": {entry(offsets="[0]")}}}', 8, "tensor a lies at no place"),
+        (f'{{"a": {entry(shape="[-2]", offsets="[0, 0]")}}}', 0, "tensor a is of no shape"),
+        (f'{{"a": {entry(shape="[true, 2]")}}}', 8, "tensor a is of no shape"),
+        (f'{{"a": {entry(shape="null")}}}', 8, "tensor a is of no shape"),
+        (f'{{"a": {entry(shape="[3]")}}}', 8, r"tensor a of shape \(3,\) in F32 has 8 bytes"),
+        (f'{{"a": {entry(shape="[0]")}}}', 8, "tensor a of shape"),
+        (f'{{"a": {entry("F33")}}}', 8, "tensor a is of an unknown type, 'F33'"),
+        (f'{{"a": {entry("f32")}}}', 8, "tensor a is of an unknown type"),
+        ('{"a": 7}', 0, "header is not that"),
+        ("[]", 0, "header is not that"),
+        (f'{{"__metadata__": {{"format": 1}}, "a": {entry()}}}', 8, "__metadata__ must be"),
+        (f'{{"a": {entry()}}}', 9, "has 1 bytes behind its last tensor"),
+        (f'{{"a": {entry()}}}', 7, "truncated"),
+    ],
+)
+def test_what_safetensors_refuses_is_refused_with_tensor_and_file(
+    header: str, num_bytes: int, message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, weights()) / SINGLE_NAME
+    header_of(path, header, num_bytes)
+    with pytest.raises(InputError, match=f"^{path}: .*{message}"):
+        open_checkpoint(tmp_path)
+    if "twice" not in message:  # the library keeps the last
+        with pytest.raises(SafetensorError):
+            safe_open(path, framework="numpy")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(("x.weight", "F8_E4M3"), ("x.weight", "F8_E5M2"), ("x.weight", "I8"), ("x.weight", "U8"), ("x.weight", "F4")),
+        *(("x.qweight", "I32"), ("x.weight_scale_inv", "F32"), ("x.weight_scale", "BF16"), ("x.scales", "F16")),
+    ],
+)
+def test_codes_and_scales_of_quantised_weights_are_refused_with_tensor_and_file(
+    name: str, dtype: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, weights()) / SINGLE_NAME
+    bits = {"F32": 32, "I32": 32, "BF16": 16, "F16": 16, "F4": 4}.get(dtype, 8)
+    header_of(path, f'{{"{name}": {entry(dtype, "[8]", f"[0, {bits}]")}}}', bits)
+    with pytest.raises(InputError, match=f"^{path}: tensor {name} is stored in {dtype}: quantised"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("part", [None, "thinker_config"])
+def test_a_config_of_quantised_weights_is_refused(part: str | None, tmp_path: Path) -> None:
+    write(tmp_path, weights())
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps({part: quantised} if part else quantised))
+    with pytest.raises(InputError, match=r"config\.json: quantization_config: quantised models are not read"):
+        open_checkpoint(tmp_path)
+
+
+def test_an_index_without_metadata_is_refused_since_the_stock_class_looks_into_it(tmp_path: Path) -> None:
+    index = write_sharded(tmp_path) / INDEX_NAME
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
+    with pytest.raises(InputError, match=rf'^{index}: has no metadata .*"metadata": {{}}'):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", INDEX_NAME])
+def test_a_key_that_is_there_twice_is_refused(name: str, tmp_path: Path) -> None:
+    write_sharded(tmp_path)
+    text = (tmp_path / name).read_text()
+    (tmp_path / name).write_text('{"a": 1, "a": 2, ' + text[1:])
+    with pytest.raises(InputError, match=f"^{tmp_path / name}: key 'a' is there twice"):
+        open_checkpoint(tmp_path)

@@ -5,7 +5,7 @@ import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from autoreap.data.tasks.normalise import units
+from autoreap.data.tasks.normalise import plain, units
 
 # Two letters joined name none: "A. Cat or B. Dog".
 _JOINED = r"(?:\band\b|\bor\b|和|或|与|,|、|/|&)\W*[A-Z](?![A-Za-z])"
@@ -21,7 +21,7 @@ _ANNOUNCED = re.compile(
     r"|(?:答案|选项)(?:应该|应)?[是为:]?\s*:?\s*(?:选项|选)?|(?<!可)选择?[:\s]*(?!项)",
     re.IGNORECASE,
 )
-_WRAPPINGS = " \t\r\n\"'“”‘’<>[]"
+_WRAPPINGS = " \t\r\n\"'“”‘’„«»‹›「」『』《》`<>[]"
 
 _YES = frozenset({"yes", "yeah", "yep", "是", "是的", "对", "对的"})
 _NO = frozenset({"no", "nope", "否", "不", "不是", "不是的", "不对"})
@@ -32,16 +32,20 @@ _JOINTS = frozenset({"and", "or", "but"})
 def same(first: str, second: str, language: str | None) -> bool:
     """Whether two texts differ in nothing that counts."""
     # Fillers such as "um" normalise to nothing, which is not what an empty output means.
-    compared = [units(text, language) or [text.strip().casefold()] for text in (first, second)]
+    compared = [units(text, language) or [_as_it_stands(text)] for text in (first, second)]
     return compared[0] == compared[1]
+
+
+def _as_it_stands(text: str) -> str:
+    return unicodedata.normalize("NFKC", plain(text)).strip().casefold()
 
 
 def readings(output: str) -> Iterator[str]:
     """`output` as it stands, then what follows "the answer is" or "答案是" in it."""
-    plain = unicodedata.normalize("NFKC", output).replace("*", "").strip(_WRAPPINGS)
-    yield plain
-    for announced in _ANNOUNCED.finditer(plain):
-        yield plain[announced.end() :].strip()
+    whole = unicodedata.normalize("NFKC", plain(output)).replace("*", "").strip(_WRAPPINGS)
+    yield whole
+    for announced in _ANNOUNCED.finditer(whole):
+        yield whole[announced.end() :].strip()
 
 
 def chosen(choices: Sequence[str], output: str, language: str | None) -> int | None:
@@ -82,7 +86,10 @@ def _announced(choices: Sequence[str], reading: str, language: str | None) -> in
 
 
 def _by_text(choices: Sequence[str], text: str, language: str | None) -> int | None:
-    return next((number for number, choice in enumerate(choices) if same(choice, text, language)), None)
+    exact = [number for number, choice in enumerate(choices) if _as_it_stands(choice) == _as_it_stands(text)]
+    # C and C++ differ in marks alone, which count only where they must.
+    found = exact[:1] or [number for number, choice in enumerate(choices) if same(choice, text, language)]
+    return found[0] if len(found) == 1 else None
 
 
 def _by_letter(choices: Sequence[str], letter: re.Match[str] | None) -> int | None:

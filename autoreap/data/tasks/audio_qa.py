@@ -39,7 +39,8 @@ def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
     named: bool | int | None
     if sample.choices:
         named = chosen(sample.choices, output, sample.language)
-        right = named is not None and named == chosen(sample.choices, reference(sample), sample.language)
+        accepted = {chosen(sample.choices, answer, sample.language) for answer in (reference(sample), *sample.answers)}
+        right = named is not None and named in accepted
     elif (expected := yes_or_no(reference(sample))) is not None:
         named = yes_or_no(output)
         right = named is expected

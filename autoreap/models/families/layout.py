@@ -89,12 +89,21 @@ class CheckpointLayout(ABC):
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         """What a plan must know of the model; `InputError` if the config is not the family's."""
         try:
-            return self.model_shape(config)
+            shape = self.model_shape(config)
         except KeyError as error:
             raise InputError(f"key {error} is missing", where="config.json", fix=f"is this a {self.title}?") from None
         except (TypeError, AttributeError) as error:
             problem = f"a value is of another kind than a {self.title}'s: {error}"
             raise InputError(problem, where="config.json") from None
+        for name, component in shape.components.items():
+            num_experts, top_k = component.num_experts, component.top_k
+            if num_experts < 0 or not min(1, num_experts) <= top_k <= num_experts:
+                raise InputError(
+                    f"num_experts_per_tok of the {name} is {top_k}, of {num_experts} experts",
+                    where="config.json",
+                    fix="fetch it again",
+                )
+        return shape
 
     def role(self, tensor_name: str) -> TensorRole:
         """What the stored tensor is; `InputError` for a name that this family does not know."""
