@@ -5,7 +5,6 @@ The safetensors layout is 8 bytes of header length (little endian), a JSON heade
 """
 
 import hashlib
-import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
@@ -16,10 +15,10 @@ from typing import Any
 
 from autoreap import validation
 from autoreap.errors import InputError
+from autoreap.reading import MAX_JSON_BYTES, parse_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
@@ -155,17 +154,17 @@ def read_header(shard: Path) -> list[TensorInfo]:
         with shard.open("rb") as file:
             prefix = file.read(8)
             header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size - 8):
+            if not 2 <= header_bytes <= min(MAX_JSON_BYTES, size - 8):
                 raise InputError("not a safetensors file, or truncated", where=shard, fix="fetch it again")
-            header = json.loads(file.read(header_bytes))
+            header = parse_json(file.read(header_bytes))
     except FileNotFoundError:
         raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
     try:
         header.pop("__metadata__", None)
         tensors = [_tensor_info(name, entry, shard, 8 + header_bytes) for name, entry in header.items()]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
         raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again") from None
     tensors.sort(key=lambda tensor: tensor.offset)
     end = max((tensor.offset + tensor.num_bytes for tensor in tensors), default=0)
