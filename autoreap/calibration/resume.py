@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from autoreap.calibration.batching import START, Position
 from autoreap.calibration.meter import State
 from autoreap.errors import InputError
-from autoreap.files import atomic_write, exclusive, partial_of
+from autoreap.files import atomic_write, exclusive
 from autoreap.reading import parse_json
 from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
@@ -130,7 +130,6 @@ def lock_resume_file(output: Path) -> Iterator[Path]:
     with exclusive(lock, f"another calibration that writes {output} is running", fix="wait for it, or use another -o"):
         yield path
         path.unlink(missing_ok=True)
-        partial_of(path).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

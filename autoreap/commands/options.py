@@ -36,10 +36,9 @@ def print_result(document: dict[str, Any], text: str, *, as_json: bool, is_colou
 
 def load_study(name: str, storage: str | None) -> "StudyRecord":
     """What a study recorded; `InputError` where there is none of this name."""
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import open_study
+    from autoreap.search.storage import read_stored
 
-    return read_study(open_study(name, storage))
+    return read_stored(name, storage)
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:

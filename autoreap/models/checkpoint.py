@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from autoreap import validation
-from autoreap.errors import InputError
+from autoreap.errors import InputError, shown
 from autoreap.reading import MAX_JSON_BYTES, parse_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_COUNTED = ("layer", "depth", "num_experts", "num_hidden", "groups", "quantizers", "codebooks")  # in keys
+_MAX_COUNT = 10_000
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
 
@@ -108,6 +110,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise InputError("no such model directory", where=path)
     config = read_json(path / "config.json")
+    _check_counts(config, path / "config.json")
+    check_links(path)
     tensors: dict[str, TensorInfo] = {}
     for tensor in _all_tensors(path):
         if tensor.name in tensors:
@@ -124,6 +128,38 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def check_links(folder: Path) -> None:
+    """Raise `InputError` if a file of a model folder is a link out of it: what it names would be read, and published.
+
+    Files of the hub's cache are links, `snapshots/REVISION/NAME` to `blobs/HASH` of the same model.
+    """
+    here = folder.resolve()
+    roots = [here]
+    if here.parent.name == "snapshots":
+        roots.append(here.parent.parent / "blobs")
+    entries = list(folder.iterdir())
+    for below in entries:
+        if below.is_dir() and not below.is_symlink():
+            entries += below.iterdir()
+    for entry in entries:
+        if entry.is_symlink() and not any(entry.resolve().is_relative_to(root) for root in roots):
+            raise InputError("is a link to outside the model's folder", where=entry, fix="copy the file to here")
+
+
+def _check_counts(config: Any, where: Path) -> None:
+    """Raise `InputError` for more layers or experts than any model has: lists as long would fill the memory."""
+    values = [config]
+    for value in values:  # grows
+        if isinstance(value, list):
+            values += value
+        if isinstance(value, dict):
+            values += value.values()
+            for key, count in value.items():
+                counts = any(word in key for word in _COUNTED)
+                if counts and isinstance(count, int | float) and abs(count) > _MAX_COUNT:
+                    raise InputError(f"{key} is {shown(count)}, more than {_MAX_COUNT:,}", where=where)
+
+
 def _all_tensors(path: Path) -> Iterator[TensorInfo]:
     if not (path / INDEX_NAME).exists():
         if not (path / SINGLE_NAME).exists():
@@ -133,6 +169,9 @@ def _all_tensors(path: Path) -> Iterator[TensorInfo]:
     weight_map = read_json(path / INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError("has no weight_map of tensors to files", where=path / INDEX_NAME)
+    for shard in set(weight_map.values()):
+        if Path(shard).name != shard or shard == ".." or "\0" in shard:
+            raise InputError(f"names {shown(shard)}, not a file beside it", where=path / INDEX_NAME)
     stored: dict[str, str] = {}
     for shard in sorted(set(weight_map.values())):
         for tensor in read_header(path / shard):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoreap.files import atomic_write
 from autoreap.formatting import metric_text, size_text, visible_metrics
 from autoreap.report.tables import text_table
 from autoreap.scores import Metric
@@ -78,8 +79,7 @@ def write_front_csv(study: StudyRecord, points: Sequence[TrialRecord], path: Pat
     header = ["trial", "size_bytes"]
     for name in metrics:
         header += [name, f"{name}.low", f"{name}.high"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *parameters])
         for label, size_bytes, measured, params in _csv_entries(study, points):
@@ -133,6 +133,6 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     axes.set_title(f"{study.name}: size against {metric}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix("."))
     pyplot.close(figure)

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from autoreap.files import atomic_write
+
 _FOLDER = Path(__file__).parent / "page"
 
 
@@ -19,8 +21,8 @@ def write_page(template: str, path: Path, **context: Any) -> None:
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.globals |= {"asset": _asset, "embed": embed_json}
     page = environment.get_template(template).render(**context)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with atomic_write(path) as partial:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def read_words(language: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from autoreap.calibration.summary import ComponentSummary, headline, layer_table, summarise
 from autoreap.candidate import Candidate
+from autoreap.files import atomic_write
 from autoreap.report.pages import write_page
 from autoreap.report.saliency_pictures import Picture, pictures
 from autoreap.saliency import ComponentSaliency, Saliency
@@ -34,8 +35,8 @@ def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candida
             picture.draw(part, saliency.component(name), summaries[name])
             if picture is pictures(summaries[name])[0]:
                 part.suptitle(f"{name} of {saliency.provenance.get('model', 'an unnamed model')}", fontsize=14)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
+        with atomic_write(path) as partial:
+            figure.savefig(partial, format="png")
 
 
 def write_saliency_page(saliency: Saliency, components: Sequence[str], values: Candidate, path: Path) -> None:

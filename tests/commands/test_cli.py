@@ -87,7 +87,7 @@ def plan_with(folder: Path, target: Path, **changes: Any) -> Path:
 
 def model_with_config(folder: Path, target: Path, content: Any) -> Path:
     target.mkdir()
-    (target / "model.safetensors").symlink_to(folder / "model" / "model.safetensors")
+    (target / "model.safetensors").hardlink_to(folder / "model" / "model.safetensors")
     write(target / "config.json", content)
     return target
 
