@@ -37,6 +37,19 @@ def open_file(path: Path, *, missing: str = "no such file", fix: str | None = No
     return os.fdopen(descriptor, "rb")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that none can have, such as one of 300 characters, is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is there, and a file."""
+    return is_there(path) and path.is_file()
+
+
 def read_text(path: Path, kind: str, most_bytes: int, *, missing: str = "no such file", fix: str | None = None) -> str:
     """All of `path`, which is to be `kind`, such as JSON; `InputError` where it is longer, or not UTF-8."""
     with open_file(path, missing=missing, fix=fix) as file:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from autoreap.data.audio_files import waveform_of
+from autoreap.reading import is_file
 from autoreap.validation import NO_OTHER_KEYS, Number, Section, error_of, one_of
 
 NOISES = ("white", "pink", "brown")
@@ -32,7 +33,7 @@ def _locate_noise(noise: str, info: ValidationInfo) -> str:
     if noise in NOISES:
         return noise
     path = (info.context or Path()) / noise
-    if not path.is_file():
+    if not is_file(path):
         raise error_of([((), f"must be {', '.join(NOISES)} or a recording, got {str(path)!r}")])
     return str(path)
 

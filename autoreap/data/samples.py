@@ -22,6 +22,7 @@ from autoreap.data.conditions import Condition
 from autoreap.data.image_files import opened_image
 from autoreap.data.video_files import FRAMES_PER_SECOND, MAX_PIXELS, Frames, Media, sampled_frames
 from autoreap.errors import InputError, MediaError
+from autoreap.reading import is_file, is_there
 from autoreap.validation import error_of, one_of, read_jsonl, validate
 
 SAMPLING_RATE = 16_000
@@ -176,8 +177,8 @@ def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: 
 def check_media_files(sample: Sample, *, fix: str) -> None:
     """Raise `InputError` if a media file of `sample` is not there; `fix` says what its path is relative to."""
     for media in sample.media:
-        if isinstance(media, Path) and not media.is_file():
-            problem = f"not a file: {media}" if media.exists() else f"no such media file: {media}"
+        if isinstance(media, Path) and not is_file(media):
+            problem = f"not a file: {media}" if is_there(media) else f"no such media file: {media}"
             raise InputError(problem, where=sample.where, fix=fix)
 
 

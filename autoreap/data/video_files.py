@@ -111,7 +111,7 @@ def _opened(video: Media, where: str) -> Iterator[Any]:
     try:
         file = io.BytesIO(video) if isinstance(video, bytes) else f"file:{video}"
         with av.open(file, options=_OPTIONS) as container:
-            if not container.streams.video:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise ValueError("it has no pictures")
             check_size(container.streams.video[0].codec_context.width, container.streams.video[0].codec_context.height)
             yield container

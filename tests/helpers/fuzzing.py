@@ -226,7 +226,7 @@ _COMMANDS = (
     Case(_STUDY, ("show", "night")),
     Case(_STUDY, ("show", "night", "--trial", "0", "--json")),
     Case(_STUDY, ("pareto", "night", "--csv", "front.csv")),
-    Case(_STUDY, ("select", "night", "--rule", "smallest")),
+    Case(_STUDY, ("select", "night", "--rule", "smallest", "--max-wer-increase", "1")),
     Case(_STUDY, ("report", "night")),
     Case(("space.yaml",), ("search", "space.yaml", "--model", "gone")),
     Case(("tasks.yaml", "rows.jsonl"), ("evaluate", "gone", "--evals", "tasks.yaml")),
