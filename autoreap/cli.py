@@ -1,5 +1,6 @@
 """Parse, run one command, map errors to exit codes."""
 
+import errno
 import inspect as code
 import os
 import sys
@@ -28,7 +29,7 @@ from autoreap.commands.select import select
 from autoreap.commands.show import show
 from autoreap.commands.show_saliency import saliency
 from autoreap.commands.verify import verify
-from autoreap.errors import AutoreapError, InputError
+from autoreap.errors import AutoreapError, InputError, one_line, printable
 from autoreap.progress import log_to_stderr
 from autoreap.search.signals import Interrupted
 
@@ -37,6 +38,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(evaluate, prune, inspect, init, doctor, completion),
 )
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_USERS_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # of files: too long, or links in a circle
 
 app = typer.Typer(
     add_completion=False,
@@ -90,15 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as end:  # of --help and --version
         return end.exit_code
     except typer.TyperException as error:
-        return _fail(_usage_text(error), error.exit_code)
+        return _fail(one_line(_usage_text(error)), error.exit_code)
     except BrokenPipeError:  # the reader has left; the interpreter must not flush again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return AutoreapError.exit_code
     except AutoreapError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        exit_code = InputError.exit_code if isinstance(error, _USERS_PATHS) else AutoreapError.exit_code
-        return _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", exit_code)
+        is_users = isinstance(error, _USERS_PATHS) or error.errno in _USERS_NAMES
+        exit_code = InputError.exit_code if is_users else AutoreapError.exit_code
+        return _fail(one_line(f"{error.filename or 'input/output'}: {error.strerror or error}"), exit_code)
     except ImportError as error:
         reason = " ".join(str(error).split())
         text = f"a library can't be imported: {reason} (`autoreap doctor` says how to mend it)"
@@ -109,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, exit_code: int) -> int:
-    print(f"autoreap: {text}", file=sys.stderr)
+    print(f"autoreap: {printable(text)}", file=sys.stderr)
     return exit_code
 
 

@@ -1,5 +1,37 @@
 """The failures autoreap reports to its user. Each message says what is wrong, where, and how to fix it."""
 
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_MAX_VALUE = 200  # characters of a value in a message
+_MAX_LINE = 1000
+_MAX_LINES = 50
+# What moves the cursor, colours, hides, turns the direction of writing or is half a character; tab and line feed stay.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, *, as_json: bool = False) -> str:
+    """`text` with escapes such as \\x1b for control characters: files, names and keys may hold anything."""
+
+    def escape(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 0x100 and not as_json else f"\\u{code:04x}"
+
+    return _CONTROL.sub(escape, text)
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as Python prints it, cut at a length that can be read."""
+    text = printable(repr(value))
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}..."
+
+
+def one_line(text: str) -> str:
+    """`text` as one line that can be printed, its middle left out where it is too long to read."""
+    text = printable(text.strip().replace("\n", " "))
+    return text if len(text) <= _MAX_LINE else f"{text[: _MAX_LINE // 2]} ... {text[-_MAX_LINE // 2 :]}"
+
 
 class AutoreapError(Exception):
     """A failure in the work itself; the command exits with `exit_code` and prints the message without a traceback."""
@@ -23,7 +55,16 @@ class InputError(AutoreapError):
         self.where = where
         location = f"{where}: " if where is not None else ""
         remedy = f" ({fix})" if fix else ""
-        super().__init__(f"{location}{problem}{remedy}")
+        super().__init__(one_line(f"{location}{problem}{remedy}"))
+
+    @classmethod
+    def of_lines(cls, mistakes: Iterable[str]) -> "InputError":
+        """Of several mistakes, a line for each; of very many the first ones."""
+        lines = [one_line(mistake) for mistake in mistakes]
+        more = [f"and {len(lines) - _MAX_LINES:,} more mistakes"] if len(lines) > _MAX_LINES else []
+        error = cls("\n".join(lines))
+        error.args = ("\n".join(lines[:_MAX_LINES] + more),)
+        return error
 
 
 class MediaError(InputError):

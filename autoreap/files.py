@@ -1,5 +1,10 @@
 """Files that are complete or not there, and locks that end with their process."""
 
+import glob
+import os
+import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,30 +13,71 @@ from filelock import FileLock, Timeout
 
 from autoreap.errors import InputError
 
-
-def partial_of(path: Path) -> Path:
-    """Where `path` is written until it is complete; a killed process leaves it behind."""
-    return path.with_name(f"{path.name}.partial")
+_PARTIAL = ".partial"
+_MAX_PREFIX = 60  # characters: a name may be as long as the file system allows, and is to get longer
+_LEFT_SECONDS = 3600.0
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to, in a folder that is there; a rename makes it `path` at the end of the context.
 
-    After an error nothing is left.
+    Nobody can guess its name and lay a link there. A link at `path` is replaced, not followed. After an error nothing
+    is left; what killed processes left goes with `remove_partial`.
 
     Raises:
         InputError: `path` is a directory.
     """
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         raise InputError("is a directory", where=path, fix="name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_partial(path)
+    descriptor, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=_PARTIAL, dir=path.parent)
+    partial = Path(name)
     try:
-        yield partial_of(path)
-        partial_of(path).replace(path)
+        os.fchmod(descriptor, 0o666 & ~_umask())  # as of any other file, where mkstemp keeps it to its owner
+        os.close(descriptor)
+        yield partial
+        partial.replace(path)
     except BaseException:
-        partial_of(path).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+
+
+def _partial_prefix(path: Path) -> str:
+    return f".{path.name[:_MAX_PREFIX]}."
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what killed processes have left of writing `path`: files of ours that are no longer written to."""
+    for left in path.parent.glob(f"{glob.escape(_partial_prefix(path))}*{_PARTIAL}"):
+        status = left.lstat()
+        if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _LEFT_SECONDS:
+            left.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Of this process; it can't be read without being set."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def own_directory(path: Path) -> None:
+    """Make the directory `path`, whose name can be guessed, or take up the one that is there if it is this user's.
+
+    Raises:
+        InputError: it is a link or another user's, who could lay links in it; or it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't be written: {error.strerror}", where=path, fix="name another directory") from None
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise InputError("is a link, and would be emptied", where=path, fix="remove it, or name another directory")
+    if status.st_uid != os.geteuid():
+        raise InputError("belongs to another user", where=path, fix="name another directory")
 
 
 @contextmanager
@@ -42,6 +88,8 @@ def exclusive(path: Path, problem: str, fix: str) -> Iterator[None]:
     filelock notices that a file it waits for was removed, so that is safe.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise InputError("is a link, and would be written through", where=path, fix="remove it")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -64,6 +112,8 @@ def waiting_lock(
         TimeoutError: others hold it for longer than `seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise InputError("is a link, and would be written through", where=path, fix="remove it")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

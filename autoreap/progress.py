@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.status import Status
 
+from autoreap.errors import printable
 from autoreap.formatting import duration
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def log_to_stderr() -> None:
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        console.print(f"{time.strftime('%H:%M:%S')} {mark}{record.getMessage()}")
+        console.print(f"{time.strftime('%H:%M:%S')} {mark}{printable(record.getMessage())}")
 
 
 class StatusLine:
@@ -63,7 +64,7 @@ class StatusLine:
         if not console.is_terminal:
             logger.info("%s", text)
             return
-        text = text[: console.width - 4]  # the spinner takes two columns
+        text = printable(text)[: console.width - 4]  # the spinner takes two columns
         if self._status is None:
             self._status = console.status(text)
             self._status.start()

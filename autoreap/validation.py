@@ -29,7 +29,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from autoreap.errors import InputError
+from autoreap.errors import InputError, shown
+from autoreap.reading import MAX_JSON_BYTES, lines_of, parse_json, read_text
 
 KeyPath = tuple[str | int, ...]
 Mistake = tuple[KeyPath, str]
@@ -37,7 +38,7 @@ Value = TypeVar("Value")
 
 NO_OTHER_KEYS = ConfigDict(extra="forbid")
 
-_MAX_SHOWN = 200  # characters of a value in a message
+_MAX_INTEGER = 2**63 - 1  # a database can't hold a larger one
 _MISTAKE = "mistake"  # the type of errors that are worded already
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 _WORDS = {
@@ -66,8 +67,8 @@ def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False), WrapValidator(_as_written)]
 PositiveNumber = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False), WrapValidator(_as_written)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1), WrapValidator(_as_written)]
-PositiveInteger = Annotated[StrictInt, Field(gt=0)]
-Count = Annotated[StrictInt, Field(ge=0)]
+PositiveInteger = Annotated[StrictInt, Field(gt=0, le=_MAX_INTEGER)]
+Count = Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)]
 Text = Annotated[StrictStr, Field(min_length=1)]
 
 
@@ -157,10 +158,7 @@ def _worded(error: ErrorDetails, section: type[Section] | None = None) -> Mistak
         message = str(error["ctx"]["error"])
     elif kind in _WORDS:
         message = _WORDS[kind].format(**error.get("ctx", {}))
-    got = repr(error["input"])
-    if len(got) > _MAX_SHOWN:
-        got = f"{got[:_MAX_SHOWN]}..."
-    return key, f"{message}, got {got}"
+    return key, f"{message}, got {shown(error['input'])}"
 
 
 def mistakes_of(error: ValidationError) -> list[Mistake]:
@@ -197,16 +195,13 @@ def _refuse(error: ValidationError, where: object, fix: str | None) -> InputErro
 
 def read_json(path: Path, *, missing: str = "no such file", fix: str | None = None) -> Any:
     """The JSON document in `path`; `InputError` where there is none, which is said with `missing` and `fix`."""
+    text = read_text(path, "JSON", MAX_JSON_BYTES, missing=missing, fix=fix)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
-    except FileNotFoundError:
-        raise InputError(missing, where=path, fix=fix) from None
-    except IsADirectoryError:
-        raise InputError("is a folder, not a file", where=path) from None
-    except KeyError as error:
-        raise InputError(f"key {error} is there twice", where=path, fix="leave one out") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}:{error.colno}") from None
+    except ValueError as error:
+        raise InputError(str(error), where=path) from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -215,24 +210,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         InputError: the file is not there, or a line is no JSON object or has a key twice; the message names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would break at U+2028
-    except FileNotFoundError:
-        raise InputError("no such file", where=path) from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"not a JSONL file: {error}", where=path) from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines_of(path):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line, object_pairs_hook=without_repeats)
+            row = parse_json(line, allow_nan=True)  # other tools write NaN into keys that are theirs
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", where=f"{where}:{error.colno}") from None
-        except RecursionError:
-            raise InputError("not JSON: nested too deeply", where=where) from None
-        except KeyError as error:
-            raise InputError(f"key {error} is there twice", where=where, fix="leave one out") from None
+        except ValueError as error:
+            raise InputError(str(error), where=where) from None
         if not isinstance(row, dict):
             raise InputError("each line must be a JSON object", where=where)
         yield where, row
@@ -244,27 +231,9 @@ def read_lines(path: Path, adapter: TypeAdapter[Value], *, fix: str) -> Iterator
     Raises:
         InputError: the file is not there, or a line is of another form; the message names line and key, and says `fix`.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028
-    except FileNotFoundError:
-        raise InputError("no such file", where=path) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not a JSONL file: {error}", where=path, fix=fix) from None
-    if not lines[-1]:  # the last line ends with a line feed, too
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines_of(path, fix=fix):
         try:
             value = adapter.validate_json(line)
         except ValidationError as error:
             raise _refuse(error, f"{path}:{number}", fix) from None
         yield value
-
-
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; `KeyError` for a key that is there twice, since JSON would silently keep the last value."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise KeyError(key)
-        found[key] = value
-    return found

@@ -79,7 +79,7 @@ def test_a_file_that_is_no_plan_is_refused_by_name(content: bytes, tmp_path: Pat
     path = tmp_path / "plan.json"
     path.write_bytes(content)
     for place in (path, tmp_path, tmp_path / "none.json"):
-        with pytest.raises(InputError, match=f"^{place}: "):
+        with pytest.raises(InputError, match=f"^{place}:"):
             load_plan(place)
 
 

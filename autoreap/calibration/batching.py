@@ -5,17 +5,14 @@ encoded one by one and gathered while the batch, padded to its longest, stays wi
 batches depend on rows and budget alone, and those after any point can be had again without decoding what came before.
 """
 
-import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image
-
+from autoreap.data.audio_files import seconds_from_header
 from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
-from autoreap.data.media_files import Media, opened_sound
+from autoreap.data.image_files import opened_image
 from autoreap.data.samples import Sample, check_unreadable
 from autoreap.data.video_files import size_from_header
 from autoreap.errors import InputError, MediaError
@@ -159,8 +156,7 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
     tokens: float = len(inputs.encode_text(f"{sample.question or ''} {sample.text or ''}", sample.where).input_ids)
     try:
         if sample.audio is not None:
-            with opened_sound(sample.audio) as sound:
-                tokens += sound.frames / sound.samplerate * _AUDIO_TOKENS_PER_SECOND
+            tokens += seconds_from_header(sample.audio, sample.where) * _AUDIO_TOKENS_PER_SECOND
         if not isinstance(sample.video, tuple):
             num_frames, width, height = size_from_header(sample.video, sample.where)
             return tokens + num_frames / _FRAMES_PER_TOKEN * width * height / _PIXELS_PER_TOKEN
@@ -168,13 +164,9 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
         if not images and sample.image is not None:
             images = (sample.image,)
         if images:
-            with Image.open(_file_of(images[0])) as image:
+            with opened_image(images[0], sample.where) as image:
                 shown = max(len(images) / _FRAMES_PER_TOKEN, 1)
                 tokens += shown * image.width * image.height / _PIXELS_PER_TOKEN
-    except (RuntimeError, MediaError, OSError, ValueError, SyntaxError):
+    except MediaError:
         return math.inf
     return tokens
-
-
-def _file_of(media: Media) -> Path | io.BytesIO:
-    return io.BytesIO(media) if isinstance(media, bytes) else media

@@ -20,7 +20,8 @@ from safetensors.torch import save
 from autoreap.calibration.batching import START, Position
 from autoreap.calibration.meter import State
 from autoreap.errors import InputError
-from autoreap.files import atomic_write, exclusive, partial_of, waiting_lock
+from autoreap.files import atomic_write, exclusive, waiting_lock
+from autoreap.reading import parse_json
 from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,6 @@ def lock_resume_file(output: Path, *, waits: bool = False) -> Iterator[Path]:
     with waiting_lock(lock, on_wait=say) if waits else exclusive(lock, problem, fix):
         yield path
         path.unlink(missing_ok=True)
-        partial_of(path).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,13 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found: dict[str, str] = {}
         if metadata.get("format") == _FORMAT:
-            found = validate(_IDENTITY, json.loads(metadata["identity"]), "identity")
+            found = validate(_IDENTITY, parse_json(metadata["identity"]), "identity")
         changed = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
         if changed:
             logger.info(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
             return {}
-        entries = validate(_PARTS, json.loads(metadata["parts"]), "parts")
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, InputError) as error:
+        entries = validate(_PARTS, parse_json(metadata["parts"]), "parts")
+    except (SafetensorError, OSError, KeyError, ValueError, InputError) as error:
         logger.info(f"starting anew: {path} is damaged: {error}")
         return {}
     parts = {}

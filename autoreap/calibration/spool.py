@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from autoreap.errors import AutoreapError, InputError
-from autoreap.files import exclusive
+from autoreap.files import exclusive, own_directory
 
 
 def spool_beside(output: Path) -> Path:
@@ -59,7 +59,7 @@ class Spool:
 @contextmanager
 def open_spool(folder: Path) -> Iterator[Spool]:
     """An empty spool; what a killed process left there goes, and so does everything at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_directory(folder)
     with exclusive(
         folder.with_name(f"{folder.name}.lock"),
         "another calibration keeps its hidden states here",

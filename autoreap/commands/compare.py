@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from autoreap.commands.options import Json, Storage, load_study, print_result
-from autoreap.errors import InputError
+from autoreap.errors import InputError, printable
 
 if TYPE_CHECKING:
     from autoreap.evaluation.outcomes import Outcome
@@ -46,9 +46,9 @@ def compare(
     width = shutil.get_terminal_size((_WIDTH, 0)).columns
     text = comparison_text(comparison, worst, width=width, colour=_has_colour())
     document = {"a": first, "b": second, **comparison.as_dict(worst)}
-    wrote = [f"\nwrote {html}"] if html else []
-    text = "\n".join([f"A  {first}\nB  {second}\n", text, *wrote])
-    print_result(document, text, as_json=json)
+    wrote = [printable(f"\nwrote {html}")] if html else []
+    text = "\n".join([printable(f"A  {first}\nB  {second}\n"), text, *wrote])
+    print_result(document, text, as_json=json, is_coloured=True)
 
 
 def _has_colour() -> bool:

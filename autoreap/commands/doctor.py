@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from autoreap.commands.options import Json, model_names, print_result
 from autoreap.errors import InputError, UnhealthyError
@@ -15,6 +15,7 @@ _MODEL = "a directory, tiny, or a hub name (default: the published 30B)"
 
 def doctor(
     model: Annotated[str | None, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)] = None,
+    network: Annotated[bool, Option("--network", help="ask whether the hub can be reached")] = False,
     json: Json = False,
 ) -> None:
     """Say what works on this machine, and what is broken.
@@ -27,7 +28,7 @@ def doctor(
     from autoreap.commands.needs import PUBLISHED_NEED
 
     place = None if model is None else _place(model)
-    machine = look()
+    machine = look(ask_network=network)
     try:
         requirements = metadata.requires("autoreap") or []
     except metadata.PackageNotFoundError:  # it runs without being installed

@@ -99,8 +99,8 @@ class Ability:
     text: str
 
 
-def look() -> Machine:
-    """At this machine."""
+def look(*, ask_network: bool = False) -> Machine:
+    """At this machine, and with `ask_network` at whether the hub can be reached."""
     # -P: a file of the current folder must not be taken for a library, as it is not when `autoreap` runs.
     probe = subprocess.run([sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True)
     try:
@@ -121,16 +121,18 @@ def look() -> Machine:
         num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         load=psutil.getloadavg()[0],
         threads=os.environ.get("OMP_NUM_THREADS", ""),
-        hub=_hub(),
+        hub=_hub(ask_network=ask_network),
     )
 
 
-def _hub() -> str:
+def _hub(*, ask_network: bool) -> str:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     lies = f"cache {cache}" if cache.is_dir() else f"cache {cache} (empty)"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return f"not asked: HF_HUB_OFFLINE is set; {lies}"
+    if not ask_network:
+        return f"not asked: --network asks it; {lies}"
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=3).close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from typer import Argument, BadParameter, Option
 
 from autoreap.data.calibration_choices import DEFAULT_GATES, DEFAULT_TOKENS, Gates, Tokens
-from autoreap.errors import InputError
+from autoreap.errors import InputError, printable
 
 if TYPE_CHECKING:
     from autoreap.data.calibration_config import CalibrationConfig
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 COMPONENTS = {"thinker": ("thinker",), "talker": ("talker",), "both": ("thinker", "talker")}
 
 
-def print_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """What a command found, as one JSON object or as text for people."""
-    shown = json.dumps(document, ensure_ascii=False, allow_nan=False) if as_json else text
-    if shown:
-        print(shown, flush=True)
+def print_result(document: dict[str, Any], text: str, *, as_json: bool, is_coloured: bool = False) -> None:
+    """What a command found, as one JSON object or as text for people; an `is_coloured` text is printable already."""
+    if as_json:  # in JSON, too, an escape stands for its character
+        text = printable(json.dumps(document, ensure_ascii=False, allow_nan=False), as_json=True)
+    elif not is_coloured:
+        text = printable(text)
+    if text:
+        print(text, flush=True)
 
 
 def load_study(name: str, storage: str | None) -> "StudyRecord":
     """What a study recorded; `InputError` where there is none of this name."""
-    from autoreap.search.records import read_study
-    from autoreap.search.storage import open_study
+    from autoreap.search.storage import read_stored
 
-    return read_study(open_study(name, storage))
+    return read_stored(name, storage)
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from autoreap.data.calibration_choices import DEFAULT_GATES, DEFAULT_TOKENS, GATES, TOKENS
 from autoreap.data.yaml_file import read_yaml
 from autoreap.errors import InputError
+from autoreap.reading import is_file, is_there
 from autoreap.validation import (
     NO_OTHER_KEYS,
     Mistake,
@@ -33,7 +34,7 @@ def _locate(path: str, info: ValidationInfo) -> str:
     folder: Path | None = info.context
     if folder is None:
         return path
-    if (folder / path).exists():
+    if is_there(folder / path):
         return str(folder / path)
     if not _is_hub_name(path):
         raise error_of([((), f"no such file: {folder / path}")])
@@ -72,7 +73,7 @@ class CalibrationSet(Section):
     def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
         """The keys for the hub that a file does not need."""
         path = values.get("dataset_path")
-        if context is None or not isinstance(path, str) or not (context / path).is_file():
+        if context is None or not isinstance(path, str) or not is_file(context / path):
             return
         for key in _HUB_KEYS:
             # A Parquet file has no split or configuration, but its columns may have names of their own.
@@ -149,7 +150,7 @@ def calibration_of(
     for modality, entries in named.items():
         added = []
         for name, weight in entries:
-            if not Path(name).exists() and not _is_hub_name(name):
+            if not is_there(Path(name)) and not _is_hub_name(name):
                 fix = "name a JSONL file or a data set of the hub"
                 raise InputError(f"no such file: {name}", where=f"--{modality}", fix=fix)
             added.append(CalibrationSet(name, weight=weight))

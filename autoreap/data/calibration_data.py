@@ -12,6 +12,7 @@ from autoreap.data.dataset import HubSource, is_parquet, read_hub
 from autoreap.data.samples import Sample, read_samples
 from autoreap.data.video_files import check_decoder
 from autoreap.errors import InputError
+from autoreap.reading import is_file
 
 _REQUIRED: dict[str, tuple[str, ...]] = {"audio": ("audio",), "video": (), "mixed": ("audio",)}
 _SEEN = ("video", "mixed")
@@ -38,7 +39,7 @@ def read_set(source: CalibrationSet, modality: str) -> list[Sample]:
     a forgotten column name would otherwise leave the texts alone to be measured, unnoticed.
     """
     path = Path(source.dataset_path)
-    if path.is_file() and not is_parquet(source.dataset_path):
+    if is_file(path) and not is_parquet(source.dataset_path):
         samples = read_samples(path, modality=modality)[: source.limit]
     else:
         samples = _read_hub_set(source, modality)

@@ -1,21 +1,14 @@
-"""Where a row holds what a sample needs: in a column, in several, or in a template of columns.
-
-Templates are Jinja's, as lm-eval writes them (`{{question}}`), in its sandbox: an evals file runs no code.
-"""
+"""Where a row holds what a sample needs: in a column, in several, or in a template of columns."""
 
 import ast
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import jinja2
-from jinja2 import meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from autoreap.errors import InputError
+from autoreap.data.row_templates import columns_of_template, fill_in, is_row_template
+from autoreap.errors import InputError, shown
+from autoreap.reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -30,35 +23,9 @@ ColumnRef = str | Constant | tuple[str | Constant, ...]  # a column, a template 
 TEXTS = ("text", "question", "answer", "language", "speaker")
 _ONE_TEXT = ("id", "text", "question", "language", "speaker")  # an answer may be a list, too
 KEYS = ("id", "audio", "image", "video", "choices", *TEXTS)
-
-
-def _printable(value: Any) -> Any:
-    """`value` as a template prints it; what Python alone would print is no text."""
-    if value is None or isinstance(value, Mapping | bytes):
-        raise TypeError(f"{_kind(value)} is no text")
-    return value
-
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_printable
-)
 _COLUMN_ALONE = re.compile(r"\s*\{\{-?\s*(\w+)\s*-?\}\}\s*")
 _MAX_SHOWN = 100  # characters of a value in a message
-# What a template may raise on a row.
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
-
-
-def is_row_template(ref: str) -> bool:
-    """Whether `ref` is a template of columns, not the name of one."""
-    return "{{" in ref or "{%" in ref
-
-
-def check_template(ref: str) -> None:
-    """Raise `ValueError` if `ref` is a template that Jinja can't parse."""
-    try:
-        _ENVIRONMENT.parse(ref)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"is no template ({error.message})") from None
+_MAX_LIST = 100_000  # characters of a list that is stored as text: Python's parser takes much memory
 
 
 def referenced_columns(ref: ColumnRef) -> frozenset[str]:
@@ -68,7 +35,7 @@ def referenced_columns(ref: ColumnRef) -> frozenset[str]:
     if isinstance(ref, tuple):
         return frozenset().union(*map(referenced_columns, ref))
     if is_row_template(ref):
-        return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(ref)))
+        return columns_of_template(ref)
     return frozenset({ref})
 
 
@@ -145,14 +112,9 @@ def _value(ref: ColumnRef, row: Mapping[str, Any], where: str) -> Any:
     if not is_row_template(ref):
         return row[ref]
     try:
-        return _template(ref).render(row)
-    except _TEMPLATE_ERRORS as error:
-        raise InputError(f"template {ref!r} can't be filled in: {error}", where=where) from None
-
-
-@cache
-def _template(ref: str) -> jinja2.Template:
-    return _ENVIRONMENT.from_string(ref)
+        return fill_in(ref, row)
+    except ValueError as error:
+        raise InputError(str(error), where=where) from None
 
 
 def _choices(stored: Any, where: str) -> list[str]:
@@ -161,7 +123,7 @@ def _choices(stored: Any, where: str) -> list[str]:
     choices = _list_of_texts(stored)
     if choices is None or len(choices) < 2:
         raise InputError(
-            f"choices must be a list of at least two texts, got {stored!r}",
+            f"choices must be a list of at least two texts, got {shown(stored)}",
             where=where,
             fix="of several columns: columns: {choices: [first, second]}",
         )
@@ -200,9 +162,9 @@ def _list_of_texts(stored: Any) -> list[str] | None:
 
 def _parse_list(text: str) -> Any:
     """The list that `text` prints, in JSON or in Python; None if it prints none."""
-    if not text.lstrip().startswith("["):
+    if not text.lstrip().startswith("[") or len(text) > _MAX_LIST:
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (parse_json, ast.literal_eval):
         try:
             return parse(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):

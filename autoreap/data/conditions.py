@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationInfo
 from pydantic.dataclasses import dataclass
 
+from autoreap.data.audio_files import waveform_of
+from autoreap.reading import is_file
 from autoreap.validation import NO_OTHER_KEYS, Number, Section, error_of, one_of
 
 NOISES = ("white", "pink", "brown")
@@ -31,7 +33,7 @@ def _locate_noise(noise: str, info: ValidationInfo) -> str:
     if noise in NOISES:
         return noise
     path = (info.context or Path()) / noise
-    if not path.is_file():
+    if not is_file(path):
         raise error_of([((), f"must be {', '.join(NOISES)} or a recording, got {str(path)!r}")])
     return str(path)
 
@@ -61,7 +63,8 @@ class Condition(Section):
         """What it does, wherever a recording of noise lies: its contents stand for its path."""
         noise = self.noise
         if noise not in NOISES:
-            noise = hashlib.sha256(Path(noise).read_bytes()).hexdigest()
+            with Path(noise).open("rb") as file:
+                noise = hashlib.file_digest(file, "sha256").hexdigest()
         values = (self.speed, self.room_seconds, noise, self.snr_db, self.band, self.seed)
         return repr(values)
 
@@ -82,9 +85,7 @@ class Condition(Section):
     def _noise(self, num_samples: int, sampling_rate: int, rng: np.random.Generator) -> Waveform:
         if self.noise in NOISES:
             return _coloured(num_samples, _NOISE_SLOPES[self.noise], rng)
-        import librosa
-
-        recording, _ = librosa.load(self.noise, sr=sampling_rate, mono=True)
+        recording = waveform_of(Path(self.noise), sampling_rate, self.noise)
         start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
         return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)  # a short one is repeated
 

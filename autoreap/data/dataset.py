@@ -17,6 +17,7 @@ from autoreap.data.media_files import Media
 from autoreap.data.parts import PART_KEYS, check_whole
 from autoreap.data.samples import Sample, check_media_files, check_texts, read_samples
 from autoreap.errors import InputError
+from autoreap.reading import is_file, is_there
 
 # Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
 STREAMED_FOR_ONE = 20
@@ -117,7 +118,7 @@ def _hub_source(config: TaskConfig, folder: Path) -> HubSource:
     path, where = config.dataset_path, f"{config.dataset_path} {config.dataset_name or ''}[{config.test_split}]"
     if is_parquet(path):
         path = where = str(folder / path)
-    elif (folder / path).is_dir():
+    elif is_there(folder / path) and (folder / path).is_dir():
         path = str(folder / path)
     elif (folder / path).is_file() or Path(path).suffix in _OF_FILES:
         problem = "its name does not say how to read it" if (folder / path).exists() else "no such file"
@@ -221,7 +222,7 @@ def _load(source: HubSource) -> Any:
     import pyarrow.parquet
 
     if is_parquet(source.path):
-        if not Path(source.path).is_file():
+        if not is_file(Path(source.path)):
             raise InputError("no such file", where=source.where)
         # `load_dataset` would write a copy to its cache, and fail where the user's home can't be written.
         return datasets.Dataset(pyarrow.parquet.read_table(source.path))

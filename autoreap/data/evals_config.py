@@ -11,7 +11,7 @@ from pydantic import AfterValidator, StrictStr
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from autoreap.data.columns import KEYS as COLUMN_KEYS
-from autoreap.data.columns import ColumnRef, Constant, check_template, is_row_template
+from autoreap.data.columns import ColumnRef, Constant
 from autoreap.data.conditions import Condition
 from autoreap.data.languages import language_mistake
 from autoreap.data.lm_eval_keys import (
@@ -25,12 +25,14 @@ from autoreap.data.lm_eval_keys import (
     metric_mistakes,
     metric_of,
 )
+from autoreap.data.row_templates import check_template, is_row_template
 from autoreap.data.tasks import TASKS, Task, task_named
 from autoreap.data.yaml_file import read_yaml
 from autoreap.errors import InputError
 from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, Share, Text, mapping_or_empty, one_of
 
 SPLITS = ("search", "report")
+_FILLED_IN = ("question", "choices", "lettered")
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,11 @@ def _check_prompt(text: str) -> str:
         check_template(text)
         return text
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f"is no template ({error})") from None
-    if not names <= {"question", "choices", "lettered"}:
+    # A width such as {question:>1000000000} would be filled with spaces.
+    if any(name not in _FILLED_IN or form or conversion for _, name, form, conversion in parts):
         raise ValueError("may use {question}, {choices} and {lettered} alone")
     return text
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, StrictBool, StrictStr
 from pydantic.dataclasses import dataclass
 
-from autoreap.data.columns import Constant, check_template, is_row_template
+from autoreap.data.columns import Constant
+from autoreap.data.row_templates import check_template, is_row_template
 from autoreap.data.tasks import TASKS, task_named
 from autoreap.validation import NO_OTHER_KEYS, Mistake, PositiveInteger, Section, mapping_or_empty
 

@@ -4,7 +4,6 @@ A row names its media relative to the JSONL file. A row of a hub data set carrie
 """
 
 import hashlib
-import io
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +14,18 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import AfterValidator, ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter
 from pydantic.dataclasses import dataclass as validated_dataclass
 
+from autoreap.data.audio_files import waveform_of
 from autoreap.data.conditions import Condition
-from autoreap.data.media_files import Media, opened_sound
+from autoreap.data.image_files import opened_image
+from autoreap.data.media_files import Media
 from autoreap.data.parts import check_whole
-from autoreap.data.video_files import FRAMES_PER_SECOND, Frames, sampled_frames
+from autoreap.data.video_files import FRAMES_PER_SECOND, MAX_PIXELS, Frames, sampled_frames
 from autoreap.errors import InputError, MediaError
+from autoreap.reading import is_file, is_there
 from autoreap.validation import error_of, one_of, read_jsonl, validate
 
 SAMPLING_RATE = 16_000
@@ -200,8 +202,8 @@ def check_texts(sample: Sample) -> None:
 def check_media_files(sample: Sample, *, fix: str) -> None:
     """Raise `InputError` if a media file of `sample` is not there; `fix` says what its path is relative to."""
     for media in sample.media:
-        if isinstance(media, Path) and not media.is_file():
-            problem = f"not a file: {media}" if media.exists() else f"no such media file: {media}"
+        if isinstance(media, Path) and not is_file(media):
+            problem = f"not a file: {media}" if is_there(media) else f"no such media file: {media}"
             raise InputError(problem, where=sample.where, fix=fix)
 
 
@@ -239,7 +241,8 @@ def _media_digest(media: Media) -> str:
 
 @lru_cache(maxsize=1 << 17)  # a search asks for it twice: are the splits apart, and are the data those of the study
 def _file_digest(path: Path, _modified: int, _size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_audio(sample: Sample) -> NDArray[np.float32]:
@@ -248,17 +251,9 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
     Raises:
         MediaError: the audio can't be decoded, or holds no sound; the message names file and line.
     """
-    import librosa
-    import soundfile
-
     if sample.audio is None:
         raise InputError("has no audio", where=sample.where)
-    try:
-        with opened_sound(sample.audio) as sound:
-            waveform, _ = librosa.load(sound, sr=SAMPLING_RATE, mono=True)
-    except (soundfile.LibsndfileError, librosa.ParameterError, OSError, EOFError, ValueError) as error:
-        reason = getattr(error, "error_string", error)
-        raise MediaError(f"audio can't be decoded: {reason}", where=sample.where) from None
+    waveform = waveform_of(sample.audio, SAMPLING_RATE, sample.where)
     if waveform.size < MIN_SAMPLES:
         raise MediaError(f"audio of {waveform.size} samples is too short to hear", where=sample.where)
     if np.abs(waveform).max() < _SILENT:
@@ -290,18 +285,17 @@ def load_frames(sample: Sample) -> Frames | None:
     if not media:
         return None
     images = tuple(_open_image(content, sample.where) for content in media)
+    if sum(image.width * image.height for image in images) > MAX_PIXELS:
+        raise MediaError(f"the frames of a video have more than {MAX_PIXELS:,} pixels", where=sample.where)
     if len({image.size for image in images}) > 1:
         raise MediaError("the frames of a video must all have the same size", where=sample.where)
     return Frames(images, 1 / FRAMES_PER_SECOND)
 
 
 def _open_image(media: Media, where: str) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(media) if isinstance(media, bytes) else media) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"image can't be decoded: {error}", where=where) from None
+    with opened_image(media, where) as image:
+        image.load()
+        return image
 
 
 def check_unreadable(unreadable: Sequence[str], num_rows: int, most: float, *, option: str) -> None:

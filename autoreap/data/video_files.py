@@ -19,6 +19,12 @@ from autoreap.errors import InputError, MediaError
 
 FRAMES_PER_SECOND = 1.0
 MAX_FRAMES = 32
+MAX_PIXELS = 300_000_000  # of all sampled frames: 3 bytes each, 32 frames of a 4K video
+_MAX_IMAGE = 100_000_000
+_MAX_ASPECT = 200  # what the processors of the models take
+# Formats that hold their pictures themselves. A playlist (m3u8, ffconcat) names other files, and addresses.
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,ivf,h264,hevc,m4v,gif,mxf,rm"
+_OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,10 @@ def sampled_frames(video: Media, where: str) -> Frames:
     """
     with _opened(video, where) as container:
         start, duration = _span(container)
-    num_frames = num_sampled(duration)
+        size = container.streams.video[0].codec_context
+        num_frames = num_sampled(duration)
+        if num_frames * size.width * size.height > MAX_PIXELS:
+            raise ValueError(f"its frames are too large: {num_frames} of {size.width:,} x {size.height:,} pixels")
     seconds_apart = duration / num_frames
     times = [start + (number + 0.5) * seconds_apart for number in range(num_frames)]
     with _opened(video, where) as container:
@@ -76,6 +85,16 @@ def size_from_header(video: Media, where: str) -> tuple[int, int, int]:
         return num_sampled(seconds), context.width, context.height
 
 
+def check_size(width: int, height: int) -> None:
+    """Raise `ValueError` for a picture that is too large to decode, or that no model takes."""
+    if min(width, height) < 1:
+        raise ValueError("it has no pixels")
+    if width * height > _MAX_IMAGE:
+        raise ValueError(f"{width:,} x {height:,} pixels are more than {_MAX_IMAGE:,}")
+    if max(width, height) > _MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width:,} x {height:,} pixels: one side is more than {_MAX_ASPECT} times the other")
+
+
 def num_sampled(seconds: float) -> int:
     """How many frames are taken of a video that lasts so many seconds."""
     return min(max(round(seconds * FRAMES_PER_SECOND), 1), MAX_FRAMES)
@@ -88,12 +107,15 @@ def _opened(video: Media, where: str) -> Iterator[Any]:
     import av
 
     try:
-        with named(video) as path, av.open(path) as container:
-            if not container.streams.video:
+        with named(video) as path, av.open(f"file:{path}", options=_OPTIONS) as container:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise ValueError("it has no pictures")
+            check_size(container.streams.video[0].codec_context.width, container.streams.video[0].codec_context.height)
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a format that is not among ours
+            reason = "it is in no format of videos (mp4, webm, mov, mkv, avi, ...)"
         raise MediaError(f"video can't be decoded: {reason}", where=where) from None
 
 

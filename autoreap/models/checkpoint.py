@@ -5,7 +5,6 @@ The safetensors layout is 8 bytes of header length (little endian), a JSON heade
 """
 
 import hashlib
-import json
 import math
 import re
 import struct
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from autoreap import validation
-from autoreap.errors import InputError
+from autoreap.errors import InputError, shown
+from autoreap.reading import MAX_JSON_BYTES, parse_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _DTYPE_BITS = {
     **{"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16},
     **{"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8},
@@ -34,6 +33,8 @@ _SCALES = re.compile(
 )
 _QUANTISED = ("quantization_config", "compression_config")
 _MAX_SIZE = 2**63
+_COUNTED = ("layer", "depth", "num_experts", "num_hidden", "groups", "quantizers", "codebooks")  # in keys
+_MAX_COUNT = 10_000
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
 
@@ -122,6 +123,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise InputError("no such model directory", where=path)
     config = read_json(path / "config.json")
+    _check_counts(config, path / "config.json")
+    check_links(path)
     tensors: dict[str, TensorInfo] = {}
     for tensor in _all_tensors(path):
         if tensor.name in tensors:
@@ -156,6 +159,38 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def check_links(folder: Path) -> None:
+    """Raise `InputError` if a file of a model folder is a link out of it: what it names would be read, and published.
+
+    Files of the hub's cache are links, `snapshots/REVISION/NAME` to `blobs/HASH` of the same model.
+    """
+    here = folder.resolve()
+    roots = [here]
+    if here.parent.name == "snapshots":
+        roots.append(here.parent.parent / "blobs")
+    entries = list(folder.iterdir())
+    for below in entries:
+        if below.is_dir() and not below.is_symlink():
+            entries += below.iterdir()
+    for entry in entries:
+        if entry.is_symlink() and not any(entry.resolve().is_relative_to(root) for root in roots):
+            raise InputError("is a link to outside the model's folder", where=entry, fix="copy the file to here")
+
+
+def _check_counts(config: Any, where: Path) -> None:
+    """Raise `InputError` for more layers or experts than any model has: lists as long would fill the memory."""
+    values = [config]
+    for value in values:  # grows
+        if isinstance(value, list):
+            values += value
+        if isinstance(value, dict):
+            values += value.values()
+            for key, count in value.items():
+                counts = any(word in key for word in _COUNTED)
+                if counts and isinstance(count, int | float) and abs(count) > _MAX_COUNT:
+                    raise InputError(f"{key} is {shown(count)}, more than {_MAX_COUNT:,}", where=where)
+
+
 def _all_tensors(path: Path) -> Iterator[TensorInfo]:
     if not (path / INDEX_NAME).exists():
         if not (path / SINGLE_NAME).exists():
@@ -168,6 +203,9 @@ def _all_tensors(path: Path) -> Iterator[TensorInfo]:
         raise InputError("has no weight_map of tensors to files", where=path / INDEX_NAME)
     if not isinstance(index.get("metadata"), dict):  # the stock class looks into it
         raise InputError("has no metadata", where=path / INDEX_NAME, fix='add the key "metadata": {}')
+    for shard in set(weight_map.values()):
+        if Path(shard).name != shard or shard == ".." or "\0" in shard:
+            raise InputError(f"names {shown(shard)}, not a file beside it", where=path / INDEX_NAME)
     stored: dict[str, str] = {}
     for shard in sorted(set(weight_map.values())):
         for tensor in read_header(path / shard):
@@ -189,14 +227,12 @@ def read_header(shard: Path) -> list[TensorInfo]:
         with shard.open("rb") as file:
             prefix = file.read(8)
             header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size - 8):
+            if not 2 <= header_bytes <= min(MAX_JSON_BYTES, size - 8):
                 raise InputError("not a safetensors file, or truncated", where=shard, fix="fetch it again")
-            header = json.loads(file.read(header_bytes), object_pairs_hook=validation.without_repeats)
+            header = parse_json(file.read(header_bytes))
     except FileNotFoundError:
         raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
-    except KeyError as error:
-        raise InputError(f"its header has the key {error} twice", where=shard, fix="fetch it again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
     if not isinstance(header, dict):
         raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")

@@ -22,7 +22,7 @@ def write_page(template: str, path: Path, **context: Any) -> None:
     environment.globals |= {"asset": _asset, "embed": embed_json}
     page = environment.get_template(template).render(**context)
     with atomic_write(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def read_words(language: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from autoreap.scores import NO_DIFFERENCE, compare
 from autoreap.search.front import front_of
 from autoreap.search.non_inferiority import smallest_safe
 from autoreap.search.records import HeldOutScores, HeldOutTrial, StudyRecord, TrialRecord, record_held_out
+from autoreap.validation import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +147,10 @@ class HeldOutScorer:
 
     def _index(self) -> dict[str, str]:
         try:
-            found: dict[str, str] = json.loads((self._folder / _INDEX).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there yet, or damaged by a power cut: the answers are computed again
+            found = read_json(self._folder / _INDEX)
+        except InputError:  # not there yet, or damaged by a power cut: the answers are computed again
             return {}
-        return found
+        return found if isinstance(found, dict) else {}
 
     def _compare(self, record: StudyRecord, outcomes: Mapping[str, Outcomes]) -> HeldOutScores:
         metrics = {}

@@ -13,7 +13,7 @@ from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
-from autoreap.errors import AutoreapError, InputError
+from autoreap.errors import AutoreapError, InputError, shown
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
@@ -57,6 +57,7 @@ from autoreap.search.tracking import Tracker, study_facts
 
 logger = logging.getLogger(__name__)
 
+_STUDY_NAME = re.compile(r"[\w-][\w.-]{0,199}")
 Draw = Callable[[StudyRecord, Path, Path], list[Path]]  # a study, the folder for pictures, the root: the files drawn
 
 
@@ -115,8 +116,9 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     model_info = open_model(model)
     _check(space, evals, model_info, options)
     name = options.study or f"{space.name}-{Path(model).name}"
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise InputError(f"must be letters, digits, '.', '_' and '-', got {name!r}", where="--study")
+    if not _STUDY_NAME.fullmatch(name):  # it names a folder, too
+        problem = f"must be letters, digits, '.', '_' and '-', none of the dots first, got {shown(name)}"
+        raise InputError(problem, where="--study")
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)

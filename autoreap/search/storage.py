@@ -3,10 +3,11 @@
 import hashlib
 import logging
 import os
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from autoreap.errors import AutoreapError, InputError
 from autoreap.files import exclusive, waiting_lock
 from autoreap.search.addresses import public_url, sqlite_file, sqlite_url, without_secrets
-from autoreap.search.records import check_format
+from autoreap.search.records import StudyRecord, check_format, read_study
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,10 @@ DEFAULT_ROOT = Path("mlruns")
 LOCK_SECONDS = 600
 OUTAGE_SECONDS = 1800.0  # a server may be away for so long: what took minutes to score is worth waiting for
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
+_TABLES = {
+    *("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials", "trial_values"),
+    *("trial_params", "trial_user_attributes", "trial_system_attributes", "version_info"),
+}
 _LONGEST_PAUSE_SECONDS = 30.0
 # A server does not notice that a machine lost its power, and would keep its locks for two hours.
 _KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -86,12 +91,43 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     file = sqlite_file(url)
     if file is not None and not file.exists():
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
+    if file is not None:
+        _check_tables(file, url)
     known = study_names(url)
     if name not in known:
         raise InputError(f"no study {name!r}", where=public_url(url), fix=f"known: {', '.join(known) or 'none'}")
     study = optuna.load_study(study_name=name, storage=open_storage(url))
     check_format(study)
     return study
+
+
+def _check_tables(file: Path, url: str) -> None:
+    """Raise `InputError` if `file`, of `url`, lacks tables: Optuna would make them, be it another program's file."""
+    address = f"{file.absolute().as_uri()}?mode=rw"  # rw does not make the file
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS)) as connection:
+            found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        raise _cannot_open(url, error) from None
+    missing = sorted(_TABLES - found)
+    if missing:
+        problem = f"holds no studies: it has no table {missing[0]}"
+        raise InputError(problem, where=f"--storage {public_url(url)}", fix="is it damaged, or of another program?")
+
+
+def read_stored(name: str, storage: str | None = None) -> StudyRecord:
+    """What the study `name` recorded; `InputError` where there is none, or the database is damaged."""
+    try:
+        record = read_study(open_study(name, storage))
+        for trial in record.trials:
+            _ = trial.plan  # read when it is first asked for
+        return record
+    except AutoreapError:
+        raise
+    except Exception as error:  # whatever is made of damaged values
+        where = f"study {name} of {public_url(storage or default_storage())}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise InputError(f"can't be read, is the database damaged? {reason}", where=where) from None
 
 
 @contextmanager

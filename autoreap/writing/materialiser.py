@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import StrictStr, TypeAdapter, ValidationError
 
 from autoreap.errors import InputError, VerificationError
-from autoreap.files import exclusive
+from autoreap.files import exclusive, own_directory
 from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.models.families import family_of
 from autoreap.plan import PruningPlan
@@ -116,12 +116,7 @@ def check_target(target: Path, source: Path) -> None:
 def _open_partial(target: Path) -> Iterator[Path]:
     """The directory beside `target` to write in, for this process alone; gone after any error, but not after a kill."""
     partial = target.absolute().with_name(f".{target.name}.partial")
-    if partial.is_symlink():
-        raise InputError("is a link, and would be emptied", where=partial, fix="remove it, or name another directory")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"can't be written: {error.strerror}", where=target, fix="name another directory") from None
+    own_directory(partial)
     lock = partial.with_suffix(".lock")
     with exclusive(lock, "another process is writing this checkpoint", fix="wait for it, or name another -o"):
         try:

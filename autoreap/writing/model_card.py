@@ -8,8 +8,11 @@ from typing import Any
 
 import yaml
 
+from autoreap.data.yaml_file import parse_yaml
+from autoreap.errors import InputError
 from autoreap.models.families import family_of
 from autoreap.plan import COMPONENTS, ModelShape, PruningPlan
+from autoreap.reading import MAX_JSON_BYTES, read_text
 from autoreap.scores import Metrics
 from autoreap.writing.rewrite import Rewrite
 from autoreap.writing.verification import Record, behaviour_text
@@ -123,10 +126,8 @@ def _scores(metrics: Metrics) -> list[str]:
 
 def _front_matter(card: Path) -> dict[str, Any]:
     """The YAML block at the head of a model card; empty where there is none."""
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     try:
-        front = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        match = re.match(r"---\n(.*?)\n---\n", read_text(card, "a model card", MAX_JSON_BYTES), re.DOTALL)
+        return dict(parse_yaml(match[1], card).document) if match else {}
+    except InputError:
         return {}
-    return front if isinstance(front, dict) else {}

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import StrictStr, TypeAdapter
 
 from autoreap import __version__
-from autoreap.errors import InputError, VerificationError
+from autoreap.errors import InputError, VerificationError, shown
 from autoreap.formatting import size_text
 from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.models.families import family_of
@@ -154,6 +154,8 @@ def check_content(checkpoint: Checkpoint, record: Record) -> None:
     check_tensors(list(checkpoint.tensors.values()), record.checksums)
     for name, checksum in record.files.items():
         path = checkpoint.path / name
+        if Path(name).name != name:
+            raise VerificationError(f"{checkpoint.path}: the record names {shown(name)}, not a file of the checkpoint")
         if not path.is_file():
             raise VerificationError(f"{path}: is missing")
         if checksum_of(path) != checksum:

@@ -87,7 +87,7 @@ def plan_with(folder: Path, target: Path, **changes: Any) -> Path:
 
 def model_with_config(folder: Path, target: Path, content: Any) -> Path:
     target.mkdir()
-    (target / "model.safetensors").symlink_to(folder / "model" / "model.safetensors")
+    (target / "model.safetensors").hardlink_to(folder / "model" / "model.safetensors")
     write(target / "config.json", content)
     return target
 
@@ -169,7 +169,7 @@ def test_a_search_that_strips_vision_is_not_scored_on_pictures(
 
 
 def test_a_folder_as_a_space(capsys: Capture, tmp_path: Path) -> None:
-    assert_refused_at_once(["search", tmp_path], capsys, f"{tmp_path}: is a directory (name a YAML file)")
+    assert_refused_at_once(["search", tmp_path], capsys, f"{tmp_path}: is a folder, not a file")
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_a_plan_that_is_not_of_its_form(
 
 def test_a_plan_that_is_no_json(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     plan = write(tmp_path / "plan.json", '{"format": 1,')
-    assert_refused_at_once(["materialise", folder / "model", "--plan", plan], capsys, f"{plan}: not JSON")
+    assert_refused_at_once(["materialise", folder / "model", "--plan", plan], capsys, f"{plan}:1:14: not JSON")
 
 
 def test_a_target_that_is_not_empty(folder: Path, capsys: Capture, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_a_key_that_is_there_twice_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "a: !unknown 3\n", "seed: 2024-13-45\n", "{a: 1}: 2\n"])
 def test_what_is_not_a_mapping_in_yaml_is_refused_by_name(text: str, folder: Path) -> None:
     for read in (space, evals):
-        with pytest.raises(InputError, match=r"(space|evals)\.yaml: "):
+        with pytest.raises(InputError, match=r"(space|evals)\.yaml:"):
             read(folder, text)
     for load in (load_space, load_evals):
         with pytest.raises(InputError, match="no such file"):

@@ -144,7 +144,7 @@ def test_a_file_without_rows_is_refused_by_name(content: bytes, folder: Path) ->
     path = folder / "rows.jsonl"
     path.write_bytes(content)
     for place in (path, folder, folder / "none.jsonl"):
-        with pytest.raises(InputError, match=f"^{place}: "):
+        with pytest.raises(InputError, match=f"^{place}:"):
             read_samples(place)
 
 

@@ -101,7 +101,7 @@ def test_a_recording_named_as_a_video_is_refused() -> None:
     pytest.importorskip("av")
     from builders import wav_bytes
 
-    with pytest.raises(MediaError, match=r"^rows\.jsonl:3: video can't be decoded: it has no pictures"):
+    with pytest.raises(MediaError, match=r"^rows\.jsonl:3: video can't be decoded: it is in no format of videos"):
         sampled_frames(wav_bytes(), WHERE)
 
 

@@ -123,7 +123,7 @@ def test_a_file_that_was_cut_short_is_not_read_as_if_it_were_whole(tmp_path: Pat
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audio.jsonl").write_bytes(b"\xff\xfeRIFF")
-    with pytest.raises(InputError, match=r"audio\.jsonl: not a JSONL file"):
+    with pytest.raises(InputError, match=r"audio\.jsonl:1: not a JSONL file"):
         load_outcomes(tmp_path / "audio.jsonl")
 
 

@@ -6,7 +6,7 @@ import autoreap
 
 PACKAGE = Path(autoreap.__file__).parent
 ROOMS = (  # by the way that data flow: a room imports those before it
-    ("errors", "files", "formatting", "progress", "validation", "scores"),
+    ("errors", "files", "formatting", "progress", "reading", "validation", "scores"),
     ("data",),
     ("candidate", "saliency", "plan", "planning"),
     ("models",),

@@ -135,7 +135,7 @@ def test_a_tensor_that_is_stored_twice_is_refused_with_both_shards(tmp_path: Pat
 def test_json_that_is_broken_is_refused_by_name(name: str, content: str, tmp_path: Path) -> None:
     write_sharded(tmp_path)
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=f"^{tmp_path / name}: "):
+    with pytest.raises(InputError, match=f"^{tmp_path / name}:"):
         open_checkpoint(tmp_path)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autoreap.errors import InputError
 
+_MAX_PARAMETERS = 100_000  # a model of 235B with one tensor an expert has fewer than half as many
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -56,12 +58,31 @@ def _tensors_of(stock: Any, config: str) -> tuple[dict[str, tuple[int, ...]], di
     import torch
     from huggingface_hub.errors import StrictDataclassError
 
+    num_parameters = 0
+
+    def count(*_registered: Any) -> None:
+        nonlocal num_parameters
+        num_parameters += 1
+        if num_parameters > _MAX_PARAMETERS:
+            raise ValueError(f"it has more than {_MAX_PARAMETERS:,} parameters")
+
+    counting = torch.nn.modules.module.register_module_parameter_registration_hook(count)
     try:
         with torch.device("meta"):
             model = stock(stock.config_class(**json.loads(config)))
-    except (StrictDataclassError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+    except (
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the stock class can't be built from it: {reason}", where="config.json") from None
+    finally:
+        counting.remove()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return shapes, dict(model.all_tied_weights_keys)
 

@@ -1,0 +1,16 @@
+"""A few hundred inputs of the fuzz (`tests/helpers/fuzzing.py`); by hand it runs as many as are asked for."""
+
+import os
+
+import pytest
+from fuzzing import fuzz
+
+NUM_INPUTS = 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each input runs in a fork")
+def test_whatever_is_read_ends_in_a_result_or_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    faults = [(each.number, each.case, each.fault, each.said[-500:]) for each in fuzz(NUM_INPUTS, 0) if each.fault]
+    assert not faults
