@@ -95,6 +95,8 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
             parse_constant=constant,
             object_pairs_hook=_without_repeats,
         )
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+            _check_characters(document)
         if len(text) > MAX_DEPTH:
             _check_depth(document)
     except RecursionError:
@@ -130,6 +132,14 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key!r} is there twice")
         seen.add(key)
     return found
+
+
+def _check_characters(document: Any) -> None:
+    """An escape may stand for half a character, which can be neither encoded nor printed."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character (a lone surrogate)") from None
 
 
 def _check_depth(document: Any) -> None:

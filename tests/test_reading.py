@@ -19,6 +19,7 @@ HUGE = {
     "float": ("1e999", "the number 1e999 is too large"),
     "nan": ("NaN", "NaN is no number"),
     "twice": ('{"a": 1, "a": 2}', "key 'a' is there twice"),
+    "surrogate": ('"a\\ud800"', "half a character"),
     "null byte": ("\0", "Expecting value"),
 }
 
@@ -32,7 +33,7 @@ def test_json_that_grows_out_of_bounds_is_refused(name: str, tmp_path: Path) -> 
         read_json(path)
 
 
-@pytest.mark.parametrize("name", ["brackets", "deep", "digits", "power", "twice"])
+@pytest.mark.parametrize("name", ["brackets", "deep", "digits", "power", "twice", "surrogate"])
 def test_a_row_that_grows_out_of_bounds_is_refused_with_its_line(name: str, tmp_path: Path) -> None:
     text, problem = HUGE[name]
     path = tmp_path / "a.jsonl"

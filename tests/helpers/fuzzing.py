@@ -494,6 +494,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", type=int, help="run this input alone, and show what it says")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     given = parser.parse_args(words)
     first, num_inputs = (given.only, 1) if given.only is not None else (given.first, given.inputs)
     began = time.monotonic()
@@ -508,8 +509,10 @@ def main(words: Sequence[str] | None = None) -> int:
             faults += 1
             last = (result.said.strip().splitlines() or [""])[-1][:300]
             print(f"{result.number} {result.case.name}: {result.fault}: {last!r}", flush=True)
+        if time.monotonic() - began > given.seconds:
+            break
     counts = ", ".join(f"{number:,} ended with {code}" for code, number in sorted(codes.items()))
-    print(f"{num_inputs:,} inputs, seed {given.seed}: {counts}; {faults} faults; slowest {slowest:.2f} s, "
+    print(f"{codes.total():,} inputs, seed {given.seed}: {counts}; {faults} faults; slowest {slowest:.2f} s, "
           f"most memory {largest / 1e6:,.0f} MB; {time.monotonic() - began:.0f} s in all")  # fmt: skip
     return 1 if faults else 0
 
