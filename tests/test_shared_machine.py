@@ -84,7 +84,7 @@ def test_a_model_folder_that_points_outside_is_refused_and_the_cache_of_the_hub_
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", "a\0"])
 def test_an_index_that_names_files_elsewhere_is_refused(shard: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / INDEX_NAME).write_text(json.dumps({"weight_map": {"a": shard}}))
+    (tmp_path / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard}}))
     with pytest.raises(InputError, match="not a file beside it"):
         open_checkpoint(tmp_path)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoreap.data.row_templates import columns_of_template, fill_in, is_row_template
+from autoreap.data.row_templates import columns_of_template, fill_in, is_row_template, kind_of
 from autoreap.errors import InputError, shown
 from autoreap.reading import parse_json
 
@@ -24,7 +24,6 @@ TEXTS = ("text", "question", "answer", "language", "speaker")
 _ONE_TEXT = ("id", "text", "question", "language", "speaker")  # an answer may be a list, too
 KEYS = ("id", "audio", "image", "video", "choices", *TEXTS)
 _COLUMN_ALONE = re.compile(r"\s*\{\{-?\s*(\w+)\s*-?\}\}\s*")
-_MAX_SHOWN = 100  # characters of a value in a message
 _MAX_LIST = 100_000  # characters of a list that is stored as text: Python's parser takes much memory
 
 
@@ -67,7 +66,7 @@ def check_text(key: str, value: Any, where: str) -> None:
     """Raise `InputError` unless `value` is a text, a number or nothing."""
     if value is not None and (not isinstance(value, str | int | float) or value != value):
         raise InputError(
-            f"{key} must be a text, got {_kind(value)}",
+            f"{key} must be a text, got {kind_of(value)}",
             where=where,
             fix=f"map {key} in columns: to a column of texts, or to a template such as {_part_of(key, value)}",
         )
@@ -87,20 +86,6 @@ def _part_of(key: str, value: Any) -> str:
     if isinstance(value, Mapping) and value:
         return f"'{{{{{key}.{next(iter(value))}}}}}'"
     return f"'{{{{{key}[0]}}}}'"
-
-
-def _kind(value: Any) -> str:
-    """What `value` is, for messages."""
-    kinds = ((Mapping, "a struct"), (bytes, "bytes"), (list | tuple, "a list"))
-    for kind, name in kinds:
-        if isinstance(value, kind):
-            return f"{name}: {_cut(value)}" if value else f"{name} of nothing"
-    return "nothing" if value is None else f"{type(value).__name__}: {_cut(value)}"
-
-
-def _cut(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
 
 def _value(ref: ColumnRef, row: Mapping[str, Any], where: str) -> Any:
@@ -140,7 +125,7 @@ def _answers(stored: Any, choices: list[str], where: str) -> list[str]:
     answers = _list_of_texts(stored)
     if answers is None:
         if isinstance(stored, list | tuple):
-            raise InputError(f"answer must be a text or a list of texts, got {_kind(stored)}", where=where)
+            raise InputError(f"answer must be a text or a list of texts, got {kind_of(stored)}", where=where)
         check_text("answer", stored, where)
         return [str(stored)]
     if not answers:

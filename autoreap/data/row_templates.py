@@ -106,8 +106,16 @@ class _Environment(ImmutableSandboxedEnvironment):
 def _printable(value: Any) -> Any:
     """`value` as a template prints it; what Python alone would print is no text."""
     if value is None or isinstance(value, Mapping | bytes):
-        raise TypeError(f"{type(value).__name__} is no text: {shown(value)}")
+        raise TypeError(f"{kind_of(value)} is no text")
     return value
+
+
+def kind_of(value: Any) -> str:
+    """What `value` is, for messages."""
+    for kind, name in ((Mapping, "a struct"), (bytes, "bytes"), (list | tuple, "a list")):
+        if isinstance(value, kind):
+            return f"{name}: {shown(value)}" if value else f"{name} of nothing"
+    return "nothing" if value is None else f"{type(value).__name__}: {shown(value)}"
 
 
 def _short_range(*bounds: int) -> range:

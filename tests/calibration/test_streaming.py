@@ -1,6 +1,7 @@
 """Calibration with one layer in memory at a time equals the plain pass to the last bit."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -8,7 +9,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -263,14 +263,22 @@ def test_a_spool_in_use_is_refused_and_what_a_killed_process_left_goes(data: Dat
     assert not spool.exists()
 
 
-def test_hidden_states_that_can_not_fit_are_refused_before_a_row_is_embedded(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a disk with 1 kB."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1000))
+def test_hidden_states_that_can_not_fit_are_refused_before_a_row_is_embedded(tmp_path: Path) -> None:
+    """Thousands of rows of two hours each; the recording is a file of zeros that takes no room."""
+    num_samples = 7_200 * 1_000
+    header = bytearray(wav_bytes(1)[:44])
+    header[24:28] = (1_000).to_bytes(4, "little")  # samples a second
+    header[40:44] = (2 * num_samples).to_bytes(4, "little")
+    recording = tmp_path / "long.wav"
+    recording.write_bytes(header)
+    os.truncate(recording, len(header) + 2 * num_samples)
+    samples = [Sample(id=str(number), where=f"a:{number}", audio=recording) for number in range(3_000)]
+    free = shutil.disk_usage(tmp_path).free
+    needed = 3_000 * 7_200 * 13 * 9 * 4 * streamed("tiny").model.config.thinker_config.text_config.hidden_size
+    assert needed > free
     with pytest.raises(InputError, match=r"hidden states need .* GB on disk, .* GB are free \(free some space"):
-        jobs.calibrated(streamed("tiny"), data, options=Options(max_unreadable=0.3), output=tmp_path / "s.safetensors")
-    assert list(tmp_path.iterdir()) == []
+        jobs.calibrated(streamed("tiny"), {"audio": samples}, output=tmp_path / "s.safetensors")
+    assert list(tmp_path.iterdir()) == [recording]
 
 
 def test_a_disk_that_fills_up_meanwhile_is_one_line_and_the_spool_goes(data: Data, tmp_path: Path) -> None:
