@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 SPACE = """\
 calibration: {audio: audio.jsonl, mixed: mixed.jsonl}
+model: tiny
 evals: evals.yaml
 parameters:
   experts: {low: 4, high: 16, step: 4}
@@ -70,7 +71,7 @@ def test_what_breaks_a_size_is_not_scored_and_the_front_keeps_every_constraint(
     study = night()
     assert study.controls == controls  # a resumed search does not score them again
     assert set(controls) == {"random", "uniform-reap"}
-    assert len(study.trials) == 10
+    assert sum(trial.is_spent for trial in study.trials) == 10
 
     ruled_out = [trial for trial in study.trials if trial.status is TrialStatus.INFEASIBLE]
     scored = [trial for trial in study.trials if trial.is_scored]
@@ -104,7 +105,7 @@ def test_a_bound_that_nothing_keeps_ends_with_an_empty_front_and_says_so(
     write_space(project, "1 MB")
     assert main(["search", "space.yaml", "--study", "night", "--trials", "3"]) == 0
     said = capsys.readouterr().out
-    assert "no trial was scored; of 3 that a constraint ruled out before scoring, the nearest is trial" in said
+    assert "no trial was scored; of 50 that a constraint ruled out before scoring, the nearest is trial" in said
     assert "which violates size <= 1 MB (it is" in said
     text = (project / "space.yaml").read_text().replace("size <= 1 MB", "wer <= 0%")
     (project / "space.yaml").write_text(text)

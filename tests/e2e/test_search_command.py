@@ -115,7 +115,9 @@ def test_equal_plans_are_scored_once(project: Path) -> None:
     text = text.replace("  lambda: {low: 0.0, high: 4.0}\n", "").replace("trials: 6", "trials: 3")
     (project / "space.yaml").write_text(text)
     assert main(["search", "space.yaml", "--study", "night"]) == 0
-    assert [trial.duplicate_of for trial in _results()] == [None, 0, 0]
+    first, *others = [trial.duplicate_of for trial in _results()]
+    assert first is None
+    assert set(others) == {0}
 
 
 def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
