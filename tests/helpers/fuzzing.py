@@ -404,6 +404,9 @@ def _be_child(case: Case, folder: Path) -> None:
         os.dup2(written, 2)
         os.dup2(os.open(folder.parent / "out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # pytest has put files of its own in their places.
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         code = _run_here(case)
         sys.stdout.flush()
         out = (folder.parent / "out").read_text(encoding="utf-8")

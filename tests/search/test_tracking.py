@@ -367,13 +367,15 @@ def test_a_chosen_checkpoint_is_registered_once(
 
 @pytest.fixture
 def whole(folder: Path, tmp_path: Path) -> Path:
-    """A folder of its own, with a database that holds one experiment and no run."""
+    """A folder of its own, with a database that holds one experiment, no run and no registered model."""
     Tracker(folder, next(_names))
     copy = tmp_path / "whole" / "mlruns"
     copy.mkdir(parents=True)
     shutil.copy(folder / "mlflow.db", copy / "mlflow.db")
     with sqlite3.connect(copy / "mlflow.db") as connection:
         for table in ("latest_metrics", "metrics", "params", "tags", "input_tags", "inputs", "runs"):
+            connection.execute(f"DELETE FROM {table}")
+        for table in ("model_version_tags", "model_versions", "registered_models"):
             connection.execute(f"DELETE FROM {table}")
     return copy
 
