@@ -7,17 +7,15 @@ missed is logged when the search resumes.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.samplers import GPSampler
-from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import control
-from autoreap.errors import AutoreapError, InputError, ScoringError
+from autoreap.errors import InputError, ScoringError
 from autoreap.evaluation.comparison import compare_outcomes
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
 from autoreap.scores import Difference, Metric
@@ -25,12 +23,12 @@ from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
 from autoreap.search.failures import FailuresInARow, RepeatedFailureError
 from autoreap.search.front import best_so_far, pareto
-from autoreap.search.neighbours import directions
+from autoreap.search.neighbours import Neighbour, Neighbourhood, distinct_rankings
 from autoreap.search.non_inferiority import margin_limits, nearest_to_non_inferior, non_inferior_points
 from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
 from autoreap.search.samplers import make_sampler
-from autoreap.search.sampling import enqueue_presets, ranking_of, sample
+from autoreap.search.sampling import enqueue_presets, sample
 from autoreap.search.scorers import Drafts, Job, JobResult, ScorerPool
 from autoreap.search.search_log import SearchLog, trial_line
 from autoreap.search.signals import Signals
@@ -44,17 +42,7 @@ BASELINE = "baseline"
 # where to look, and leaves plans out that differ by a step from the best ones (benchmarks/search_quality.py).
 _SHARE_FOR_NEIGHBOURS = 0.4
 _MAX_FRUITLESS = 50  # draws in a row that need no scoring: what is left of the space is not found by drawing
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A candidate one step from the trial `origin`."""
-
-    params: dict[str, Any]
-    origin: int
-    digest: str
-    size_bytes: int
-
+_NUM_NEAREST = 3  # candidates around which a smaller one is looked for
 
 OnBaseline = Callable[[Drafts, Mapping[str, Metric]], None]
 
@@ -98,7 +86,7 @@ class Leader:
         self._on_baseline = on_baseline
         self._num_fruitless = 0
         self._queued: set[str] = set()  # digests of neighbours to try
-        self._neighbours: dict[tuple[tuple[str, Any], ...], Neighbour | None] = {}  # by parameters
+        self._neighbourhood = Neighbourhood(space, planner)
 
     def run(self, tracker: Tracker, signals: Signals, *, num_trials: int, deadline: float) -> None:
         """Score plans until the study has `num_trials` scored ones or `deadline` (`time.monotonic`) has passed.
@@ -251,55 +239,33 @@ class Leader:
         experts does not change a size, so each smaller neighbour is tried with the rankings of others, too. Then come
         the neighbours of the front, smallest first.
         """
+        tried = self._tried
         known = self._non_inferior()
         limit = known[0].size_bytes if known else math.inf
         nearest = nearest_to_non_inferior(self._points, self._space.margins)
-        rankings = [ranking_of(trial.params) for trial in [*nearest, *self._trials.values()]]
-        for point in nearest:
-            for neighbour in self._untried_neighbours(point, rankings):
-                if neighbour.size_bytes < limit:
+        rankings = distinct_rankings([*nearest, *self._trials.values()])
+        for point in nearest[:_NUM_NEAREST]:
+            for neighbour in self._neighbourhood.smaller(point, limit, rankings):
+                if neighbour.digest not in tried:
                     return neighbour
         for point in pareto(self._points, self._objectives):
-            for neighbour in self._untried_neighbours(point):
-                return neighbour
+            for neighbour in self._neighbourhood.of(point):
+                if neighbour.digest not in tried:
+                    return neighbour
         return None
 
-    def _untried_neighbours(
-        self, point: TrialRecord, rankings: Sequence[Mapping[str, Any]] = ()
-    ) -> Iterator[Neighbour]:
-        """Those of `point`, each as it is and with other `rankings` in place of its own."""
+    @property
+    def _tried(self) -> set[str]:
+        """Digests of the plans that were tried, are being scored, or are queued."""
         tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
-        tried |= {planned.digest for _, planned in self._running.values()}
-        tried |= self._queued
-        for way in directions(point.params, self._space):
-            found = [self._neighbour(params, point.number) for params in way]
-            other_plans = [each for each in found if each is not None and each.digest != point.plan_digest]
-            if not other_plans:
-                continue
-            if other_plans[0].digest not in tried:
-                yield other_plans[0]
-            for ranking in rankings:
-                crossed = self._neighbour({**other_plans[0].params, **ranking}, point.number)
-                if crossed is not None and crossed.digest not in tried:
-                    yield crossed
-
-    def _neighbour(self, params: dict[str, Any], origin: int) -> Neighbour | None:
-        """None where `params` stand for no plan."""
-        key = tuple(sorted(params.items()))
-        if key not in self._neighbours:
-            try:
-                planned = self._planner.plan(sample(FixedTrial(params), self._space, self._planner.shape))
-                self._neighbours[key] = Neighbour(params, origin, planned.digest, planned.size_bytes)
-            except (AutoreapError, ValueError):  # such as a parameter that is needed only with this value of another
-                self._neighbours[key] = None
-        return self._neighbours[key]
+        return tried | {planned.digest for _, planned in self._running.values()} | self._queued
 
     def _note_untried(self) -> None:
         """Say and store how many neighbours of the front are left."""
         untried = set()
         for point in pareto(self._points, self._objectives):
-            untried |= {neighbour.digest for neighbour in self._untried_neighbours(point)}
-        num_untried = len(untried)
+            untried |= {neighbour.digest for neighbour in self._neighbourhood.of(point)}
+        num_untried = len(untried - self._tried)
         records.record_untried(self._study, num_untried)
         if num_untried:
             logger.info("the front may not be complete: %d of its one-step neighbours are untried", num_untried)

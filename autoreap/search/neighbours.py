@@ -1,14 +1,86 @@
 """The one-step neighbours of a candidate: what a local search tries once a sampler has found where to look."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import FixedTrial
+
+from autoreap.errors import AutoreapError
+from autoreap.search.candidates import Planner
 from autoreap.search.parameters import Parameter, Range, can_be
+from autoreap.search.records import TrialRecord
+from autoreap.search.sampling import ranking_of, sample
 from autoreap.search.space import SpaceConfig
 
 # Of a range without a step of its own, as shares of its scale. A small change may leave the plan as it is, so the next
 # larger one is looked at, too.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+
+
+_NUM_RANKINGS = 20  # a plan of the 30B model takes a tenth of a second
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A candidate one step from the trial `origin`."""
+
+    params: dict[str, Any]
+    origin: int
+    digest: str
+    size_bytes: int
+
+
+class Neighbourhood:
+    """The neighbours of the candidates of one space; each is planned once."""
+
+    def __init__(self, space: SpaceConfig, planner: Planner) -> None:
+        self._space = space
+        self._planner = planner
+        self._known: dict[tuple[tuple[str, Any], ...], Neighbour | None] = {}  # by parameters
+
+    def of(self, point: TrialRecord) -> Iterator[Neighbour]:
+        """In each direction the nearest one that is another plan."""
+        for way in directions(point.params, self._space):
+            for params in way:
+                neighbour = self._plan(params, point.number)
+                if neighbour is not None and neighbour.digest != point.plan_digest:
+                    yield neighbour
+                    break
+
+    def smaller(self, point: TrialRecord, limit: float, rankings: Sequence[Mapping[str, Any]]) -> Iterator[Neighbour]:
+        """Those smaller than `limit` bytes, each as it is and with `rankings` in place of its own."""
+        for neighbour in self.of(point):
+            if neighbour.size_bytes >= limit:
+                continue
+            yield neighbour
+            for ranking in rankings:
+                crossed = self._plan({**neighbour.params, **ranking}, point.number)
+                if crossed is not None:
+                    yield crossed
+
+    def _plan(self, params: dict[str, Any], origin: int) -> Neighbour | None:
+        """None where `params` stand for no plan."""
+        key = tuple(sorted(params.items()))
+        if key not in self._known:
+            try:
+                planned = self._planner.plan(sample(FixedTrial(params), self._space, self._planner.shape))
+                self._known[key] = Neighbour(params, origin, planned.digest, planned.size_bytes)
+            except (AutoreapError, ValueError):  # such as a parameter that is needed only with this value of another
+                self._known[key] = None
+        return self._known[key]
+
+
+def distinct_rankings(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """The parameters that rank experts, of the first trials that differ in them."""
+    rankings: list[dict[str, Any]] = []
+    for trial in trials:
+        ranking = ranking_of(trial.params)
+        if ranking and ranking not in rankings:
+            rankings.append(ranking)
+        if len(rankings) == _NUM_RANKINGS:
+            break
+    return rankings
 
 
 def directions(params: Mapping[str, Any], space: SpaceConfig) -> Iterator[list[dict[str, Any]]]:
