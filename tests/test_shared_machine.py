@@ -90,7 +90,13 @@ def test_an_index_that_names_files_elsewhere_is_refused(shard: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "config", ['{"a": {"num_hidden_layers": 1000000000}}', '{"depth": 1e300}', '[{"num_experts": 99999}]']
+    "config",
+    [
+        '{"a": {"num_hidden_layers": 1000000000}}',
+        '{"depth": 1e300}',
+        '[{"num_experts": 99999}]',
+        '{"num_local_experts": 1000000000}',
+    ],
 )
 def test_a_config_of_absurd_depth_is_refused(config: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)

@@ -33,7 +33,17 @@ _SCALES = re.compile(
 )
 _QUANTISED = ("quantization_config", "compression_config")
 _MAX_SIZE = 2**63
-_COUNTED = ("layer", "depth", "num_experts", "num_hidden", "groups", "quantizers", "codebooks")  # in keys
+_COUNTED = (
+    "layer",
+    "depth",
+    "experts",
+    "heads",
+    "blocks",
+    "num_hidden",
+    "groups",
+    "quantizers",
+    "codebooks",
+)  # in keys
 _MAX_COUNT = 10_000
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
