@@ -49,11 +49,11 @@ class Neighbourhood:
                     break
 
     def smaller(self, point: TrialRecord, limit: float, rankings: Sequence[Mapping[str, Any]]) -> Iterator[Neighbour]:
-        """Those smaller than `limit` bytes, each as it is and with `rankings` in place of its own."""
-        for neighbour in self.of(point):
-            if neighbour.size_bytes >= limit:
-                continue
-            yield neighbour
+        """Those smaller than `limit` bytes, largest first: as they are, then with `rankings` in place of their own."""
+        smaller = [neighbour for neighbour in self.of(point) if neighbour.size_bytes < limit]
+        smaller.sort(key=lambda neighbour: -neighbour.size_bytes)
+        yield from smaller
+        for neighbour in smaller:
             for ranking in rankings:
                 crossed = self._plan({**neighbour.params, **ranking}, point.number)
                 if crossed is not None:
