@@ -10,7 +10,7 @@ NUM_INPUTS = 300
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each input runs in a fork")
-def test_whatever_is_read_ends_in_a_result_or_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.mark.usefixtures("offline")
+def test_whatever_is_read_ends_in_a_result_or_one_clear_line() -> None:
     faults = [(each.number, each.case, each.fault, each.said[-500:]) for each in fuzz(NUM_INPUTS, 0) if each.fault]
     assert not faults

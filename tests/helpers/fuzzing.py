@@ -482,7 +482,6 @@ def _run_quietly(case: Case) -> None:
 
 def fuzz(num_inputs: int, seed: int, *, first: int = 0) -> Iterator[Result]:
     """Run inputs `first` to `first + num_inputs - 1`."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory(prefix="fuzz-seed-") as name:
         project = Path(name) / "project"
         prepare(project)
@@ -499,6 +498,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", type=int, help="run this input alone, and show what it says")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     given = parser.parse_args(words)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries that read it are imported
     first, num_inputs = (given.only, 1) if given.only is not None else (given.first, given.inputs)
     began = time.monotonic()
     codes: Counter[int] = Counter()
