@@ -9,9 +9,12 @@ from autoreap.errors import InputError
 
 Ranking = Literal["affinity", "reap", "frequency", "random"]
 LayerSelection = Literal["single", "block"]
+Heal = Literal["none", "block", "stream", "cuts"]
 Preset = Literal["light", "medium", "aggressive"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 LAYER_SELECTIONS: tuple[LayerSelection, ...] = get_args(LayerSelection)
+HEALS: tuple[Heal, ...] = get_args(Heal)
+NONE = "none"  # of `heal` and `heal_condition`
 
 # (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
 PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}
@@ -48,6 +51,10 @@ class Candidate:
         seed: seed of the `random` ranking; the other rankings have no randomness.
         strip_vision: drop the vision tower; nothing to drop in a model that can't see.
         drop_speech: drop the talker and the waveform decoder.
+        heal: how the thinker's retained weights are fitted again, or `none`; see `plan.Healing`.
+        heal_ridge: strength of the penalty on what healing changes, above 0.
+        heal_condition: what the pruned model hears while it is healed: the keys of a `data.conditions.Condition` in a
+            line, such as `noise: brown, snr_db: 10`; `none` leaves the recordings as they are.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.
     """
@@ -64,6 +71,9 @@ class Candidate:
     seed: int = 0
     strip_vision: bool = False
     drop_speech: bool = False
+    heal: str = NONE
+    heal_ridge: float = 0.01
+    heal_condition: str = NONE
     talker_retention: float = 1.0
     talker_layers_cut: int = 0
 
@@ -80,6 +90,8 @@ class Candidate:
             value = getattr(self, name)
             if not (_is_number(value) and value >= 0):
                 raise InputError(f"must be a number of at least 0, got {value!r}", where=parameter_name(name))
+        if not (_is_number(self.heal_ridge) and self.heal_ridge > 0):
+            raise InputError(f"must be a number above 0, got {self.heal_ridge!r}", where="heal_ridge")
         if not (_is_number(self.similarity_threshold) and -1 <= self.similarity_threshold <= 1):
             raise InputError(f"must be from -1 to 1, got {self.similarity_threshold!r}", where="similarity_threshold")
         for name in ("layers_cut", "talker_layers_cut", "protect_first", "protect_last", "seed"):
@@ -93,9 +105,12 @@ class Candidate:
                 raise InputError(f"must be true or false, got {getattr(self, name)!r}", where=name)
         if self.drop_speech and (self.talker_retention < 1 or self.talker_layers_cut):
             raise InputError("the talker is either pruned or dropped", where="drop_speech", fix="leave one of them out")
-        for name, allowed in (("saliency", RANKINGS), ("layer_selection", LAYER_SELECTIONS)):
+        for name, allowed in (("saliency", RANKINGS), ("layer_selection", LAYER_SELECTIONS), ("heal", HEALS)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"must be one of {', '.join(allowed)}, got {getattr(self, name)!r}", where=name)
+
+        if self.heal_condition != NONE:
+            _check_condition(self.heal_condition)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Candidate":
@@ -110,6 +125,18 @@ class Candidate:
     def parameters(self) -> dict[str, Any]:
         """All values under the names users write; `from_parameters` inverts it."""
         return {parameter_name(field.name): getattr(self, field.name) for field in fields(self)}
+
+
+def _check_condition(text: Any) -> None:
+    """Raise `InputError` unless the pruned model can hear rows under this condition, and the unpruned one without."""
+    if not isinstance(text, str):
+        fix = "such as 'noise: brown, snr_db: 10'"
+        raise InputError(f"must be {NONE} or a condition in a line, got {text!r}", where="heal_condition", fix=fix)
+    from autoreap.data.conditions import read_condition
+
+    if read_condition(text, where="heal_condition").speed != 1:
+        problem = "the two models must hear recordings of the same length"
+        raise InputError(problem, where="heal_condition", fix="leave speed out")
 
 
 def _is_number(value: Any) -> bool:

@@ -71,6 +71,10 @@ class MediaError(InputError):
     """A recording, image or video can't be decoded. Calibration may leave its row out; all else stops at it."""
 
 
+class HealingError(AutoreapError):
+    """Retained weights can't be fitted to what the unpruned model computes."""
+
+
 class SilenceError(InputError):
     """A row was answered with no word, or with no sound. Calibration may leave it out."""
 

@@ -6,19 +6,22 @@ All indices in a plan are of the original model. Renumbering happens once, in `m
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter
 
 from autoreap.errors import InputError
 from autoreap.files import atomic_write
-from autoreap.validation import NO_OTHER_KEYS, Count, read_json, validate
+from autoreap.validation import NO_OTHER_KEYS, Count, PositiveNumber, read_json, validate
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
+HealMethod = Literal["block", "stream", "cuts"]
+HEAL_METHODS: tuple[HealMethod, ...] = get_args(HealMethod)
+FittedWeights = Mapping[tuple[str, int], Any]  # tensors of torch, by component and original layer
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,30 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
+class Healing:
+    """How the down projections that remain are fitted to what the unpruned model computes; see `healing.healer`.
+
+    Attributes:
+        method: to which output: `block`, what each layer's block adds to the stream; `stream`, the stream after each
+            layer; `cuts`, the stream after a cut, and only by the layer right before it.
+        ridge: strength of the penalty on changes, in units of the mean diagonal of the system.
+        data: digests of the calibration rows that are fitted on, by modality.
+        tokens: which of their tokens count.
+        condition: how the pruned model hears them, while the unpruned one hears them as they are; "" is alike.
+        weights: digest of the fitted weights; None before they are fitted.
+    """
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    method: HealMethod
+    ridge: PositiveNumber
+    data: Mapping[StrictStr, StrictStr]
+    tokens: StrictStr
+    condition: StrictStr = ""
+    weights: StrictStr | None = None
+
+
+@dataclass(frozen=True)
 class PruningPlan:
     """The exact edit of a model.
 
@@ -113,6 +140,9 @@ class PruningPlan:
         strip_vision: the vision tower goes.
         thinker, talker: what is retained of each decoder; None where the talker is not edited.
         drop_speech: the talker and the waveform decoder go.
+        heal: how retained weights are fitted; None leaves them as they are.
+        fitted: the weights that `heal` stands for, rounded to the stored type: of each healed layer [K, H, I] for its
+            retained experts, [H, I] for an MLP. A plan is read and written without them.
     """
 
     base_model: BaseModel
@@ -120,6 +150,8 @@ class PruningPlan:
     thinker: ComponentPlan
     talker: ComponentPlan | None = None
     drop_speech: bool = False
+    heal: Healing | None = None
+    fitted: FittedWeights | None = field(default=None, compare=False, repr=False)
 
     def component(self, name: str) -> ComponentPlan | None:
         """The edit of component `name`, or None where it stays as it is."""
@@ -137,11 +169,20 @@ class PruningPlan:
         for name in COMPONENTS:
             edit = self.component(name)
             document[name] = edit and {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
+        if self.heal:
+            document["heal"] = asdict(self.heal)
         return document
+
+    def with_fitted(self, fitted: FittedWeights, digest: str) -> "PruningPlan":
+        """This plan with the weights that its healing stands for, and their digest."""
+        assert self.heal is not None
+        return replace(self, heal=replace(self.heal, weights=digest), fitted=fitted)
 
     def summary(self) -> dict[str, Any]:
         """How much each component keeps, for people and JSON."""
         summary: dict[str, Any] = {"strip_vision": self.strip_vision, "drop_speech": self.drop_speech}
+        if self.heal:
+            summary["heal"] = {"method": self.heal.method, "ridge": self.heal.ridge}
         for name in COMPONENTS:
             edit = self.component(name)
             if edit is not None:
@@ -165,7 +206,10 @@ class PruningPlan:
         for edit in (self.thinker, self.talker):
             effective.append(edit and [[layer, edit.experts[layer]] for layer in edit.layers])
         dropped = [self.strip_vision, self.drop_speech]
-        canonical = json.dumps([self.base_model.fingerprint, dropped, effective], separators=(",", ":"))
+        identity: list[Any] = [self.base_model.fingerprint, dropped, effective]
+        if self.heal:  # the digest of a plan that heals nothing is what it was before there was healing
+            identity.append(asdict(replace(self.heal, weights=None)))
+        canonical = json.dumps(identity, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
@@ -247,6 +291,7 @@ class _PlanFile:
     thinker: ComponentPlan
     talker: ComponentPlan | None
     drop_speech: StrictBool = False
+    heal: Healing | None = None
 
 
 _PLAN_FILE = TypeAdapter(_PlanFile)
@@ -267,4 +312,4 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
     if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
     file = validate(_PLAN_FILE, document, where)
-    return PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)
+    return PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, file.drop_speech, file.heal)

@@ -2,12 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
-from autoreap.candidate import Candidate
+from autoreap.candidate import NONE, Candidate
+from autoreap.data.samples import MODALITIES
 from autoreap.errors import InputError
-from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan, check_plan
+from autoreap.plan import (
+    BaseModel,
+    ComponentPlan,
+    ComponentShape,
+    Healing,
+    HealMethod,
+    ModelShape,
+    PruningPlan,
+    check_plan,
+)
 from autoreap.saliency import ComponentSaliency, FloatArray, Saliency, random_scores
 
 
@@ -41,7 +52,36 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
     strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
     plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
     check_plan(plan, shape)
-    return plan
+    return with_healing(plan, candidate, saliency, shape)
+
+
+def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | None, shape: ModelShape) -> PruningPlan:
+    """`plan`, healed as `candidate` asks on the rows that the saliency was measured on; as it is where nothing can be.
+
+    A plan that strips vision is healed on what is heard alone.
+
+    Raises:
+        InputError: it is to be healed, and no measurement says on which rows.
+    """
+    thinker = plan.thinker
+    after_layers = zip(thinker.layers, (*thinker.layers[1:], len(thinker.experts)), strict=True)
+    has_cut = any(following > layer + 1 for layer, following in after_layers)
+    is_pruned = has_cut or thinker.num_retained_experts < shape.components["thinker"].num_experts
+    if candidate.heal == NONE or not (has_cut if candidate.heal == "cuts" else is_pruned):
+        return replace(plan, heal=None)
+    if saliency is None:
+        fix = "give calibration data with --audio, or leave --heal out"
+        raise InputError("is fitted on calibration data", where="heal", fix=fix)
+    facts = saliency.provenance
+    modalities = MODALITIES if shape.has_vision and not plan.strip_vision else ("audio",)
+    heal = Healing(
+        method=cast(HealMethod, candidate.heal),
+        ridge=candidate.heal_ridge,
+        data={modality: facts[f"data.{modality}"] for modality in modalities if f"data.{modality}" in facts},
+        tokens=facts["tokens"],
+        condition="" if candidate.heal_condition == NONE else candidate.heal_condition,
+    )
+    return replace(plan, heal=heal)
 
 
 def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
@@ -64,7 +104,7 @@ def needs_saliency(candidate: Candidate) -> bool:
     """Whether `make_plan` has something to rank: experts by a measured ranking, or layers."""
     ranks_experts = min(candidate.retention, candidate.talker_retention) < 1 and candidate.saliency != "random"
     ranks_layers = max(candidate.layers_cut, candidate.talker_layers_cut) > 0
-    return ranks_experts or ranks_layers
+    return ranks_experts or ranks_layers or candidate.heal != NONE
 
 
 def _component_plan(

@@ -144,7 +144,7 @@ class Meter:
             if router is not None and self._raw:
                 stack.callback(router.register_forward_hook(self._after_router).remove)
             if experts is not None:
-                stack.enter_context(_replace_forward(experts, self._wrap(number, experts.forward)))
+                stack.enter_context(replace_forward(experts, self._wrap(number, experts.forward)))
             yield
 
     def _wrap(self, number: int, experts: Experts) -> Experts:
@@ -219,7 +219,7 @@ class Meter:
 
 
 @contextmanager
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """`module.forward` is `forward` within the context."""
     own = vars(module).get("forward")  # set where something else, such as offloading, has replaced it before
     module.forward = forward

@@ -1,7 +1,6 @@
 """Calibrate a thinker that does not fit: one decoder layer in memory at a time, hidden states on disk in between.
 
-Each layer runs within the decoder's own forward pass, between stand-ins for the others, so masks, rotary embedding and
-what vision adds between layers are the stock class's own, and the sums are those of the plain pass bit for bit.
+Each layer runs within the decoder's own forward pass, so the sums are those of the plain pass bit for bit.
 
 Shape legend: B rows of a batch, T tokens of each (padding included), H hidden, L layers, S spans; h_l is the input
 [B, T, H] of layer l.
@@ -11,7 +10,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +23,7 @@ from autoreap.calibration.spool import Spool, open_spool
 from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.decoder_calls import catch_arguments, only_layer
 from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded, ModelInfo
 from autoreap.plan import ComponentShape
@@ -147,7 +147,7 @@ def _embed(
 
 def _store(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, spool: Spool) -> _Stored:
     """Spool h_0 and what else the decoder is given."""
-    given = _catch_arguments(loaded, batch)
+    given = catch_arguments(decoder_of(loaded, "thinker"), lambda: listen(loaded, batch))
     hidden = given.pop("inputs_embeds")
     tensors: dict[str, torch.Tensor] = {}
     plain = {}
@@ -169,52 +169,12 @@ def _store(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, s
     return stored
 
 
-def _catch_arguments(loaded: Loaded, batch: Batch) -> dict[str, Any]:
-    """The arguments with which the thinker calls its decoder, here one of no layers."""
-    given: dict[str, Any] = {}
-
-    def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
-        given.update(options)
-
-    handle = cast(nn.Module, decoder_of(loaded, "thinker")).register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        listen(loaded, batch)
-    finally:
-        handle.remove()
-    return given
-
-
 def _load_arguments(stored: _Stored, spool: Spool, device: torch.device) -> dict[str, Any]:
     tensors = spool.load(stored.arguments_file, device)
     arguments = dict(stored.plain)
     for name, length in stored.lengths.items():
         arguments[name] = [tensors.pop(f"{name}.{number}") for number in range(length)]
     return arguments | tensors
-
-
-class _StandIn(nn.Module):
-    """In the place of a layer; keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden: torch.Tensor | None = None
-
-    def forward(self, hidden: torch.Tensor, **_options: Any) -> torch.Tensor:
-        self.hidden = hidden
-        return hidden
-
-
-class _Replay(nn.Module):
-    """A layer that is given `hidden`, whatever the stand-ins before it hand on."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        self.hidden: torch.Tensor | None = None
-
-    def forward(self, _hidden: torch.Tensor, **options: Any) -> torch.Tensor:
-        output: torch.Tensor = self.layer(self.hidden, **options)
-        return output
 
 
 def _run_layers(loaded: Loaded, groups: Sequence[_Group], shape: ComponentShape, spool: Spool) -> None:
@@ -233,31 +193,23 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
     decoder, device = decoder_of(loaded, "thinker"), loaded.model.device
     is_last = number + 1 == loaded.model_info.shape.components["thinker"].num_layers
-    replay, after = _Replay(read_layer(loaded, number)), _StandIn()
-    layers: list[nn.Module] = [_StandIn() for _ in range(number)]
-    layers.append(replay)
-    if not is_last:
-        layers.append(after)
-    decoder.layers = nn.ModuleList(layers)
-    decoder.config.num_hidden_layers = len(decoder.layers)  # some decoders run as many as it says
-    try:
+    layer = read_layer(loaded, number)
+    with only_layer(decoder, number, layer, is_last=is_last) as run:
         for group in groups:
-            with group.meter.layer(number, replay.layer):
+            with group.meter.layer(number, layer):
                 for stored in group.batches:
                     states = []
                     for each in range(max(0, number - group.spans), number + 1):
                         states.append(spool.load(stored.hidden_file(each), device)["hidden"])
-                    *earlier, replay.hidden = states
+                    *earlier, hidden = states
                     group.meter.count(stored.counted, earlier)
-                    cast(Any, decoder)(inputs_embeds=replay.hidden, **_load_arguments(stored, spool, device))
+                    output = run(hidden, _load_arguments(stored, spool, device))
                     if number >= group.spans:  # no later layer is compared with it
                         spool.remove(stored.hidden_file(number - group.spans))
-                    if after.hidden is not None:
-                        spool.save(stored.hidden_file(number + 1), {"hidden": after.hidden})
+                    if not is_last:
+                        spool.save(stored.hidden_file(number + 1), {"hidden": output})
                     progress.advance()
             group.meter.count(None)
-    finally:
-        decoder.layers, decoder.config.num_hidden_layers = nn.ModuleList(), 0
 
 
 def _add_up(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:
@@ -303,11 +255,17 @@ def _tensors_of_layer(model_info: ModelInfo, number: int) -> list[TensorInfo]:
 
 
 def _read_tensor(info: TensorInfo) -> torch.Tensor:
-    if info.dtype not in _DTYPES:
-        raise InputError(f"tensor {info.name} is of type {info.dtype}", where=info.shard)
+    dtype = stored_type(info)
     buffer = bytearray(info.num_bytes)
     with info.shard.open("rb") as file:
         file.seek(info.offset)
         if file.readinto(buffer) != info.num_bytes:
             raise InputError(f"ends in the middle of {info.name}", where=info.shard, fix="fetch it again")
-    return torch.frombuffer(buffer, dtype=_DTYPES[info.dtype]).view(info.shape)
+    return torch.frombuffer(buffer, dtype=dtype).view(info.shape)
+
+
+def stored_type(info: TensorInfo) -> torch.dtype:
+    """The type of a stored tensor; `InputError` where it is no floating-point number that is computed with."""
+    if info.dtype not in _DTYPES:
+        raise InputError(f"tensor {info.name} is of type {info.dtype}", where=info.shard)
+    return _DTYPES[info.dtype]

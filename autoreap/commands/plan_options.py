@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
-from autoreap.candidate import Candidate, LayerSelection, Preset, Ranking, preset_values
+from autoreap.candidate import Candidate, Heal, LayerSelection, Preset, Ranking, preset_values
 from autoreap.commands.options import COMPONENTS
 from autoreap.errors import InputError
 
@@ -54,6 +54,13 @@ class Planning:
     ] = None
     layer_selection: Annotated[LayerSelection | None, Option(help="one by one (default single), or as a block")] = None
     layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
+    heal: Annotated[Heal | None, Option(help="fit what is kept to the unpruned model's outputs (default none)")] = None
+    heal_ridge: Annotated[
+        float | None, Option(metavar="NUMBER", help="penalty on what healing changes (default 0.01)")
+    ] = None
+    heal_condition: Annotated[
+        str | None, Option(metavar="TEXT", help="heal while it hears, say, 'noise: brown, snr_db: 10'")
+    ] = None
     strip_vision: Annotated[bool, Option("--strip-vision", help="drop the vision tower")] = False
     drop_speech: Annotated[bool, Option("--drop-speech", help="drop talker and waveform decoder: text alone")] = False
 
@@ -61,15 +68,16 @@ class Planning:
         self, component: str, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"
     ) -> "PruningPlan":
         """The plan that the options ask for; without `saliency` where nothing is ranked."""
-        from autoreap.planning import make_plan, without_layers
+        from autoreap.planning import make_plan, with_healing, without_layers
 
-        plan = make_plan(self.candidate(component, shape), saliency, shape, base_model)
+        candidate = self.candidate(component, shape)
+        plan = make_plan(candidate, saliency, shape, base_model)
         if self.layers is None:
             return plan
         numbers = [int(number) for number in self.layers.split(",")]
         for name in COMPONENTS[component]:
             plan = without_layers(plan, name, numbers, shape)
-        return plan
+        return with_healing(plan, candidate, saliency, shape)
 
     def candidate(self, component: str, shape: "ModelShape") -> Candidate:
         """The values that the options name: the preset's, and explicit ones over them."""
@@ -86,6 +94,9 @@ class Planning:
             "protect_first": self.protect_first,
             "protect_last": self.protect_last,
             "layer_selection": self.layer_selection,
+            "heal": self.heal,
+            "heal_ridge": self.heal_ridge,
+            "heal_condition": self.heal_condition,
             "strip_vision": self.strip_vision or self.preset is not None,
             "drop_speech": self.drop_speech,
         }
@@ -116,4 +127,5 @@ def in_words(plan: "PruningPlan") -> str:
 
     parts = [f"{name} with {edit.in_words}" for name in COMPONENTS if (edit := plan.component(name)) is not None]
     dropped = [name for name, gone in (("vision", plan.strip_vision), ("speech", plan.drop_speech)) if gone]
-    return ", ".join([*parts, *(f"without {name}" for name in dropped)])
+    healed = [f"healed ({plan.heal.method}, ridge {plan.heal.ridge:g})"] if plan.heal else []
+    return ", ".join([*parts, *(f"without {name}" for name in dropped), *healed])

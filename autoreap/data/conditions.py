@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationInfo
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, TypeAdapter, ValidationInfo
 from pydantic.dataclasses import dataclass
 
 from autoreap.data.audio_files import waveform_of
 from autoreap.reading import is_file
-from autoreap.validation import NO_OTHER_KEYS, Number, Section, error_of, one_of
+from autoreap.validation import NO_OTHER_KEYS, Number, Section, error_of, one_of, validate
 
 NOISES = ("white", "pink", "brown")
 BANDS = ("telephone",)
@@ -88,6 +89,22 @@ class Condition(Section):
         recording = waveform_of(Path(self.noise), sampling_rate, self.noise)
         start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
         return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)  # a short one is repeated
+
+
+def read_condition(text: str, where: object) -> Condition:
+    """A condition written in a line, with the keys of an evals file: `noise: pink, snr_db: 10`.
+
+    Raises:
+        InputError: a key is unknown or of the wrong form.
+    """
+    try:
+        document = yaml.safe_load(f"{{{text}}}")
+    except yaml.YAMLError:
+        document = text
+    return validate(_CONDITION, document, where, fix="such as 'noise: brown, snr_db: 10'")
+
+
+_CONDITION = TypeAdapter(Condition)
 
 
 def _faster(waveform: Waveform, sampling_rate: int, speed: float) -> Waveform:

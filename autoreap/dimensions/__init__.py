@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from autoreap.dimensions import experts, layers, speech, vision
+from autoreap.dimensions import experts, healed, layers, speech, vision
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
@@ -38,5 +38,5 @@ class Dimension(Protocol):
         ...
 
 
-# Experts come before layers: a plan lists experts by original layer, and `layers` renumbers them.
-DIMENSIONS: tuple[Dimension, ...] = (experts, layers, vision, speech)
+# Healed weights and experts come before layers: a plan names original layers, and `layers` renumbers them.
+DIMENSIONS: tuple[Dimension, ...] = (healed, experts, layers, vision, speech)

@@ -29,12 +29,12 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
             for layer, kept in zip(decoder.layers, edit.experts, strict=True):
                 router = family.running.router(layer)
                 if router is not None and len(kept) < router.num_experts:
-                    stack.enter_context(_narrowed(router, kept))
+                    stack.enter_context(narrowed(router, kept))
         yield
 
 
 @contextmanager
-def _narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
+def narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
     """Slice the router's rows to `kept` and translate the indices it returns back to the original experts.
 
     This is what the pruned router computes, to the bit. Masking the logits of dropped experts would not be: softmax

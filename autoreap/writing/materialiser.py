@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import StrictStr, TypeAdapter, ValidationError
 
+from autoreap.dimensions.healed import fitted_weights
 from autoreap.errors import InputError, VerificationError
 from autoreap.files import exclusive, own_directory
 from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
@@ -72,6 +73,7 @@ def materialise(
         VerificationError: what was written is not what was planned; nothing is left behind.
     """
     checkpoint = open_checkpoint(source)
+    fitted_weights(plan)  # a plan that is not fitted yet can't be written
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
     check_target(target, source)
@@ -214,7 +216,8 @@ def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ..
         state = file.stat()
         source.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
     layout = [[shard.name, shard.num_bytes] for shard in shards]
-    return {"plan": plan.digest(), "shards": layout, "source": source}
+    weights = plan.heal and plan.heal.weights
+    return {"plan": plan.digest(), "fitted": weights, "shards": layout, "source": source}
 
 
 def _check_space(partial: Path, checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:

@@ -3,9 +3,10 @@
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
@@ -14,10 +15,16 @@ from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
 
+if TYPE_CHECKING:
+    import torch
+
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One tensor of the result: `rows` of `source` (all of it for None), or zeros where there is no source."""
+    """One tensor of the result.
+
+    It is `rows` of `source` (all of it for None), zeros where there is no source, or `fitted` in the place of either.
+    """
 
     name: str
     dtype: str
@@ -25,6 +32,7 @@ class OutputTensor:
     num_bytes: int
     source: TensorInfo | None
     rows: tuple[int, ...] | None = None
+    fitted: "torch.Tensor | None" = field(default=None, compare=False)
 
     @property
     def num_parameters(self) -> int:
@@ -128,11 +136,24 @@ def rewrite_tensor(info: TensorInfo, role: TensorRole, plan: PruningPlan) -> Out
     if rewritten is None:
         return None
     rows = rewritten.rows
-    if rows is None:
-        return OutputTensor(rewritten.full_name, info.dtype, info.shape, info.num_bytes, source=info)
-    shape = (len(rows), *info.shape[1:])
-    num_bytes = info.num_bytes // info.shape[0] * len(rows)
-    return OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, source=info, rows=rows)
+    shape, num_bytes = info.shape, info.num_bytes
+    if rows is not None:
+        shape = (len(rows), *info.shape[1:])
+        num_bytes = info.num_bytes // info.shape[0] * len(rows)
+    fitted = _fitted_tensor(role, plan) if rewritten.is_fitted else None
+    return OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, source=info, rows=rows, fitted=fitted)
+
+
+def _fitted_tensor(role: TensorRole, plan: PruningPlan) -> "torch.Tensor":
+    """The fitted weights in the place of the tensor `role` of the base model."""
+    edit = plan.component(role.part)
+    assert role.layer is not None
+    assert plan.fitted is not None
+    assert edit is not None
+    weights: torch.Tensor = plan.fitted[role.part, role.layer]
+    if role.expert is None:
+        return weights
+    return weights[edit.experts[role.layer].index(role.expert)]
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """Tensors to safetensors files, byte by byte: what is read is summed, and what was written is read again.
 
 Only bytes are moved, never arithmetic: no tensor is decoded, and memory holds one buffer whatever the model's size.
+What a dimension has fitted is written from memory.
 The sums are XXH3 (128 bits), which guards against damage, not against forgery, and is faster than memory.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import xxhash
 
+from autoreap.dimensions.healed import bytes_of
 from autoreap.errors import InputError, VerificationError
 from autoreap.models.checkpoint import SINGLE_NAME, TensorInfo, read_header
 from autoreap.writing.rewrite import OutputTensor
@@ -128,6 +130,11 @@ def checksum_of(path: Path) -> str:
 
 def _chunks(tensor: OutputTensor, sources: "_Files", buffer: memoryview) -> Iterator[memoryview]:
     """The bytes of one tensor, in pieces that are overwritten by the next."""
+    if tensor.fitted is not None:
+        values = bytes_of(tensor.fitted)
+        for start in range(0, tensor.num_bytes, _BUFFER_BYTES):
+            yield values[start : start + _BUFFER_BYTES]
+        return
     if tensor.source is None:
         zeros = memoryview(bytes(min(tensor.num_bytes, _BUFFER_BYTES)))
         for start in range(0, tensor.num_bytes, _BUFFER_BYTES):

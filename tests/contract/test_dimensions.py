@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from builders import identity_plan, random_component
+from healed import HEALING, fitted_at_random
 from random_models import END, QWEN3_OMNI, random_prompt
+from random_qwen2_audio import QWEN2_AUDIO
 from specimen import Specimen
 
 from autoreap.masking import family_of_model, masked
@@ -42,6 +44,8 @@ class DimensionContract:
         """The plan, and the checkpoint that it makes."""
         shape = self.specimen.shape
         plan = self.edit(identity_plan(open_checkpoint(base).fingerprint, shape), shape)
+        if plan.heal is not None:
+            plan = fitted_at_random(plan, open_checkpoint(base))
         target = tmp_path_factory.mktemp("pruned") / "model"
         materialise(base, plan, target)
         return plan, target
@@ -127,6 +131,27 @@ class TestTalkerLayers(DimensionContract):
         return PruningPlan(
             plan.base_model, False, plan.thinker, random_component(shape.components["talker"], layers=(0, 2))
         )
+
+
+class TestHealedExperts(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=4)
+        talker = random_component(shape.components["talker"], num_experts=3, seed=5)
+        return PruningPlan(plan.base_model, True, thinker, talker, heal=HEALING)
+
+
+class TestHealedWithAllExperts(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], layers=(0, 1, 3, 5))
+        return PruningPlan(plan.base_model, True, thinker, heal=HEALING)
+
+
+class TestHealedDense(DimensionContract):
+    specimen = QWEN2_AUDIO
+
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], layers=(0, 2, 3))
+        return PruningPlan(plan.base_model, False, thinker, heal=HEALING)
 
 
 class TestVision(DimensionContract):

@@ -13,6 +13,7 @@ ROOMS = (  # by the way that data flow: a room imports those before it
     ("dimensions",),
     ("masking",),
     ("calibration",),
+    ("healing",),
     ("evaluation",),
     ("writing",),
     ("search",),

@@ -19,6 +19,7 @@ from autoreap.plan import ModelShape
 Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by their names
 SPEAKING_PARTS = ("talker", "speech")  # of the model, all that speaks
+_DOWN_PROJECTIONS = ("mlp.experts.{expert}.down_proj.weight", "mlp.experts.down_proj", "mlp.down_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TensorRole:
         expert: the expert it belongs to, or None.
         rows_are_experts: its first dimension counts experts (a router, or experts stored fused).
         rows: which rows are retained, once a dimension has decided so; None keeps all.
+        is_fitted: a dimension puts fitted weights in its place.
     """
 
     part: str
@@ -40,11 +42,17 @@ class TensorRole:
     expert: int | None = None
     rows_are_experts: bool = False
     rows: tuple[int, ...] | None = None
+    is_fitted: bool = False
 
     @property
     def full_name(self) -> str:
         """The stored name."""
         return self.name.format(layer=self.layer, expert=self.expert)
+
+    @property
+    def is_down_projection(self) -> bool:
+        """By it the experts or the MLP of a decoder layer write to the residual stream."""
+        return self.layer is not None and self.name.endswith(_DOWN_PROJECTIONS)
 
 
 _DECODER_TENSOR = re.compile(r"(?P<prefix>(\w+\.)?model\.layers\.)(?P<layer>\d+)\.(?P<rest>.+)")

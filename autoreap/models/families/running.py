@@ -86,6 +86,32 @@ class RunningModel(ABC):
         """The experts of a decoder layer, called with (hidden states [T, H], indices [T, k], weights [T, k])."""
         return None
 
+    def block(self, layer: nn.Module) -> nn.Module:
+        """What adds to the stream after attention: the experts of a decoder layer with their router, or its MLP."""
+        return cast("nn.Module", layer.mlp)
+
+    def down_projection(self, layer: nn.Module) -> nn.Parameter:
+        """The weight by which a layer's block writes: [E, H, I] of its experts, [H, I] of an MLP."""
+        experts: Any = self.experts(layer)
+        down: nn.Parameter = cast(Any, layer).mlp.down_proj.weight if experts is None else experts.down_proj
+        return down
+
+    def before_down(self, layer: nn.Module, hidden: torch.Tensor, expert: int | None = None) -> torch.Tensor:
+        """What the down projection of `expert`, or of an MLP, is given [N, I] where the block is given `hidden` [N, H].
+
+        act(gate x) * (up x).
+        """
+        from torch.nn import functional
+
+        if expert is None:
+            mlp: Any = self.block(layer)
+            inner: torch.Tensor = mlp.act_fn(mlp.gate_proj(hidden)) * mlp.up_proj(hidden)
+            return inner
+        experts: Any = self.experts(layer)
+        gate, up = functional.linear(hidden, experts.gate_up_proj[expert]).chunk(2, dim=-1)
+        inner = experts.act_fn(gate) * up
+        return inner
+
     def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Probabilities [T, k] of the chosen experts before they are renormalised, from what the router returned.
 

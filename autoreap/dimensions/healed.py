@@ -1,0 +1,101 @@
+"""Put fitted weights in the place of the down projections that remain; `autoreap.healing` fits them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autoreap.errors import InputError
+from autoreap.models.families.family import Family
+from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
+from autoreap.plan import FittedWeights, PruningPlan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
+    """Let the fitted weights stand in for the resident ones, which wait in the host's memory."""
+    with ExitStack() as stack:
+        for (component, number), weights in fitted_weights(plan).items():
+            decoder, edit = family.running.decoder(model, component), plan.component(component)
+            if decoder is None or edit is None:
+                continue
+            down = family.running.down_projection(decoder.layers[number])
+            stack.enter_context(standing_in(down, edit.experts[number], weights))
+        yield
+
+
+@contextmanager
+def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor) -> Iterator[None]:
+    """`weights` in the place of the `kept` experts of `down` [E, H, I], or of all of it [H, I] where it has none."""
+    import torch
+
+    if down.is_meta:
+        raise InputError("lies on disk or is offloaded, and can't be fitted", where="heal", fix="use a larger device")
+    values = down.detach()
+    if kept and len(kept) < len(values):
+        rows = torch.tensor(kept, device=values.device)
+        original = values[rows].cpu()
+        values[rows] = weights.to(values.device, values.dtype)
+        try:
+            yield
+        finally:
+            values[rows] = original.to(values.device)
+        return
+    original = values.to("cpu", copy=True)
+    values.copy_(weights)
+    try:
+        yield
+    finally:
+        values.copy_(original)
+
+
+def fitted_weights(plan: PruningPlan) -> FittedWeights:
+    """The weights that the plan's healing stands for, none where it heals nothing.
+
+    Raises:
+        InputError: the plan heals, and they are not fitted yet.
+    """
+    if plan.heal is None:
+        return {}
+    if plan.fitted is None:
+        raise InputError(
+            "heals, and its weights are not fitted yet", where="plan", fix="fit them with healing.healer.Healer"
+        )
+    return plan.fitted
+
+
+def digest_of(fitted: FittedWeights) -> str:
+    """Sixteen hex digits of all fitted weights."""
+    digest = hashlib.sha256()
+    for (component, layer), weights in sorted(fitted.items()):
+        digest.update(f"{component}.{layer}".encode())
+        digest.update(bytes_of(weights))
+    return digest.hexdigest()[:16]
+
+
+def bytes_of(weights: torch.Tensor) -> memoryview:
+    """The bytes of `weights` as they are stored."""
+    import torch
+
+    stored = weights.contiguous().flatten().view(torch.uint8)
+    return memoryview(stored.numpy().data)
+
+
+def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
+    """Mark what is fitted; `writing.rewrite` takes it from the plan. Of a plan not yet fitted nothing can be said."""
+    if plan.fitted is None or not role.is_down_projection or (role.part, role.layer) not in plan.fitted:
+        return role
+    return replace(role, is_fitted=True)
+
+
+def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
+    """Nothing: only values change."""
+    return {}

@@ -1,0 +1,61 @@
+"""What the decoder is given of the calibration rows that are fitted on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from autoreap.calibration.batching import batches, estimate_tokens
+from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, decoder_of, listen
+from autoreap.data.conditions import read_condition
+from autoreap.data.dataset import draw_rows
+from autoreap.data.samples import Sample
+from autoreap.models.decoder_calls import catch_arguments
+from autoreap.models.families.encoded import mark_tokens
+from autoreap.models.loading import Loaded
+
+# Of one modality; some 100 clips. An expert's map of 768 inputs needs about twice as many tokens, and 64 of 128 experts
+# with a top-k of 8 get 2,000 each of these.
+MAX_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class DecoderCall:
+    """A batch.
+
+    Attributes:
+        hidden: h_0 [B, T, H].
+        arguments: the decoder's others.
+        counted: the numbers of the tokens that count, in [0, B * T).
+        weight: how often each of them counts.
+    """
+
+    hidden: torch.Tensor
+    arguments: Mapping[str, Any]
+    counted: torch.Tensor
+    weight: float
+
+
+def drawn_rows(loaded: Loaded, samples: Sequence[Sample]) -> list[Sample]:
+    """Rows of about `MAX_TOKENS` tokens, drawn evenly from `samples`, in their order; all where there are fewer."""
+    limit = int(MAX_TOKENS / max(estimate_tokens(loaded.inputs, samples), 1) * len(samples))
+    return [sample for _, sample in draw_rows(samples, max(1, limit))]
+
+
+def decoder_calls(
+    loaded: Loaded, samples: Sequence[Sample], tokens: str, condition: str, max_unreadable: float
+) -> list[DecoderCall]:
+    """What the thinker's decoder is given of `samples`, rows of one modality, heard under `condition`."""
+    if condition:
+        changed = read_condition(condition, where="heal_condition")
+        samples = [replace(sample, condition=changed) for sample in samples]
+    calls = []
+    decoder = decoder_of(loaded, "thinker")
+    for batch in batches(loaded.inputs, samples, DEFAULT_BATCH_TOKENS, max_unreadable=max_unreadable):
+        arguments = catch_arguments(decoder, partial(listen, loaded, batch))
+        hidden = arguments.pop("inputs_embeds")
+        counted = mark_tokens(batch.encoded, tokens).flatten().nonzero().squeeze(1)
+        calls.append(DecoderCall(hidden, arguments, counted.to(hidden.device), batch.weight))
+    return calls

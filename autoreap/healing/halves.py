@@ -1,0 +1,61 @@
+"""Decoder layers one by one, each in two halves: attention, and the block of experts (or the MLP) after it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoreap.calibration.calibrator import decoder_of
+from autoreap.calibration.meter import replace_forward
+from autoreap.calibration.streaming import read_layer
+from autoreap.models.decoder_calls import RunLayer, only_layer
+from autoreap.models.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """A batch within a layer: the stream [B, T, H] after attention, and what the block is given of it."""
+
+    residual: torch.Tensor
+    normalised: torch.Tensor
+
+
+class HalvedLayer:
+    """A layer in its decoder; see `LayerRunner`."""
+
+    def __init__(self, module: nn.Module, block: nn.Module, run: RunLayer) -> None:
+        self.module = module
+        self.block = block
+        self._run = run
+
+    def run_attention(self, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> Halfway:
+        """The first half, for the layer's input. The output of the layer is the residual plus the block's output."""
+        given = []
+
+        def add_nothing(normalised: torch.Tensor) -> torch.Tensor:
+            given.append(normalised)
+            return torch.zeros_like(normalised)
+
+        with replace_forward(self.block, add_nothing):
+            residual = self._run(hidden, arguments)
+        return Halfway(residual, given[0])
+
+
+class LayerRunner:
+    """Runs single layers of a decoder, those in memory or, of a streamed model, from disk."""
+
+    def __init__(self, loaded: Loaded, component: str) -> None:
+        self._loaded = loaded
+        self._decoder = decoder_of(loaded, component)
+        self._num_layers = loaded.model_info.shape.components[component].num_layers
+
+    @contextmanager
+    def layer(self, number: int) -> Iterator[HalvedLayer]:
+        """Layer `number`, with its weights in memory while the context lasts."""
+        streamed = self._loaded.streamed
+        module = read_layer(self._loaded, number) if streamed else self._decoder.layers[number]
+        with only_layer(self._decoder, number, module, is_last=number + 1 == self._num_layers) as run:
+            yield HalvedLayer(module, self._loaded.model_info.family.running.block(module), run)

@@ -1,0 +1,200 @@
+"""Fit the retained weights of a pruned model, so that each layer puts on the stream what the unpruned model put there.
+
+Layer after layer, with the earlier ones already healed: the block's output is the sum over retained experts of
+W_e z_e(x), linear in the down projections W_e, where z_e = g_e(x) act(gate_e x) (up_e x). Ridge regression gives the
+changes of W_e that add what is missing. No gradient, no step size; the result is a checkpoint of the same size.
+
+Shape legend: N tokens that count, K retained experts, I what a down projection is given, H hidden.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoreap import __version__
+from autoreap.calibration.streaming import stored_type
+from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
+from autoreap.data.samples import Sample, digest
+from autoreap.dimensions.experts import narrowed
+from autoreap.dimensions.healed import digest_of, standing_in
+from autoreap.errors import InputError
+from autoreap.healing.calls import DecoderCall, decoder_calls, drawn_rows
+from autoreap.healing.halves import LayerRunner
+from autoreap.healing.ridge import Regressor, fit_ridge
+from autoreap.healing.streams import Streams, take_streams
+from autoreap.models.loading import Loaded
+from autoreap.plan import ComponentPlan, FittedWeights, Healing, PruningPlan
+
+
+class Healer:
+    """Heals candidates of one model on one calibration set; what the unpruned model computes is taken once.
+
+    Args:
+        loaded: the model, unmasked. It is as it was after each call.
+        data: the calibration rows by modality.
+        folder: takes what the unpruned model computes.
+        max_unreadable: the share of rows whose media may be broken; they are left out.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        data: Mapping[str, Sequence[Sample]],
+        folder: Path,
+        *,
+        max_unreadable: float = DEFAULT_MAX_UNREADABLE,
+    ) -> None:
+        self._loaded = loaded
+        self._data = data
+        self._folder = folder
+        self._max_unreadable = max_unreadable
+        self._calls: dict[tuple[str, str, str], list[DecoderCall]] = {}  # by modality, tokens and condition
+        self._streams: dict[tuple[str, str], Streams] = {}  # by modality and tokens
+
+    def fit(self, plan: PruningPlan) -> PruningPlan:
+        """`plan` with the weights that it stands for, and their digest; as it is where it heals nothing.
+
+        The same plan, rows and versions on the same device give the same bits.
+
+        Raises:
+            InputError: the plan was made for other rows.
+            HealingError: a fit is singular or not finite.
+        """
+        if plan.heal is None:
+            return plan
+        self._check_data(plan.heal)
+        heal = plan.heal
+        calls: list[DecoderCall] = []
+        streams = []
+        for modality in sorted(heal.data):
+            calls += self._calls_of(modality, heal.tokens, heal.condition)
+            streams.append(self._streams_of(modality, heal.tokens))
+        fitted = _DecoderFit(self._loaded, "thinker", heal, plan.thinker, self._stored_dtype).run(calls, streams)
+        return plan.with_fitted(fitted, digest_of(fitted))
+
+    def _check_data(self, heal: Healing) -> None:
+        for modality, expected in heal.data.items():
+            samples = self._data.get(modality)
+            if samples is None or digest(samples) != expected:
+                raise InputError(
+                    f"the plan is healed on other {modality} rows",
+                    where="calibration set",
+                    fix="give the rows that the saliency was measured on, or plan again",
+                )
+
+    def _calls_of(self, modality: str, tokens: str, condition: str) -> list[DecoderCall]:
+        key = (modality, tokens, condition)
+        if key not in self._calls:
+            rows = drawn_rows(self._loaded, self._data[modality])
+            self._calls[key] = decoder_calls(self._loaded, rows, tokens, condition, self._max_unreadable)
+        return self._calls[key]
+
+    def _streams_of(self, modality: str, tokens: str) -> Streams:
+        key = (modality, tokens)
+        if key not in self._streams:
+            calls = self._calls_of(modality, tokens, condition="")
+            identity = {
+                "model": self._loaded.model_info.checkpoint.fingerprint,
+                "data": digest(self._data[modality]),
+                "tokens": tokens,
+                "where": f"{self._loaded.model.device}, {self._loaded.model.dtype}",
+                "versions": " ".join(importlib.metadata.version(name) for name in ("torch", "transformers")),
+                "autoreap": __version__,
+            }
+            self._streams[key] = take_streams(self._loaded, "thinker", calls, identity, self._folder)
+        return self._streams[key]
+
+    @cached_property
+    def _stored_dtype(self) -> torch.dtype:
+        """The type of the down projections in the checkpoint; fitted weights are rounded to it once."""
+        layout = self._loaded.model_info.family.layout
+        for name, info in self._loaded.model_info.checkpoint.tensors.items():
+            role = layout.role(name)
+            if role.part == "thinker" and role.is_down_projection:
+                return stored_type(info)
+        raise AssertionError("a decoder has down projections")
+
+
+class _DecoderFit:
+    """Goes through the retained layers of one decoder, and fits each to what the unpruned one computes."""
+
+    def __init__(
+        self, loaded: Loaded, component: str, heal: Healing, edit: ComponentPlan, stored_dtype: torch.dtype
+    ) -> None:
+        self._running = loaded.model_info.family.running
+        self._runner = LayerRunner(loaded, component)
+        self._component = component
+        self._heal = heal
+        self._edit = edit
+        self._stored_dtype = stored_dtype
+
+    @torch.inference_mode()
+    def run(self, calls: Sequence[DecoderCall], streams: Sequence[Streams]) -> FittedWeights:
+        """The fitted weights of each healed layer, from what the decoder is given and what it should compute."""
+        token_weights = torch.cat([torch.full((len(call.counted),), call.weight) for call in calls])
+        hidden = [call.hidden for call in calls]
+        fitted: dict[tuple[str, int], torch.Tensor] = {}
+        depth = len(self._edit.experts)
+        for number, following in zip(self._edit.layers, (*self._edit.layers[1:], depth), strict=True):
+            kept = self._edit.experts[number]
+            with self._runner.layer(number) as layer, ExitStack() as stack:
+                router = self._running.router(layer.module)
+                if router is not None and len(kept) < router.num_experts:
+                    stack.enter_context(narrowed(router, kept))
+                halves = [layer.run_attention(each, call.arguments) for each, call in zip(hidden, calls, strict=True)]
+                if self._heal.method != "cuts" or following > number + 1:
+                    given = _counted([half.normalised for half in halves], calls)
+                    outputs = [layer.block(half.normalised) for half in halves]
+                    if self._heal.method != "block":
+                        outputs = [half.residual + output for half, output in zip(halves, outputs, strict=True)]
+                    missing = self._target(streams, number, following).to(given.device, torch.float64)
+                    missing -= _counted(outputs, calls)
+                    regressors = self._regressors(layer.module, given, kept)
+                    where = f"{self._component} layer {number}"
+                    changes = fit_ridge(regressors, missing, self._heal.ridge, token_weights.to(given.device), where)
+                    down = self._running.down_projection(layer.module)
+                    weights = self._changed(down, kept, changes)
+                    fitted[self._component, number] = weights
+                    stack.enter_context(standing_in(down, kept, weights))
+                hidden = [half.residual + layer.block(half.normalised) for half in halves]
+        return fitted
+
+    def _target(self, streams: Sequence[Streams], number: int, following: int) -> torch.Tensor:
+        """What the layer should put out [N, H]: what the next retained layer was given, or what its own block added."""
+        if self._heal.method == "block":
+            return torch.cat([each.blocks[number] for each in streams])
+        return torch.cat([each.outputs[following - 1] for each in streams])
+
+    def _regressors(self, module: nn.Module, given: torch.Tensor, kept: tuple[int, ...]) -> list[Regressor]:
+        """What the down projections are given where the block is given `given` [N, H]: of each retained expert."""
+        router: Any = self._running.router(module)
+        if router is None:
+            return [Regressor(self._running.before_down(module, given))]
+        _, gates, experts = router(given)
+        regressors = []
+        for expert in kept:
+            rows, places = torch.where(experts == expert)
+            inner = self._running.before_down(module, given[rows], expert)
+            regressors.append(Regressor(inner * gates[rows, places].unsqueeze(1), rows))
+        return regressors
+
+    def _changed(self, down: torch.Tensor, kept: tuple[int, ...], changes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The fitted weights, rounded once, on the CPU."""
+        if not kept:
+            return (down.double() + changes[0]).to(self._stored_dtype).cpu()
+        fitted = torch.empty((len(kept), *down.shape[1:]), dtype=self._stored_dtype)
+        for place, expert in enumerate(kept):
+            fitted[place] = (down[expert].double() + changes[place]).to(self._stored_dtype)
+        return fitted
+
+
+def _counted(tensors: Sequence[torch.Tensor], calls: Sequence[DecoderCall]) -> torch.Tensor:
+    """The tokens that count [N, H], of batches [B, T, H]."""
+    chosen = [tensor.flatten(0, 1)[call.counted] for tensor, call in zip(tensors, calls, strict=True)]
+    return torch.cat(chosen)

@@ -1,0 +1,93 @@
+"""What a decoder is given for a batch, and one of its layers run alone on it, within the decoder's own forward pass.
+
+Masks, rotary embedding and what vision adds between layers are the stock class's own: a layer runs in its place,
+between stand-ins for the others.
+
+Shape legend: B rows of a batch, T tokens of each (padding included), H hidden; h_l is the input [B, T, H] of layer l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from autoreap.models.families.running import Decoder
+
+RunLayer = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
+
+
+def catch_arguments(decoder: Decoder, run: Callable[[], None]) -> dict[str, Any]:
+    """The arguments with which `run` calls `decoder`; its layers, if it has any, are not run."""
+    given: dict[str, Any] = {}
+
+    def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
+        given.update(options)
+
+    layers, depth = decoder.layers, decoder.config.num_hidden_layers
+    handle = cast(nn.Module, decoder).register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        decoder.layers, decoder.config.num_hidden_layers = nn.ModuleList(), 0
+        run()
+    finally:
+        handle.remove()
+        decoder.layers, decoder.config.num_hidden_layers = layers, depth
+    return given
+
+
+class _StandIn(nn.Module):
+    """In the place of a layer; keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: torch.Tensor | None = None
+
+    def forward(self, hidden: torch.Tensor, **_options: Any) -> torch.Tensor:
+        self.hidden = hidden
+        return hidden
+
+
+class _Replay(nn.Module):
+    """A layer that is given `hidden`, whatever the stand-ins before it hand on; keeps what it returns."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.hidden: torch.Tensor | None = None
+        self.output: torch.Tensor | None = None
+
+    def forward(self, _hidden: torch.Tensor, **options: Any) -> torch.Tensor:
+        output: torch.Tensor = self.layer(self.hidden, **options)
+        self.output = output
+        return output
+
+
+@contextmanager
+def only_layer(decoder: Decoder, number: int, layer: nn.Module, *, is_last: bool) -> Iterator[RunLayer]:
+    """Within the context `decoder` runs nothing but `layer`, in place `number`.
+
+    Yields the function from h_l and the decoder's other arguments to h_{l+1}; of the last layer, to what it returns.
+    """
+    replay, after = _Replay(layer), _StandIn()
+    layers: list[nn.Module] = [_StandIn() for _ in range(number)]
+    layers.append(replay)
+    if not is_last:
+        layers.append(after)
+
+    def run(hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
+        replay.hidden = hidden
+        cast(Any, decoder)(inputs_embeds=hidden, **arguments)
+        output = replay.output if is_last else after.hidden
+        assert output is not None
+        return output
+
+    original, depth = decoder.layers, decoder.config.num_hidden_layers
+    try:
+        decoder.layers = nn.ModuleList(layers)
+        decoder.config.num_hidden_layers = len(layers)  # some decoders run as many as it says
+        yield run
+    finally:
+        decoder.layers, decoder.config.num_hidden_layers = original, depth
