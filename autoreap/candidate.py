@@ -19,8 +19,6 @@ NONE = "none"  # of `heal` and `heal_condition`
 # (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
 PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}
 PRESET_DEPTH = 48
-# What a search is compared with: the medium preset's values with another ranking of experts.
-CONTROLS = {"random": "random", "uniform-reap": "reap"}
 CONTROL_PRESET = "medium"
 # A space may count experts; a model's shape makes the fraction of the count.
 FRACTION_OF_COUNT = {"experts": "retention", "talker.experts": "talker.retention"}
@@ -154,9 +152,18 @@ def preset(name: str, num_layers: int, *, dense: bool = False) -> Candidate:
     return Candidate(retention=retention, layers_cut=layers_cut, strip_vision=True)
 
 
+# What a search is compared with: the medium preset with another ranking of experts, or with none and healed.
+CONTROLS = {
+    "random": Candidate(saliency="random"),
+    "uniform-reap": Candidate(saliency="reap"),
+    "random-healed": Candidate(saliency="random", heal="stream"),
+}
+
+
 def control(name: str, num_layers: int) -> Candidate:
     """The control `name` for a thinker of `num_layers` layers; its random experts are those of seed 0."""
-    return replace(preset(CONTROL_PRESET, num_layers), saliency=CONTROLS[name])
+    values = preset(CONTROL_PRESET, num_layers)
+    return replace(values, saliency=CONTROLS[name].saliency, heal=CONTROLS[name].heal)
 
 
 def preset_values(name: str, num_layers: int, *, dense: bool = False) -> tuple[float, int]:

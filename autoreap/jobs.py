@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.calibration.measure import measure_saliency, read_calibration
+from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.eval_set import open_evals
+from autoreap.data.samples import Sample
+from autoreap.errors import InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch
 from autoreap.evaluation.outcomes import Evaluation
+from autoreap.healing.healer import STREAMS, Healer, is_same_fit, refitted
 from autoreap.models.loading import Loaded, ModelInfo, load
 from autoreap.plan import PruningPlan
 from autoreap.report.front_table import plot_front
@@ -20,7 +24,8 @@ from autoreap.search import run
 from autoreap.search.records import StudyRecord
 from autoreap.search.run import SearchResult
 from autoreap.search.search_options import SearchOptions
-from autoreap.search.shipping import Shipped, answers_of_trial, ship
+from autoreap.search.shipping import Shipped, answers_of_trial, refitted_trial, ship
+from autoreap.search.storage import DEFAULT_ROOT
 from autoreap.writing.behaviour import answers_of_mask, answers_to_calibration
 from autoreap.writing.footprint import Footprint
 
@@ -35,9 +40,13 @@ __all__ = [
     "evaluate",
     "evaluated",
     "evaluator_of",
+    "healing_data",
+    "is_same_fit",
     "make_evaluator",
     "measure_saliency",
     "read_calibration",
+    "refitted",
+    "refitted_trial",
     "search",
     "ship",
 ]
@@ -60,6 +69,7 @@ def evaluate(
     evals: Path,
     plan: PruningPlan | None = None,
     *,
+    calibration: CalibrationConfig | None = None,
     latency: bool = False,
     likelihoods: bool = False,
     **options: Any,
@@ -70,18 +80,31 @@ def evaluate(
         model_info: the model.
         evals: an evals file.
         plan: what is masked.
+        calibration: the rows that it is healed on, where it heals.
         latency: time answers, too, in turns with the unpruned model.
         likelihoods: measure the NLL of the references, too.
         options: of `make_evaluator`.
     """
     loaded, evaluator = make_evaluator(model_info, evals, **options)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if latency else None
+    if plan is not None and plan.heal is not None:
+        plan = Healer(loaded, healing_data(plan, calibration), DEFAULT_ROOT / STREAMS).fit(plan)
     evaluation = evaluator.run(plan, likelihoods=likelihoods)
     if stopwatch is None:
         return evaluation
     footprint = Footprint.of(model_info.checkpoint, plan)
     timings = stopwatch.measure(plan, footprint.size_bytes())
     return replace(evaluation, costs={**footprint.metrics(), **timings})
+
+
+def healing_data(plan: PruningPlan, calibration: CalibrationConfig | None) -> dict[str, list[Sample]]:
+    """The rows that `plan` is healed on; none where it heals nothing. `InputError` where they are not given."""
+    if plan.heal is None:
+        return {}
+    if calibration is None:
+        fix = "give the rows that the saliency was measured on, with --audio or --calibration"
+        raise InputError("the plan heals, so it needs its calibration set", where="plan", fix=fix)
+    return read_calibration(calibration)
 
 
 def make_evaluator(

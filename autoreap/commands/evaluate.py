@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from autoreap.commands.options import Device, Dtype, Json, Model, Plan, check_output, print_result
+from autoreap.commands.options import Calibration, Device, Dtype, Json, Model, Plan, check_output, print_result
 
 _BATCH_SIZE = "utterances decoded together (default: 32; on an accelerator 256, halved until they fit)"
 
@@ -13,6 +13,7 @@ _BATCH_SIZE = "utterances decoded together (default: 32; on an accelerator 256, 
 def evaluate(
     model: Model,
     evals: Annotated[Path, Option(metavar="FILE", help="a file of evals/")],
+    calibration: Calibration,
     plan: Plan = None,
     split: Annotated[Literal["search", "report"], Option(help="whose tasks")] = "search",
     batch_size: Annotated[int | None, Option(metavar="N", min=1, help=_BATCH_SIZE)] = None,
@@ -42,6 +43,7 @@ def evaluate(
         model_info,
         evals,
         wanted,
+        calibration=calibration.config() if calibration.is_given else None,
         split=split,
         latency=latency,
         likelihoods=likelihood,

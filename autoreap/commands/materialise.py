@@ -1,12 +1,24 @@
 """autoreap materialise: write the checkpoint of a trial or a plan."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from autoreap.commands.options import Json, ModelNow, Plan, Storage, TrackingUri, load_study, print_result, source_names
+from autoreap.commands.options import (
+    Calibration,
+    Json,
+    Loading,
+    ModelNow,
+    Plan,
+    Storage,
+    TrackingUri,
+    load_study,
+    print_result,
+    source_names,
+)
 from autoreap.commands.writing import Writing
 from autoreap.errors import InputError
 
@@ -21,6 +33,8 @@ _SOURCE = "a study with --trial, or a model with --plan"
 def materialise(
     source: Annotated[str, Argument(metavar="STUDY|MODEL", help=_SOURCE, autocompletion=source_names)],
     writing: Writing,
+    calibration: Calibration,
+    loading: Loading,
     trial: Annotated[int | None, Option(metavar="N", min=0, help="number of the trial")] = None,
     plan: Plan = None,
     model: ModelNow = None,
@@ -45,7 +59,7 @@ def materialise(
         taken = "--dry-run" if writing.dry_run else "--skip-behaviour"
         raise InputError(f"compares answers, which {taken} leaves out", where="--evals", fix="take one of them")
     if plan is not None and trial is None:
-        document, text = _write_plan(writing, source, plan, evals)
+        document, text = _write_plan(writing, source, plan, evals, calibration, loading)
     elif trial is not None and plan is None:
         document, text = _write_trial(writing, source, trial, storage, model, evals)
     else:
@@ -62,18 +76,28 @@ def materialise(
     print_result(document, text, as_json=json)
 
 
-def _write_plan(writing: Writing, model: str, path: Path, evals: Path | None) -> tuple[dict[str, Any], str]:
+def _write_plan(
+    writing: Writing, model: str, path: Path, evals: Path | None, calibration: Calibration, loading: Loading
+) -> tuple[dict[str, Any], str]:
     from autoreap.models.loading import open_model
     from autoreap.plan import load_plan
     from autoreap.writing.materialiser import check_target
 
     plan = load_plan(path)
     model_info = open_model(model)
+    if not writing.dry_run:
+        check_target(writing.target, model_info.checkpoint.path)
+    if plan.heal and not writing.dry_run:
+        from autoreap import jobs
+        from autoreap.healing.healer import STREAMS
+        from autoreap.search.storage import DEFAULT_ROOT
+
+        data = jobs.healing_data(plan, calibration.config() if calibration.is_given else None)
+        plan = jobs.refitted(loading.load(model_info, "thinker"), plan, data, DEFAULT_ROOT / STREAMS)
     expected: Expected | str = "no --evals to answer"
     if evals:
         from autoreap import jobs
 
-        check_target(writing.target, model_info.checkpoint.path)
         expected = jobs.answers_of_mask(model_info, plan, evals)
     return writing.write(model_info, plan, expected=expected)
 
@@ -84,17 +108,24 @@ def _write_trial(
     from autoreap import jobs
     from autoreap.models.loading import open_model
     from autoreap.search.shipping import trial_facts
+    from autoreap.search.storage import DEFAULT_ROOT
+    from autoreap.writing.materialiser import check_target
 
     study = load_study(name, storage)
     plan = study.plan(trial)
     model_info = open_model(model or plan.base_model.name)
     facts = trial_facts(study, study.scored_trial(trial))
     expected: Expected | str = ""
+    scored = plan
+    if not writing.dry_run:
+        check_target(writing.target, model_info.checkpoint.path)
+        plan = jobs.refitted_trial(study, plan, model_info, DEFAULT_ROOT)
     if evals:
         expected = jobs.answers_of_mask(model_info, plan, evals)
     elif writing.compares:
         try:
-            expected = jobs.answers_of_trial(study, trial)
+            answers = jobs.answers_of_trial(study, trial)
+            expected = replace(answers, is_exact=jobs.is_same_fit(scored, plan))
         except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
             logger.info(str(error))
             expected = "what the trial answered is no longer there as it was"  # in the record: no paths of this machine

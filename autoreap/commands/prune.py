@@ -60,6 +60,8 @@ def prune(
         options = replace(Options.of(config), spool=spool)
         saliency = jobs.calibrated(loaded, data, COMPONENTS[component], options=options)
         plan = planning.plan(component, saliency, shape, base_model)
+        if plan.heal and not writing.dry_run:
+            plan = jobs.refitted(loaded, plan, data, Path(scratch))
         expected: Expected | str = "the base model was never in memory as a whole"
         if writing.compares and not loading.stream_layers:
             answers = jobs.answers_to_calibration(loaded, data, plan, Path(scratch))

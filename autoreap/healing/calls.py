@@ -44,16 +44,17 @@ def drawn_rows(loaded: Loaded, samples: Sequence[Sample]) -> list[Sample]:
     return [sample for _, sample in draw_rows(samples, max(1, limit))]
 
 
-def decoder_calls(
-    loaded: Loaded, samples: Sequence[Sample], tokens: str, condition: str, max_unreadable: float
-) -> list[DecoderCall]:
-    """What the thinker's decoder is given of `samples`, rows of one modality, heard under `condition`."""
+def decoder_calls(loaded: Loaded, samples: Sequence[Sample], tokens: str, condition: str) -> list[DecoderCall]:
+    """What the thinker's decoder is given of `samples`, rows of one modality, heard under `condition`.
+
+    Rows that can't be read are left out, as many as there are: calibration has judged them.
+    """
     if condition:
         changed = read_condition(condition, where="heal_condition")
         samples = [replace(sample, condition=changed) for sample in samples]
     calls = []
     decoder = decoder_of(loaded, "thinker")
-    for batch in batches(loaded.inputs, samples, DEFAULT_BATCH_TOKENS, max_unreadable=max_unreadable):
+    for batch in batches(loaded.inputs, samples, DEFAULT_BATCH_TOKENS, max_unreadable=1.0):
         arguments = catch_arguments(decoder, partial(listen, loaded, batch))
         hidden = arguments.pop("inputs_embeds")
         counted = mark_tokens(batch.encoded, tokens).flatten().nonzero().squeeze(1)

@@ -8,6 +8,7 @@ Shape legend: N tokens that count, K retained experts, I what a down projection 
 """
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -19,7 +20,6 @@ from torch import nn
 
 from autoreap import __version__
 from autoreap.calibration.streaming import stored_type
-from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE
 from autoreap.data.samples import Sample, digest
 from autoreap.dimensions.experts import narrowed
 from autoreap.dimensions.healed import digest_of, standing_in
@@ -31,6 +31,10 @@ from autoreap.healing.streams import Streams, take_streams
 from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentPlan, FittedWeights, Healing, PruningPlan
 
+logger = logging.getLogger(__name__)
+
+STREAMS = "streams"  # the folder of what unpruned models compute, below that of all studies
+
 
 class Healer:
     """Heals candidates of one model on one calibration set; what the unpruned model computes is taken once.
@@ -39,21 +43,12 @@ class Healer:
         loaded: the model, unmasked. It is as it was after each call.
         data: the calibration rows by modality.
         folder: takes what the unpruned model computes.
-        max_unreadable: the share of rows whose media may be broken; they are left out.
     """
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        data: Mapping[str, Sequence[Sample]],
-        folder: Path,
-        *,
-        max_unreadable: float = DEFAULT_MAX_UNREADABLE,
-    ) -> None:
+    def __init__(self, loaded: Loaded, data: Mapping[str, Sequence[Sample]], folder: Path) -> None:
         self._loaded = loaded
         self._data = data
         self._folder = folder
-        self._max_unreadable = max_unreadable
         self._calls: dict[tuple[str, str, str], list[DecoderCall]] = {}  # by modality, tokens and condition
         self._streams: dict[tuple[str, str], Streams] = {}  # by modality and tokens
 
@@ -92,7 +87,7 @@ class Healer:
         key = (modality, tokens, condition)
         if key not in self._calls:
             rows = drawn_rows(self._loaded, self._data[modality])
-            self._calls[key] = decoder_calls(self._loaded, rows, tokens, condition, self._max_unreadable)
+            self._calls[key] = decoder_calls(self._loaded, rows, tokens, condition)
         return self._calls[key]
 
     def _streams_of(self, modality: str, tokens: str) -> Streams:
@@ -119,6 +114,24 @@ class Healer:
             if role.part == "thinker" and role.is_down_projection:
                 return stored_type(info)
         raise AssertionError("a decoder has down projections")
+
+
+def refitted(loaded: Loaded, plan: PruningPlan, data: Mapping[str, Sequence[Sample]], folder: Path) -> PruningPlan:
+    """`plan` with its weights, fitted again on the base model.
+
+    Where they are not the weights that were scored, which is said, another device or library has rounded otherwise.
+    """
+    fitted = Healer(loaded, data, folder).fit(plan)
+    if not is_same_fit(plan, fitted):
+        logger.warning("the healed weights are not to the bit those that were scored: computed elsewhere, they round")
+    return fitted
+
+
+def is_same_fit(scored: PruningPlan, fitted: PruningPlan) -> bool:
+    """Whether `fitted` has the weights that `scored` records, as far as it records any."""
+    if scored.heal is None or scored.heal.weights is None:
+        return True
+    return fitted.heal == scored.heal
 
 
 class _DecoderFit:

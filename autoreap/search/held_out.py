@@ -21,6 +21,7 @@ from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes, with_languages
 from autoreap.files import atomic_write
 from autoreap.formatting import size_text
+from autoreap.healing.healer import Healer
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NO_DIFFERENCE, compare
@@ -75,16 +76,24 @@ class HeldOutScorer:
     Args:
         study: whose front it is; the scores are stored in it.
         evaluator: of the report split.
+        healer: fits the plans that heal; None where none does.
         digest: of the report split; answers to another one are not reused.
         folder: answers go to `<trial>/report.jsonl` and `baseline/report.jsonl` in it.
         check: called at each answer; what it raises ends the run.
     """
 
     def __init__(
-        self, study: optuna.Study, evaluator: Evaluator, digest: str, folder: Path, check: Callable[[], None]
+        self,
+        study: optuna.Study,
+        evaluator: Evaluator,
+        healer: Healer | None,
+        digest: str,
+        folder: Path,
+        check: Callable[[], None],
     ) -> None:
         self._study = study
         self._evaluator = evaluator
+        self._healer = healer
         self._digest = digest
         self._folder = folder
         self._check = check
@@ -126,6 +135,8 @@ class HeldOutScorer:
     def _answer(
         self, name: str, plan: PruningPlan | None, identity: str, count: Callable[[str, Outcome], None]
     ) -> Outcomes:
+        if plan is not None and self._healer is not None:
+            plan = self._healer.fit(plan)
         evaluation = self._evaluator.run(plan, count)
         evaluation.metrics()  # raises where nothing was scored
         evaluation.save_outcomes(self._folder / name / OUTCOMES)

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -319,6 +320,8 @@ class Leader:
             self._judge(trial, metric_values(known.size_bytes, known.metrics), is_static=False)
             scored = ScoredModel(known.metrics, known.size_bytes)
             values = list(known.values.values())
+            if known.plan is not None:  # with the digest of its healed weights
+                records.record_plan(trial, known.plan, planned.digest)
             records.record_result(self._study, trial, values, scored, known.against_baseline, duplicate_of=known.number)
             return True
         if not self._may_prune(trial):
@@ -348,8 +351,11 @@ class Leader:
             records.record_failure(self._study, trial, result.error or f"{type(error).__name__}: {error}")
             return
         folder = self._folder / str(trial.number)
-        planned.plan.save(folder / "plan.json")
+        plan = replace(planned.plan, heal=result.healing)
+        plan.save(folder / "plan.json")
         evaluation.save_outcomes(folder / OUTCOMES_NAME)
+        if result.healing is not None:
+            records.record_plan(trial, plan, planned.digest)
         scored = ScoredModel(metrics, planned.size_bytes)
         differences = self._against_baseline(evaluation)
         records.record_result(self._study, trial, values, scored, differences, seconds=evaluation.seconds)

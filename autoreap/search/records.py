@@ -202,11 +202,12 @@ class HeldOutScores:
 
 @dataclass(frozen=True)
 class ScoringSetup:
-    """How a study's trials were scored: evals file, batch size, device and type."""
+    """How a study's trials were scored: evals file, batch size, device and type; the space, for its calibration set."""
 
     evals: str
     batch_size: int
     where: str
+    space: str = ""
 
 
 @dataclass(frozen=True)

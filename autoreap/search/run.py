@@ -15,6 +15,7 @@ from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
 from autoreap.errors import AutoreapError, InputError, shown
 from autoreap.evaluation.evaluator import Evaluator
+from autoreap.healing.healer import STREAMS, Healer
 from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
@@ -185,7 +186,9 @@ def _score_candidates(
         identity = replace(identity, facts={**facts, "saliency": saliency.digest()})
         study = open_or_create_study(space, storage, run.name, identity)
         record_margins(study, space.margins)
-        record_scoring(study, ScoringSetup(str(run.evals.path.resolve()), pool.batch_size, pool.where))
+        evals_path, space_path = str(run.evals.path.resolve()), str(space.path.resolve())
+        scoring = ScoringSetup(evals_path, pool.batch_size, pool.where, space_path)
+        record_scoring(study, scoring)
         tracker.log_study(study_facts(space, run.model_info, run.evals.search, saliency))
         num_trials = options.trials or space.trials
         log = SearchLog(num_trials, deadline, pool.num_answers)
@@ -217,6 +220,8 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
         batch_size=space.batch_size,
         device=options.device,
         dtype=options.dtype,
+        calibration=space.calibration if space.heals else None,
+        streams=(options.root / STREAMS).resolve(),
     )
     if options.workers == 1:
         return saliency, LocalPool(make_scorer(loaded, setup, run.evals.search, check), on_outcome)
@@ -292,7 +297,10 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
             len(front),
             evaluator.num_answers,
         )
-        scorer = HeldOutScorer(study, evaluator, digest, run.folder, run.signals.check)
+        healer = None
+        if run.space.heals:
+            healer = Healer(loaded, read_calibration(run.space.calibration), run.options.root / STREAMS)
+        scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check)
         points = in_order_of_size(front)
         with run.signals.deferred():
             while members:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from autoreap.data.calibration_config import CalibrationConfig
+from autoreap.data.calibration_data import read_calibration
 from autoreap.data.eval_set import EvalSet, open_evals
 from autoreap.errors import AutoreapError, InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.healing.healer import STREAMS, Healer
 from autoreap.models.loading import Loaded, load, open_model
-from autoreap.plan import PruningPlan
+from autoreap.plan import Healing, PruningPlan
 from autoreap.search.candidates import needs_likelihoods
 from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Limit, Race
 from autoreap.search.records import MAX_DEATHS
@@ -50,9 +53,14 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job: one of the three is there. `error` is `Kind: message`."""
+    """What became of a job: one of the three is there. `error` is `Kind: message`.
+
+    Attributes:
+        healing: of a plan that heals, how, with the digest of the weights that were scored.
+    """
 
     evaluation: Evaluation | None = None
+    healing: Healing | None = None
     pruned: Domination | None = None
     error: str | None = None
 
@@ -64,6 +72,8 @@ class ScorerSetup:
     Attributes:
         model, device, dtype: as `load` takes them.
         metrics: names that objectives and constraints are about.
+        calibration: what candidates are healed on; None where none is.
+        streams: the folder for what the unpruned model computes.
     """
 
     model: str
@@ -73,6 +83,8 @@ class ScorerSetup:
     batch_size: int | None = None
     device: str | None = None
     dtype: str = "auto"
+    calibration: CalibrationConfig | None = None
+    streams: Path = Path(STREAMS)
 
 
 @dataclass(frozen=True)
@@ -94,11 +106,19 @@ class ScorerFacts:
 class Scorer:
     """Scores one candidate at a time on a model in this process."""
 
-    def __init__(self, loaded: Loaded, evaluator: Evaluator, setup: ScorerSetup, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        evaluator: Evaluator,
+        setup: ScorerSetup,
+        check: Callable[[], None],
+        healer: Healer | None = None,
+    ) -> None:
         self.where = device_dtype(loaded)
         self.batch_size = evaluator.batch_size
         self.num_answers = evaluator.num_answers
         self._evaluator = evaluator
+        self._healer = healer
         self._objectives = setup.objectives
         self._likelihoods = needs_likelihoods(setup.objectives)
         self._stopwatch = None
@@ -120,27 +140,37 @@ class Scorer:
 
         try:
             race.check()
+            plan = self._fitted(job.plan)
             evaluation = self._evaluator.run(
-                job.plan,
+                plan,
                 count,
                 on_sample=race.check_sample,
                 first=self._objectives,
                 likelihoods=self._likelihoods,
             )
             if self._stopwatch:
-                timings = self._stopwatch.measure(job.plan, int(job.static["size_bytes"]))
+                timings = self._stopwatch.measure(plan, int(job.static["size_bytes"]))
                 evaluation = replace(evaluation, costs=timings)
         except CandidatePruned as pruned:
             return JobResult(pruned=pruned.domination)
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
             return JobResult(error=f"{type(error).__name__}: {error}")
-        return JobResult(evaluation=evaluation)
+        return JobResult(evaluation=evaluation, healing=plan.heal if plan else None)
+
+    def _fitted(self, plan: PruningPlan | None) -> PruningPlan | None:
+        if plan is None or plan.heal is None:
+            return plan
+        assert self._healer is not None  # the space says that candidates may be healed
+        return self._healer.fit(plan)
 
 
 def make_scorer(loaded: Loaded, setup: ScorerSetup, evals: EvalSet, check: Callable[[], None] = lambda: None) -> Scorer:
     """A scorer on `loaded`; `check` is called between passes, and what it raises ends a job."""
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=setup.batch_size, check=check)
-    return Scorer(loaded, evaluator, setup, check)
+    healer = None
+    if setup.calibration is not None:
+        healer = Healer(loaded, read_calibration(setup.calibration), setup.streams)
+    return Scorer(loaded, evaluator, setup, check, healer)
 
 
 class ScorerPool(Protocol):

@@ -1,21 +1,24 @@
 """Write the checkpoint of a trial, and prove that it is the model that was scored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autoreap.calibration.measure import read_calibration
+from autoreap.data.calibration_config import load_calibration
 from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
 from autoreap.evaluation.outcomes import load_outcomes
-from autoreap.models.loading import ModelInfo
-from autoreap.plan import load_plan
+from autoreap.healing.healer import STREAMS, is_same_fit, refitted
+from autoreap.models.loading import ModelInfo, load, release
+from autoreap.plan import PruningPlan, load_plan
 from autoreap.scores import Difference, Metric, differences_as_dict, metrics_as_dict
 from autoreap.search.non_inferiority import quality_lines
 from autoreap.search.records import StudyRecord, TrialRecord
 from autoreap.search.storage import DEFAULT_ROOT
-from autoreap.writing.behaviour import Expected, check_behaviour
+from autoreap.writing.behaviour import Expected, check_behaviour, choose_device
 from autoreap.writing.materialiser import materialise
 from autoreap.writing.model_card import TrialFacts
 from autoreap.writing.verification import Verified
@@ -63,10 +66,36 @@ def ship(study: StudyRecord, point: TrialRecord, reason: str, model_info: ModelI
         verified = check_behaviour(path, expected, carried=0)  # a search that was resumed has shipped it before
     else:
         facts = trial_facts(study, point)
+        plan, expected = _fitted(study, plan, expected, model_info, root)
         behaviour = partial(check_behaviour, expected=expected)
         written = materialise(model_info.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
         verified = written.record.behaviour
     return Shipped(point.number, reason, path, verified, point.metrics, point.against_baseline)
+
+
+def _fitted(
+    study: StudyRecord, plan: PruningPlan, expected: Expected, model_info: ModelInfo, root: Path
+) -> tuple[PruningPlan, Expected]:
+    """`plan` with its healed weights, and how it is compared: weights that round otherwise need not answer alike."""
+    fitted = refitted_trial(study, plan, model_info, root)
+    return fitted, replace(expected, is_exact=is_same_fit(plan, fitted))
+
+
+def refitted_trial(study: StudyRecord, plan: PruningPlan, model_info: ModelInfo, root: Path) -> PruningPlan:
+    """The plan of a trial with its healed weights, fitted where the trial was scored if this machine has such a device.
+
+    Raises:
+        InputError: the calibration set is no longer there, or has changed.
+    """
+    if plan.heal is None:
+        return plan
+    if study.scoring is None or not study.scoring.space:
+        raise InputError("does not record what its candidates are healed on", where=f"study {study.name}")
+    data = read_calibration(load_calibration(Path(study.scoring.space)))
+    device, dtype = choose_device(study.scoring.where)
+    fitted = refitted(load(model_info, device=device, dtype=dtype), plan, data, root / STREAMS)
+    release()
+    return fitted
 
 
 def trial_facts(study: StudyRecord, point: TrialRecord) -> TrialFacts:

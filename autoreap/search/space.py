@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, StrictBool, StrictStr
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from autoreap.candidate import CONTROLS, PRESETS
+from autoreap.candidate import CONTROLS, NONE, PRESETS
 from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.yaml_file import read_yaml
 from autoreap.errors import InputError
@@ -84,6 +84,13 @@ class SpaceConfig:
     def needs(self) -> tuple[str, ...]:
         """The metrics that objectives and constraints are about."""
         return (*self.objectives, *(name for constraint in self.constraints for name in constraint.needs))
+
+    @property
+    def heals(self) -> bool:
+        """Whether a candidate or a control may be healed."""
+        heal = self.parameters.get("heal", NONE)
+        choices = heal if isinstance(heal, tuple) else (heal,)
+        return set(choices) != {NONE} or any(CONTROLS[name].heal != NONE for name in self.controls)
 
 
 def _read_objectives(section: Any) -> dict[str, str]:
