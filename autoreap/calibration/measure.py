@@ -78,16 +78,18 @@ def measure_saliency(
     if output.is_dir():
         raise InputError("is a directory", where=output, fix="name a file")
     saved = _read_saved(output, wanted)
-    if saved is not None:
-        logger.info("saliency measured before: %s", output)
     if saved is None or _num_ordered(saved) < num_ordered:
         with lock_resume_file(output, waits=is_shared) as resume:
-            saved = _read_saved(output, wanted)
+            saved = _read_saved(output, wanted)  # another process may have measured the same
             if saved is None:
                 options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
                 saved = measure(loaded, data, components=components, options=options)
                 saved.save(output)
+            else:
+                logger.info("saliency measured before: %s", output)
             saved = _ordered(saved, loaded, data, num_ordered, options, output)
+    else:
+        logger.info("saliency measured before: %s", output)
     return _with_first(saved, num_ordered)
 
 
