@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from autoreap.errors import InputError
 
 Ranking = Literal["affinity", "reap", "frequency", "random"]
-LayerSelection = Literal["single", "block"]
+LayerSelection = Literal["single", "block", "loss"]
 Heal = Literal["none", "block", "stream", "cuts"]
 Preset = Literal["light", "medium", "aggressive"]
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
@@ -42,9 +42,10 @@ class Candidate:
         beta: how much of the video saliency the contrast subtracts from the mixed one, >= 0.
         layers_cut: number of thinker layers cut.
         saliency: which ranking of experts, one of `RANKINGS`.
-        layer_selection: cut the most similar single layers, or one block of consecutive layers.
+        layer_selection: cut the most similar single layers, or one block of consecutive layers, or those by whose cuts
+            the answers to the calibration rows lose least (the thinker's alone).
         similarity_threshold: least cosine of a layer (or block) that is cut, so that fewer than `layers_cut` may be;
-            -1 cuts them whatever their cosine.
+            -1 cuts them whatever their cosine. Layers that are cut by loss have no threshold.
         protect_first, protect_last: how many layers at either end are never cut; None: a twelfth of the depth.
         seed: seed of the `random` ranking; the other rankings have no randomness.
         strip_vision: drop the vision tower; nothing to drop in a model that can't see.

@@ -19,7 +19,7 @@ from autoreap.plan import (
     PruningPlan,
     check_plan,
 )
-from autoreap.saliency import ComponentSaliency, FloatArray, Saliency, random_scores
+from autoreap.saliency import ComponentSaliency, FloatArray, LayerOrder, Saliency, random_scores
 
 
 def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape, base_model: BaseModel) -> PruningPlan:
@@ -85,7 +85,12 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
 
 
 def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
-    """Raise `InputError` if `candidate` asks for fewer experts of a decoder that has none; no measurement is needed."""
+    """Raise `InputError` if `candidate` asks for what no measurement can tell.
+
+    That is fewer experts of a decoder that has none, or the talker's layers by what its answers lose.
+    """
+    if candidate.layer_selection == "loss" and candidate.talker_layers_cut:
+        raise talker_has_no_loss("layer_selection")
     retentions = {
         "thinker": ("retention", candidate.retention),
         "talker": ("talker.retention", candidate.talker_retention),
@@ -121,14 +126,17 @@ def _component_plan(
             )
         edit = replace(edit, experts=retained_experts(scores, num_retained(candidate.retention, shape)))
     if candidate.layers_cut:
-        cosine = _measured(saliency, name, shape, "which layers to cut").layer_cosine
-        cut = layers_to_cut(
-            cosine,
-            candidate.layers_cut,
-            pinned,
-            selection=candidate.layer_selection,
-            threshold=candidate.similarity_threshold,
-        )
+        measured = _measured(saliency, name, shape, "which layers to cut")
+        if candidate.layer_selection == "loss":
+            cut = first_of_order(measured.layer_order, candidate.layers_cut, pinned)
+        else:
+            cut = layers_to_cut(
+                measured.layer_cosine,
+                candidate.layers_cut,
+                pinned,
+                selection=candidate.layer_selection,
+                threshold=candidate.similarity_threshold,
+            )
         edit = replace(edit, layers=tuple(layer for layer in edit.layers if layer not in cut))
     return edit
 
@@ -220,6 +228,64 @@ def layers_to_cut(
     if cosine[best.start] < threshold:
         return frozenset()
     return frozenset(best)
+
+
+def first_of_order(order: LayerOrder, num_cut: int, pinned: frozenset[int]) -> frozenset[int]:
+    """The first `num_cut` layers of `order` that are not `pinned`.
+
+    A pinned layer is passed over. Those after it were chosen with it cut, so that without it another might have come.
+
+    Raises:
+        InputError: the order holds too few layers, or none was measured.
+    """
+    free = [layer for layer in order.layers if layer not in pinned]
+    if not order.layers:
+        raise InputError(
+            "layers were not ranked by what the answers lose",
+            where="layer_selection",
+            fix=f"calibrate with --layer-losses {num_cut}, or select layers by their cosine",
+        )
+    if num_cut > len(free):
+        raise InputError(
+            f"{len(order.layers)} layers were ranked by what the answers lose, of which {len(free)} may be cut, "
+            f"got {num_cut}",
+            where="layers_cut",
+            fix="calibrate with more --layer-losses, or cut or protect fewer",
+        )
+    return frozenset(free[:num_cut])
+
+
+def num_to_order(num_cut: int, num_layers: int, pinned: frozenset[int], where: object) -> int:
+    """How many of `num_layers` layers a `LayerOrder` must hold so that `num_cut` are left without those `pinned`.
+
+    Each takes a forward pass for every layer that is left. So at most a quarter of the depth, or 3, may be asked for.
+
+    Raises:
+        InputError: `num_cut` is more, or fewer are free; it is named by `where`.
+    """
+    if num_cut == 0:
+        return 0
+    unmeasured = edges(num_layers)
+    most = min(max(3, num_layers // 4), num_layers - len(unmeasured | pinned))
+    if num_cut > most:
+        problem = f"at most {most} of {num_layers} layers may be cut by what the answers lose, got {num_cut}"
+        raise InputError(problem, where=where, fix="lower it, or select layers by their cosine")
+    return num_cut + len(pinned - unmeasured)
+
+
+def num_layers_to_order(candidate: Candidate, shape: ModelShape) -> int:
+    """How many layers of the thinker a `LayerOrder` must hold for `candidate`; none unless loss selects them."""
+    if candidate.layer_selection != "loss":
+        return 0
+    first, last = candidate.protect_first, candidate.protect_last
+    pinned = pinned_layers(shape, strip_vision=candidate.strip_vision, first=first, last=last)
+    return num_to_order(candidate.layers_cut, shape.components["thinker"].num_layers, pinned, where="layers_cut")
+
+
+def talker_has_no_loss(where: object) -> InputError:
+    """What to raise where the talker's layers are to be ranked by loss."""
+    problem = "the talker's layers can't be ranked by what its answers lose: they are no text"
+    return InputError(problem, where=where, fix="take single or block, or cut no layer of the talker")
 
 
 def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape: ModelShape) -> PruningPlan:

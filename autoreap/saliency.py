@@ -6,7 +6,7 @@ Shape legend: L layers, E experts, S spans (S = 1..8 layers). Modalities: audio 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,33 @@ class ModalitySums:
 
 
 @dataclass(frozen=True)
+class LayerOrder:
+    """Layers in the order in which the answers lose least by their cuts, one after the other.
+
+    Attributes:
+        layers: the first to be cut comes first; layers at the edges (`planning.edges`) are never among them.
+        losses: after each cut the mean negative log-likelihood of the answers' tokens, in nats.
+    """
+
+    layers: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """Each layer with the loss after its cut."""
+        pairs = zip(self.layers, self.losses, strict=True)
+        return ", ".join(f"{layer} (NLL {loss:.3f})" for layer, loss in pairs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"layers": [*self.layers], "losses": [*self.losses]}
+
+    def first(self, num_layers: int) -> "LayerOrder":
+        """The same as far as `num_layers` cuts: they do not depend on those after them."""
+        return LayerOrder(self.layers[:num_layers], self.losses[:num_layers])
+
+
+@dataclass(frozen=True)
 class ComponentSaliency:
     """The measurements of one decoder (thinker or talker).
 
@@ -60,10 +87,12 @@ class ComponentSaliency:
         modalities: the sums of each modality that was measured; `audio` is always there.
         layer_cosine: [S, L]; row n-1 holds cos(h_l, h_{l+n}), the mean over audio tokens of the cosine between the
             input of layer l and the output of layer l+n-1; NaN where l+n exceeds the depth.
+        layer_order: of no layer, unless it was asked for.
     """
 
     modalities: Mapping[str, ModalitySums]
     layer_cosine: FloatArray
+    layer_order: LayerOrder = LayerOrder()
 
     @property
     def num_layers(self) -> int:
@@ -129,10 +158,17 @@ class Saliency:
             )
         return self.components[name]
 
+    def with_layer_order(self, order: LayerOrder) -> "Saliency":
+        """The same, with `order` of the thinker's layers."""
+        thinker = replace(self.component("thinker"), layer_order=order)
+        return replace(self, components={**self.components, "thinker": thinker})
+
     def digest(self) -> str:
-        """Sixteen hex digits of everything measured."""
+        """Sixteen hex digits of everything measured, however many layers are in order."""
         digest = hashlib.sha256()
         for name, array in sorted(self._arrays().items()):
+            if name.endswith((".layer_order", ".layer_order_loss")):
+                array = array[:1]  # whose loss tells two sets of answers apart
             digest.update(name.encode() + array.tobytes())
         return digest.hexdigest()[:16]
 
@@ -140,6 +176,9 @@ class Saliency:
         arrays: dict[str, NDArray[np.generic]] = {}
         for component, measured in self.components.items():
             arrays[f"{component}.layer_cosine"] = np.ascontiguousarray(measured.layer_cosine)
+            if measured.layer_order.layers:
+                arrays[f"{component}.layer_order"] = np.array(measured.layer_order.layers, dtype=np.int64)
+                arrays[f"{component}.layer_order_loss"] = np.array(measured.layer_order.losses, dtype=np.float64)
             for modality, sums in measured.modalities.items():
                 arrays[f"{component}.{modality}.gate_norm_sum"] = sums.gate_norm_sum
                 arrays[f"{component}.{modality}.routed_tokens"] = sums.routed_tokens
@@ -199,7 +238,9 @@ def _component(name: str, arrays: Mapping[str, NDArray[np.generic]], path: Path)
             reader.check_shape(f"{name}.{modality}.{sums}", (measured.num_layers, measured.num_experts))
     num_spans = len(measured.layer_cosine)
     reader.check_shape(f"{name}.layer_cosine", (num_spans, measured.num_layers))
-    return measured
+    if f"{name}.layer_order" not in arrays:  # not asked for
+        return measured
+    return replace(measured, layer_order=reader.layer_order(name, measured.num_layers))
 
 
 @dataclass(frozen=True)
@@ -228,6 +269,16 @@ class _Reader:
         misplaced[: min(num_spans, num_layers), :1] |= missing[: min(num_spans, num_layers), :1]
         self._refuse(name, array, misplaced, "a number")
         return array
+
+    def layer_order(self, component: str, num_layers: int) -> LayerOrder:
+        """The order of the `component`'s layers, each of them at most once."""
+        name, name_of_losses = f"{component}.layer_order", f"{component}.layer_order_loss"
+        layers = self.numbers(name, np.integer, 1)
+        is_repeated = np.ones(len(layers), dtype=bool)
+        is_repeated[np.unique(layers, return_index=True)[1]] = False
+        self._refuse(name, layers, is_repeated | (layers >= num_layers), f"each layer below {num_layers} once")
+        losses = self.numbers(name_of_losses, np.floating, 1, layers.shape)
+        return LayerOrder(tuple(layers.tolist()), tuple(losses.astype(np.float64).tolist()))
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where the tensor is of another shape."""

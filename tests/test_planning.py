@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,18 @@ from autoreap.plan import (
 )
 from autoreap.planning import (
     edges,
+    first_of_order,
     layers_to_cut,
     make_plan,
     needs_saliency,
+    num_layers_to_order,
     num_retained,
+    num_to_order,
     pinned_layers,
     retained_experts,
     without_layers,
 )
+from autoreap.saliency import LayerOrder
 
 NUM_LAYERS = SHAPE.components["thinker"].num_layers
 
@@ -200,3 +205,68 @@ def test_what_is_not_ranked_needs_no_measurement() -> None:
         assert needs_saliency(candidate)
         with pytest.raises(InputError, match="is decided by measurement"):
             make_plan(candidate, None, SHAPE, BASE_MODEL)
+
+
+ORDER = LayerOrder((4, 1, 5, 3), (0.1, 0.2, 0.4, 0.8))
+
+
+def test_the_first_layers_of_the_order_are_cut_and_pinned_ones_passed_over() -> None:
+    assert first_of_order(ORDER, 2, frozenset({0, 7})) == {4, 1}
+    assert first_of_order(ORDER, 2, frozenset({0, 1, 7})) == {4, 5}
+    assert first_of_order(ORDER, 3, frozenset({0, 1, 7})) == {4, 5, 3}
+
+
+def test_an_order_with_too_few_free_layers_is_refused() -> None:
+    with pytest.raises(InputError, match=r"4 layers were ranked .* of which 3 may be cut, got 4"):
+        first_of_order(ORDER, 4, frozenset({0, 1, 7}))
+    with pytest.raises(InputError, match=r"layers were not ranked .*calibrate with --layer-losses 2"):
+        first_of_order(LayerOrder(), 2, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("num_cut", "num_layers", "pinned", "expected"),
+    [
+        (0, 8, {0, 1, 2, 3, 7}, 0),
+        (3, 8, {0, 7}, 3),
+        (3, 8, {0, 1, 7}, 4),  # layer 1 may come first, and is passed over
+        (3, 8, {7}, 3),  # the edges are never measured
+        (1, 8, {0, 1, 2, 3, 4, 5, 7}, 6),
+        (12, 48, {0, 1, 2, 3, 44, 45, 46, 47}, 12),
+        (2, 4, set(), 2),
+    ],
+)
+def test_so_many_layers_are_put_in_order_that_enough_of_them_are_free(
+    num_cut: int, num_layers: int, pinned: set[int], expected: int
+) -> None:
+    assert num_to_order(num_cut, num_layers, frozenset(pinned), where="layers_cut") == expected
+
+
+@pytest.mark.parametrize(
+    ("num_cut", "num_layers", "pinned", "most"),
+    [(4, 8, set(), 3), (13, 48, set(), 12), (2, 8, {1, 2, 3, 4, 5}, 1), (3, 4, set(), 2)],
+)
+def test_more_layers_than_are_put_in_order_are_refused(
+    num_cut: int, num_layers: int, pinned: set[int], most: int
+) -> None:
+    with pytest.raises(InputError, match=f"layers_cut: at most {most} of {num_layers} layers .*, got {num_cut}"):
+        num_to_order(num_cut, num_layers, frozenset(pinned), where="layers_cut")
+
+
+def test_a_candidate_by_loss_cuts_the_first_of_the_measured_order_whatever_their_cosine() -> None:
+    saliency = saliency_of(SHAPE).with_layer_order(ORDER)
+    candidate = Candidate(layers_cut=2, layer_selection="loss", similarity_threshold=1.0)
+    assert num_layers_to_order(candidate, SHAPE) == 3  # the vision that is kept feeds layer 1
+    assert make_plan(candidate, saliency, SHAPE, BASE_MODEL).thinker.layers == (0, 1, 2, 3, 6, 7)
+    stripped = replace(candidate, strip_vision=True)
+    assert num_layers_to_order(stripped, SHAPE) == 2
+    assert make_plan(stripped, saliency, SHAPE, BASE_MODEL).thinker.layers == (0, 2, 3, 5, 6, 7)
+    assert num_layers_to_order(replace(candidate, layer_selection="single"), SHAPE) == 0
+
+
+def test_the_talker_has_no_layers_cut_by_loss() -> None:
+    saliency = saliency_of(SHAPE).with_layer_order(ORDER)
+    candidate = Candidate(talker_layers_cut=1, layer_selection="loss")
+    with pytest.raises(InputError, match="layer_selection: the talker's layers can't be ranked"):
+        make_plan(candidate, saliency, SHAPE, BASE_MODEL)
+    whole = Candidate(layers_cut=1, talker_retention=0.5, layer_selection="loss")
+    assert make_plan(whole, saliency, SHAPE, BASE_MODEL).thinker.layers == (0, 1, 2, 3, 5, 6, 7)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file as save_torch_file
 
 from autoreap.errors import InputError
 from autoreap.planning import retained_experts
-from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency, load_saliency
+from autoreap.saliency import ComponentSaliency, LayerOrder, ModalitySums, Saliency, load_saliency
 
 
 def sums(gate_norm_sum: list[float], routed_tokens: list[int], tokens: int) -> ModalitySums:
@@ -135,6 +135,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
             )
         },
         layer_cosine=np.array([[0.1, np.nan]]),
+        layer_order=LayerOrder((1, 0), (np.pi, 1e300)),
     )
     saved = Saliency({"talker": awkward, **saliency_of(SHAPE).components}, {"model_fingerprint": "f", "versions": "é"})
     saved.save(tmp_path / "new" / "folder" / "saliency.safetensors")
@@ -148,6 +149,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
         again = loaded.component(name)
         assert (again.num_layers, again.num_experts) == (component.num_layers, component.num_experts)
         assert again.layer_cosine.tobytes() == component.layer_cosine.tobytes()
+        assert again.layer_order == component.layer_order
         assert set(again.modalities) == set(component.modalities)
         for modality, expected in component.modalities.items():
             assert again.modalities[modality].gate_norm_sum.tobytes() == expected.gate_norm_sum.tobytes()
@@ -260,6 +262,28 @@ def test_numbers_that_no_calibration_measures_are_refused_by_tensor(
     saliency_of(SHAPE).save(path)
     change(path, f"{component}.{name}", value)
     with pytest.raises(InputError, match=rf"^{path}: tensor '?{component}\.{name}'? {message}.*calibrate again"):
+        load_saliency(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layer_order", with_value(8), r"holds 8 at \[1\], expected each layer below 8 once"),
+        ("layer_order", with_value(3), r"holds 3 at \[1\], expected each layer below 8 once"),
+        ("layer_order", with_value(-1), r"holds -1 at \[1\]"),
+        ("layer_order", lambda array: array.astype(np.float64), "holds float64"),
+        ("layer_order_loss", with_value(np.inf), r"holds inf at \[1\]"),
+        ("layer_order_loss", lambda array: array[:-1].copy(), r"is of shape \(1,\), expected \(2,\)"),
+        ("layer_order_loss", lambda _: None, "is missing"),
+    ],
+)
+def test_an_order_of_layers_that_no_calibration_measures_is_refused(
+    name: str, value: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "saliency.safetensors"
+    saliency_of(SHAPE).with_layer_order(LayerOrder((3, 5), (0.5, 0.75))).save(path)
+    change(path, f"thinker.{name}", value)
+    with pytest.raises(InputError, match=rf"^{path}: tensor '?thinker\.{name}'? {message}.*calibrate again"):
         load_saliency(path)
 
 

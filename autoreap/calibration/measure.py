@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.calibration.calibrator import Options, calibrate, identity
+from autoreap.calibration.layer_losses import check_answers, order_layers
 from autoreap.calibration.resume import lock_resume_file
 from autoreap.calibration.spool import spool_beside
 from autoreap.calibration.streaming import calibrate_by_layer
@@ -17,17 +18,26 @@ from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
 from autoreap.models.loading import Loaded
+from autoreap.planning import talker_has_no_loss
 from autoreap.saliency import Saliency, load_saliency
 
 logger = logging.getLogger(__name__)
 
 
-def read_calibration(calibration: CalibrationConfig | Mapping[str, Path]) -> dict[str, list[Sample]]:
-    """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded."""
-    if isinstance(calibration, CalibrationConfig):
-        return calibration_data.read_calibration(calibration)
-    sets: dict[str, Any] = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
-    return calibration_data.read_calibration(CalibrationConfig(**sets))
+def read_calibration(
+    calibration: CalibrationConfig | Mapping[str, Path], *, num_ordered: int = 0
+) -> dict[str, list[Sample]]:
+    """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded.
+
+    So is that they have no answers, where layers are to be ordered by what answers lose.
+    """
+    if not isinstance(calibration, CalibrationConfig):
+        sets: dict[str, Any] = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
+        calibration = CalibrationConfig(**sets)
+    data = calibration_data.read_calibration(calibration)
+    if num_ordered:
+        check_answers(data)
+    return data
 
 
 def measure_saliency(
@@ -38,6 +48,7 @@ def measure_saliency(
     options: Options | None = None,
     output: Path | None = None,
     cache: Path | None = None,
+    num_ordered: int = 0,
 ) -> Saliency:
     """Measure the model on `data` (rows by modality), or take the same measurement from where it was saved before.
 
@@ -45,11 +56,16 @@ def measure_saliency(
     interrupted: the next call goes on from what is left beside the file. A model of which one layer is in memory at a
     time starts anew; without a place to save, it needs `options.spool`.
 
+    The first `num_ordered` layers of the thinker are put in the order in which the answers lose least; see
+    `order_layers`. What is saved without them, or with fewer, is not measured anew but for those.
+
     Raises:
-        InputError: another process measures for the same `output` now (with `cache` it is waited for), and as
-            `calibrate` does.
+        InputError: another process measures for the same `output` now (with `cache` it is waited for), layers of the
+            talker or of a model that is not all in memory are to be ordered, and as `calibrate` and `order_layers` do.
     """
     options = options or Options()
+    if num_ordered:
+        _check_order(loaded, components)
     measure = calibrate_by_layer if loaded.streamed else calibrate
     wanted = identity(loaded, data, components=components, options=options)
     is_shared = output is None and cache is not None  # under a name of its own: who holds it measures the same
@@ -57,20 +73,62 @@ def measure_saliency(
         name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
         output = cache / f"{name}.safetensors"
     if output is None:
-        return measure(loaded, data, components=components, options=options)
+        saliency = measure(loaded, data, components=components, options=options)
+        return _ordered(saliency, loaded, data, num_ordered, options)
     if output.is_dir():
         raise InputError("is a directory", where=output, fix="name a file")
     saved = _read_saved(output, wanted)
-    if saved is not None:
-        return saved
-    with lock_resume_file(output, waits=is_shared) as resume:
-        saved = _read_saved(output, wanted) if is_shared else None
-        if saved is not None:
-            return saved
-        options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
-        saliency = measure(loaded, data, components=components, options=options)
-        saliency.save(output)
+    if saved is None or _num_ordered(saved) < num_ordered:
+        with lock_resume_file(output, waits=is_shared) as resume:
+            saved = _read_saved(output, wanted)  # another process may have measured the same
+            if saved is None:
+                options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
+                saved = measure(loaded, data, components=components, options=options)
+                saved.save(output)
+            else:
+                logger.info("saliency measured before: %s", output)
+            saved = _ordered(saved, loaded, data, num_ordered, options, output)
+    else:
+        logger.info("saliency measured before: %s", output)
+    return _with_first(saved, num_ordered)
+
+
+def _check_order(loaded: Loaded, components: Sequence[str]) -> None:
+    if "thinker" not in components:
+        raise talker_has_no_loss("--component")
+    if loaded.streamed:
+        problem = "layers can't be ranked by what answers lose while one at a time is in memory"
+        raise InputError(problem, where="--stream-layers", fix="leave it out, or select layers by their cosine")
+
+
+def _num_ordered(saliency: Saliency) -> int:
+    thinker = saliency.components.get("thinker")
+    return 0 if thinker is None else len(thinker.layer_order.layers)
+
+
+def _ordered(
+    saliency: Saliency,
+    loaded: Loaded,
+    data: Mapping[str, Sequence[Sample]],
+    num_ordered: int,
+    options: Options,
+    output: Path | None = None,
+) -> Saliency:
+    """The same with `num_ordered` layers in order; saved as `output` each time that there is one more."""
+    if _num_ordered(saliency) < num_ordered:
+        known = saliency.component("thinker").layer_order
+        for order in order_layers(loaded, data["audio"], num_ordered, known, options):
+            saliency = saliency.with_layer_order(order)
+            if output is not None:
+                saliency.save(output)
     return saliency
+
+
+def _with_first(saliency: Saliency, num_ordered: int) -> Saliency:
+    """What a measurement of so many would hold: what another one added to the file changes nothing for this one."""
+    if "thinker" not in saliency.components:
+        return saliency
+    return saliency.with_layer_order(saliency.component("thinker").layer_order.first(num_ordered))
 
 
 def _read_saved(path: Path, wanted: Mapping[str, str]) -> Saliency | None:
@@ -79,7 +137,4 @@ def _read_saved(path: Path, wanted: Mapping[str, str]) -> Saliency | None:
         saliency = load_saliency(path)
     except InputError:  # not there, or another file: it is replaced
         return None
-    if not wanted.items() <= saliency.provenance.items():
-        return None
-    logger.info("saliency measured before: %s", path)
-    return saliency
+    return saliency if wanted.items() <= saliency.provenance.items() else None

@@ -14,7 +14,7 @@ from autoreap.candidate import Candidate, preset_values
 from autoreap.errors import InputError
 from autoreap.plan import ComponentShape, ModelShape
 from autoreap.planning import edges, layers_to_cut, num_retained, pinned_layers, retained_experts
-from autoreap.saliency import ComponentSaliency, FloatArray, IntArray, ModalitySums, Saliency
+from autoreap.saliency import ComponentSaliency, FloatArray, IntArray, LayerOrder, ModalitySums, Saliency
 
 LAMBDAS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _OF_LAYERS = ("layer", "cosine", "cut")  # columns of a table that are not about experts
@@ -162,6 +162,7 @@ class ComponentSummary:
         kept_share: by modality, the share of its saliency that the retained experts hold, mean over layers.
         pinned: layers that ranking never cuts, while vision is kept.
         turnover: [len(lambdas), len(betas)] turnover against lambda = 0, mean over layers.
+        layer_order: layers ranked by what answers lose.
     """
 
     shape: ComponentShape
@@ -175,6 +176,7 @@ class ComponentSummary:
     lambdas: tuple[float, ...]
     betas: tuple[float, ...]
     turnover: FloatArray
+    layer_order: LayerOrder
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON holds it."""
@@ -186,6 +188,7 @@ class ComponentSummary:
             "tokens": self.tokens,
             "kept_share": self.kept_share,
             "layers": [asdict(layer) for layer in self.layers],
+            "layer_order": self.layer_order.as_dict(),
             "turnover": {"lambda": self.lambdas, "beta": self.betas, "mean": self.turnover.tolist()},
         }
 
@@ -220,6 +223,7 @@ def summarise(saliency: Saliency, name: str, values: Candidate) -> ComponentSumm
         lambdas=lambdas,
         betas=betas,
         turnover=turnover_from_audio(measured, num_kept, lambdas, betas),
+        layer_order=measured.layer_order,
     )
 
 
@@ -264,9 +268,11 @@ def headline(summary: ComponentSummary) -> list[str]:
         num_without_audio += layer.never_routed_audio
         num_without_any += layer.never_routed
     tokens = "tokens measured: " + ", ".join(f"{modality} {number:,}" for modality, number in summary.tokens.items())
-    cuts = "layers cut first: " + (", ".join(layer for _, layer in sorted(order)) or "all are protected")
+    cuts = ["layers cut first: " + (", ".join(layer for _, layer in sorted(order)) or "all are protected")]
+    if summary.layer_order.layers:
+        cuts.append(f"layers cut first by loss: {summary.layer_order.in_words}")
     if shape.is_dense:
-        return [f"{shape.num_layers} dense layers", tokens, cuts]
+        return [f"{shape.num_layers} dense layers", tokens, *cuts]
     choice = f"lambda {summary.lambda_:g}, beta {summary.beta:g}" if summary.lambdas else "ranked by audio alone"
     held = ", ".join(f"{share:.1%} of {modality} saliency" for modality, share in summary.kept_share.items())
     return [
@@ -276,7 +282,7 @@ def headline(summary: ComponentSummary) -> list[str]:
         f"the kept experts hold, mean over layers: {held}",
         f"never routed: {num_without_audio} of {shape.num_layers * shape.num_experts} experts on audio, "
         f"{num_without_any} on anything",
-        cuts,
+        *cuts,
     ]
 
 

@@ -1,7 +1,7 @@
 """autoreap calibrate: measure saliency once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -13,6 +13,9 @@ def calibrate(
     calibration: Calibration,
     loading: Loading,
     component: Component = "thinker",
+    layer_losses: Annotated[
+        int | None, Option(metavar="N", min=1, help="rank layers for N cuts by what answers lose, a pass a layer each")
+    ] = None,
     output: Annotated[Path, Option("-o", "--output", metavar="FILE")] = Path("saliency.safetensors"),
     json: Json = False,
 ) -> None:
@@ -24,11 +27,23 @@ def calibrate(
     from autoreap import jobs
     from autoreap.calibration.calibrator import Options
     from autoreap.models.loading import open_model
+    from autoreap.planning import num_to_order, pinned_layers
 
     components = COMPONENTS[component]
     config = calibration.config()
-    data = jobs.read_calibration(config)
-    loaded = loading.load(open_model(model), component)
-    saliency = jobs.calibrated(loaded, data, components, options=Options.of(config), output=output)
-    tokens = {m: sums.tokens for m, sums in saliency.components[components[0]].modalities.items()}
-    print_result({"path": str(output), "tokens": tokens}, f"{output}: tokens {tokens}", as_json=json)
+    data = jobs.read_calibration(config, num_ordered=layer_losses or 0)
+    model_info = open_model(model)
+    pinned = pinned_layers(model_info.shape, strip_vision=False)  # a plan may keep vision or not
+    num_layers = model_info.shape.components["thinker"].num_layers
+    num_ordered = num_to_order(layer_losses or 0, num_layers, pinned, where="--layer-losses")
+    loaded = loading.load(model_info, component)
+    options = Options.of(config)
+    saliency = jobs.calibrated(loaded, data, components, options=options, output=output, num_ordered=num_ordered)
+    measured = saliency.components[components[0]]
+    tokens = {m: sums.tokens for m, sums in measured.modalities.items()}
+    document: dict[str, Any] = {"path": str(output), "tokens": tokens}
+    text = f"{output}: tokens {tokens}"
+    if layer_losses:
+        document["layer_order"] = measured.layer_order.as_dict()
+        text += f"\nlayers cut first by loss: {measured.layer_order.in_words}"
+    print_result(document, text, as_json=json)

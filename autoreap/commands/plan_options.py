@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from autoreap.saliency import Saliency
 
 
+_LAYER_SELECTION = (
+    "by cosine one by one (default single) or as a block, or by what answers lose (calibrate --layer-losses)"
+)
+
+
 def _layer_numbers(text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"\d+(,\d+)*", text):
         raise BadParameter(f"must be layer numbers such as 12,16, got {text!r}")
@@ -41,10 +46,11 @@ class Planning:
     saliency: Annotated[Ranking | None, Option(help="ranking of experts (default affinity)")] = None
     seed: Annotated[int | None, Option(metavar="N", help="of the random ranking (default 0)")] = None
     layers_cut: Annotated[
-        int | None, Option(metavar="N", help="how many layers to cut, most similar first (default 0)")
+        int | None, Option(metavar="N", help="how many layers to cut, as --layer-selection ranks them (default 0)")
     ] = None
     similarity_threshold: Annotated[
-        float | None, Option(metavar="NUMBER", help="only cut layers with at least this cosine")
+        float | None,
+        Option(metavar="NUMBER", help="only cut layers with at least this cosine; none where loss selects"),
     ] = None
     protect_first: Annotated[
         int | None, Option(metavar="N", help="never cut so many first layers (default: depth / 12)")
@@ -52,7 +58,7 @@ class Planning:
     protect_last: Annotated[
         int | None, Option(metavar="N", help="never cut so many last layers (default: depth / 12)")
     ] = None
-    layer_selection: Annotated[LayerSelection | None, Option(help="one by one (default single), or as a block")] = None
+    layer_selection: Annotated[LayerSelection | None, Option(help=_LAYER_SELECTION)] = None
     layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
     heal: Annotated[Heal | None, Option(help="fit what is kept to the unpruned model's outputs (default none)")] = None
     heal_ridge: Annotated[

@@ -30,7 +30,7 @@ def prune(
         autoreap prune tiny --preset medium --audio calibration/tiny/audio.parquet -o pruned
     """
     from autoreap.models.loading import open_model
-    from autoreap.planning import check_candidate, needs_saliency
+    from autoreap.planning import check_candidate, needs_saliency, num_layers_to_order
     from autoreap.writing.materialiser import check_target
 
     model_info = open_model(model)
@@ -53,12 +53,14 @@ def prune(
     from autoreap.models.loading import release
 
     config = calibration.config()
-    data = jobs.read_calibration(config)
+    num_ordered = num_layers_to_order(values, shape)
+    data = jobs.read_calibration(config, num_ordered=num_ordered)
     with TemporaryDirectory() as scratch:
         loaded = loading.load(model_info, component)
         spool = spool_beside(Path(scratch) / "dry" if writing.dry_run else writing.target)
         options = replace(Options.of(config), spool=spool)
-        saliency = jobs.calibrated(loaded, data, COMPONENTS[component], options=options)
+        components = COMPONENTS[component]
+        saliency = jobs.calibrated(loaded, data, components, options=options, num_ordered=num_ordered)
         plan = planning.plan(component, saliency, shape, base_model)
         if plan.heal and not writing.dry_run:
             plan = jobs.refitted(loaded, plan, data, Path(scratch))

@@ -36,7 +36,7 @@ from autoreap.search.records import (
     record_shipped,
     trials_folder,
 )
-from autoreap.search.sampling import check_space, check_vision
+from autoreap.search.sampling import check_space, check_vision, num_layers_to_order
 from autoreap.search.sanity import warn_if_hopeless, warn_of_shared_rows
 from autoreap.search.scorers import Drafts, LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
 from autoreap.search.search_log import SearchLog
@@ -207,11 +207,13 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     space, options, check = run.space, run.options, run.signals.check
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
-    data = read_calibration(space.calibration)
+    num_ordered = num_layers_to_order(space, run.model_info.shape)
+    data = read_calibration(space.calibration, num_ordered=num_ordered)
     warn_of_shared_rows(data, run.evals.report)
     loaded = load(run.model_info, speech=searches_talker, device=options.device, dtype=options.dtype)
     measuring = CalibrationOptions.of(space.calibration)
-    saliency = measure_saliency(loaded, data, components, options=measuring, cache=options.root / "saliency")
+    cache = options.root / "saliency"
+    saliency = measure_saliency(loaded, data, components, options=measuring, cache=cache, num_ordered=num_ordered)
     setup = ScorerSetup(
         model=run.model,
         evals=run.evals.path.resolve(),

@@ -18,7 +18,7 @@ from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError
 from autoreap.plan import COMPONENTS, ModelShape, no_vision
-from autoreap.planning import edges, pinned_layers
+from autoreap.planning import edges, num_to_order, pinned_layers, talker_has_no_loss
 from autoreap.search.parameters import Parameter, Range, can_be
 from autoreap.search.records import enqueue_preset
 from autoreap.search.samplers import make_sampler
@@ -103,7 +103,23 @@ def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
             )
 
 
-def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
+def num_layers_to_order(space: SpaceConfig, shape: ModelShape) -> int:
+    """How many layers calibration must rank by loss for `space`, none unless loss may select them.
+
+    Raises:
+        InputError: it may cut more than are ranked, or layers of the talker, which are not.
+    """
+    if not can_be(space.parameters.get("layer_selection", "single"), "loss"):
+        return 0
+    if _most(space.parameters.get("talker.layers_cut", 0)):
+        raise talker_has_no_loss(f"{space.path}: parameters.layer_selection")
+    num_cut, thinker = int(_most(space.parameters.get("layers_cut", 0))), shape.components["thinker"]
+    pinned = _protected(space, shape)["layers_cut"]
+    return num_to_order(num_cut, thinker.num_layers, pinned, where=f"{space.path}: parameters.layers_cut")
+
+
+def _protected(space: SpaceConfig, shape: ModelShape) -> dict[str, frozenset[int]]:
+    """The layers that no candidate may cut by a ranking, by the parameter that cuts them."""
     protect = {
         end: int(_most(space.parameters[name])) if space.parameters.get(name) is not None else None
         for end, name in (("first", "protect_first"), ("last", "protect_last"))
@@ -112,8 +128,12 @@ def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
     pinned = {"layers_cut": pinned_layers(shape, strip_vision=strips, **protect)}
     if talker := shape.components.get("talker"):
         pinned["talker.layers_cut"] = edges(talker.num_layers, **protect)
+    return pinned
+
+
+def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
     blocks = can_be(space.parameters.get("layer_selection", "single"), "block")
-    for name, protected in pinned.items():
+    for name, protected in _protected(space, shape).items():
         decoder, most = shape.components[component_of(name)], _most(space.parameters.get(name, 0))
         where, free = f"{space.path}: parameters.{name}", decoder.num_layers - len(protected)
         if most > free:
@@ -125,6 +145,7 @@ def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
         if blocks and most > MAX_SPAN:
             fix = "lower it, or take layer_selection: single"
             raise InputError(f"a block has at most {MAX_SPAN} layers, got {most:g}", where=where, fix=fix)
+    num_layers_to_order(space, shape)
 
 
 def check_vision(space: SpaceConfig, evals: EvalSet) -> None:

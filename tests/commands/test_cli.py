@@ -209,6 +209,36 @@ def test_what_would_waste_a_night_is_refused_before_it(
     assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, f"{space}: {expected}")
 
 
+def test_layers_that_loss_can_not_rank_are_refused_before_a_model_is_loaded(
+    folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (folder / "audio.jsonl").read_text().splitlines()]
+    silent = [json.dumps({key: row[key] for key in ("id", "audio")}) for row in rows]
+    audio = write(tmp_path / "audio.jsonl", "\n".join(silent))
+    parameters = "parameters: {layers_cut: {low: 0, high: 2}, layer_selection: [single, loss]}"
+    space = write(
+        tmp_path / "space.yaml", f"calibration: {{audio: {audio}}}\nevals: {folder}/evals.yaml\n{parameters}\n"
+    )
+    no_answers = f"{audio}:1: no audio row has an answer, so layers can't be ranked by what answers lose"
+    loss = ["--layer-selection", "loss", "--layers-cut"]
+    measure = ["calibrate", folder / "model", "--audio", folder / "audio.jsonl", "--layer-losses"]
+    refused: dict[str, list[Any]] = {
+        no_answers: ["calibrate", folder / "model", "--audio", audio, "--layer-losses", "1"],
+        f"{no_answers} ": ["prune", folder / "model", "--audio", audio, *loss, "1", "--dry-run"],
+        "--layer-losses: at most 3 of 8 layers": [*measure, "4"],
+        "layers_cut: at most 3 of 8 layers": ["prune", folder / "model", "--audio", audio, *loss, "4", "--dry-run"],
+        "layers were not ranked": ["plan", folder / "saliency.safetensors", *loss, "1", "-o", tmp_path / "plan.json"],
+        "the talker's layers can't be ranked": [
+            *("prune", folder / "model", "--audio", audio, *loss, "1", "--dry-run", "--component", "both")
+        ],
+    }
+    for message, arguments in refused.items():
+        assert_refused_at_once(arguments, capsys, message)
+    assert_refused(["search", space, "--model", folder / "model", "--storage", storage(tmp_path)], capsys, no_answers)
+    assert_refused([*measure, "1", "--component", "talker"], capsys, "--component: the talker's layers can't be ranked")
+    assert_refused([*measure, "1", "--stream-layers"], capsys, "--stream-layers: layers can't be ranked")
+
+
 def test_an_evals_file_that_contains_itself(folder: Path, capsys: Capture, tmp_path: Path) -> None:
     evals = write(tmp_path / "evals.yaml", "search: &a\n  - *a\n")
     assert_refused_at_once(["evaluate", folder / "model", "--evals", evals], capsys, f"{evals}: a part of it contains")
@@ -712,6 +742,33 @@ def test_calibrate_leaves_a_file_that_holds_the_same_measurement(folder: Path, c
     assert f"saliency measured before: {output}\n" in captured.err
     assert output.stat().st_mtime_ns == written
     assert captured.out.startswith(f"{output}: tokens ")
+
+
+def test_layers_are_ranked_by_loss_where_asked_and_cut_by_plan_and_prune(
+    folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    file, plan, pruned = (tmp_path / name for name in ("saliency.safetensors", "plan.json", "pruned"))
+    shutil.copy(folder / "saliency.safetensors", file)
+    measure = [folder / "model", "--audio", folder / "audio.jsonl"]
+    arguments = ["calibrate", *measure, "-o", file, "--layer-losses", "2"]
+    document = json_of(arguments, capsys)
+    order = load_saliency(file).components["thinker"].layer_order
+    assert document["layer_order"] == {"layers": [*order.layers], "losses": [*order.losses]}
+    assert len(order.layers) == 3  # with vision layer 1 is passed over
+    assert load_saliency(file).provenance == load_saliency(folder / "saliency.safetensors").provenance
+
+    assert cli.main([*map(str, arguments)]) == 0
+    assert capsys.readouterr().out.endswith(f"\nlayers cut first by loss: {order.in_words}\n")
+    assert json_of(["saliency", file], capsys)["components"]["thinker"]["layer_order"] == document["layer_order"]
+    assert cli.main(["saliency", str(file)]) == 0
+    assert f"layers cut first by loss: {order.in_words}\n" in capsys.readouterr().out
+
+    cut = ["--layers-cut", "2", "--layer-selection", "loss", "--strip-vision"]
+    json_of(["plan", file, *cut, "-o", plan], capsys)
+    kept = [layer for layer in range(NUM_LAYERS) if layer not in order.layers[:2]]
+    assert load_plan(plan).thinker.layers == tuple(kept)
+    json_of(["prune", *measure, *cut, "--carry", "0", "-o", pruned], capsys)
+    assert load_plan(pruned / "plan.json").thinker == load_plan(plan).thinker
 
 
 def test_plan_writes_the_preset_with_what_is_said_over_it(folder: Path, capsys: Capture, tmp_path: Path) -> None:

@@ -87,6 +87,20 @@ def test_the_same_command_resumes_and_repeats_nothing(project: Path, capsys: pyt
     assert "saliency measured before" in capsys.readouterr().err
 
 
+def test_a_search_cuts_layers_by_loss_and_goes_on_where_more_may_be_cut(project: Path) -> None:
+    text = (project / "space.yaml").read_text().replace("presets: [light, medium]", "presets: []")
+    for high in (1, 2):  # the second run has one more layer put in order, and the study goes on with it
+        layers = f"layers_cut: {{low: {high}, high: {high}}}\n  layer_selection: loss"
+        (project / "space.yaml").write_text(text.replace("layers_cut: {low: 0, high: 2}", layers))
+        assert main(["search", "space.yaml", "--study", "night", "--trials", str(high)]) == 0
+        (saliency,) = (project / "mlruns/saliency").glob("*.safetensors")
+        order = load_saliency(saliency).components["thinker"].layer_order
+        assert len(order.layers) == high
+        trial = read_study(open_study("night")).trials[-1]
+        assert trial.plan is not None
+        assert {*range(8)} - {*trial.plan.thinker.layers} == {*order.layers}
+
+
 def test_what_changed_since_the_study_began_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 0
     rows = (project / "asr_search.jsonl").read_text().splitlines()

@@ -17,7 +17,13 @@ from autoreap.errors import InputError
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.plan import ComponentShape, ModelShape
 from autoreap.search.samplers import make_sampler
-from autoreap.search.sampling import check_known_parameters, check_space, enqueue_presets, sample
+from autoreap.search.sampling import (
+    check_known_parameters,
+    check_space,
+    enqueue_presets,
+    num_layers_to_order,
+    sample,
+)
 from autoreap.search.space import SpaceConfig, load_space
 
 CONFIG_30B = ROOT / "tests" / "fixtures" / "qwen3-omni-30b-a3b-instruct.config.json"
@@ -148,11 +154,35 @@ def test_controls_differ_from_the_medium_preset_in_their_ranking_alone() -> None
             "a block has at most 8 layers, got 9",
         ),
         ("  layers_cut: 40\n  protect_last: [4, 6]\n", "at most 38 of 48 layers"),
+        (
+            "  layers_cut: {low: 0, high: 13}\n  layer_selection: [single, loss]\n",
+            "parameters.layers_cut: at most 12 of 48 layers may be cut by what the answers lose, got 13",
+        ),
+        (
+            "  layers_cut: 1\n  layer_selection: loss\n  talker.layers_cut: [0, 1]\n",
+            "parameters.layer_selection: the talker's layers can't be ranked",
+        ),
     ],
 )
 def test_a_space_that_asks_too_much_of_the_model_is_refused(parameters: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         check_space(space(tmp_path, parameters), LARGE)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("  layers_cut: {low: 0, high: 12}\n", 0),
+        ("  layers_cut: {low: 0, high: 8}\n  layer_selection: [single, block]\n", 0),
+        ("  layers_cut: {low: 0, high: 12}\n  layer_selection: [single, loss]\n", 12),
+        ("  layers_cut: {low: 2, high: 3}\n  layer_selection: loss\n  protect_first: [0, 6]\n", 5),
+        ("  retention: 0.5\n  layer_selection: [single, loss]\n", 0),
+    ],
+)
+def test_a_space_needs_as_many_layers_in_order_as_it_may_cut_by_loss(
+    parameters: str, expected: int, tmp_path: Path
+) -> None:
+    assert num_layers_to_order(space(tmp_path, parameters), LARGE) == expected
 
 
 def test_a_space_of_the_talker_is_refused_for_a_model_without_one(tmp_path: Path) -> None:
