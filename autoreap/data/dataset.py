@@ -16,7 +16,7 @@ from autoreap.data.languages import language_mistake
 from autoreap.data.media_files import Media
 from autoreap.data.parts import PART_KEYS, check_whole
 from autoreap.data.samples import Sample, check_media_files, check_texts, read_samples
-from autoreap.errors import InputError
+from autoreap.errors import InputError, first_line
 from autoreap.reading import is_file, is_there
 
 # Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
@@ -184,7 +184,7 @@ def _refuse(error: BaseException, source: HubSource) -> InputError:
 
     while isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
         error = error.__cause__
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     fix = "check name, split and network"
     if isinstance(error, ImportError):
         library = re.search(r"install '?([\w-]+)", reason)
