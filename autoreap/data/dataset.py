@@ -14,8 +14,8 @@ from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, re
 from autoreap.data.evals_config import TaskConfig
 from autoreap.data.languages import language_mistake
 from autoreap.data.media_files import Media
-from autoreap.data.parts import PART_KEYS, check_whole
-from autoreap.data.samples import Sample, check_media_files, check_texts, read_samples
+from autoreap.data.parts import PART_KEYS
+from autoreap.data.samples import Sample, check_sample, read_samples
 from autoreap.errors import InputError, first_line
 from autoreap.reading import is_file, is_there
 
@@ -173,7 +173,7 @@ def _read_rows(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
         where = f"{source.where} row {number}"
         named = _name_class_labels(row, class_labels)
         sample = _make_sample(rename_columns(named, columns, where), number, where, required)
-        check_whole({key: row[key] for key in parts}, sample.audio, where)
+        check_sample(sample, row, fix="store media in the data set, or paths that hold from here")
         samples.append(sample)
     return samples
 
@@ -291,7 +291,7 @@ def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tupl
         video = tuple(frame for frame in frames if frame is not None)
     else:
         video = _encoded("video", video, where) or ()
-    sample = Sample(
+    return Sample(
         id=str(number) if row.get("id") is None else str(row["id"]),
         where=where,
         audio=_encoded("audio", row.get("audio"), where),
@@ -301,9 +301,6 @@ def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tupl
         answers=tuple(row.get("answers") or ()),
         **texts,
     )
-    check_media_files(sample, fix="store media in the data set, or paths that hold from here")
-    check_texts(sample)
-    return sample
 
 
 def _encoded(key: str, stored: Any, where: str) -> Media | None:
