@@ -17,7 +17,9 @@ from autoreap.errors import InputError
 from autoreap.files import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.search.records import TrialRecord, TrialStatus, read_study
+from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus, read_study
+from autoreap.search.run import search
+from autoreap.search.search_options import SearchOptions
 from autoreap.search.storage import open_study
 
 pytestmark = pytest.mark.slow
@@ -75,6 +77,20 @@ def test_a_night_that_found_nothing_of_use_ships_nothing_and_says_so(
     assert not (project / "mlruns" / "checkpoints").exists()
     assert main(["report", "night", "-o", "report.html"]) == 0
     assert '"knee":null' in (project / "report.html").read_text()
+
+
+def test_a_page_that_can_not_be_drawn_costs_neither_the_checkpoint_nor_that_it_is_known(project: Path) -> None:
+    def draw(study: StudyRecord, folder: Path, root: Path) -> list[Path]:
+        if study.shipped is not None:
+            raise OSError("no space left")
+        return [folder / "report.html"]
+
+    options = SearchOptions(study="night", trials=1, confirm=False)
+    result = search(project / "space.yaml", options, draw)
+    assert result.missing == ["front.png and report.html"]
+    assert result.shipped is not None
+    assert result.shipped.path.is_dir()
+    assert read_study(open_study("night")).shipped == result.shipped.trial
 
 
 def test_the_same_command_resumes_and_repeats_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
