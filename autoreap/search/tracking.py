@@ -303,8 +303,8 @@ class _StudyRuns:
 
 def _tags_of(trial: TrialRecord) -> dict[str, str]:
     tags = {STATE_TAG: str(trial.status)}
-    if trial.is_preset:
-        tags["preset"] = trial.origin
+    if trial.preset is not None:
+        tags["preset"] = trial.preset
     if trial.retry_of is not None:
         tags["retry_of"] = str(trial.retry_of)
     if trial.reason is not None:

@@ -41,7 +41,7 @@ def held_out_with(tied: dict[int, list[int]], missing: tuple[str, ...] = ()) -> 
     return HeldOutScores("digest", {"wer": measured}, trials, missing)
 
 
-FRONT = [TrialRecord(number, TrialStatus.SCORED, "sampled", {}, size_bytes=size) for number, size in SIZES.items()]
+FRONT = [TrialRecord(number, TrialStatus.SCORED, {}, size_bytes=size) for number, size in SIZES.items()]
 
 
 def test_members_with_equal_rates_are_tied_and_others_are_not() -> None:
