@@ -94,8 +94,8 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             row["reason"] = trial.reason
         if trial.duplicate_of is not None:
             row["twin"] = trial.duplicate_of
-        if trial.is_preset:
-            row["preset"] = trial.origin
+        if trial.preset is not None:
+            row["preset"] = trial.preset
         if trial.retry_of is not None:
             row["retry_of"] = trial.retry_of
         if trial.started is not None and first is not None:

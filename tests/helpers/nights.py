@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["autoreap.jobs", "autoreap.search.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+_FORKS.set_forkserver_preload(["search_imports"])
 
 
 def start_search(project: Path, *options: str, largest_file: int | None = None) -> BaseProcess:
