@@ -30,7 +30,7 @@ def searched_once(template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("searched") / "project"
     shutil.copytree(template, folder)
     space = (folder / "space.yaml").read_text()
-    (folder / "space.yaml").write_text(space.replace("materialise: knee\n", ""))
+    (folder / "space.yaml").write_text(space.replace("materialise: knee", "materialise: false"))
     process = start_search(folder, "--trials", "1")
     process.join()
     assert process.exitcode == 0, (folder / "night.log").read_text()
@@ -107,6 +107,7 @@ def test_a_page_that_can_not_be_drawn_costs_neither_the_checkpoint_nor_that_it_i
         return [folder / "report.html"]
 
     options = SearchOptions(study="night", trials=1, confirm=False)
+    assert read_study(open_study("night")).shipped is None
     result = search(begun / "space.yaml", options, draw)
     assert result.missing == ["front.png and report.html"]
     assert result.shipped is not None
