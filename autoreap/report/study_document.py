@@ -108,6 +108,9 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             held_out = None if study.held_out is None else study.held_out.trials.get(trial.number)
             row["scores"] = _scores(trial, None if held_out is None else held_out.metrics)
             row["front"] = trial.number in on_front
+            unhealed = study.unhealed(trial)
+            if unhealed is not None:
+                row["unhealed"] = unhealed.number
             row["tied"] = [] if held_out is None else list(held_out.tied_with)
         rows.append(row)
     return rows

@@ -4,7 +4,7 @@ A trial's result is stored before its state, so a kill between the two loses not
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -265,6 +265,14 @@ class StudyRecord:
         plan = self.scored_trial(number).plan
         assert plan is not None  # it is stored before anything is scored
         return plan
+
+    def unhealed(self, trial: TrialRecord) -> TrialRecord | None:
+        """The trial that scored the plan of a healed `trial` without healing it, if there is one."""
+        if not trial.is_scored or trial.plan is None or trial.plan.heal is None:
+            return None
+        digest = replace(trial.plan, heal=None).digest()
+        scored = (other for other in self.points if other.plan_digest == digest)
+        return next(scored, None)
 
     def outcomes_path(self, number: int | None, root: Path) -> Path:
         """Where the outcomes of trial `number` are, or of the one whose plan it repeats; None: of the baseline.

@@ -82,6 +82,35 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
 
 
+def test_what_was_healed_in_the_search_ships_and_is_fitted_again_to_the_same_bits(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = (project / "space.yaml").read_text().replace("presets: [light, medium]", "presets: []")
+    space = space.replace("{low: 0.25, high: 1.0, step: 0.0625}", "0.4375\n  heal: stream\n  heal_ridge: 0.01")
+    (project / "space.yaml").write_text(space.replace("layers_cut: {low: 0, high: 2}", "layers_cut: 0"))
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "1", "--json"]) == 0
+    shipped = Path(json.loads(capsys.readouterr().out)["shipped"]["path"])
+    study = read_study(open_study("night"))
+    healing = study.plan(0).heal
+    assert healing is not None
+    assert healing.weights is not None
+    assert (
+        load_plan(project / "mlruns/trials/night/0/plan.json").heal == healing == load_plan(shipped / "plan.json").heal
+    )
+
+    assert main(["materialise", "night", "--trial", "0", "-o", "again"]) == 0
+    weights = "model.safetensors"
+    assert (project / "again" / weights).read_bytes() == (shipped / weights).read_bytes()
+    assert main(["verify", "again"]) == 0
+    capsys.readouterr()
+    by_plan = ["--plan", str(shipped / "plan.json"), "--evals", "evals.yaml"]
+    assert main(["evaluate", "tiny", *by_plan, "--calibration", "space.yaml", "--json"]) == 0
+    by_mask = json.loads(capsys.readouterr().out)["metrics"]
+    assert by_mask["wer"]["value"] == study.trial(0).metrics["wer"].value
+    assert main(["evaluate", "tiny", *by_plan]) == 2
+    assert "needs its calibration set" in capsys.readouterr().err
+
+
 def test_a_night_that_found_nothing_of_use_ships_nothing_and_says_so(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
