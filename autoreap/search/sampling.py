@@ -28,6 +28,7 @@ from autoreap.search.space import SpaceConfig
 logger = logging.getLogger(__name__)
 
 _RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
+_HEALING = ("heal", "heal_ridge", "heal_condition")
 
 
 def check_space(space: SpaceConfig, shape: ModelShape) -> None:
@@ -79,7 +80,7 @@ def _check_healing(space: SpaceConfig) -> None:
     heal = space.parameters.get("heal", NONE)
     if set(heal if isinstance(heal, tuple) else (heal,)) != {NONE}:
         return
-    for name in ("heal_ridge", "heal_condition"):
+    for name in _HEALING[1:]:
         if isinstance(space.parameters.get(name), Range | tuple):
             fix = "add heal: [none, block, stream, cuts], or leave it out"
             raise InputError("moves nothing without heal", where=f"{space.path}: parameters.{name}", fix=fix)
@@ -281,9 +282,10 @@ def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate
     return Candidate.from_parameters(values)
 
 
-def ranking_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `params` that rank experts, and do not change a size."""
-    return {name: value for name, value in params.items() if name in _RANKING}
+def split_by_size(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of `params` that change a size, and those that don't: they rank experts, or heal them."""
+    others = {name: value for name, value in params.items() if name in (*_RANKING, *_HEALING)}
+    return {name: value for name, value in params.items() if name not in others}, others
 
 
 def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:

@@ -112,7 +112,7 @@ def test_each_preset_is_tried_healed_too_where_the_space_has_a_choice(tmp_path: 
     enqueue_presets(study, space(tmp_path, parameters, "presets: [medium]\n"), SHAPE)
     asked = [trial.system_attrs["fixed_params"] for trial in study.trials]
     assert [params.get("heal") for params in asked] == ["none", "stream"]
-    assert [params.get("heal_ridge") for params in asked] == [None, 0.01]
+    assert [params.get("heal_ridge") for params in asked] == [None, 0.001]
     assert [trial.user_attrs["preset"] for trial in study.trials] == ["medium", "medium healed"]
 
 
