@@ -100,6 +100,8 @@ def read_condition(text: str, where: object) -> Condition:
     try:
         document = yaml.safe_load(f"{{{text}}}")
     except yaml.YAMLError:
+        document = None
+    if not document or None in document.values():  # a key without a value, such as of `speed:2`, counts as absent
         document = text
     return validate(_CONDITION, document, where, fix="such as 'noise: brown, snr_db: 10'")
 

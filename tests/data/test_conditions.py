@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autoreap.data.conditions import Condition, Waveform
+from autoreap.data.conditions import Condition, Waveform, read_condition
+from autoreap.errors import InputError
 
 RATE = 16_000
 
@@ -92,3 +93,15 @@ def test_a_recording_of_noise_is_cut_or_repeated(tmp_path: Path, seconds: float)
 def test_what_no_condition_can_be_is_refused(values: dict[str, float], where: str) -> None:
     with pytest.raises(ValidationError, match=f"\n{where}\n  must be"):
         Condition(**values)  # type: ignore[arg-type]
+
+
+def test_a_condition_is_read_from_a_line_with_the_keys_of_an_evals_file() -> None:
+    assert read_condition("noise: pink, snr_db: 10", where="heal_condition") == Condition(noise="pink", snr_db=10)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "speed:2", "noise: pink, snr_db", "noise", "{", "- 1", "nois: pink", "snr_db: loud"]
+)
+def test_a_line_that_is_no_condition_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="heal_condition"):
+        read_condition(text, where="heal_condition")
