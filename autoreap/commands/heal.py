@@ -48,6 +48,15 @@ def heal(
     from autoreap.writing.rewrite import plan_rewrite
     from autoreap.writing.verification import check_content, check_structure, load_record
 
+    idle = {
+        "--tokens": calibration.tokens,
+        "--gates": calibration.gates,
+        "--max-unreadable": calibration.max_unreadable,
+    }
+    for option, value in idle.items():
+        if value is not None:
+            problem = "has no effect: the answers of all rows that can be read are trained on"
+            raise InputError(problem, where=option, fix="leave it out")
     record = load_record(checkpoint)
     plan = load_plan(checkpoint / "plan.json")
     if plan.polish is not None:

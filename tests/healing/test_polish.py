@@ -277,6 +277,7 @@ def test_bad_input(pruned: Path, rows: Path, random_checkpoint: Path, tmp_path: 
         ((pruned, "--base", random_checkpoint, "--audio", rows), "the plan was made for another model"),
         ((pruned, "--base", "tiny", "--audio", silent), "needs 2 audio rows with an answer"),
         ((pruned, "--base", "tiny"), "--audio"),
+        ((pruned, "--base", "tiny", "--audio", rows, "--tokens", "both"), "--tokens: has no effect"),
     ]
     for words, message in cases:
         code, out, err = heal(capsys, *words, "-o", target)
