@@ -71,7 +71,7 @@ class Candidate:
     strip_vision: bool = False
     drop_speech: bool = False
     heal: str = NONE
-    heal_ridge: float = 0.01
+    heal_ridge: float = 0.001
     heal_condition: str = NONE
     talker_retention: float = 1.0
     talker_layers_cut: int = 0

@@ -33,6 +33,12 @@ def one_line(text: str) -> str:
     return text if len(text) <= _MAX_LINE else f"{text[: _MAX_LINE // 2]} ... {text[-_MAX_LINE // 2 :]}"
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's `error` says, as far as its first line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class AutoreapError(Exception):
     """A failure in the work itself; the command exits with `exit_code` and prints the message without a traceback."""
 

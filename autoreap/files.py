@@ -87,19 +87,13 @@ def exclusive(path: Path, problem: str, fix: str) -> Iterator[None]:
     The lock goes when its process ends, however it ends; the file goes with it, unless the process was killed.
     filelock notices that a file it waits for was removed, so that is safe.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise InputError("is a link, and would be written through", where=path, fix="remove it")
-    lock = FileLock(path)
+    lock = _lock_file(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(problem, where=path, fix=fix) from None
-    try:
+    with _released(lock):
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager
@@ -111,10 +105,7 @@ def waiting_lock(
     Raises:
         TimeoutError: others hold it for longer than `seconds`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise InputError("is a link, and would be written through", where=path, fix="remove it")
-    lock = FileLock(path)
+    lock = _lock_file(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -123,8 +114,23 @@ def waiting_lock(
             lock.acquire(timeout=-1 if seconds is None else seconds)
         except Timeout:
             raise TimeoutError(f"another process has held {path} for {seconds} s") from None
+    with _released(lock):
+        yield
+
+
+def _lock_file(path: Path) -> FileLock:
+    """The lock of `path`, not yet held, in a folder that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise InputError("is a link, and would be written through", where=path, fix="remove it")
+    return FileLock(path)
+
+
+@contextmanager
+def _released(lock: FileLock) -> Iterator[None]:
+    """Remove the file of `lock`, which is held, and release it at the end."""
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -346,6 +346,5 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
     if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
     file = validate(_PLAN_FILE, document, where)
-    return PruningPlan(
-        file.base_model, file.strip_vision, file.thinker, file.talker, file.drop_speech, file.heal, polish=file.polish
-    )
+    plan = PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)
+    return replace(plan, heal=file.heal, polish=file.polish)

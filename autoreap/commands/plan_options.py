@@ -62,7 +62,7 @@ class Planning:
     layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
     heal: Annotated[Heal | None, Option(help="fit what is kept to the unpruned model's outputs (default none)")] = None
     heal_ridge: Annotated[
-        float | None, Option(metavar="NUMBER", help="penalty on what healing changes (default 0.01)")
+        float | None, Option(metavar="NUMBER", help="penalty on what healing changes (default 0.001)")
     ] = None
     heal_condition: Annotated[
         str | None, Option(metavar="TEXT", help="heal while it hears, say, 'noise: brown, snr_db: 10'")

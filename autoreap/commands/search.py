@@ -1,12 +1,15 @@
 """autoreap search: start or resume a study."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
 from autoreap.commands.options import Device, Dtype, Json, Storage, TrackingUri, model_names, print_result
 from autoreap.errors import AutoreapError
+
+if TYPE_CHECKING:
+    from autoreap.search.run import SearchResult
 
 _MODEL = "a directory, a hub name, or tiny (default: the space's)"
 _HOURS = "stop after so many hours (default: the space's, or never)"
@@ -46,12 +49,7 @@ def search(
         autoreap search search_spaces/tiny.yaml
     """
     from autoreap import jobs
-    from autoreap.report.front_table import front_table
-    from autoreap.search.front import explain_empty_front
-    from autoreap.search.held_out import with_held_out
-    from autoreap.search.non_inferiority import quality_lines
     from autoreap.search.search_options import SearchOptions
-    from autoreap.writing.verification import behaviour_text
 
     options = SearchOptions(
         model=model,
@@ -68,6 +66,22 @@ def search(
         confirm=not no_confirm,
     )
     result = jobs.search(space, options)
+    document, text = _describe(result)
+    print_result(document, text, as_json=json)
+    if result.missing:
+        raise AutoreapError(
+            f"missing: {'; '.join(result.missing)} (the same command makes it, and scores nothing again)"
+        )
+
+
+def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
+    """What a search has found, as plain values and for people."""
+    from autoreap.report.front_table import front_table
+    from autoreap.search.front import explain_empty_front
+    from autoreap.search.held_out import with_held_out
+    from autoreap.search.non_inferiority import quality_lines
+    from autoreap.writing.verification import behaviour_text
+
     found, shipped = result.study, result.shipped
     lines = [front_table(found, result.front), ""]
     if not result.front:
@@ -94,8 +108,4 @@ def search(
     if result.missing:
         document["missing"] = list(result.missing)
         lines += [f"missing  {what}" for what in result.missing]
-    print_result(document, "\n".join(lines), as_json=json)
-    if result.missing:
-        raise AutoreapError(
-            f"missing: {'; '.join(result.missing)} (the same command makes it, and scores nothing again)"
-        )
+    return document, "\n".join(lines)

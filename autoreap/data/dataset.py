@@ -14,9 +14,9 @@ from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, re
 from autoreap.data.evals_config import TaskConfig
 from autoreap.data.languages import language_mistake
 from autoreap.data.media_files import Media
-from autoreap.data.parts import PART_KEYS, check_whole
-from autoreap.data.samples import Sample, check_media_files, check_texts, read_samples
-from autoreap.errors import InputError
+from autoreap.data.parts import PART_KEYS
+from autoreap.data.samples import Sample, check_sample, read_samples
+from autoreap.errors import InputError, first_line
 from autoreap.reading import is_file, is_there
 
 # Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
@@ -173,7 +173,7 @@ def _read_rows(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
         where = f"{source.where} row {number}"
         named = _name_class_labels(row, class_labels)
         sample = _make_sample(rename_columns(named, columns, where), number, where, required)
-        check_whole({key: row[key] for key in parts}, sample.audio, where)
+        check_sample(sample, row, fix="store media in the data set, or paths that hold from here")
         samples.append(sample)
     return samples
 
@@ -184,7 +184,7 @@ def _refuse(error: BaseException, source: HubSource) -> InputError:
 
     while isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
         error = error.__cause__
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     fix = "check name, split and network"
     if isinstance(error, ImportError):
         library = re.search(r"install '?([\w-]+)", reason)
@@ -291,7 +291,7 @@ def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tupl
         video = tuple(frame for frame in frames if frame is not None)
     else:
         video = _encoded("video", video, where) or ()
-    sample = Sample(
+    return Sample(
         id=str(number) if row.get("id") is None else str(row["id"]),
         where=where,
         audio=_encoded("audio", row.get("audio"), where),
@@ -301,9 +301,6 @@ def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tupl
         answers=tuple(row.get("answers") or ()),
         **texts,
     )
-    check_media_files(sample, fix="store media in the data set, or paths that hold from here")
-    check_texts(sample)
-    return sample
 
 
 def _encoded(key: str, stored: Any, where: str) -> Media | None:

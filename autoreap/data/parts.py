@@ -4,12 +4,11 @@ A recording is heard whole. The manifests of other tools cut parts out of long r
 rows would be scored on what is said in all of them. Where a recording is as long as the part, it was cut out already.
 """
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from autoreap.data.media_files import Media
+from autoreap.data.media_files import Media, opened_sound
 from autoreap.errors import InputError
 
 _STARTS = ("offset", "start", "begin", "onset", "start_time", "begin_time", "audio_start", "start_offset")
@@ -69,7 +68,7 @@ def _length_and_channels(audio: Media) -> tuple[float, int] | None:
     import soundfile
 
     try:
-        info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else audio)
+        with opened_sound(audio) as sound:
+            return sound.frames / sound.samplerate, sound.channels
     except (soundfile.LibsndfileError, OSError, ValueError):
         return None
-    return info.duration, info.channels

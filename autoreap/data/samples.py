@@ -178,13 +178,23 @@ def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: 
         speaker=row.speaker,
         kind=row.kind,
     )
-    check_media_files(sample, fix="paths are relative to the JSONL file")
-    check_whole(values, sample.audio, where)
-    check_texts(sample)
+    check_sample(sample, values, fix="paths are relative to the JSONL file")
     return sample
 
 
-def check_texts(sample: Sample) -> None:
+def check_sample(sample: Sample, row: Mapping[str, Any], *, fix: str) -> None:
+    """Raise `InputError` if a media file is not there, `row` names a part of its recording, or a text is broken.
+
+    Args:
+        row: what `sample` was made of, as it is stored.
+        fix: says what the paths of media are relative to.
+    """
+    _check_media_files(sample, fix)
+    check_whole(row, sample.audio, sample.where)
+    _check_texts(sample)
+
+
+def _check_texts(sample: Sample) -> None:
     """Raise `InputError` if a text of `sample` holds half a character: a lone surrogate, as JSON cut short has it."""
     single = ("id", "text", "question", "answer", "language", "speaker")
     named = [(key, getattr(sample, key)) for key in single]
@@ -199,8 +209,7 @@ def check_texts(sample: Sample) -> None:
             ) from None
 
 
-def check_media_files(sample: Sample, *, fix: str) -> None:
-    """Raise `InputError` if a media file of `sample` is not there; `fix` says what its path is relative to."""
+def _check_media_files(sample: Sample, fix: str) -> None:
     for media in sample.media:
         if isinstance(media, Path) and not is_file(media):
             problem = f"not a file: {media}" if is_there(media) else f"no such media file: {media}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from autoreap import validation
-from autoreap.errors import InputError, shown
+from autoreap.errors import InputError, first_line, shown
 from autoreap.reading import MAX_JSON_BYTES, parse_json
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -120,8 +120,8 @@ def resolve_model(model: str) -> Path:
     try:
         return Path(snapshot_download(model))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"no such directory, and the hub could not provide it: {reason}", where=model) from None
+        problem = f"no such directory, and the hub could not provide it: {first_line(error)}"
+        raise InputError(problem, where=model) from None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

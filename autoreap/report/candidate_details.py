@@ -61,7 +61,7 @@ def _in_order_of_interest(study: StudyRecord, first: Sequence[int]) -> list[Tria
     for point in study.points:
         if point.duplicate_of is None and point.plan is not None:
             distinct[point.number] = point
-    presets = [number for number, point in distinct.items() if point.is_preset]
+    presets = [number for number, point in distinct.items() if point.preset is not None]
     ordered = dict.fromkeys([*first, *presets, *distinct])
     return [distinct[number] for number in ordered if number in distinct]
 

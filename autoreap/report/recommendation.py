@@ -55,7 +55,6 @@ def _split_rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for check in checks:
-        verdict = "non-inferior" if check.is_non_inferior else "worse" if check.num_needed is None else "undecided"
         rows.append(
             {
                 "metric": check.metric,
@@ -64,7 +63,7 @@ def _split_rows(
                 "own": _interval(own[check.metric]),
                 "difference": check.difference.as_dict(),
                 "margin": round(100 * check.margin, 6),
-                "verdict": verdict,
+                "verdict": check.verdict,
                 "needed": check.num_needed,
             }
         )

@@ -94,8 +94,8 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             row["reason"] = trial.reason
         if trial.duplicate_of is not None:
             row["twin"] = trial.duplicate_of
-        if trial.is_preset:
-            row["preset"] = trial.origin
+        if trial.preset is not None:
+            row["preset"] = trial.preset
         if trial.retry_of is not None:
             row["retry_of"] = trial.retry_of
         if trial.started is not None and first is not None:
@@ -108,6 +108,9 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             held_out = None if study.held_out is None else study.held_out.trials.get(trial.number)
             row["scores"] = _scores(trial, None if held_out is None else held_out.metrics)
             row["front"] = trial.number in on_front
+            unhealed = study.unhealed(trial)
+            if unhealed is not None:
+                row["unhealed"] = unhealed.number
             row["tied"] = [] if held_out is None else list(held_out.tied_with)
         rows.append(row)
     return rows

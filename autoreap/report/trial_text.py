@@ -82,6 +82,7 @@ def details_text(details: TrialDetails, *, width: int) -> str:
         f"trial {trial.number} of {study.name}: {trial.status}; {details.reason}",
         f"values   {', '.join(values) or 'none sampled'} ({trial.origin})",
         *_scores(details),
+        *_healing(details),
         *_retained(trial, width),
     ]
     if details.comparison:
@@ -133,6 +134,16 @@ def _scores(details: TrialDetails) -> list[str]:
         lines.append(f"{name:<8} {metric_text(name, trial.metrics[name])}, unpruned {unpruned}")
     lines += quality_lines(details.study, trial)
     return [*lines, f"took     {duration(trial.seconds)}"]
+
+
+def _healing(details: TrialDetails) -> list[str]:
+    """What healing gave, where the same plan was scored without it."""
+    unhealed = details.study.unhealed(details.trial)
+    if unhealed is None:
+        return []
+    names = [name for name in visible_metrics(unhealed.metrics, details.study.objectives) if name != "size_bytes"]
+    scores = ", ".join(metric_text(name, unhealed.metrics[name]) for name in names)
+    return [f"healing  without it (trial {unhealed.number}): {scores}"]
 
 
 def _retained(trial: TrialRecord, width: int) -> list[str]:

@@ -41,19 +41,19 @@ class Planner:
     """Makes the plans of candidates for one model; cheap."""
 
     def __init__(self, model_info: ModelInfo, saliency: Saliency) -> None:
-        self._described = model_info
+        self._model_info = model_info
         self._saliency = saliency
         self.shape = model_info.shape
 
     def plan(self, candidate: Candidate) -> PlannedCandidate:
         """The exact edit that `candidate` stands for, and its footprint."""
-        plan = make_plan(candidate, self._saliency, self.shape, self._described.base_model)
-        footprint = Footprint.of(self._described.checkpoint, plan)
+        plan = make_plan(candidate, self._saliency, self.shape, self._model_info.base_model)
+        footprint = Footprint.of(self._model_info.checkpoint, plan)
         return PlannedCandidate(plan, plan.digest(), footprint.size_bytes(), footprint.metrics())
 
     def unpruned(self) -> tuple[int, dict[str, Metric]]:
         """Size and static metrics of the model as it is."""
-        footprint = Footprint.of(self._described.checkpoint)
+        footprint = Footprint.of(self._model_info.checkpoint)
         return footprint.size_bytes(), footprint.metrics()
 
 

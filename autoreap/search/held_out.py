@@ -6,7 +6,7 @@ utterances happen to suit. The report split has steered nothing.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,19 @@ _BASELINE = "baseline"
 _INDEX = "held_out.json"  # whose answers are in the folder: member -> what they follow from
 
 
-def unscored_members(study: StudyRecord, digest: str) -> list[TrialRecord]:
+def unscored_members(study: StudyRecord, digest: str, tried: Collection[int] = ()) -> list[TrialRecord]:
     """What is to be scored on the report split of `digest`: the front, smallest first, then one candidate at a time.
 
     That one is the smallest that may ship: non-inferior on the search split, and not refuted by the report split.
+    Of the trials `tried`, some could not be scored; none is tried again.
     """
     known = study.held_out
-    scored = set(known.trials) if known is not None and known.digest == digest else set()
-    missing = [point for point in front_of(study) if point.number not in scored]
+    done = {*tried, *(known.trials if known is not None and known.digest == digest else ())}
+    missing = [point for point in front_of(study) if point.number not in done]
     if missing:
         return missing
     candidate = smallest_safe(study)
-    if candidate is None or candidate.number in scored:
+    if candidate is None or candidate.number in done:
         return []
     return [candidate]
 

@@ -10,7 +10,7 @@ from autoreap.errors import AutoreapError
 from autoreap.search.candidates import Planner
 from autoreap.search.parameters import Parameter, Range, can_be
 from autoreap.search.records import TrialRecord
-from autoreap.search.sampling import ranking_of, sample
+from autoreap.search.sampling import sample, split_by_size
 from autoreap.search.space import SpaceConfig
 
 # Of a range without a step of its own, as shares of its scale. A small change may leave the plan as it is, so the next
@@ -18,7 +18,7 @@ from autoreap.search.space import SpaceConfig
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
-_NUM_RANKINGS = 20  # a plan of the 30B model takes a tenth of a second
+_NUM_TREATMENTS = 20  # a plan of the 30B model takes a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,15 @@ class Neighbourhood:
                     yield neighbour
                     break
 
-    def smaller(self, point: TrialRecord, limit: float, rankings: Sequence[Mapping[str, Any]]) -> Iterator[Neighbour]:
-        """Those smaller than `limit` bytes, largest first: as they are, then with `rankings` in place of their own."""
+    def smaller(self, point: TrialRecord, limit: float, treatments: Sequence[Mapping[str, Any]]) -> Iterator[Neighbour]:
+        """Those smaller than `limit` bytes, largest first: as they are, then ranked and healed as in `treatments`."""
         smaller = [neighbour for neighbour in self.of(point) if neighbour.size_bytes < limit]
         smaller.sort(key=lambda neighbour: -neighbour.size_bytes)
         yield from smaller
         for neighbour in smaller:
-            for ranking in rankings:
-                crossed = self._plan({**neighbour.params, **ranking}, point.number)
+            sized, _ = split_by_size(neighbour.params)
+            for treatment in treatments:
+                crossed = self._plan({**sized, **treatment}, point.number)
                 if crossed is not None:
                     yield crossed
 
@@ -71,16 +72,16 @@ class Neighbourhood:
         return self._known[key]
 
 
-def distinct_rankings(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
-    """The parameters that rank experts, of the first trials that differ in them."""
-    rankings: list[dict[str, Any]] = []
+def distinct_treatments(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """The parameters that rank and heal experts, and change no size, of the first trials that differ in them."""
+    treatments: list[dict[str, Any]] = []
     for trial in trials:
-        ranking = ranking_of(trial.params)
-        if ranking and ranking not in rankings:
-            rankings.append(ranking)
-        if len(rankings) == _NUM_RANKINGS:
+        _, treatment = split_by_size(trial.params)
+        if treatment and treatment not in treatments:
+            treatments.append(treatment)
+        if len(treatments) == _NUM_TREATMENTS:
             break
-    return rankings
+    return treatments
 
 
 def directions(params: Mapping[str, Any], space: SpaceConfig) -> Iterator[list[dict[str, Any]]]:

@@ -57,18 +57,23 @@ class MarginCheck:
             return None
         return math.ceil(self.num_samples * ((self.bound - max(self.loss, 0.0)) / room) ** 2)
 
+    @property
     def verdict(self) -> str:
-        """`non-inferior`, or how far from it: `undecided, about 1,760 utterances would decide (364 here)`."""
+        """`non-inferior`, `worse`, or `undecided` where more utterances could tell."""
         if self.is_non_inferior:
             return "non-inferior"
-        if self.num_needed is None:
-            return "worse"
+        return "worse" if self.num_needed is None else "undecided"
+
+    def verdict_text(self) -> str:
+        """The verdict, and how far from one: `undecided, about 1,760 utterances would decide (364 here)`."""
+        if self.verdict != "undecided":
+            return self.verdict
         return f"undecided, about {self.num_needed:,} utterances would decide ({self.num_samples:,} here)"
 
     def in_words(self) -> str:
         """`accuracy -0.55 points [-2.20, +0.82], margin 1: undecided, about 1,760 utterances would decide`."""
         difference = points_text(self.difference.value, self.difference.low, self.difference.high)
-        return f"{self.metric} {difference}, margin {100 * self.margin:g}: {self.verdict()}"
+        return f"{self.metric} {difference}, margin {100 * self.margin:g}: {self.verdict_text()}"
 
 
 def is_quality(metric: str) -> bool:
@@ -137,13 +142,16 @@ def non_inferior_points(points: Sequence[TrialRecord], margins: Mapping[str, flo
 
 def nearest_to_non_inferior(points: Sequence[TrialRecord], margins: Mapping[str, float]) -> list[TrialRecord]:
     """The non-inferior points, smallest first, then those that exceed a margin, the least excess first."""
-    return sorted(feasible_points(points), key=lambda point: excess(point, margins))  # sorting keeps equals in order
+
+    def excess(point: TrialRecord) -> float:
+        return max(1.0, worst_ratio(check_margins(point.metrics, point.against_baseline, margins)))
+
+    return sorted(feasible_points(points), key=excess)  # sorting keeps equals in order
 
 
-def excess(point: TrialRecord, margins: Mapping[str, float]) -> float:
-    """By what factor the worst bound exceeds its margin on the search split; 1 where none does."""
-    checks = check_margins(point.metrics, point.against_baseline, margins)
-    return max([1.0, *(check.bound / check.margin for check in checks)])
+def worst_ratio(checks: Sequence[MarginCheck]) -> float:
+    """The worst bound as a multiple of its margin; of no check infinity: nothing tells that it is as good."""
+    return max((check.bound / check.margin for check in checks), default=math.inf)
 
 
 def search_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck]:
@@ -197,6 +205,6 @@ def _split_lines(
         change = points_text(difference.value, difference.low, difference.high)
         verdict = difference.verdict
         if name in checks:
-            verdict = f"{checks[name].verdict()} (margin {100 * checks[name].margin:g})"
+            verdict = f"{checks[name].verdict_text()} (margin {100 * checks[name].margin:g})"
         lines.append(f"{text}, {change} against the unpruned model: {verdict}")
     return lines

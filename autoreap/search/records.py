@@ -4,7 +4,7 @@ A trial's result is stored before its state, so a kill between the two loses not
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -38,7 +38,6 @@ _PRESET, _NEIGHBOUR_OF, _RETRY_OF, _DEATHS = "preset", "neighbour_of", "retry_of
 _OBJECTIVES, _CONSTRAINTS, _BASELINE, _CONTROLS = "objectives", "constraints", "baseline", "controls"
 _HELD_OUT, _SCORING, _SESSIONS, _MARGINS = "held_out", "scoring", "sessions", "margins"
 _NUM_UNTRIED, _SHIPPED = "num_untried_neighbours", "shipped"
-_SAMPLED, _NEIGHBOUR = "sampled", "neighbour of trial"  # where a trial comes from, in words
 MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
 
 
@@ -72,7 +71,7 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        origin: the preset that it tries, `neighbour of trial N`, or `sampled`.
+        preset, neighbour_of: the preset that it tries, or the trial from which it is a step; None where it was sampled.
         distributions: what each parameter was sampled from.
         values: the objectives by name; empty where it was not scored.
         metrics: every score with its interval; empty where it was not scored.
@@ -86,8 +85,9 @@ class TrialRecord:
 
     number: int
     status: TrialStatus
-    origin: str
     params: Mapping[str, Any]
+    preset: str | None = None
+    neighbour_of: int | None = None
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -111,9 +111,11 @@ class TrialRecord:
         return self.status in (TrialStatus.SCORED, TrialStatus.DUPLICATE)
 
     @property
-    def is_preset(self) -> bool:
-        """Whether it tries a preset."""
-        return self.origin != _SAMPLED and not self.origin.startswith(_NEIGHBOUR)
+    def origin(self) -> str:
+        """Where it comes from, in words: its preset, `neighbour of trial N`, or `sampled`."""
+        if self.neighbour_of is not None:
+            return f"neighbour of trial {self.neighbour_of}"
+        return self.preset or "sampled"
 
     @property
     def is_spent(self) -> bool:
@@ -264,6 +266,14 @@ class StudyRecord:
         assert plan is not None  # it is stored before anything is scored
         return plan
 
+    def unhealed(self, trial: TrialRecord) -> TrialRecord | None:
+        """The trial that scored the plan of a healed `trial` without healing it, if there is one."""
+        if not trial.is_scored or trial.plan is None or trial.plan.heal is None:
+            return None
+        digest = replace(trial.plan, heal=None).digest()
+        scored = (other for other in self.points if other.plan_digest == digest)
+        return next(scored, None)
+
     def outcomes_path(self, number: int | None, root: Path) -> Path:
         """Where the outcomes of trial `number` are, or of the one whose plan it repeats; None: of the baseline.
 
@@ -334,8 +344,9 @@ def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         status=status,
-        origin=_origin_of(stored),
         params=trial.params,
+        preset=stored.get(_PRESET),
+        neighbour_of=stored.get(_NEIGHBOUR_OF),
         distributions=trial.distributions,
         values=values,
         metrics=metrics_from_dict(details.get("metrics", {})),
@@ -353,12 +364,6 @@ def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
         ended=trial.datetime_complete,
         stored_plan=stored.get(_PLAN),
     )
-
-
-def _origin_of(stored: Mapping[str, Any]) -> str:
-    if _NEIGHBOUR_OF in stored:
-        return f"{_NEIGHBOUR} {stored[_NEIGHBOUR_OF]}"
-    return str(stored.get(_PRESET, _SAMPLED))
 
 
 def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str, Any]]:

@@ -142,11 +142,11 @@ def _check(space: SpaceConfig, evals: Evals, model_info: ModelInfo, options: Sea
     check_device(space.needs, space.path, on_accelerator="cpu" not in (options.device, default_device()))
     evals.check_splits_apart()
     check_space(space, model_info.shape)
-    check_margins_known(space, evals)
+    _check_margins(space, evals)
     check_vision(space, evals.search)
 
 
-def check_margins_known(space: SpaceConfig, evals: Evals) -> None:
+def _check_margins(space: SpaceConfig, evals: Evals) -> None:
     """Raise `InputError` if a margin is of a metric that no split measures."""
     measured = {task.metric for task in (*evals.search.tasks, *evals.report.tasks)}
     known = sorted(measured | {base_name(metric) for metric in measured})
@@ -248,25 +248,28 @@ def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
             missing.append(f"the scores on the report split: {reason_of(error, run.storage)}")
         release()
     record, front, drawn = _draw(study, run, tracker, "FINISHED")
+    run.signals.check()
+    shipped, not_shipped = None, ""
+    if run.space.materialise is not None:
+        try:
+            point, reason = select(record, run.space.materialise)
+        except InputError as error:  # a night that found nothing useful has still found its front
+            logger.warning("no checkpoint is written: %s", error)
+            not_shipped = str(error)
+        else:
+            try:
+                shipped = ship(record, point, reason, run.model_info, run.options.root)
+            except Exception as error:  # a full disk, or whatever else: the reason is shown after the front
+                missing.append(f"the checkpoint of trial {point.number}: {_told(error)}")
+    if shipped is not None:
+        try:
+            record_shipped(study, shipped.trial)
+            drawn = _draw_pictures(read_study(study), run)  # now the page can say what shipped
+        except STORAGE_ERRORS as error:
+            missing.append(f"a note in the study that trial {shipped.trial} shipped: {reason_of(error, run.storage)}")
     if front and not drawn:
         missing.append("front.png and report.html")
-    run.signals.check()
-    if run.space.materialise is None:
-        return SearchResult(record, front, drawn, None, missing=missing)
-    try:
-        point, reason = select(record, run.space.materialise)
-    except InputError as error:  # a night that found nothing useful has still found its front
-        logger.warning("no checkpoint is written: %s", error)
-        return SearchResult(record, front, drawn, None, str(error), missing)
-    shipped = None
-    try:
-        shipped = ship(record, point, reason, run.model_info, run.options.root)
-        record_shipped(study, point.number)
-        run.draw(read_study(study), run.folder, run.options.root)  # now the page can say what shipped
-    except Exception as error:  # a full disk, or whatever else: the reason is shown after the front
-        kind = "" if isinstance(error, AutoreapError | OSError) else f"{type(error).__name__}: "
-        missing.append(f"the checkpoint of trial {point.number}: {kind}{error}")
-    return SearchResult(record, front, drawn, shipped, missing=missing)
+    return SearchResult(record, front, drawn, shipped, not_shipped, missing)
 
 
 def _score_held_out(study: optuna.Study, run: _Run) -> None:
@@ -309,8 +312,7 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
                 points = in_order_of_size([*points, *members])
                 scorer.run(record, points)
                 record = read_study(study)
-                # A member that could not be scored is not tried again.
-                members = [point for point in unscored_members(record, digest) if point not in points]
+                members = unscored_members(record, digest, [point.number for point in points])
     except STORAGE_ERRORS:
         raise
     except Exception as error:  # the search is complete without it; the reason is shown
@@ -321,20 +323,29 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         )
 
 
+def _draw_pictures(record: StudyRecord, run: _Run) -> list[Path]:
+    """The files of pictures and report; none where they can't be drawn, which costs nothing else."""
+    try:
+        return run.draw(record, run.folder, run.options.root)
+    except Exception as error:  # a full disk, or whatever else
+        logger.warning("front and report are not drawn: %s", _told(error))
+        return []
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and of what nobody expects its kind."""
+    return str(error) if isinstance(error, AutoreapError | OSError) else f"{type(error).__name__}: {error}"
+
+
 def _draw(
     study: optuna.Study, run: _Run, tracker: Tracker, status: str
 ) -> tuple[StudyRecord, Sequence[TrialRecord], Sequence[Path]]:
     """The study as it is, its front, and the pictures and reports of it, which MLflow takes too."""
     record = read_study(study)
     front = front_of(record)
-    drawn: list[Path] = []
-    if front:
-        try:
-            drawn = run.draw(record, run.folder, run.options.root)
-        except OSError as error:  # such as a full disk
-            logger.warning("front and report are not drawn: %s", error)
-        else:
-            logger.info("front of %d: %s", len(front), ", ".join(map(str, drawn)))
+    drawn = _draw_pictures(record, run) if front else []
+    if drawn:
+        logger.info("front of %d: %s", len(front), ", ".join(map(str, drawn)))
     if record.held_out is not None:
         tracker.log_held_out(record.held_out)
     tracker.close([point.number for point in front], drawn, status=status)

@@ -1,7 +1,8 @@
 """Which candidates are tried: what a sampler draws from a space, and the presets before it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import optuna
@@ -14,7 +15,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from autoreap.calibration.calibrator import MAX_SPAN
-from autoreap.candidate import FRACTION_OF_COUNT, Candidate, preset
+from autoreap.candidate import FRACTION_OF_COUNT, NONE, Candidate, preset
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError
 from autoreap.plan import COMPONENTS, ModelShape, no_vision
@@ -27,6 +28,7 @@ from autoreap.search.space import SpaceConfig
 logger = logging.getLogger(__name__)
 
 _RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
+_HEALING = ("heal", "heal_ridge", "heal_condition")
 
 
 def check_space(space: SpaceConfig, shape: ModelShape) -> None:
@@ -39,6 +41,7 @@ def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     _check_experts(space, shape)
     _check_cuts(space, shape)
     _check_effect(space)
+    _check_healing(space)
 
 
 def _check_dense(space: SpaceConfig) -> None:
@@ -70,6 +73,17 @@ def _check_effect(space: SpaceConfig) -> None:
         else:
             continue
         raise InputError(problem, where=f"{space.path}: parameters.{name}", fix=fix)
+
+
+def _check_healing(space: SpaceConfig) -> None:
+    """Raise `InputError` if how to heal is searched while no candidate is healed."""
+    heal = space.parameters.get("heal", NONE)
+    if set(heal if isinstance(heal, tuple) else (heal,)) != {NONE}:
+        return
+    for name in _HEALING[1:]:
+        if isinstance(space.parameters.get(name), Range | tuple):
+            fix = "add heal: [none, block, stream, cuts], or leave it out"
+            raise InputError("moves nothing without heal", where=f"{space.path}: parameters.{name}", fix=fix)
 
 
 def _is_about_experts(name: str, spec: Any) -> bool:
@@ -216,15 +230,16 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     """Have the space's presets tried first, each once; those that lie outside the space are named and left out.
 
     A preset is a retention and a number of cuts; of a dense thinker, cuts alone. Where the space samples more, it takes
-    a candidate's ordinary values; what the space fixes stays as it is.
+    a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed, each preset is
+    tried healed, too.
     """
     counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
     decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
     offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
     searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
     thinker = shape.components["thinker"]
-    for preset_name in space.presets:
-        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters()
+    for preset_name, (suffix, heal) in product(space.presets, _heals_of_presets(space)):
+        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters() | {"heal": heal}
         for name, fraction in counted.items():
             values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
         told = {name: values[name] if name in searched else spec for name, spec in offered.items()}
@@ -232,9 +247,22 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
         outside = [name for name in {*drawn, *decisive} if not can_be(offered[name], values[name])]
         if outside:
             name = min(outside)
-            logger.info(f"preset {preset_name} lies outside the space ({name} {values[name]}), not tried")
+            logger.info(f"preset {preset_name}{suffix} lies outside the space ({name} {values[name]}), not tried")
             continue
-        enqueue_preset(study, preset_name, {name: values[name] for name in drawn})
+        enqueue_preset(study, preset_name + suffix, {name: values[name] for name in drawn})
+
+
+def _heals_of_presets(space: SpaceConfig) -> Iterator[tuple[str, str]]:
+    """What is added to a preset's name, and how it is healed: not at all, and once more by the space's best choice."""
+    heal = space.parameters.get("heal", NONE)
+    if not isinstance(heal, tuple):
+        yield "", str(heal)
+        return
+    if NONE in heal:
+        yield "", NONE
+    healing = [method for method in ("stream", "block", "cuts") if method in heal]
+    if healing:
+        yield " healed", healing[0]
 
 
 def _holds(space: SpaceConfig, name: str, values: Mapping[str, Any]) -> bool:
@@ -254,9 +282,10 @@ def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate
     return Candidate.from_parameters(values)
 
 
-def ranking_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `params` that rank experts, and do not change a size."""
-    return {name: value for name, value in params.items() if name in _RANKING}
+def split_by_size(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of `params` that change a size, and those that don't: they rank experts, or heal them."""
+    others = {name: value for name, value in params.items() if name in (*_RANKING, *_HEALING)}
+    return {name: value for name, value in params.items() if name not in others}, others
 
 
 def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from autoreap.data.eval_set import EvalSet, EvalTask
 from autoreap.data.samples import Sample, contents
 from autoreap.data.tasks.answers import yes_or_no
+from autoreap.errors import shown
 from autoreap.evaluation.comparison import Outcomes
 from autoreap.formatting import metric_text
 from autoreap.scores import Metric
@@ -14,7 +15,6 @@ logger = logging.getLogger(__name__)
 
 _HOPELESS_ERROR = 0.5  # words or characters wrong, from which on no pruned model is worth a search
 _NUM_SHOWN = 3
-_MAX_LENGTH = 100  # characters of an answer that are shown
 
 
 def warn_if_hopeless(answers: Outcomes, metrics: Mapping[str, Metric], evals: EvalSet) -> None:
@@ -40,7 +40,7 @@ def warn_if_hopeless(answers: Outcomes, metrics: Mapping[str, Metric], evals: Ev
             evals.path,
         )
         for outcome in answers[task.metric][:_NUM_SHOWN]:
-            logger.warning("  %s: %r, reference %r", outcome.id, _cut(outcome.output), _cut(outcome.reference))
+            logger.warning("  %s: %s, reference %s", outcome.id, shown(outcome.output), shown(outcome.reference))
 
 
 def chance_of(task: EvalTask) -> float:
@@ -53,10 +53,6 @@ def _chance(sample: Sample) -> float:
     if sample.choices:
         return 1 / len(sample.choices)
     return 0.0 if yes_or_no(sample.answer or "") is None else 0.5
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 
 def warn_of_shared_rows(calibration: Mapping[str, Iterable[Sample]], report: EvalSet) -> None:

@@ -21,6 +21,7 @@ from autoreap.search.non_inferiority import (
     report_checks,
     search_checks,
     smallest_safe,
+    worst_ratio,
 )
 from autoreap.search.records import StudyRecord, TrialRecord
 
@@ -78,7 +79,7 @@ def _select_safe(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     """
     chosen = smallest_safe(study)
     if chosen is None:
-        raise InputError(_why_none_is_safe(front, study), where="--rule safe", fix=_fix(study))
+        raise _none_is_safe(front, study)
     reason = f"smallest that is non-inferior to the unpruned model in {_margins_text(search_checks(study, chosen))}"
     if report_checks(study, chosen) is None:
         reason += ", on the search split; it was not scored on the report split"
@@ -103,7 +104,8 @@ def _margins_text(checks: Sequence[MarginCheck]) -> str:
     return " and ".join(texts)
 
 
-def _why_none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> str:
+def _none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> InputError:
+    """The error to raise: it names the nearest candidate, and the best trade-off where there is one."""
     nearest = nearest_to_safe(study)
     assert nearest is not None  # the front is not empty
     failed = "; ".join(check.in_words() for check in nearest.checks if not check.is_non_inferior)
@@ -112,8 +114,14 @@ def _why_none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> str:
     try:
         knee, _ = _select_knee(front, study)
     except InputError:
-        return text
-    return f"{text}. The best trade-off is trial {knee.number} ({size_text(knee.size_bytes)}, --rule knee)"
+        pass
+    else:
+        text += f". The best trade-off is trial {knee.number} ({size_text(knee.size_bytes)}, --rule knee)"
+    if any(check.num_needed for check in nearest.checks):
+        fix = f"add utterances to the {nearest.split} split, or state larger margins in the space"
+    else:
+        fix = "search longer, search gentler cuts, or state larger margins in the space"
+    return InputError(text, where="--rule safe", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -123,11 +131,6 @@ class Nearest:
     point: TrialRecord
     split: str
     checks: Sequence[MarginCheck]
-
-    @property
-    def excess(self) -> float:
-        """By what factor the worst bound exceeds its margin."""
-        return max((check.bound / check.margin for check in self.checks), default=math.inf)
 
 
 def nearest_to_safe(study: StudyRecord) -> Nearest | None:
@@ -141,15 +144,7 @@ def nearest_to_safe(study: StudyRecord) -> Nearest | None:
             entries.append(Nearest(point, "search", checks))
     if not entries:
         return None
-    return min(entries, key=lambda entry: (entry.split == "search", entry.excess, entry.point.size_bytes))
-
-
-def _fix(study: StudyRecord) -> str:
-    nearest = nearest_to_safe(study)
-    assert nearest is not None  # the front is not empty
-    if any(check.num_needed for check in nearest.checks):
-        return f"add utterances to the {nearest.split} split, or state larger margins in the space"
-    return "search longer, search gentler cuts, or state larger margins in the space"
+    return min(entries, key=lambda entry: (entry.split == "search", worst_ratio(entry.checks), entry.point.size_bytes))
 
 
 def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[TrialRecord, str]:

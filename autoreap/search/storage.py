@@ -19,7 +19,7 @@ from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from autoreap.errors import AutoreapError, InputError
+from autoreap.errors import AutoreapError, InputError, first_line
 from autoreap.files import exclusive, waiting_lock
 from autoreap.search.addresses import public_url, sqlite_file, sqlite_url, without_secrets
 from autoreap.search.records import StudyRecord, check_format, read_study
@@ -232,5 +232,4 @@ def reason_of(error: Exception, url: str = "") -> str:
     """The driver's own words, which Optuna and SQLAlchemy wrap: `database or disk is full`; nothing secret of `url`."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    lines = str(error).splitlines()
-    return without_secrets(lines[0], url) if lines else type(error).__name__
+    return without_secrets(first_line(error), url)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoreap.data.eval_set import EvalSet
-from autoreap.errors import AutoreapError
+from autoreap.errors import AutoreapError, first_line
 from autoreap.formatting import duration
 from autoreap.models.loading import ModelInfo
 from autoreap.saliency import Saliency
@@ -169,14 +169,8 @@ class Tracker:
         self._pause = 2 * self._pause if doubled and self._pause else self._first_pause
         self._pause = min(self._pause, LONGEST_PAUSE_SECONDS)
         self._next_try = time.monotonic() + self._pause
-        reason = _reason(error, self._tracking_uri)
+        reason = without_secrets(first_line(error), self._tracking_uri or "")
         logger.warning("%s, tried again in %s; the search goes on: %s", problem, duration(self._pause), reason)
-
-
-def _reason(error: Exception, tracking_uri: str | None) -> str:
-    """The first line of what MLflow raised, without what says who signs in."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return without_secrets(lines[0], tracking_uri or "")
 
 
 class _StudyRuns:
@@ -309,8 +303,8 @@ class _StudyRuns:
 
 def _tags_of(trial: TrialRecord) -> dict[str, str]:
     tags = {STATE_TAG: str(trial.status)}
-    if trial.is_preset:
-        tags["preset"] = trial.origin
+    if trial.preset is not None:
+        tags["preset"] = trial.preset
     if trial.retry_of is not None:
         tags["retry_of"] = str(trial.retry_of)
     if trial.reason is not None:
@@ -413,7 +407,7 @@ def register(checkpoint: Path, name: str, trial: str, *, folder: Path, tracking_
     except AutoreapError:
         raise
     except Exception as error:  # MLflow raises what its many back ends raise
-        reason = _reason(error, uri)
+        reason = without_secrets(first_line(error), uri or "")
         raise AutoreapError(f"{checkpoint} is written, but MLflow did not register it: {reason}") from None
     return str(version.version)
 

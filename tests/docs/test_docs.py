@@ -17,6 +17,7 @@ import pytest
 import torch
 import typer
 from builders import identity_plan, parse
+from extended import changes
 from pages import ROOT, Block, anchors, blocks, links, name_of, pages, spans
 from rooms import PACKAGE, ROOMS
 
@@ -161,6 +162,11 @@ def test_the_python_of_a_page_prints_what_it_says(page: Path, monkeypatch: pytes
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     runner.run(doctest.DocTestParser().get_doctest(doctests(page), {}, name_of(page), str(page), 0))
     assert runner.failures == 0
+
+
+@pytest.mark.parametrize(("path", "found", "_placed"), [change for page in pages() for change in changes(page)])
+def test_every_change_is_of_lines_that_are_there_once(path: str, found: str, _placed: str) -> None:
+    assert (ROOT / path).read_text(encoding="utf-8").count(found) == 1
 
 
 @pytest.mark.slow

@@ -1,17 +1,13 @@
 """docs/adding-a-family.md, carried out to the letter in a copy of the repository."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from extended import additions, changes, extend, run, touched
+from extended import additions, extend, run, touched
 from pages import ROOT
 
 PAGE = ROOT / "docs" / "adding-a-family.md"
-
-
-@pytest.mark.parametrize(("path", "found", "_placed"), list(changes(PAGE)))
-def test_every_change_is_of_lines_that_are_there_once(path: str, found: str, _placed: str) -> None:
-    assert (ROOT / path).read_text(encoding="utf-8").count(found) == 1
 
 
 @pytest.fixture(scope="module")
@@ -34,4 +30,6 @@ def test_the_added_family_keeps_the_contract(extended: Path) -> None:
 def test_the_added_family_is_well_formed(extended: Path) -> None:
     run(extended, "-m", "ruff", "check", "--no-cache", *touched(PAGE))
     run(extended, "-m", "ruff", "format", "--check", "--no-cache", *touched(PAGE))
-    run(extended, "-m", "mypy", "--no-incremental", *touched(PAGE))
+    if (ROOT / ".mypy_cache").is_dir():  # of `make lint`: what it knows of the libraries takes a minute to find out
+        shutil.copytree(ROOT / ".mypy_cache", extended / ".mypy_cache")
+    run(extended, "-m", "mypy", *touched(PAGE))

@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 from builders import write_few_rows
-from extended import additions, changes, extend, run, touched
+from extended import additions, extend, run, touched
 from pages import ROOT, block
 
 PAGE = ROOT / "docs" / "extending.md"
-
-
-@pytest.mark.parametrize(("path", "found", "_placed"), list(changes(PAGE)))
-def test_every_change_is_of_lines_that_are_there_once(path: str, found: str, _placed: str) -> None:
-    assert (ROOT / path).read_text(encoding="utf-8").count(found) == 1
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +49,7 @@ def test_the_added_task_scores_the_embedded_model(extended: Path) -> None:
 def test_the_added_way_to_prune_is_a_parameter_of_a_space(extended: Path) -> None:
     space = (extended / "search_spaces/tiny.yaml").read_text().replace("parameters:", "parameters:\n  active: [0.5, 1]")
     (extended / "search_spaces/active.yaml").write_text(space.replace("evals/tiny.yaml", "evals/few.yaml"))
-    write_few_rows(extended / "evals/few.yaml", 40)
+    write_few_rows(extended / "evals/few.yaml", 16)
     arguments = ("search", "search_spaces/active.yaml", "--trials", "5", "--no-confirm", "--json")
     document = json.loads(run(extended, "-m", "autoreap.cli", *arguments))
     assert document["study"] == "active-tiny"

@@ -1,15 +1,14 @@
 """The main job, whole: real audio, the embedded model, a study on disk, a checkpoint that stock transformers loads."""
 
 import json
-import signal
-import subprocess
-import sys
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from nights import start_search
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from autoreap.cli import main
@@ -17,10 +16,34 @@ from autoreap.errors import InputError
 from autoreap.files import exclusive
 from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
-from autoreap.search.records import TrialRecord, TrialStatus, read_study
+from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus, read_study
+from autoreap.search.run import search
+from autoreap.search.search_options import SearchOptions
 from autoreap.search.storage import open_study
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def searched_once(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with a study `night` of one trial, whose checkpoint is still to be written."""
+    folder = tmp_path_factory.mktemp("searched") / "project"
+    shutil.copytree(template, folder)
+    space = (folder / "space.yaml").read_text()
+    (folder / "space.yaml").write_text(space.replace("materialise: knee", "materialise: false"))
+    process = start_search(folder, "--trials", "1")
+    process.join()
+    assert process.exitcode == 0, (folder / "night.log").read_text()
+    (folder / "space.yaml").write_text(space)
+    return folder
+
+
+@pytest.fixture
+def begun(searched_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the project whose study has a trial, and the current folder."""
+    shutil.copytree(searched_once, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
@@ -59,6 +82,35 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
 
 
+def test_what_was_healed_in_the_search_ships_and_is_fitted_again_to_the_same_bits(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = (project / "space.yaml").read_text().replace("presets: [light, medium]", "presets: []")
+    space = space.replace("{low: 0.25, high: 1.0, step: 0.0625}", "0.4375\n  heal: stream\n  heal_ridge: 0.01")
+    (project / "space.yaml").write_text(space.replace("layers_cut: {low: 0, high: 2}", "layers_cut: 0"))
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "1", "--json"]) == 0
+    shipped = Path(json.loads(capsys.readouterr().out)["shipped"]["path"])
+    study = read_study(open_study("night"))
+    healing = study.plan(0).heal
+    assert healing is not None
+    assert healing.weights is not None
+    assert (
+        load_plan(project / "mlruns/trials/night/0/plan.json").heal == healing == load_plan(shipped / "plan.json").heal
+    )
+
+    assert main(["materialise", "night", "--trial", "0", "-o", "again"]) == 0
+    weights = "model.safetensors"
+    assert (project / "again" / weights).read_bytes() == (shipped / weights).read_bytes()
+    assert main(["verify", "again"]) == 0
+    capsys.readouterr()
+    by_plan = ["--plan", str(shipped / "plan.json"), "--evals", "evals.yaml"]
+    assert main(["evaluate", "tiny", *by_plan, "--calibration", "space.yaml", "--json"]) == 0
+    by_mask = json.loads(capsys.readouterr().out)["metrics"]
+    assert by_mask["wer"]["value"] == study.trial(0).metrics["wer"].value
+    assert main(["evaluate", "tiny", *by_plan]) == 2
+    assert "needs its calibration set" in capsys.readouterr().err
+
+
 def test_a_night_that_found_nothing_of_use_ships_nothing_and_says_so(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +127,21 @@ def test_a_night_that_found_nothing_of_use_ships_nothing_and_says_so(
     assert not (project / "mlruns" / "checkpoints").exists()
     assert main(["report", "night", "-o", "report.html"]) == 0
     assert '"knee":null' in (project / "report.html").read_text()
+
+
+def test_a_page_that_can_not_be_drawn_costs_neither_the_checkpoint_nor_that_it_is_known(begun: Path) -> None:
+    def draw(study: StudyRecord, folder: Path, root: Path) -> list[Path]:
+        if study.shipped is not None:
+            raise OSError("no space left")
+        return [folder / "report.html"]
+
+    options = SearchOptions(study="night", trials=1, confirm=False)
+    assert read_study(open_study("night")).shipped is None
+    result = search(begun / "space.yaml", options, draw)
+    assert result.missing == ["front.png and report.html"]
+    assert result.shipped is not None
+    assert result.shipped.path.is_dir()
+    assert read_study(open_study("night")).shipped == result.shipped.trial
 
 
 def test_the_same_command_resumes_and_repeats_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,22 +168,18 @@ def test_a_search_cuts_layers_by_loss_and_goes_on_where_more_may_be_cut(project:
         assert {*range(8)} - {*trial.plan.thinker.layers} == {*order.layers}
 
 
-def test_what_changed_since_the_study_began_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 0
-    rows = (project / "asr_search.jsonl").read_text().splitlines()
-    (project / "asr_search.jsonl").write_text("\n".join(rows[:-1]) + "\n")
-    capsys.readouterr()
+def test_what_changed_since_the_study_began_is_refused(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (begun / "asr_search.jsonl").read_text().splitlines()
+    (begun / "asr_search.jsonl").write_text("\n".join(rows[:-1]) + "\n")
     assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 2
     assert "was started with evals" in capsys.readouterr().err
 
 
 def test_what_no_trial_could_sample_any_more_is_refused_before_the_model_is_loaded(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["search", "space.yaml", "--study", "night", "--trials", "1"]) == 0
-    text = (project / "space.yaml").read_text()
-    (project / "space.yaml").write_text(text.replace("layers_cut: {low: 0, high: 2}", "layers_cut: [0, 1, 2]"))
-    capsys.readouterr()
+    text = (begun / "space.yaml").read_text()
+    (begun / "space.yaml").write_text(text.replace("layers_cut: {low: 0, high: 2}", "layers_cut: [0, 1, 2]"))
     assert main(["search", "space.yaml", "--study", "night", "--trials", "2"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("autoreap: space.yaml: parameters.layers_cut: study night has sampled from")
@@ -135,14 +198,13 @@ def test_equal_plans_are_scored_once(project: Path) -> None:
 
 
 def test_a_kill_loses_nothing_that_was_finished(project: Path) -> None:
-    command = [sys.executable, "-m", "autoreap.cli", "search", "space.yaml", "--study", "night", "--trials", "50"]
-    process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = start_search(project, "--trials", "50")
     deadline = time.monotonic() + 300
     scored = project / "mlruns" / "trials" / "night"  # opening the storage would create its tables beside the search
     while time.monotonic() < deadline and len(list(scored.glob("[0-9]*/outcomes.jsonl"))) < 3:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
     finished = _results()
     assert len(finished) >= 2
     assert main(["search", "space.yaml", "--study", "night", "--trials", str(len(finished) + 2)]) == 0

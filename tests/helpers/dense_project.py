@@ -43,6 +43,15 @@ def make_project(folder: Path, save_model: Callable[[Path], Path]) -> None:
     (folder / "space.yaml").write_text(SPACE)
 
 
+def measure_and_plan(folder: Path, *options: str) -> None:
+    """Measure the model, at once and layer by layer, and plan two layers less, with `options` of `plan`."""
+    calibrate = ["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl")]
+    assert cli.main([*calibrate, "-o", str(folder / "saliency.safetensors")]) == 0
+    assert cli.main([*calibrate, "-o", str(folder / "streamed.safetensors"), "--stream-layers"]) == 0
+    plan = ["plan", str(folder / "saliency.safetensors"), "--layers-cut", "2", *options]
+    assert cli.main([*plan, "-o", str(folder / "plan.json")]) == 0
+
+
 def runner(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Run:
     """Runs a command in `folder`, where the files of `project` are linked; returns what it says as JSON."""
     monkeypatch.chdir(folder)

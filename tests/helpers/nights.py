@@ -1,5 +1,6 @@
-"""Real searches in child processes that tests kill: the heavy imports are done once, in a process they fork from."""
+"""Real searches in child processes that tests kill: all imports are done once, in a process they fork from."""
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -8,7 +9,24 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["autoreap.jobs", "autoreap.search.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+# All that a search imports, on its way too: half of its time. The server's path lacks the helpers, so none is named.
+_IMPORTED = [
+    "autoreap.cli",
+    "autoreap.jobs",
+    "autoreap.search.tracking",
+    "alembic.command",
+    "librosa.core.audio",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.pyplot",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "optuna.storages._rdb.models",
+    "sqlalchemy.dialects.sqlite",
+    "transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe",
+    "transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe",
+    "whisper_normalizer.english",
+]
+_FORKS.set_forkserver_preload(_IMPORTED)
 
 
 def start_search(project: Path, *options: str, largest_file: int | None = None) -> BaseProcess:
@@ -26,6 +44,7 @@ def _search(project: Path, options: tuple[str, ...], largest_file: int | None) -
 
     from autoreap.cli import main
 
+    gc.freeze()  # a collection need not walk over what was imported
     torch.set_num_threads(1)
     os.chdir(project)
     log = os.open("night.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

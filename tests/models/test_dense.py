@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from browser import ask, needs_browser
-from dense_project import SPACE, Capture, Run, make_project, runner, said, stock_answers
+from dense_project import SPACE, Capture, Run, make_project, measure_and_plan, runner, said, stock_answers
 from measured import assert_same_bits
 from random_qwen2_5_omni import save_hearing_model
 from transformers import Qwen2_5OmniForConditionalGeneration
 
-from autoreap import cli
 from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.models.loading import load, open_model
 from autoreap.plan import load_plan
@@ -26,11 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model, a few rows, and what calibrate and plan make of them."""
     folder = tmp_path_factory.mktemp("dense")
     make_project(folder, save_hearing_model)
-    calibrate = ["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl")]
-    assert cli.main([*calibrate, "-o", str(folder / "saliency.safetensors")]) == 0
-    assert cli.main([*calibrate, "-o", str(folder / "streamed.safetensors"), "--stream-layers"]) == 0
-    plan = ["plan", str(folder / "saliency.safetensors"), "--layers-cut", "2", "--strip-vision"]
-    assert cli.main([*plan, "-o", str(folder / "plan.json")]) == 0
+    measure_and_plan(folder, "--strip-vision")
     return folder
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from builders import wav_bytes
-from dense_project import EVALS, SPACE, Capture, Run, make_project, runner, said, stock_answers
+from dense_project import EVALS, SPACE, Capture, Run, make_project, measure_and_plan, runner, said, stock_answers
 from measured import assert_same_bits
 from pages import ROOT
 from random_qwen2_audio import QWEN2_AUDIO, save_hearing_model
 
-from autoreap import cli
 from autoreap.data.samples import SAMPLING_RATE, Sample
 from autoreap.evaluation.latency import Stopwatch
 from autoreap.evaluation.outcomes import load_outcomes
@@ -27,11 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model, a few rows, and what calibrate and plan make of them."""
     folder = tmp_path_factory.mktemp("hearing")
     make_project(folder, save_hearing_model)
-    calibrate = ["calibrate", str(folder / "model"), "--audio", str(folder / "audio.jsonl")]
-    assert cli.main([*calibrate, "-o", str(folder / "saliency.safetensors")]) == 0
-    assert cli.main([*calibrate, "-o", str(folder / "streamed.safetensors"), "--stream-layers"]) == 0
-    plan = ["plan", str(folder / "saliency.safetensors"), "--layers-cut", "2"]
-    assert cli.main([*plan, "-o", str(folder / "plan.json")]) == 0
+    measure_and_plan(folder)
     return folder
 
 

@@ -61,7 +61,7 @@ def point(number: int, values: Sequence[float], names: Sequence[str], same_plan_
     named = dict(zip(names, values, strict=True))
     digest = f"plan {number if same_plan_as is None else same_plan_as}"
     return TrialRecord(
-        number, TrialStatus.SCORED, "sampled", {}, values=named, size_bytes=int(named["size_bytes"]), plan_digest=digest
+        number, TrialStatus.SCORED, {}, values=named, size_bytes=int(named["size_bytes"]), plan_digest=digest
     )
 
 

@@ -12,9 +12,9 @@ from studies import add_trial, new_study, read
 from autoreap.data.eval_set import open_evals
 from autoreap.evaluation.outcomes import Outcome
 from autoreap.report.front_table import front_table
-from autoreap.scores import Counts, Difference, Metric
+from autoreap.scores import NO_DIFFERENCE, Counts, Difference, Metric
 from autoreap.search.front import front_of
-from autoreap.search.held_out import MAX_FOR_ALL_PAIRS, answerable, smaller_ties, ties
+from autoreap.search.held_out import MAX_FOR_ALL_PAIRS, answerable, smaller_ties, ties, unscored_members
 from autoreap.search.records import HeldOutScores, HeldOutTrial, TrialRecord, TrialStatus, record_held_out
 from autoreap.search.selection import select
 
@@ -41,7 +41,7 @@ def held_out_with(tied: dict[int, list[int]], missing: tuple[str, ...] = ()) -> 
     return HeldOutScores("digest", {"wer": measured}, trials, missing)
 
 
-FRONT = [TrialRecord(number, TrialStatus.SCORED, "sampled", {}, size_bytes=size) for number, size in SIZES.items()]
+FRONT = [TrialRecord(number, TrialStatus.SCORED, {}, size_bytes=size) for number, size in SIZES.items()]
 
 
 def test_members_with_equal_rates_are_tied_and_others_are_not() -> None:
@@ -92,6 +92,15 @@ def study() -> optuna.Study:
     for values in ((60, 0.10), (30, 0.12)):
         add_trial(study, values)
     return study
+
+
+def test_behind_a_member_that_could_not_be_scored_the_candidate_that_may_ship_is_scored() -> None:
+    study = new_study()
+    add_trial(study, (30, 0.09), against_baseline={"wer": Difference(0.02, 0.01, 0.03, "worse")})
+    add_trial(study, (50, 0.10), against_baseline={"wer": Difference(0.0, -0.001, 0.001, NO_DIFFERENCE)})
+    assert [point.number for point in unscored_members(read(study), "digest")] == [0]
+    assert [point.number for point in unscored_members(read(study), "digest", [0])] == [1]
+    assert unscored_members(read(study), "digest", [0, 1]) == []
 
 
 def test_a_rule_names_the_smaller_member_that_does_as_well(study: optuna.Study) -> None:

@@ -247,11 +247,12 @@ def test_towards_the_end_neighbours_of_the_front_are_tried(night: Night) -> None
     parameters = {"retention": Range(0.25, 1.0, step=0.25), "layers_cut": Range(0, 3, step=1), "saliency": "reap"}
     study = night.search(trials=10, planner=GridOfPlans(), parameters=parameters)
     sampled = [trial for trial in study.trials if trial.origin == "sampled" and trial.is_spent]
-    tried = [trial for trial in study.trials if trial.origin.startswith("neighbour of trial ")]
+    tried = [trial for trial in study.trials if trial.neighbour_of is not None]
     assert len(sampled) >= 6
     assert tried
     for trial in tried:
-        origin = study.trial(int(trial.origin.rpartition(" ")[2]))
+        assert trial.neighbour_of is not None
+        origin = study.trial(trial.neighbour_of)
         steps = [
             abs(trial.params["retention"] - origin.params["retention"]) / 0.25,
             abs(trial.params["layers_cut"] - origin.params["layers_cut"]),

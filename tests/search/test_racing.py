@@ -57,7 +57,6 @@ def point_of(number: int, size: int, answers: Mapping[str, Numbers]) -> TrialRec
     return TrialRecord(
         number,
         TrialStatus.SCORED,
-        "sampled",
         {},
         values=values,
         metrics=metrics,

@@ -55,7 +55,8 @@ def test_every_shipped_space_fits_its_model(path: Path) -> None:
     directions: list[Any] = list(config.objectives.values())
     study = optuna.create_study(directions=directions, sampler=make_sampler(config, 0))
     enqueue_presets(study, config, shape)
-    assert len(study.trials) == len(config.presets)
+    variants = 2 if config.heals else 1  # as they are, and healed
+    assert len(study.trials) == variants * len(config.presets)
     for _ in range(20):
         sample(study.ask(), config, shape)
 
@@ -99,6 +100,26 @@ def test_a_preset_that_the_space_does_not_hold_is_named_and_left_out(
     enqueue_presets(study, config, LARGE)
     assert not study.trials
     assert f"preset medium lies outside the space ({outside}), not tried" in capsys.readouterr().err
+
+
+def test_each_preset_is_tried_healed_too_where_the_space_has_a_choice(tmp_path: Path) -> None:
+    parameters = """  retention: {low: 0.25, high: 1}
+  layers_cut: {low: 0, high: 2}
+  heal: [none, block, stream]
+  heal_ridge: {low: 0.001, high: 1, log: true, when: {heal: [block, stream]}}
+"""
+    study = optuna.create_study()
+    enqueue_presets(study, space(tmp_path, parameters, "presets: [medium]\n"), SHAPE)
+    asked = [trial.system_attrs["fixed_params"] for trial in study.trials]
+    assert [params.get("heal") for params in asked] == ["none", "stream"]
+    assert [params.get("heal_ridge") for params in asked] == [None, 0.001]
+    assert [trial.user_attrs["preset"] for trial in study.trials] == ["medium", "medium healed"]
+
+
+def test_how_to_heal_is_not_searched_where_nothing_is_healed(tmp_path: Path) -> None:
+    config = space(tmp_path, "  retention: {low: 0.25, high: 1}\n  heal_ridge: {low: 0.001, high: 1, log: true}\n")
+    with pytest.raises(InputError, match=r"heal_ridge: moves nothing without heal"):
+        check_space(config, SHAPE)
 
 
 def test_a_preset_is_not_asked_for_a_parameter_that_is_not_drawn_beside_it(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def record() -> TrialRecord:
     return TrialRecord(
         number=3,
         status=TrialStatus.SCORED,
-        origin="medium",
+        preset="medium",
         params={"retention": 0.5, "layers_cut": 2, "saliency": "affinity"},
         values={"size_bytes": 1e6, "wer": WER.value},
         metrics={"wer": WER},

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from autoreap.data.samples import Sample, load_audio, load_frames
-from autoreap.errors import InputError
+from autoreap.errors import InputError, first_line
 from autoreap.models.families.audio_features import AudioFeatures
 from autoreap.models.families.encoded import Encoded, collate
 from autoreap.models.families.pictures import Pictures, read_pictures
@@ -76,8 +76,7 @@ def _read_from(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        problem = f"its tokenizer or preprocessor can't be read: {reason}"
+        problem = f"its tokenizer or preprocessor can't be read: {first_line(error)}"
         raise InputError(problem, where=path, fix="fetch the checkpoint again") from None
 
 

@@ -34,6 +34,7 @@ function drawDetails(host, one, choose) {
     one.twin !== undefined && sentence("details.twin", { trial: link(one.twin, choose) }, "note"),
     one.reason && section(word("details.reason"), made("p", one.reason)),
     one.broken && made("p", word("details.broken", { constraints: one.broken.join(word("clause")) }), "bad"),
+    one.unhealed !== undefined && unhealed(one.unhealed, choose),
     one.tied?.length && sentence("details.tied", { trials: links(one.tied, choose) }, "tiednote"),
     one.scores && command(one, isTrial),
     one.scores && values(one),
@@ -58,6 +59,14 @@ function links(trials, choose) {
   const all = made("span", "");
   trials.forEach((trial, place) => all.append(place ? word("list") : "", link(trial, choose)));
   return all;
+}
+
+// What healing gave: the scores of the same plan without it.
+function unhealed(trial, choose) {
+  const other = data.trials.find((found) => found.trial === trial);
+  const names = Object.keys(data.objectives).filter((name) => name !== "size_bytes");
+  const scores = names.map((name) => `${metricName(name)} ${scoreText(name, measured(other, name, "search"))}`);
+  return sentence("details.unhealed", { trial: link(trial, choose), scores: listed(scores) }, "note");
 }
 
 function command(one, isTrial) {

@@ -78,7 +78,6 @@ function timeline(choose) {
 }
 
 function growth(steps) {
-  if (!steps.length) return made("p", word("night.hypervolume.none"), "note");
   const [width, height] = [400, 150];
   const last = Math.max(data.trials.at(-1).trial, 1);
   const at = (trial) => 40 + (trial / last) * (width - 50);
