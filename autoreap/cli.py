@@ -16,6 +16,7 @@ from autoreap.commands.compare import compare
 from autoreap.commands.completion import VARIABLE, completion
 from autoreap.commands.doctor import doctor
 from autoreap.commands.evaluate import evaluate
+from autoreap.commands.heal import heal
 from autoreap.commands.init import init
 from autoreap.commands.inspect import inspect
 from autoreap.commands.make_plan import plan
@@ -35,7 +36,7 @@ from autoreap.search.signals import Interrupted
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(search, pareto, show, report, select, compare, materialise, verify, calibrate, saliency, plan),
-    *(evaluate, prune, inspect, init, doctor, completion),
+    *(evaluate, prune, heal, inspect, init, doctor, completion),
 )
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _USERS_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # of files: too long, or links in a circle

@@ -12,10 +12,13 @@ from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.eval_set import open_evals
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError
+from autoreap.evaluation.comparison import Comparison, compare_outcomes
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch
 from autoreap.evaluation.outcomes import Evaluation
 from autoreap.healing.healer import STREAMS, Healer, is_same_fit, refitted
+from autoreap.healing.polish import Polished, PolishOptions, answered_rows, polish
+from autoreap.healing.read_back import with_written_weights
 from autoreap.models.loading import Loaded, ModelInfo, load
 from autoreap.plan import PruningPlan
 from autoreap.report.front_table import plot_front
@@ -26,17 +29,21 @@ from autoreap.search.run import SearchResult
 from autoreap.search.search_options import SearchOptions
 from autoreap.search.shipping import Shipped, answers_of_trial, refitted_trial, ship
 from autoreap.search.storage import DEFAULT_ROOT
-from autoreap.writing.behaviour import answers_of_mask, answers_to_calibration
+from autoreap.writing.behaviour import Expected, answers_of_mask, answers_to_calibration, device_dtype
 from autoreap.writing.footprint import Footprint
 
 __all__ = [
+    "PolishOptions",
+    "Polished",
     "SearchOptions",
     "SearchResult",
     "Shipped",
+    "answered_rows",
     "answers_of_mask",
     "answers_of_trial",
     "answers_to_calibration",
     "calibrated",
+    "compare_plans",
     "evaluate",
     "evaluated",
     "evaluator_of",
@@ -44,11 +51,13 @@ __all__ = [
     "is_same_fit",
     "make_evaluator",
     "measure_saliency",
+    "polish",
     "read_calibration",
     "refitted",
     "refitted_trial",
     "search",
     "ship",
+    "with_written_weights",
 ]
 
 
@@ -105,6 +114,15 @@ def healing_data(plan: PruningPlan, calibration: CalibrationConfig | None) -> di
         fix = "give the rows that the saliency was measured on, with --audio or --calibration"
         raise InputError("the plan heals, so it needs its calibration set", where="plan", fix=fix)
     return read_calibration(calibration)
+
+
+def compare_plans(loaded: Loaded, first: PruningPlan, second: PruningPlan, evals: Path) -> tuple[Expected, Comparison]:
+    """What the model under plan `second` answers on the search split, and how that compares with `first`."""
+    opened = open_evals(evals).search
+    evaluator = Evaluator(loaded.model, loaded.inputs, opened)
+    before, after = evaluator.run(first), evaluator.run(second)
+    expected = Expected(opened, after.outcomes, evaluator.batch_size, device_dtype(loaded))
+    return expected, compare_outcomes(before.outcomes, after.outcomes)
 
 
 def make_evaluator(

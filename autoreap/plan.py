@@ -22,6 +22,7 @@ COMPONENTS = ("thinker", "talker")
 HealMethod = Literal["block", "stream", "cuts"]
 HEAL_METHODS: tuple[HealMethod, ...] = get_args(HealMethod)
 FittedWeights = Mapping[tuple[str, int], Any]  # tensors of torch, by component and original layer
+PolishedWeights = Mapping[str, Any]  # the same by name within the thinker's decoder, with original layers
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,27 @@ class Healing:
 
 
 @dataclass(frozen=True)
+class Polishing:
+    """How routers and norms of the thinker's decoder were trained; see `healing.polish`.
+
+    Attributes:
+        data: digests of the calibration rows that were trained on, by modality.
+        step: of the training, after which the weights were as they are.
+        learning_rate, batch_tokens, seed: of the training.
+        weights: digest of the trained weights.
+    """
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    data: Mapping[StrictStr, StrictStr]
+    step: Count
+    learning_rate: PositiveNumber
+    batch_tokens: Count
+    seed: Count
+    weights: StrictStr
+
+
+@dataclass(frozen=True)
 class PruningPlan:
     """The exact edit of a model.
 
@@ -143,6 +165,9 @@ class PruningPlan:
         heal: how retained weights are fitted; None leaves them as they are.
         fitted: the weights that `heal` stands for, rounded to the stored type: of each healed layer [K, H, I] for its
             retained experts, [H, I] for an MLP. A plan is read and written without them.
+        polish: how routers and norms were trained after that; None leaves them as they are.
+        polished: the trained weights, rounded to the stored type; a router has the rows of its retained experts. A plan
+            is read and written without them.
     """
 
     base_model: BaseModel
@@ -152,6 +177,8 @@ class PruningPlan:
     drop_speech: bool = False
     heal: Healing | None = None
     fitted: FittedWeights | None = field(default=None, compare=False, repr=False)
+    polish: Polishing | None = None
+    polished: PolishedWeights | None = field(default=None, compare=False, repr=False)
 
     def component(self, name: str) -> ComponentPlan | None:
         """The edit of component `name`, or None where it stays as it is."""
@@ -171,6 +198,8 @@ class PruningPlan:
             document[name] = edit and {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
         if self.heal:
             document["heal"] = asdict(self.heal)
+        if self.polish:
+            document["polish"] = asdict(self.polish)
         return document
 
     def with_fitted(self, fitted: FittedWeights, digest: str) -> "PruningPlan":
@@ -183,6 +212,8 @@ class PruningPlan:
         summary: dict[str, Any] = {"strip_vision": self.strip_vision, "drop_speech": self.drop_speech}
         if self.heal:
             summary["heal"] = {"method": self.heal.method, "ridge": self.heal.ridge}
+        if self.polish:
+            summary["polish"] = {"step": self.polish.step, "learning_rate": self.polish.learning_rate}
         for name in COMPONENTS:
             edit = self.component(name)
             if edit is not None:
@@ -209,6 +240,8 @@ class PruningPlan:
         identity: list[Any] = [self.base_model.fingerprint, dropped, effective]
         if self.heal:  # the digest of a plan that heals nothing is what it was before there was healing
             identity.append(asdict(replace(self.heal, weights=None)))
+        if self.polish:
+            identity.append(asdict(self.polish))
         canonical = json.dumps(identity, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -292,6 +325,7 @@ class _PlanFile:
     talker: ComponentPlan | None
     drop_speech: StrictBool = False
     heal: Healing | None = None
+    polish: Polishing | None = None
 
 
 _PLAN_FILE = TypeAdapter(_PlanFile)
@@ -313,4 +347,4 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
     file = validate(_PLAN_FILE, document, where)
     plan = PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)
-    return replace(plan, heal=file.heal)
+    return replace(plan, heal=file.heal, polish=file.polish)

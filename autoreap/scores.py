@@ -150,7 +150,9 @@ def score(
     )
 
 
-def paired_difference(first: Sequence[Counts], second: Sequence[Counts]) -> tuple[float, float, float]:
+def paired_difference(
+    first: Sequence[Counts | NllCounts], second: Sequence[Counts | NllCounts]
+) -> tuple[float, float, float]:
     """(difference, low, high) of the rates of `first` minus `second`, the same utterances in the same order.
 
     Both are resampled together (paired bootstrap; Bisani and Ney, 2004), so what the two share cancels out.
@@ -165,7 +167,7 @@ def paired_difference(first: Sequence[Counts], second: Sequence[Counts]) -> tupl
     return float(difference.sum() / denominators.sum()), low, high
 
 
-def compare(first: Sequence[Counts], second: Sequence[Counts], *, direction: str) -> Difference:
+def compare(first: Sequence[Counts | NllCounts], second: Sequence[Counts | NllCounts], *, direction: str) -> Difference:
     """`first` against `second`, the same utterances in the same order; `direction` is `minimize` or `maximize`.
 
     A difference is significant if its interval does not contain 0 and at least MIN_DIFFERENT utterances differ.

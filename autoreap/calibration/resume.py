@@ -131,7 +131,7 @@ def lock_resume_file(output: Path, *, waits: bool = False) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f".{output.name}.resume")
     lock = output.with_name(f".{output.name}.lock")
-    problem, fix = f"another calibration that writes {output} is running", "wait for it, or use another -o"
+    problem, fix = f"another process that writes {output} is running", "wait for it, or use another -o"
 
     def say() -> None:
         logger.info("another process measures the same; waiting for it")

@@ -38,13 +38,20 @@ class DecoderCall:
     weight: float
 
 
-def drawn_rows(loaded: Loaded, samples: Sequence[Sample]) -> list[Sample]:
-    """Rows of about `MAX_TOKENS` tokens, drawn evenly from `samples`, in their order; all where there are fewer."""
-    limit = int(MAX_TOKENS / max(estimate_tokens(loaded.inputs, samples), 1) * len(samples))
+def drawn_rows(loaded: Loaded, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Sample]:
+    """Rows of about `max_tokens` tokens, drawn evenly from `samples`, in their order; all where there are fewer."""
+    limit = int(max_tokens / max(estimate_tokens(loaded.inputs, samples), 1) * len(samples))
     return [sample for _, sample in draw_rows(samples, max(1, limit))]
 
 
-def decoder_calls(loaded: Loaded, samples: Sequence[Sample], tokens: str, condition: str) -> list[DecoderCall]:
+def decoder_calls(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    tokens: str,
+    condition: str = "",
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> list[DecoderCall]:
     """What the thinker's decoder is given of `samples`, rows of one modality, heard under `condition`.
 
     Rows that can't be read are left out, as many as there are: calibration has judged them.
@@ -54,7 +61,7 @@ def decoder_calls(loaded: Loaded, samples: Sequence[Sample], tokens: str, condit
         samples = [replace(sample, condition=changed) for sample in samples]
     calls = []
     decoder = decoder_of(loaded, "thinker")
-    for batch in batches(loaded.inputs, samples, DEFAULT_BATCH_TOKENS, max_unreadable=1.0):
+    for batch in batches(loaded.inputs, samples, batch_tokens, max_unreadable=1.0):
         arguments = catch_arguments(decoder, partial(listen, loaded, batch))
         hidden = arguments.pop("inputs_embeds")
         counted = mark_tokens(batch.encoded, tokens).flatten().nonzero().squeeze(1)

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import StrictStr, TypeAdapter, ValidationError
 
 from autoreap.dimensions.healed import fitted_weights
+from autoreap.dimensions.polished import polished_weights
 from autoreap.errors import InputError, VerificationError
 from autoreap.files import exclusive, own_directory
 from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
@@ -73,7 +74,8 @@ def materialise(
         VerificationError: what was written is not what was planned; nothing is left behind.
     """
     checkpoint = open_checkpoint(source)
-    fitted_weights(plan)  # a plan that is not fitted yet can't be written
+    fitted_weights(plan)  # a plan without its weights can't be written
+    polished_weights(plan)
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
     check_target(target, source)

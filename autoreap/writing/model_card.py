@@ -112,6 +112,8 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
         lines.append(f"| vision | {vision} | |")
     if plan.drop_speech:
         lines.append("| waveform decoder | dropped: it answers in text alone | |")
+    if plan.polish:
+        lines.append(f"| thinker | routers and norms trained against the base model, {plan.polish.step} steps | |")
     return lines
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoreap.dimensions import DIMENSIONS
+from autoreap.dimensions.polished import trained_tensor
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint, TensorInfo
 from autoreap.models.families import family_of
@@ -145,7 +146,10 @@ def rewrite_tensor(info: TensorInfo, role: TensorRole, plan: PruningPlan) -> Out
 
 
 def _fitted_tensor(role: TensorRole, plan: PruningPlan) -> "torch.Tensor":
-    """The fitted weights in the place of the tensor `role` of the base model."""
+    """The trained or fitted weights in the place of the tensor `role` of the base model."""
+    trained = trained_tensor(role, plan)
+    if trained is not None:
+        return trained
     edit = plan.component(role.part)
     assert role.layer is not None
     assert plan.fitted is not None

@@ -250,7 +250,7 @@ def test_two_measurements_for_one_file_at_once_are_refused(loaded: Loaded, data:
     output = tmp_path / "s.safetensors"
     with (
         lock_resume_file(output),
-        pytest.raises(InputError, match=r"another calibration that writes .*s\.safetensors is"),
+        pytest.raises(InputError, match=r"another process that writes .*s\.safetensors is"),
     ):
         jobs.calibrated(loaded, data, options=OPTIONS, output=output)
     jobs.calibrated(loaded, data, options=OPTIONS, output=output)
@@ -305,7 +305,7 @@ def test_a_killed_process_holds_up_nobody(loaded: Loaded, data: Data, eager: Non
     output = tmp_path / "s.safetensors"
     child = in_a_child(lambda: jobs.calibrated(loaded, data, options=OPTIONS, output=output))
     wait_for_a_save(tmp_path / ".s.safetensors.resume", 0)
-    with pytest.raises(InputError, match="another calibration"):
+    with pytest.raises(InputError, match="another process that writes"):
         jobs.calibrated(loaded, data, options=OPTIONS, output=output)
     kill(child)
     assert (tmp_path / ".s.safetensors.lock").exists()

@@ -37,7 +37,7 @@ from autoreap.tiny_omni import CHECKPOINT
 
 COMMANDS = (
     "search", "pareto", "report", "select", "materialise", "materialize", "calibrate", "plan", "evaluate", "prune",
-    "inspect", "verify", "saliency", "compare", "show", "init", "doctor", "completion",
+    "inspect", "verify", "saliency", "compare", "show", "init", "doctor", "completion", "heal",
 )  # fmt: skip
 NUM_LAYERS = 8
 Capture = pytest.CaptureFixture[str]

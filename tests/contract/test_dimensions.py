@@ -1,13 +1,14 @@
 """What every way to prune promises: its mask computes what its rewritten checkpoint computes, and undoes itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from builders import identity_plan, random_component
-from healed import HEALING, fitted_at_random
+from healed import HEALING, POLISHING, fitted_at_random, polished_at_random
 from random_models import END, QWEN3_OMNI, random_prompt
 from random_qwen2_audio import QWEN2_AUDIO
 from specimen import Specimen
@@ -46,6 +47,8 @@ class DimensionContract:
         plan = self.edit(identity_plan(open_checkpoint(base).fingerprint, shape), shape)
         if plan.heal is not None:
             plan = fitted_at_random(plan, open_checkpoint(base))
+        if plan.polish is not None:
+            plan = polished_at_random(plan, open_checkpoint(base))
         target = tmp_path_factory.mktemp("pruned") / "model"
         materialise(base, plan, target)
         return plan, target
@@ -152,6 +155,25 @@ class TestHealedDense(DimensionContract):
     def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
         thinker = random_component(shape.components["thinker"], layers=(0, 2, 3))
         return PruningPlan(plan.base_model, False, thinker, heal=HEALING)
+
+
+class TestPolished(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=4)
+        return PruningPlan(plan.base_model, True, thinker, heal=HEALING, polish=POLISHING)
+
+
+class TestPolishedWithAllExperts(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        return replace(plan, polish=POLISHING)
+
+
+class TestPolishedDense(DimensionContract):
+    specimen = QWEN2_AUDIO
+
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], layers=(0, 2, 3))
+        return PruningPlan(plan.base_model, False, thinker, polish=POLISHING)
 
 
 class TestVision(DimensionContract):

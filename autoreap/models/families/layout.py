@@ -50,6 +50,11 @@ class TensorRole:
         return self.name.format(layer=self.layer, expert=self.expert)
 
     @property
+    def name_in_decoder(self) -> str:
+        """The name within its decoder, such as `layers.3.mlp.gate.weight`, if it is of one."""
+        return self.full_name.rpartition("model.")[2]
+
+    @property
     def is_down_projection(self) -> bool:
         """By it the experts or the MLP of a decoder layer write to the residual stream."""
         return self.layer is not None and self.name.endswith(_DOWN_PROJECTIONS)
