@@ -131,6 +131,11 @@ class Healing:
     condition: StrictStr = ""
     weights: StrictStr | None = None
 
+    @property
+    def in_words(self) -> str:
+        """Such as `healed (stream, ridge 0.001)`."""
+        return f"healed ({self.method}, ridge {self.ridge:.3g})"
+
 
 @dataclass(frozen=True)
 class Polishing:

@@ -133,5 +133,5 @@ def in_words(plan: "PruningPlan") -> str:
 
     parts = [f"{name} with {edit.in_words}" for name in COMPONENTS if (edit := plan.component(name)) is not None]
     dropped = [name for name, gone in (("vision", plan.strip_vision), ("speech", plan.drop_speech)) if gone]
-    healed = [f"healed ({plan.heal.method}, ridge {plan.heal.ridge:g})"] if plan.heal else []
+    healed = [plan.heal.in_words] if plan.heal else []
     return ", ".join([*parts, *(f"without {name}" for name in dropped), *healed])
