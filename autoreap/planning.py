@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 
 from autoreap.candidate import NONE, Candidate
+from autoreap.data.calibration_choices import DEFAULT_TOKENS
 from autoreap.data.samples import MODALITIES
 from autoreap.errors import InputError
 from autoreap.plan import (
@@ -61,7 +62,7 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
     A plan that strips vision is healed on what is heard alone.
 
     Raises:
-        InputError: it is to be healed, and no measurement says on which rows.
+        InputError: it is to be healed, and there is no measurement, or none that says on which rows.
     """
     thinker = plan.thinker
     after_layers = zip(thinker.layers, (*thinker.layers[1:], len(thinker.experts)), strict=True)
@@ -74,11 +75,14 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
         raise InputError("is fitted on calibration data", where="heal", fix=fix)
     facts = saliency.provenance
     modalities = MODALITIES if shape.has_vision and not plan.strip_vision else ("audio",)
+    data = {modality: facts[f"data.{modality}"] for modality in modalities if f"data.{modality}" in facts}
+    if not data:
+        raise InputError("does not say on which rows it was measured", where="saliency", fix="calibrate again")
     heal = Healing(
         method=cast(HealMethod, candidate.heal),
         ridge=candidate.heal_ridge,
-        data={modality: facts[f"data.{modality}"] for modality in modalities if f"data.{modality}" in facts},
-        tokens=facts["tokens"],
+        data=data,
+        tokens=facts.get("tokens", DEFAULT_TOKENS),
         condition="" if candidate.heal_condition == NONE else candidate.heal_condition,
     )
     return replace(plan, heal=heal)

@@ -14,6 +14,7 @@ from autoreap.errors import InputError
 from autoreap.plan import (
     BaseModel,
     ComponentShape,
+    Healing,
     ModelShape,
     check_plan,
     plan_from_dict,
@@ -270,3 +271,47 @@ def test_the_talker_has_no_layers_cut_by_loss() -> None:
         make_plan(candidate, saliency, SHAPE, BASE_MODEL)
     whole = Candidate(layers_cut=1, talker_retention=0.5, layer_selection="loss")
     assert make_plan(whole, saliency, SHAPE, BASE_MODEL).thinker.layers == (0, 1, 2, 3, 5, 6, 7)
+
+
+def test_a_plan_says_how_it_is_healed_and_on_which_rows() -> None:
+    heal = planned(retention=0.5, heal="block", heal_ridge=0.2, heal_condition="snr_db: 10").heal
+    data = {modality: f"digest of {modality}" for modality in ("audio", "video", "mixed")}
+    assert heal == Healing("block", 0.2, data, tokens="answer", condition="snr_db: 10")
+    blind = planned(retention=0.5, heal="block", strip_vision=True).heal
+    assert blind is not None
+    assert blind.data == {"audio": "digest of audio"}
+
+
+@pytest.mark.parametrize(
+    ("values", "is_healed"),
+    [
+        ({"heal": "none", "retention": 0.5}, False),
+        ({"heal": "stream"}, False),
+        ({"heal": "stream", "retention": 0.5}, True),
+        ({"heal": "stream", "layers_cut": 1}, True),
+        ({"heal": "stream", "talker_retention": 0.5}, False),
+        ({"heal": "cuts", "retention": 0.5}, False),
+        ({"heal": "cuts", "layers_cut": 1}, True),
+    ],
+)
+def test_only_what_lost_something_is_healed(values: dict[str, Any], is_healed: bool) -> None:
+    assert (planned(**values).heal is not None) == is_healed
+
+
+def test_how_it_is_healed_is_part_of_a_plan_and_what_was_fitted_is_not() -> None:
+    plain, healed, other = (planned(retention=0.5, **values) for values in ({}, {"heal": "stream"}, {"heal": "block"}))
+    assert len({plain.digest(), healed.digest(), other.digest()}) == 3
+    fitted = healed.with_fitted({}, "0123")
+    assert fitted.digest() == healed.digest()
+    assert plan_from_dict(json.loads(json.dumps(fitted.as_dict())), where="plan.json") == fitted
+    assert "heal" not in plain.as_dict()
+
+
+def test_healing_needs_a_measurement_that_names_its_rows() -> None:
+    candidate = Candidate(retention=0.5, saliency="random", heal="stream")
+    with pytest.raises(InputError, match="fitted on calibration data"):
+        make_plan(candidate, None, SHAPE, BASE_MODEL)
+    measured = saliency_of(SHAPE)
+    nameless = replace(measured, provenance={"model_fingerprint": measured.model_fingerprint})
+    with pytest.raises(InputError, match=r"saliency: does not say on which rows.*calibrate again"):
+        make_plan(candidate, nameless, SHAPE, BASE_MODEL)

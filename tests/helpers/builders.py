@@ -18,6 +18,7 @@ from pages import ROOT
 
 from autoreap.candidate import Candidate
 from autoreap.cli import app
+from autoreap.data.samples import MODALITIES
 from autoreap.plan import BaseModel, ComponentPlan, ComponentShape, ModelShape, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import ComponentSaliency, ModalitySums, Saliency
@@ -54,7 +55,8 @@ def saliency_of(shape: ModelShape, *, fingerprint: str = FINGERPRINT, seed: int 
     components = {
         name: measured(decoder.num_layers, decoder.num_experts, seed=seed) for name, decoder in shape.components.items()
     }
-    return Saliency(components=components, provenance={"model_fingerprint": fingerprint, "audio": "digest"})
+    rows = {f"data.{modality}": f"digest of {modality}" for modality in MODALITIES}
+    return Saliency(components=components, provenance={"model_fingerprint": fingerprint, "tokens": "answer", **rows})
 
 
 def planned(**values: Any) -> PruningPlan:
