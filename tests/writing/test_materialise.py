@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from builders import identity_plan, random_component
+from healed import HEALING, fitted_at_random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_models import answer_aloud, random_prompt, save_random_model
@@ -158,6 +159,8 @@ def test_fused_experts_on_disk_are_sliced_to_the_same_model(base: Path, plan: Pr
 def test_masked_and_materialised_agree_for_any_plan(base: Path, tmp_path: Path, data: st.DataObject) -> None:
     shape, everything = _shape_and_identity(base)
     plan = data.draw(_plans(shape, everything))
+    if data.draw(st.booleans()):
+        plan = fitted_at_random(replace(plan, heal=HEALING), open_checkpoint(base))
     target = tmp_path / "out"
     shutil.rmtree(target, ignore_errors=True)
     materialise(base, plan, target)
