@@ -1,6 +1,6 @@
 """Ridge regression of several linear maps onto what they should add up to.
 
-Shape legend: N tokens, n of them routed to an expert, I what its down projection is given, H hidden.
+Shape legend: N tokens, n of them routed to an expert, K experts, I what a down projection is given, H hidden.
 """
 
 from collections.abc import Sequence
@@ -49,25 +49,21 @@ def fit_ridge(
     """
     rest = missing.to(torch.float64)
     inputs = [regressor.inputs.to(torch.float64) for regressor in regressors]
-    grams = []
     weighted = []
     for regressor, given in zip(regressors, inputs, strict=True):
         of_token = weights if regressor.rows is None else weights[regressor.rows]
         weighted.append(given * of_token.to(torch.float64).unsqueeze(1))
-        grams.append(weighted[-1].T @ given)
-    mean = torch.stack([gram.diagonal().mean() for gram in grams]).mean()
+    grams = torch.stack([left.T @ given for left, given in zip(weighted, inputs, strict=True)])  # [K, I, I]
+    mean = grams.diagonal(dim1=1, dim2=2).mean()
     if not torch.isfinite(mean):
         raise HealingError(f"{where}: activations are not finite")
     changes = [given.new_zeros(missing.shape[1], given.shape[1]) for given in inputs]
     if mean == 0:
         return changes
-    factors = []
-    for gram in grams:
-        penalised = gram + ridge * mean * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        factor, info = torch.linalg.cholesky_ex(penalised)
-        if info.any():
-            raise HealingError(f"{where}: the system is singular at a ridge of {ridge:g}")
-        factors.append(factor)
+    penalty = ridge * mean * torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    factors, info = torch.linalg.cholesky_ex(grams + penalty)
+    if info.any():
+        raise HealingError(f"{where}: the system is singular at a ridge of {ridge:g}")
     for _ in range(NUM_SWEEPS):
         for number, regressor in enumerate(regressors):
             rows = slice(None) if regressor.rows is None else regressor.rows
@@ -75,6 +71,6 @@ def fit_ridge(
             changed = torch.cholesky_solve(right, factors[number]).T
             rest[rows] -= inputs[number] @ (changed - changes[number]).T
             changes[number] = changed
-    if not all(bool(torch.isfinite(change).all()) for change in changes):
+    if not torch.isfinite(rest).all():
         raise HealingError(f"{where}: the fit is not finite")
     return changes
