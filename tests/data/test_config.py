@@ -207,7 +207,7 @@ constraints:
         20: "presets.0: must be one of light, medium, aggressive, got 'heavy'",
         21: "materialise: must be one of safe, knee, or false, got 'largest'",
         22: "colour: unknown key; known: calibration",
-        23: "controls.0: must be one of random, uniform-reap, got 'uniform'",
+        23: "controls.0: must be one of random, uniform-reap, random-healed, got 'uniform'",
         25: "constraints.0: something is missing after 'size <= 20' of 'size <= 20': expected B or kB",
         27: "constraints.2: '7' is not understood at the start of '7': expected a metric",
     }
