@@ -97,7 +97,7 @@ def evaluate(
     loaded, evaluator = make_evaluator(model_info, evals, **options)
     stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if latency else None
     if plan is not None and plan.heal is not None:
-        plan = Healer(loaded, healing_data(plan, calibration), DEFAULT_ROOT / STREAMS).fit(plan)
+        plan = Healer(loaded, healing_data(calibration), DEFAULT_ROOT / STREAMS).fit(plan)
     evaluation = evaluator.run(plan, likelihoods=likelihoods)
     if stopwatch is None:
         return evaluation
@@ -106,10 +106,8 @@ def evaluate(
     return replace(evaluation, costs={**footprint.metrics(), **timings})
 
 
-def healing_data(plan: PruningPlan, calibration: CalibrationConfig | None) -> dict[str, list[Sample]]:
-    """The rows that `plan` is healed on; none where it heals nothing. `InputError` where they are not given."""
-    if plan.heal is None:
-        return {}
+def healing_data(calibration: CalibrationConfig | None) -> dict[str, list[Sample]]:
+    """The rows that a plan is healed on; `InputError` where they are not given."""
     if calibration is None:
         fix = "give the rows that the saliency was measured on, with --audio or --calibration"
         raise InputError("the plan heals, so it needs its calibration set", where="plan", fix=fix)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter
 
@@ -20,7 +20,6 @@ from autoreap.validation import NO_OTHER_KEYS, Count, PositiveNumber, read_json,
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
 HealMethod = Literal["block", "stream", "cuts"]
-HEAL_METHODS: tuple[HealMethod, ...] = get_args(HealMethod)
 FittedWeights = Mapping[tuple[str, int], Any]  # tensors of torch, by component and original layer
 PolishedWeights = Mapping[str, Any]  # the same by name within the thinker's decoder, with original layers
 

@@ -48,15 +48,7 @@ def heal(
     from autoreap.writing.rewrite import plan_rewrite
     from autoreap.writing.verification import check_content, check_structure, load_record
 
-    idle = {
-        "--tokens": calibration.tokens,
-        "--gates": calibration.gates,
-        "--max-unreadable": calibration.max_unreadable,
-    }
-    for option, value in idle.items():
-        if value is not None:
-            problem = "has no effect: the answers of all rows that can be read are trained on"
-            raise InputError(problem, where=option, fix="leave it out")
+    _refuse_idle_options(calibration)
     record = load_record(checkpoint)
     plan = load_plan(checkpoint / "plan.json")
     if plan.polish is not None:
@@ -92,6 +84,18 @@ def heal(
         document["comparison"] = comparison.as_dict(0)
         text += f"\nA as it was, B polished, on the search split:\n{figures_text(comparison)}"
     print_result(document, text, as_json=json)
+
+
+def _refuse_idle_options(calibration: Calibration) -> None:
+    idle = {
+        "--tokens": calibration.tokens,
+        "--gates": calibration.gates,
+        "--max-unreadable": calibration.max_unreadable,
+    }
+    for option, value in idle.items():
+        if value is not None:
+            problem = "has no effect: the answers of all rows that can be read are trained on"
+            raise InputError(problem, where=option, fix="leave it out")
 
 
 def _compared(

@@ -92,7 +92,7 @@ def _write_plan(
         from autoreap.healing.healer import STREAMS
         from autoreap.search.storage import DEFAULT_ROOT
 
-        data = jobs.healing_data(plan, calibration.config() if calibration.is_given else None)
+        data = jobs.healing_data(calibration.config() if calibration.is_given else None)
         plan = jobs.refitted(loading.load(model_info, "thinker"), plan, data, DEFAULT_ROOT / STREAMS)
     expected: Expected | str = "no --evals to answer"
     if evals:

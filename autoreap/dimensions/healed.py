@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -74,10 +74,15 @@ def fitted_weights(plan: PruningPlan) -> FittedWeights:
 
 def digest_of(fitted: FittedWeights) -> str:
     """Sixteen hex digits of all fitted weights."""
+    return digest_of_named((f"{component}.{layer}", fitted[component, layer]) for component, layer in sorted(fitted))
+
+
+def digest_of_named(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Sixteen hex digits of named weights, in their order."""
     digest = hashlib.sha256()
-    for (component, layer), weights in sorted(fitted.items()):
-        digest.update(f"{component}.{layer}".encode())
-        digest.update(bytes_of(weights))
+    for name, tensor in weights:
+        digest.update(name.encode())
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()[:16]
 
 

@@ -1,5 +1,6 @@
 """What the decoder is given of the calibration rows that are fitted on."""
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autoreap import __version__
 from autoreap.calibration.batching import batches, estimate_tokens
 from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, decoder_of, listen
 from autoreap.data.conditions import read_condition
@@ -67,3 +69,12 @@ def decoder_calls(
         counted = mark_tokens(batch.encoded, tokens).flatten().nonzero().squeeze(1)
         calls.append(DecoderCall(hidden, arguments, counted.to(hidden.device), batch.weight))
     return calls
+
+
+def computed_with(loaded: Loaded) -> dict[str, str]:
+    """The device, the type and the versions that decide how numbers are rounded."""
+    return {
+        "where": f"{loaded.model.device}, {loaded.model.dtype}",
+        "versions": " ".join(importlib.metadata.version(name) for name in ("torch", "transformers")),
+        "autoreap": __version__,
+    }

@@ -7,7 +7,6 @@ changes of W_e that add what is missing. No gradient, no step size; the result i
 Shape legend: N tokens that count, K retained experts, I what a down projection is given, H hidden.
 """
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,13 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoreap import __version__
 from autoreap.calibration.streaming import stored_type
 from autoreap.data.samples import Sample, digest
 from autoreap.dimensions.experts import narrowed
 from autoreap.dimensions.healed import digest_of, standing_in
 from autoreap.errors import InputError
-from autoreap.healing.calls import DecoderCall, decoder_calls, drawn_rows
+from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows
 from autoreap.healing.halves import LayerRunner
 from autoreap.healing.ridge import Regressor, fit_ridge
 from autoreap.healing.streams import Streams, take_streams
@@ -75,13 +73,17 @@ class Healer:
 
     def _check_data(self, heal: Healing) -> None:
         for modality, expected in heal.data.items():
-            samples = self._data.get(modality)
-            if samples is None or digest(samples) != expected:
+            if self._digests.get(modality) != expected:
                 raise InputError(
                     f"the plan is healed on other {modality} rows",
                     where="calibration set",
                     fix="give the rows that the saliency was measured on, or plan again",
                 )
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """Of the rows, by modality; taken once, as it reads all their media."""
+        return {modality: digest(samples) for modality, samples in self._data.items()}
 
     def _calls_of(self, modality: str, tokens: str, condition: str) -> list[DecoderCall]:
         key = (modality, tokens, condition)
@@ -96,11 +98,9 @@ class Healer:
             calls = self._calls_of(modality, tokens, condition="")
             identity = {
                 "model": self._loaded.model_info.checkpoint.fingerprint,
-                "data": digest(self._data[modality]),
+                "data": self._digests[modality],
                 "tokens": tokens,
-                "where": f"{self._loaded.model.device}, {self._loaded.model.dtype}",
-                "versions": " ".join(importlib.metadata.version(name) for name in ("torch", "transformers")),
-                "autoreap": __version__,
+                **computed_with(self._loaded),
             }
             self._streams[key] = take_streams(self._loaded, "thinker", calls, identity, self._folder)
         return self._streams[key]

@@ -7,8 +7,6 @@ head are kept, not its logits: the head is applied to both in each step, so a la
 Shape legend: A tokens of answers in a batch, H hidden, V vocabulary.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import logging
 import random
@@ -26,16 +24,15 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
-from autoreap import __version__
 from autoreap.calibration.calibrator import decoder_of
 from autoreap.calibration.streaming import stored_type
 from autoreap.data.dataset import draw_rows
 from autoreap.data.samples import Sample, digest
-from autoreap.dimensions.healed import bytes_of
+from autoreap.dimensions.healed import digest_of_named
 from autoreap.dimensions.polished import standing_in
 from autoreap.errors import HealingError, InputError
 from autoreap.files import atomic_write
-from autoreap.healing.calls import DecoderCall, decoder_calls, drawn_rows
+from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows
 from autoreap.masking import masked
 from autoreap.models.loading import Loaded
 from autoreap.plan import PolishedWeights, Polishing, PruningPlan
@@ -160,7 +157,12 @@ def polish(
     stored = {name: weights.to(student.types[name]).cpu() for name, weights in state.best.items()}
     digests = {modality: digest(samples) for modality, samples in data.items()}
     record = Polishing(
-        digests, state.best_step, options.learning_rate, options.batch_tokens, options.seed, _digest_of(stored)
+        digests,
+        state.best_step,
+        options.learning_rate,
+        options.batch_tokens,
+        options.seed,
+        digest_of_named(sorted(stored.items())),
     )
     return Polished(
         replace(plan, polish=record, polished=stored),
@@ -438,17 +440,6 @@ def _identity(
         "plan": plan.digest(),
         "fitted": str(plan.heal and plan.heal.weights),
         "options": json.dumps(asdict(options)),
-        "where": f"{loaded.model.device}, {loaded.model.dtype}",
-        "versions": " ".join(importlib.metadata.version(name) for name in ("torch", "transformers")),
-        "autoreap": __version__,
+        **computed_with(loaded),
         **{f"data.{modality}": digest(samples) for modality, samples in data.items()},
     }
-
-
-def _digest_of(weights: PolishedWeights) -> str:
-    """Sixteen hex digits of all trained weights."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        found.update(name.encode())
-        found.update(bytes_of(tensor))
-    return found.hexdigest()[:16]

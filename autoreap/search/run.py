@@ -226,7 +226,7 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
         streams=(options.root / STREAMS).resolve(),
     )
     if options.workers == 1:
-        return saliency, LocalPool(make_scorer(loaded, setup, run.evals.search, check), on_outcome)
+        return saliency, LocalPool(make_scorer(loaded, setup, run.evals.search, check, data), on_outcome)
     del loaded
     release()  # the actors load it again, on this device or on others
     return saliency, RayPool(setup, options.workers, check)

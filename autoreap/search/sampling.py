@@ -77,8 +77,7 @@ def _check_effect(space: SpaceConfig) -> None:
 
 def _check_healing(space: SpaceConfig) -> None:
     """Raise `InputError` if how to heal is searched while no candidate is healed."""
-    heal = space.parameters.get("heal", NONE)
-    if set(heal if isinstance(heal, tuple) else (heal,)) != {NONE}:
+    if set(space.heal_choices) != {NONE}:
         return
     for name in _HEALING[1:]:
         if isinstance(space.parameters.get(name), Range | tuple):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.calibration_data import read_calibration
 from autoreap.data.eval_set import EvalSet, open_evals
+from autoreap.data.samples import Sample
 from autoreap.errors import AutoreapError, InputError
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
@@ -164,12 +165,21 @@ class Scorer:
         return self._healer.fit(plan)
 
 
-def make_scorer(loaded: Loaded, setup: ScorerSetup, evals: EvalSet, check: Callable[[], None] = lambda: None) -> Scorer:
-    """A scorer on `loaded`; `check` is called between passes, and what it raises ends a job."""
+def make_scorer(
+    loaded: Loaded,
+    setup: ScorerSetup,
+    evals: EvalSet,
+    check: Callable[[], None] = lambda: None,
+    data: Mapping[str, Sequence[Sample]] | None = None,
+) -> Scorer:
+    """A scorer on `loaded`; `check` is called between passes, and what it raises ends a job.
+
+    Candidates are healed on `data`, the rows of `setup.calibration`, which are read where they are not given.
+    """
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=setup.batch_size, check=check)
     healer = None
     if setup.calibration is not None:
-        healer = Healer(loaded, read_calibration(setup.calibration), setup.streams)
+        healer = Healer(loaded, data or read_calibration(setup.calibration), setup.streams)
     return Scorer(loaded, evaluator, setup, check, healer)
 
 

@@ -66,19 +66,12 @@ def ship(study: StudyRecord, point: TrialRecord, reason: str, model_info: ModelI
         verified = check_behaviour(path, expected, carried=0)  # a search that was resumed has shipped it before
     else:
         facts = trial_facts(study, point)
-        plan, expected = _fitted(study, plan, expected, model_info, root)
+        scored, plan = plan, refitted_trial(study, plan, model_info, root)
+        expected = replace(expected, is_exact=is_same_fit(scored, plan))
         behaviour = partial(check_behaviour, expected=expected)
         written = materialise(model_info.checkpoint.path, plan, path, facts=facts, behaviour=behaviour)
         verified = written.record.behaviour
     return Shipped(point.number, reason, path, verified, point.metrics, point.against_baseline)
-
-
-def _fitted(
-    study: StudyRecord, plan: PruningPlan, expected: Expected, model_info: ModelInfo, root: Path
-) -> tuple[PruningPlan, Expected]:
-    """`plan` with its healed weights, and how it is compared: weights that round otherwise need not answer alike."""
-    fitted = refitted_trial(study, plan, model_info, root)
-    return fitted, replace(expected, is_exact=is_same_fit(plan, fitted))
 
 
 def refitted_trial(study: StudyRecord, plan: PruningPlan, model_info: ModelInfo, root: Path) -> PruningPlan:

@@ -86,11 +86,15 @@ class SpaceConfig:
         return (*self.objectives, *(name for constraint in self.constraints for name in constraint.needs))
 
     @property
+    def heal_choices(self) -> tuple[str, ...]:
+        """How candidates may be healed, `none` among them where they may be left as they are."""
+        heal = self.parameters.get("heal", NONE)
+        return heal if isinstance(heal, tuple) else (str(heal),)
+
+    @property
     def heals(self) -> bool:
         """Whether a candidate or a control may be healed."""
-        heal = self.parameters.get("heal", NONE)
-        choices = heal if isinstance(heal, tuple) else (heal,)
-        return set(choices) != {NONE} or any(CONTROLS[name].heal != NONE for name in self.controls)
+        return set(self.heal_choices) != {NONE} or any(CONTROLS[name].heal != NONE for name in self.controls)
 
 
 def _read_objectives(section: Any) -> dict[str, str]:
