@@ -15,6 +15,8 @@ RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 LAYER_SELECTIONS: tuple[LayerSelection, ...] = get_args(LayerSelection)
 HEALS: tuple[Heal, ...] = get_args(Heal)
 NONE = "none"  # of `heal` and `heal_condition`
+BITS = (16, 8, 4)  # of a weight: as stored, or packed
+DEFAULT_GROUP_SIZE = 32
 
 # (retention, layers cut on the 48 layers of the 30B model); REAP-OMNI's recommended sets.
 PRESETS = {"light": (0.75, 4), "medium": (0.5, 8), "aggressive": (0.25, 12)}
@@ -22,7 +24,18 @@ PRESET_DEPTH = 48
 CONTROL_PRESET = "medium"
 # A space may count experts; a model's shape makes the fraction of the count.
 FRACTION_OF_COUNT = {"experts": "retention", "talker.experts": "talker.retention"}
-INTEGERS = ("layers_cut", "talker.layers_cut", "protect_first", "protect_last", "seed", *FRACTION_OF_COUNT)
+INTEGERS = (
+    "layers_cut",
+    "talker.layers_cut",
+    "protect_first",
+    "protect_last",
+    "seed",
+    "active_experts",
+    "bits",
+    "bits_rest",
+    "bits_group",
+    *FRACTION_OF_COUNT,
+)
 
 # Python can't call a field `lambda`; everywhere a user looks, the parameter is.
 _PARAMETER_OF_FIELD = {
@@ -54,6 +67,10 @@ class Candidate:
         heal_ridge: strength of the penalty on what healing changes, above 0.
         heal_condition: what the pruned model hears while it is healed: the keys of a `data.conditions.Condition` in a
             line, such as `noise: brown, snr_db: 10`; `none` leaves the recordings as they are.
+        active_experts: how many experts the thinker routes a token to; None: as many as the model does.
+        bits: of a weight of an expert, the talker's too: 16 (as stored), 8 or 4.
+        bits_rest: the same of the other matrices of the thinker's layers.
+        bits_group: neighbouring weights of a row that share a scale, where they have fewer than 16 bits.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.
     """
@@ -73,6 +90,10 @@ class Candidate:
     heal: str = NONE
     heal_ridge: float = 0.001
     heal_condition: str = NONE
+    active_experts: int | None = None
+    bits: int = 16
+    bits_rest: int = 16
+    bits_group: int = DEFAULT_GROUP_SIZE
     talker_retention: float = 1.0
     talker_layers_cut: int = 0
 
@@ -99,6 +120,14 @@ class Candidate:
                 continue
             if type(value) is not int or value < 0:
                 raise InputError(f"must be an integer of at least 0, got {value!r}", where=parameter_name(name))
+        for name in ("active_experts", "bits_group"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise InputError(f"must be an integer of at least 1, got {value!r}", where=name)
+        for name in ("bits", "bits_rest"):
+            value = getattr(self, name)
+            if type(value) is not int or value not in BITS:
+                raise InputError(f"must be one of {', '.join(map(str, BITS))}, got {value!r}", where=name)
         for name in ("strip_vision", "drop_speech"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"must be true or false, got {getattr(self, name)!r}", where=name)

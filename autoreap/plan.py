@@ -15,11 +15,12 @@ from pydantic import StrictBool, StrictInt, StrictStr, TypeAdapter
 
 from autoreap.errors import InputError
 from autoreap.files import atomic_write
-from autoreap.validation import NO_OTHER_KEYS, Count, PositiveNumber, read_json, validate
+from autoreap.validation import NO_OTHER_KEYS, Count, PositiveInteger, PositiveNumber, read_json, validate
 
 FORMAT = 1
 COMPONENTS = ("thinker", "talker")
 HealMethod = Literal["block", "stream", "cuts"]
+Bits = Literal[16, 8, 4]
 FittedWeights = Mapping[tuple[str, int], Any]  # tensors of torch, by component and original layer
 PolishedWeights = Mapping[str, Any]  # the same by name within the thinker's decoder, with original layers
 
@@ -158,6 +159,33 @@ class Polishing:
 
 
 @dataclass(frozen=True)
+class Quantisation:
+    """In how many bits matrices of decoder layers are stored; see `dimensions.bits`.
+
+    Attributes:
+        experts: bits of a weight of the experts of all decoders.
+        rest: the same of the other matrices of the thinker's layers: attention, and MLPs where there are any.
+        group_size: neighbouring weights of a row that share a scale.
+    """
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    experts: Bits
+    rest: Bits
+    group_size: PositiveInteger
+
+    @property
+    def in_words(self) -> str:
+        """Such as `experts at 4 bits, the rest at 8`."""
+        if self.experts == self.rest:
+            return f"{self.experts} bits"
+        if self.experts == 16:
+            return f"all but experts at {self.rest} bits"
+        rest = "" if self.rest == 16 else f", the rest at {self.rest}"
+        return f"experts at {self.experts} bits{rest}"
+
+
+@dataclass(frozen=True)
 class PruningPlan:
     """The exact edit of a model.
 
@@ -172,6 +200,8 @@ class PruningPlan:
         polish: how routers and norms were trained after that; None leaves them as they are.
         polished: the trained weights, rounded to the stored type; a router has the rows of its retained experts. A plan
             is read and written without them.
+        bits: how what then is there is quantised; None stores it as it was.
+        active_experts: how many experts the thinker routes a token to; None: as many as the model does.
     """
 
     base_model: BaseModel
@@ -183,6 +213,8 @@ class PruningPlan:
     fitted: FittedWeights | None = field(default=None, compare=False, repr=False)
     polish: Polishing | None = None
     polished: PolishedWeights | None = field(default=None, compare=False, repr=False)
+    bits: Quantisation | None = None
+    active_experts: int | None = None
 
     def component(self, name: str) -> ComponentPlan | None:
         """The edit of component `name`, or None where it stays as it is."""
@@ -204,6 +236,10 @@ class PruningPlan:
             document["heal"] = asdict(self.heal)
         if self.polish:
             document["polish"] = asdict(self.polish)
+        if self.bits:
+            document["bits"] = asdict(self.bits)
+        if self.active_experts:
+            document["active_experts"] = self.active_experts
         return document
 
     def with_fitted(self, fitted: FittedWeights, digest: str) -> "PruningPlan":
@@ -218,6 +254,10 @@ class PruningPlan:
             summary["heal"] = {"method": self.heal.method, "ridge": self.heal.ridge}
         if self.polish:
             summary["polish"] = {"step": self.polish.step, "learning_rate": self.polish.learning_rate}
+        if self.bits:
+            summary["bits"] = asdict(self.bits)
+        if self.active_experts:
+            summary["active_experts"] = self.active_experts
         for name in COMPONENTS:
             edit = self.component(name)
             if edit is not None:
@@ -227,6 +267,14 @@ class PruningPlan:
                     "of_layers": len(edit.experts),
                 }
         return summary
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """What is done beside dropping parts, in words: how it is routed, healed and quantised."""
+        active = f"{self.active_experts} active experts" if self.active_experts else ""
+        return tuple(
+            words for words in (active, self.heal and self.heal.in_words, self.bits and self.bits.in_words) if words
+        )
 
     def digest(self) -> str:
         """Sixteen hex digits of the edit that takes effect; computed once.
@@ -246,6 +294,10 @@ class PruningPlan:
             identity.append(asdict(replace(self.heal, weights=None)))
         if self.polish:
             identity.append(asdict(self.polish))
+        if self.bits:
+            identity.append(asdict(self.bits))
+        if self.active_experts:
+            identity.append({"active_experts": self.active_experts})
         canonical = json.dumps(identity, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -266,6 +318,10 @@ def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
         if decoder is None:
             raise InputError(f"edits the {name}, which this model does not have", where="plan")
         _check_component(edit, decoder, where=f"plan: {name}")
+    if plan.bits is not None:
+        _check_bits(plan.bits, shape)
+    if plan.active_experts is not None:
+        _check_active(plan.active_experts, plan, shape)
     missing = set(range(shape.deepstack_layers)) - set(plan.thinker.layers)
     if not plan.strip_vision and missing:
         raise InputError(
@@ -280,6 +336,24 @@ def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
         raise InputError(
             f"the talker listens below thinker layer {tap}; layers must remain on both sides of it", where="plan"
         )
+
+
+def _check_bits(bits: Quantisation, shape: ModelShape) -> None:
+    """Raise `InputError` unless transformers can load what `bits` makes: it reads all experts alike, or none."""
+    has_experts = not shape.components["thinker"].is_dense
+    if bits.experts < 16 and not has_experts:
+        raise InputError("this model has no experts", where="plan: bits.experts", fix="lower bits_rest instead")
+    if bits.rest < 16 <= bits.experts and has_experts:
+        problem = f"transformers can't load {bits.rest} bits beside experts that are not quantised"
+        raise InputError(problem, where="plan: bits.rest", fix="lower bits, too, or leave bits_rest at 16")
+
+
+def _check_active(active: int, plan: PruningPlan, shape: ModelShape) -> None:
+    if shape.components["thinker"].is_dense:
+        raise InputError("this model has no experts", where="plan: active_experts", fix="leave it out")
+    if active > plan.thinker.num_retained_experts:
+        problem = f"must be at most {plan.thinker.num_retained_experts}, the experts that are kept, got {active}"
+        raise InputError(problem, where="plan: active_experts")
 
 
 def no_vision(where: object) -> InputError:
@@ -330,6 +404,8 @@ class _PlanFile:
     drop_speech: StrictBool = False
     heal: Healing | None = None
     polish: Polishing | None = None
+    bits: Quantisation | None = None
+    active_experts: PositiveInteger | None = None
 
 
 _PLAN_FILE = TypeAdapter(_PlanFile)
@@ -351,4 +427,4 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
     file = validate(_PLAN_FILE, document, where)
     plan = PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)
-    return replace(plan, heal=file.heal, polish=file.polish)
+    return replace(plan, heal=file.heal, polish=file.polish, bits=file.bits, active_experts=file.active_experts)

@@ -12,12 +12,14 @@ from autoreap.data.samples import MODALITIES
 from autoreap.errors import InputError
 from autoreap.plan import (
     BaseModel,
+    Bits,
     ComponentPlan,
     ComponentShape,
     Healing,
     HealMethod,
     ModelShape,
     PruningPlan,
+    Quantisation,
     check_plan,
 )
 from autoreap.saliency import ComponentSaliency, FloatArray, LayerOrder, Saliency, random_scores
@@ -51,9 +53,28 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
         talker_pinned = edges(talker_shape.num_layers, first, last)
         talker = _component_plan(as_talker, "talker", saliency, talker_shape, talker_pinned)
     strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
-    plan = PruningPlan(base_model, strip_vision, thinker, talker, drop_speech=candidate.drop_speech)
+    plan = PruningPlan(
+        base_model,
+        strip_vision,
+        thinker,
+        talker,
+        drop_speech=candidate.drop_speech,
+        bits=_quantisation(candidate),
+        active_experts=_active_experts(candidate, shape.components["thinker"]),
+    )
     check_plan(plan, shape)
     return with_healing(plan, candidate, saliency, shape)
+
+
+def _quantisation(candidate: Candidate) -> Quantisation | None:
+    if candidate.bits == candidate.bits_rest == 16:
+        return None
+    return Quantisation(cast(Bits, candidate.bits), cast(Bits, candidate.bits_rest), candidate.bits_group)
+
+
+def _active_experts(candidate: Candidate, shape: ComponentShape) -> int | None:
+    """None where they are as many as the model's own."""
+    return None if candidate.active_experts == shape.top_k else candidate.active_experts
 
 
 def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | None, shape: ModelShape) -> PruningPlan:
@@ -68,7 +89,8 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
     after_layers = zip(thinker.layers, (*thinker.layers[1:], len(thinker.experts)), strict=True)
     has_cut = any(following > layer + 1 for layer, following in after_layers)
     is_pruned = has_cut or thinker.num_retained_experts < shape.components["thinker"].num_experts
-    if candidate.heal == NONE or not (has_cut if candidate.heal == "cuts" else is_pruned):
+    is_edited = is_pruned or plan.bits is not None or plan.active_experts is not None
+    if candidate.heal == NONE or not (has_cut if candidate.heal == "cuts" else is_edited):
         return replace(plan, heal=None)
     if saliency is None:
         fix = "give calibration data with --audio, or leave --heal out"

@@ -26,13 +26,12 @@ from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.decoder_calls import catch_arguments, only_layer
 from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded, ModelInfo
+from autoreap.models.tensors import read_tensor
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
 from autoreap.saliency import ComponentSaliency, Saliency
 
 logger = logging.getLogger(__name__)
-
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def calibrate_by_layer(
@@ -240,7 +239,7 @@ def read_layer(loaded: Loaded, number: int) -> nn.Module:
         if name not in parameters or parameters[name][index].shape != info.shape:
             raise InputError(f"tensor {info.name} of shape {info.shape} fits no parameter", where=info.shard)
         with torch.no_grad():
-            parameters[name][index].copy_(_read_tensor(info))
+            parameters[name][index].copy_(read_tensor(info))
     return layer
 
 
@@ -252,20 +251,3 @@ def _tensors_of_layer(model_info: ModelInfo, number: int) -> list[TensorInfo]:
         if role.part == "thinker" and role.layer == number:
             tensors.append(info)
     return sorted(tensors, key=lambda info: (info.shard, info.offset))
-
-
-def _read_tensor(info: TensorInfo) -> torch.Tensor:
-    dtype = stored_type(info)
-    buffer = bytearray(info.num_bytes)
-    with info.shard.open("rb") as file:
-        file.seek(info.offset)
-        if file.readinto(buffer) != info.num_bytes:
-            raise InputError(f"ends in the middle of {info.name}", where=info.shard, fix="fetch it again")
-    return torch.frombuffer(buffer, dtype=dtype).view(info.shape)
-
-
-def stored_type(info: TensorInfo) -> torch.dtype:
-    """The type of a stored tensor; `InputError` where it is no floating-point number that is computed with."""
-    if info.dtype not in _DTYPES:
-        raise InputError(f"tensor {info.name} is of type {info.dtype}", where=info.shard)
-    return _DTYPES[info.dtype]

@@ -66,7 +66,6 @@ PUBLISHED_NEED = Need(
 
 def need_of(model_info: ModelInfo) -> Need:
     """What an opened checkpoint takes."""
-    from autoreap.writing.sizes import is_expert
 
     layout, shape = model_info.family.layout, model_info.shape.components["thinker"]
     parameters = {"experts": 0, "rest": 0, "audio": 0, "vision": 0}
@@ -74,7 +73,7 @@ def need_of(model_info: ModelInfo) -> Need:
     for tensor in model_info.checkpoint.tensors.values():
         role = layout.role(tensor.name)
         if role.part == "thinker":
-            parameters["experts" if is_expert(role) else "rest"] += tensor.num_parameters
+            parameters["experts" if role.is_expert_matrix else "rest"] += tensor.num_parameters
             layer_parameters += tensor.num_parameters * (role.layer == 0)
         elif role.part in parameters:
             parameters[role.part] += tensor.num_parameters

@@ -3,7 +3,7 @@
 import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import BadParameter, Option
 
@@ -12,6 +12,8 @@ from autoreap.commands.options import COMPONENTS
 from autoreap.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+Bits = Literal["16", "8", "4"]
 
 if TYPE_CHECKING:
     from autoreap.plan import BaseModel, ModelShape, PruningPlan
@@ -67,6 +69,16 @@ class Planning:
     heal_condition: Annotated[
         str | None, Option(metavar="TEXT", help="heal while it hears, say, 'noise: brown, snr_db: 10'")
     ] = None
+    bits: Annotated[Bits | None, Option(help="of the weights of experts (default 16, as stored)")] = None
+    bits_rest: Annotated[
+        Bits | None, Option(help="of the other matrices of the thinker's layers (default 16, as stored)")
+    ] = None
+    bits_group: Annotated[
+        int | None, Option(metavar="N", help="neighbouring weights that share a scale (default 32)")
+    ] = None
+    active_experts: Annotated[
+        int | None, Option(metavar="N", help="route a token to so many experts (default: as the model does)")
+    ] = None
     strip_vision: Annotated[bool, Option("--strip-vision", help="drop the vision tower")] = False
     drop_speech: Annotated[bool, Option("--drop-speech", help="drop talker and waveform decoder: text alone")] = False
 
@@ -103,6 +115,10 @@ class Planning:
             "heal": self.heal,
             "heal_ridge": self.heal_ridge,
             "heal_condition": self.heal_condition,
+            "bits": self.bits and int(self.bits),
+            "bits_rest": self.bits_rest and int(self.bits_rest),
+            "bits_group": self.bits_group,
+            "active_experts": self.active_experts,
             "strip_vision": self.strip_vision or self.preset is not None,
             "drop_speech": self.drop_speech,
         }
@@ -133,5 +149,4 @@ def in_words(plan: "PruningPlan") -> str:
 
     parts = [f"{name} with {edit.in_words}" for name in COMPONENTS if (edit := plan.component(name)) is not None]
     dropped = [name for name, gone in (("vision", plan.strip_vision), ("speech", plan.drop_speech)) if gone]
-    healed = [plan.heal.in_words] if plan.heal else []
-    return ", ".join([*parts, *(f"without {name}" for name in dropped), *healed])
+    return ", ".join([*parts, *(f"without {name}" for name in dropped), *plan.treatments])

@@ -96,10 +96,9 @@ def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
     if shipped:
         document["shipped"] = shipped.as_dict()
         plan = found.plan(shipped.trial)
-        healed = f", {plan.heal.in_words}" if plan.heal else ""
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {plan.thinker.in_words}{healed}",
+            f"         trial {shipped.trial} with {', '.join([plan.thinker.in_words, *plan.treatments])}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from autoreap.dimensions import experts, healed, layers, polished, speech, vision
+from autoreap.dimensions import bits, experts, healed, layers, polished, routing, speech, vision
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.plan import PruningPlan
@@ -38,6 +38,6 @@ class Dimension(Protocol):
         ...
 
 
-# All that names layers comes before `layers`: a plan names original ones, and `layers` renumbers them. Trained routers
-# take the place of narrowed ones.
-DIMENSIONS: tuple[Dimension, ...] = (healed, experts, polished, layers, vision, speech)
+# All that names layers comes before `layers`: a plan names original ones, and `layers` renumbers them. What is fitted
+# is quantised afterwards, and trained routers take the place of narrowed ones.
+DIMENSIONS: tuple[Dimension, ...] = (healed, bits, experts, routing, polished, layers, vision, speech)

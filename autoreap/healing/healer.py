@@ -2,7 +2,8 @@
 
 Layer after layer, with the earlier ones already healed: the block's output is the sum over retained experts of
 W_e z_e(x), linear in the down projections W_e, where z_e = g_e(x) act(gate_e x) (up_e x). Ridge regression gives the
-changes of W_e that add what is missing. No gradient, no step size; the result is a checkpoint of the same size.
+changes of W_e that add what is missing. No gradient, no step size; the result is a checkpoint of the same size. Where
+weights will be quantised, all but W_e are so beforehand, and W_e once it is fitted: it makes up for their rounding.
 
 Shape legend: N tokens that count, K retained experts, I what a down projection is given, H hidden.
 """
@@ -17,16 +18,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoreap.calibration.streaming import stored_type
 from autoreap.data.samples import Sample, digest
+from autoreap.dimensions.bits import matrices, rounded
 from autoreap.dimensions.experts import narrowed
 from autoreap.dimensions.healed import digest_of, standing_in
+from autoreap.dimensions.routing import choosing
 from autoreap.errors import InputError
 from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows
 from autoreap.healing.halves import LayerRunner
 from autoreap.healing.ridge import Regressor, fit_ridge
 from autoreap.healing.streams import Streams, take_streams
 from autoreap.models.loading import Loaded
+from autoreap.models.tensors import stored_type
 from autoreap.plan import ComponentPlan, FittedWeights, Healing, PruningPlan
 
 logger = logging.getLogger(__name__)
@@ -68,7 +71,7 @@ class Healer:
         for modality in sorted(heal.data):
             calls += self._calls_of(modality, heal.tokens, heal.condition)
             streams.append(self._streams_of(modality, heal.tokens))
-        fitted = _DecoderFit(self._loaded, "thinker", heal, plan.thinker, self._stored_dtype).run(calls, streams)
+        fitted = _DecoderFit(self._loaded, "thinker", plan, self._stored_dtype).run(calls, streams)
         return plan.with_fitted(fitted, digest_of(fitted))
 
     def _check_data(self, heal: Healing) -> None:
@@ -137,14 +140,16 @@ def is_same_fit(scored: PruningPlan, fitted: PruningPlan) -> bool:
 class _DecoderFit:
     """Goes through the retained layers of one decoder, and fits each to what the unpruned one computes."""
 
-    def __init__(
-        self, loaded: Loaded, component: str, heal: Healing, edit: ComponentPlan, stored_dtype: torch.dtype
-    ) -> None:
+    def __init__(self, loaded: Loaded, component: str, plan: PruningPlan, stored_dtype: torch.dtype) -> None:
+        edit = plan.component(component)
+        assert plan.heal is not None
+        assert edit is not None
         self._running = loaded.model_info.family.running
         self._runner = LayerRunner(loaded, component)
         self._component = component
-        self._heal = heal
-        self._edit = edit
+        self._plan = plan
+        self._heal: Healing = plan.heal
+        self._edit: ComponentPlan = edit
         self._stored_dtype = stored_dtype
 
     @torch.inference_mode()
@@ -157,9 +162,9 @@ class _DecoderFit:
         for number, following in zip(self._edit.layers, (*self._edit.layers[1:], depth), strict=True):
             kept = self._edit.experts[number]
             with self._runner.layer(number) as layer, ExitStack() as stack:
-                router = self._running.router(layer.module)
-                if router is not None and len(kept) < router.num_experts:
-                    stack.enter_context(narrowed(router, kept))
+                self._route(layer.module, kept, stack)
+                down = self._running.down_projection(layer.module)
+                self._round(layer.module, kept, stack, fitted=False)
                 halves = [layer.run_attention(each, call.arguments) for each, call in zip(hidden, calls, strict=True)]
                 if self._heal.method != "cuts" or following > number + 1:
                     given = _counted([half.normalised for half in halves], calls)
@@ -171,12 +176,31 @@ class _DecoderFit:
                     regressors = self._regressors(layer.module, given, kept)
                     where = f"{self._component} layer {number}"
                     changes = fit_ridge(regressors, missing, self._heal.ridge, token_weights.to(given.device), where)
-                    down = self._running.down_projection(layer.module)
                     weights = self._changed(down, kept, changes)
                     fitted[self._component, number] = weights
                     stack.enter_context(standing_in(down, kept, weights))
+                self._round(layer.module, kept, stack, fitted=True)
                 hidden = [half.residual + layer.block(half.normalised) for half in halves]
         return fitted
+
+    def _route(self, module: nn.Module, kept: tuple[int, ...], stack: ExitStack) -> None:
+        """Let the router of a layer choose among its retained experts while `stack` lasts."""
+        router = self._running.router(module)
+        if router is None:
+            return
+        if len(kept) < router.num_experts:
+            stack.enter_context(narrowed(router, kept))
+        if self._component == "thinker" and self._plan.active_experts is not None:
+            stack.enter_context(choosing(router, self._plan.active_experts))
+
+    def _round(self, module: nn.Module, kept: tuple[int, ...], stack: ExitStack, *, fitted: bool) -> None:
+        """Let what is `fitted` of a layer, or all else, be as it will be stored, while `stack` lasts."""
+        if self._plan.bits is None:
+            return
+        down = self._running.down_projection(module)
+        for weights, bits, rows in matrices(self._running, self._component, module, kept, self._plan.bits):
+            if (weights is down) == fitted:
+                stack.enter_context(rounded(weights, rows, bits, self._plan.bits.group_size))
 
     def _target(self, streams: Sequence[Streams], number: int, following: int) -> torch.Tensor:
         """What the layer should put out [N, H]: what the next retained layer was given, or what its own block added."""

@@ -25,7 +25,6 @@ from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
 from autoreap.calibration.calibrator import decoder_of
-from autoreap.calibration.streaming import stored_type
 from autoreap.data.dataset import draw_rows
 from autoreap.data.samples import Sample, digest
 from autoreap.dimensions.healed import digest_of_named
@@ -35,6 +34,7 @@ from autoreap.files import atomic_write
 from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows
 from autoreap.masking import masked
 from autoreap.models.loading import Loaded
+from autoreap.models.tensors import stored_type
 from autoreap.plan import PolishedWeights, Polishing, PruningPlan
 from autoreap.progress import Progress
 from autoreap.reading import parse_json

@@ -6,16 +6,16 @@ The safetensors layout is 8 bytes of header length (little endian), a JSON heade
 
 import hashlib
 import math
-import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from autoreap import validation
 from autoreap.errors import InputError, first_line, shown
+from autoreap.models.packed import packed_shapes
 from autoreap.reading import MAX_JSON_BYTES, parse_json
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -25,13 +25,6 @@ _DTYPE_BITS = {
     **{"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8},
     **{"F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
-# All others hold codes of quantised weights. Indices and masks are stored in I64 and BOOL.
-_READABLE = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
-_SCALES = re.compile(
-    r".*(weight_scale(_inv)?|(input|weight|output)_(scale|zero_point)|activation_scale|scale_inv|qweight|qzeros|scales"
-    r"|g_idx|weight_packed|SCB|absmax|quant_map|quant_state\..*)"
-)
-_QUANTISED = ("quantization_config", "compression_config")
 _MAX_SIZE = 2**63
 _COUNTED = (
     "layer",
@@ -51,7 +44,10 @@ _SAMPLE_BYTES = 1 << 10
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One stored tensor: where its bytes lie, and how to read them. `dtype` is safetensors' name, such as BF16."""
+    """One stored tensor: where its bytes lie, and how to read them. `dtype` is safetensors' name, such as BF16.
+
+    `stands_for` is as `packed.Stored` has it.
+    """
 
     name: str
     dtype: str
@@ -59,16 +55,17 @@ class TensorInfo:
     shard: Path
     offset: int
     num_bytes: int
+    stands_for: tuple[int, ...] | None = None
 
     @property
     def num_parameters(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+        """Number of weights."""
+        return math.prod(self.shape if self.stands_for is None else self.stands_for)
 
     @property
     def item_bytes(self) -> int:
         """Bytes of one element."""
-        return self.num_bytes // self.num_parameters
+        return self.num_bytes // math.prod(self.shape)
 
 
 # Compared by identity: what is computed of a checkpoint is kept for as long as it is open (see `sizing.footprint`).
@@ -96,6 +93,11 @@ class Checkpoint:
                     file.seek(tensor.offset)
                     digest.update(file.read(min(_SAMPLE_BYTES, tensor.num_bytes)))
         return digest.hexdigest()[:16]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether matrices are stored in few bits."""
+        return any(tensor.stands_for is not None for tensor in self.tensors.values())
 
     @property
     def num_bytes(self) -> int:
@@ -140,25 +142,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if tensor.name in tensors:
             raise InputError(f"tensor {tensor.name} is also in {tensors[tensor.name].shard.name}", where=tensor.shard)
         tensors[tensor.name] = tensor
-    _refuse_quantised(path, config, tensors.values())
+    for name, shape in packed_shapes(config, path / "config.json", tensors).items():
+        tensors[name] = replace(tensors[name], stands_for=shape)
     return Checkpoint(path=path, config=config, tensors=tensors)
-
-
-def _refuse_quantised(path: Path, config: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> None:
-    """Raise `InputError` where weights are stored as codes: read as they are, they would be other weights."""
-    fix = "take the model in bfloat16, prune it, and quantise what comes of it"
-    for tensor in tensors:
-        if tensor.dtype not in _READABLE or _SCALES.fullmatch(tensor.name):
-            raise InputError(
-                f"tensor {tensor.name} is stored in {tensor.dtype}: quantised models are not read",
-                where=tensor.shard,
-                fix=fix,
-            )
-    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    for part in parts:
-        for key in _QUANTISED:
-            if part.get(key):
-                raise InputError(f"{key}: quantised models are not read", where=path / "config.json", fix=fix)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.models.families import Family, family_of
 from autoreap.models.families.layout import SPEAKING_PARTS
+from autoreap.models.packed import plain_shapes
 from autoreap.plan import BaseModel, ModelShape
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ def load(
             where="--stream-layers",
             fix="give --component thinker",
         )
+    if stream_layers and model_info.checkpoint.is_packed:
+        problem = "layers that are stored in few bits can't be read one by one"
+        raise InputError(problem, where="--stream-layers", fix="take the model in bfloat16, or leave it out")
     device = _known(device)
     if stream_layers and device == "auto":
         device = default_device()  # one layer at a time needs no second
@@ -101,7 +105,7 @@ def _check_weights(model_info: ModelInfo, *, speech: bool) -> None:
     no expert's tensor and no layer that is streamed; to look beforehand takes half a second at 30B.
     """
     layout, checkpoint = model_info.family.layout, model_info.checkpoint
-    stored = layout.unfuse_all((info.name, info.shape) for info in checkpoint.tensors.values())
+    stored = layout.unfuse_all(plain_shapes(checkpoint.tensors.values()))
     for name, shape in layout.expected_tensors(checkpoint.config, stored).items():
         if (speech or layout.role(name).part not in SPEAKING_PARTS) and stored.get(name) != shape:
             problem = f"tensor {name} is {stored.get(name, 'missing')}, the stock class expects {shape}"

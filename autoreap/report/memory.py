@@ -43,6 +43,8 @@ def _local_path(name: str) -> str | None:
 def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[dict[str, Any]]:
     """One entry a clip and number of bits: weights, cache and working memory in bytes, and the tokens of the cache.
 
+    Of a plan that quantises there is one a clip, as it is stored.
+
     Empty where the model is not known.
     """
     if model_info is None:
@@ -51,12 +53,13 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
     token_bytes = footprint.kv_bytes(1)
     entries = []
     for seconds in CLIPS_SECONDS:
-        for bits in BITS:
+        for bits in BITS if plan is None or plan.bits is None else BITS[:1]:
             needed = footprint.memory_needed(seconds, bits)
             entries.append(
                 {
                     "clip_seconds": seconds,
                     "bits": bits,
+                    "stored": plan.bits.in_words if plan and plan.bits else None,
                     "weights": needed.weights_bytes,
                     "cache": needed.kv_cache_bytes,
                     "working": needed.working_bytes,

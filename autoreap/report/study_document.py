@@ -14,7 +14,7 @@ from autoreap.report.candidate_details import all_details
 from autoreap.report.recommendation import recommendation
 from autoreap.report.search_stats import search_stats
 from autoreap.scores import Metric
-from autoreap.search.constraints import STATIC
+from autoreap.search.constraints import is_static
 from autoreap.search.front import drawn_metric, front_of
 from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord, TrialStatus
 from autoreap.search.storage import DEFAULT_ROOT
@@ -29,7 +29,7 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
     scores, units, rates = {}, {"size_bytes": unit_of("size_bytes")}, set()
     for split, metrics in splits.items():
         visible = visible_metrics(metrics, study.objectives)
-        scores[split] = [name for name in visible if name not in STATIC]
+        scores[split] = [name for name in visible if not is_static(name)]
         units |= {name: unit_of(name) for name in metrics}
         rates |= {name for name in scores[split] if _is_error_rate(name)}
     head = recommendation(study)
@@ -40,7 +40,7 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
         "objectives": study.objectives,
         "units": units,
         "log": sorted(rates),
-        "x": [name for name in STATIC if name == "size_bytes" or name in study.baseline.metrics],
+        "x": ["size_bytes", *(name for name in study.baseline.metrics if is_static(name))],
         "y": scores,
         "drawn": drawn_metric(study),
         "baseline": {"scores": _scores(study.baseline, splits.get("report"))},

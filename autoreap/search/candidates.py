@@ -14,7 +14,7 @@ from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
-from autoreap.search.constraints import STATIC
+from autoreap.search.constraints import STATIC, Constraint
 from autoreap.writing.footprint import Footprint
 
 
@@ -40,21 +40,28 @@ class PlannedCandidate:
 class Planner:
     """Makes the plans of candidates for one model; cheap."""
 
-    def __init__(self, model_info: ModelInfo, saliency: Saliency) -> None:
+    def __init__(self, model_info: ModelInfo, saliency: Saliency, constraints: Sequence[Constraint] = ()) -> None:
         self._model_info = model_info
         self._saliency = saliency
+        self._clips = {each.metric: each.clip_seconds for each in constraints if each.clip_seconds is not None}
         self.shape = model_info.shape
 
     def plan(self, candidate: Candidate) -> PlannedCandidate:
         """The exact edit that `candidate` stands for, and its footprint."""
         plan = make_plan(candidate, self._saliency, self.shape, self._model_info.base_model)
         footprint = Footprint.of(self._model_info.checkpoint, plan)
-        return PlannedCandidate(plan, plan.digest(), footprint.size_bytes(), footprint.metrics())
+        return PlannedCandidate(plan, plan.digest(), footprint.size_bytes(), self._static(footprint))
 
     def unpruned(self) -> tuple[int, dict[str, Metric]]:
         """Size and static metrics of the model as it is."""
         footprint = Footprint.of(self._model_info.checkpoint)
-        return footprint.size_bytes(), footprint.metrics()
+        return footprint.size_bytes(), self._static(footprint)
+
+    def _static(self, footprint: Footprint) -> dict[str, Metric]:
+        static = footprint.metrics()
+        for metric, seconds in self._clips.items():
+            static[metric] = Metric.static(footprint.memory_needed(seconds).total_bytes)
+        return static
 
 
 def metric_values(size_bytes: float, metrics: Mapping[str, Metric]) -> dict[str, float]:

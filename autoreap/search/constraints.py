@@ -1,8 +1,9 @@
-"""What a user demands of a candidate, in words: `wer <= baseline + 0.5 points`, `size at 4 bit <= 8 GB`.
+"""What a user demands of a candidate, in words: `wer <= baseline + 0.5 points`, `fits 8 GB with a 30 s clip`.
 
-A constraint is METRIC <= BOUND or METRIC >= BOUND. A metric is one that a trial measures; `size`, `size at 8 bit` and
-`size at 4 bit` are words for three of them. A bound is an amount with its unit, a share (`40% of baseline`), or the
-unpruned model's value, changed by an amount or multiplied (`baseline - 1 point`, `baseline * 1.1`).
+A constraint is METRIC <= BOUND or METRIC >= BOUND, or `fits AMOUNT with a LENGTH clip`. A metric is one that a trial
+measures; `size`, `size at 8 bit` and `size at 4 bit` are words for three of them. A bound is an amount with its unit, a
+share (`40% of baseline`), or the unpruned model's value, changed by an amount or multiplied (`baseline - 1 point`,
+`baseline * 1.1`).
 """
 
 import math
@@ -15,9 +16,10 @@ from autoreap.formatting import unit_of, value_text
 
 # Static metrics, known without inference: a candidate that violates such a bound is not scored.
 STATIC = ("size_bytes", "size_8bit_bytes", "size_4bit_bytes", "active_parameters", "kv_bytes_per_minute")
+MEMORY = "memory_bytes."  # and the length of a clip, such as 30s: what it takes to hear it
 FORMS = {
     "rate": "wer <= 5%, wer <= baseline + 0.5 points, wer.noisy <= baseline * 1.1, accuracy >= baseline - 1 point",
-    "bytes": "size <= 20 GB, size <= 40% of baseline, size at 4 bit <= 8 GB, kv_bytes_per_minute <= 50 MB",
+    "bytes": "size <= 20 GB, size <= 40% of baseline, fits 8 GB with a 30 s clip, kv_bytes_per_minute <= 50 MB",
     "seconds": "first_token_seconds <= 300 ms, first_token_seconds <= 0.5 s",
     "ratio": "real_time_factor_ratio <= 0.8, first_token_ratio <= 80%",
     "nats": "nll.wer <= 0.5, nll.wer <= baseline * 1.1",
@@ -31,6 +33,7 @@ _UNITS = {
     "nats": {"": 1.0},
     "parameters": {"": 1.0, "million": 1e6, "billion": 1e9},
 }
+_CLIP_UNITS = {"s": 1, "seconds": 1, "min": 60, "minutes": 60}
 _NEVER_ABOVE_ONE = ("wer", "cer", "accuracy")  # as a bound; `wer <= 5` is meant to be 5%
 _LEAST_SCALE = 0.01  # a bound of `wer <= 0%` can't be what a violation is measured by
 _WORD = re.compile(r"<=|>=|\d+(?:\.\d+)?|[^\W\d][\w./]*(?:-[^\W\d]\w*)*|\S")
@@ -61,7 +64,13 @@ class Constraint:
     @property
     def is_static(self) -> bool:
         """Whether it can be judged before anything is scored."""
-        return self.metric in STATIC
+        return is_static(self.metric)
+
+    @property
+    def clip_seconds(self) -> float | None:
+        """The length of the clip with which it must fit; None of any other constraint."""
+        _, is_memory, seconds = self.metric.partition(MEMORY)
+        return float(seconds.removesuffix("s")) if is_memory else None
 
     def violation(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float:
         """How far `values` are beyond the bound, as a share of it; 0 or less where they keep it.
@@ -83,6 +92,11 @@ class Constraint:
         return f"{self.text} (it is {value_text(self.metric, values[self.metric])})"
 
 
+def is_static(metric: str) -> bool:
+    """Whether `metric` is known without inference."""
+    return metric in STATIC or metric.startswith(MEMORY)
+
+
 def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str, str], where: object) -> None:
     """Raise `InputError` unless each constraint is on a known metric and bounds its bad side.
 
@@ -90,6 +104,8 @@ def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str,
         directions: metric -> minimize or maximize.
     """
     for constraint in constraints:
+        if constraint.clip_seconds is not None:
+            continue
         direction = directions.get(constraint.metric)
         if direction is None:
             known = ", ".join(directions)
@@ -103,6 +119,8 @@ def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str,
 def parse_constraint(text: str) -> Constraint:
     """The constraint that `text` states; `InputError` names the word that is not understood, and what may be said."""
     words = _Words(text)
+    if words.next == "fits":
+        return _fitting(words, text)
     metric = _metric(words)
     words.kind = unit_of(metric)
     sense = words.take("<=", ">=")
@@ -112,6 +130,19 @@ def parse_constraint(text: str) -> Constraint:
         factor, offset = _absolute(words, metric)
     words.end()
     return Constraint(" ".join(text.split()), metric, sense == "<=", factor, offset)
+
+
+def _fitting(words: "_Words", text: str) -> Constraint:
+    """`fits 8 GB with a 30 s clip`: weights, cache and working memory together."""
+    words.kind = "bytes"
+    words.take("fits")
+    bound = _amount(words, words.number(), set(_UNITS["bytes"]))
+    for word in ("with", "a"):
+        words.take(word)
+    seconds = words.number() * _CLIP_UNITS[words.take(*_CLIP_UNITS)]
+    words.take("clip")
+    words.end()
+    return Constraint(" ".join(text.split()), f"{MEMORY}{seconds:g}s", True, 0.0, bound)
 
 
 class _Words:

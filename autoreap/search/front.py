@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from autoreap.formatting import value_text
 from autoreap.scores import Metric
-from autoreap.search.constraints import STATIC
+from autoreap.search.constraints import is_static
 from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus
 
 
@@ -52,7 +52,7 @@ def best_so_far(points: Sequence[TrialRecord], objectives: Mapping[str, str]) ->
     words = [f"front {len(pareto(points, objectives))}"]
     feasible = [point for point in points if not point.violations]
     for name, direction in objectives.items():
-        if feasible and name not in STATIC:
+        if feasible and not is_static(name):
             values = [point.values[name] for point in feasible]
             best = min(values) if direction == "minimize" else max(values)
             words.append(f"best {name} {value_text(name, best)}")
@@ -124,5 +124,5 @@ def least_error(metric: Metric | None) -> float:
 def drawn_metric(study: StudyRecord) -> str:
     """What a picture shows against size: the WER if there is one, else the first objective that is another score."""
     measured = study.baseline.metrics
-    scores = [name for name in (*study.objectives, *measured) if name in measured and name not in STATIC]
+    scores = [name for name in (*study.objectives, *measured) if name in measured and not is_static(name)]
     return "wer" if "wer" in scores else scores[0]

@@ -192,7 +192,9 @@ def _score_candidates(
         tracker.log_study(study_facts(space, run.model_info, run.evals.search, saliency))
         num_trials = options.trials or space.trials
         log = SearchLog(num_trials, deadline, pool.num_answers)
-        leader = Leader(space, study, Planner(run.model_info, saliency), pool, run.folder, log, on_baseline)
+        leader = Leader(
+            space, study, Planner(run.model_info, saliency, space.constraints), pool, run.folder, log, on_baseline
+        )
         with run.signals.deferred():
             leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
     except (Interrupted, RepeatedFailureError) as error:

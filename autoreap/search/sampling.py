@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
 _HEALING = ("heal", "heal_ridge", "heal_condition")
+_BITS = ("bits", "bits_rest")
 
 
 def check_space(space: SpaceConfig, shape: ModelShape) -> None:
@@ -42,6 +43,8 @@ def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     _check_cuts(space, shape)
     _check_effect(space)
     _check_healing(space)
+    _check_bits(space, shape)
+    _check_active(space, shape)
 
 
 def _check_dense(space: SpaceConfig) -> None:
@@ -83,6 +86,34 @@ def _check_healing(space: SpaceConfig) -> None:
         if isinstance(space.parameters.get(name), Range | tuple):
             fix = "add heal: [none, block, stream, cuts], or leave it out"
             raise InputError("moves nothing without heal", where=f"{space.path}: parameters.{name}", fix=fix)
+
+
+def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
+    """Raise `InputError` if no candidate is quantised, or some are so that transformers can't load them."""
+    where = f"{space.path}: parameters"
+    has_experts = not shape.components["thinker"].is_dense
+    least = {name: _least(space.parameters.get(name, 16)) for name in _BITS}
+    if isinstance(space.parameters.get("bits_group"), Range | tuple) and min(least.values()) == 16:
+        fix = "add bits: [16, 8, 4], or leave it out"
+        raise InputError("moves nothing without bits", where=f"{where}.bits_group", fix=fix)
+    if least["bits"] < 16 and not has_experts:
+        raise InputError("the thinker is dense, it has no experts", where=f"{where}.bits", fix="search bits_rest alone")
+    if least["bits_rest"] < 16 and has_experts and can_be(space.parameters.get("bits", 16), 16):
+        held_to = space.conditions.get("bits_rest", {}).get("bits", (16,))
+        if 16 in held_to:
+            problem = "transformers can't load it where experts are not quantised"
+            raise InputError(problem, where=f"{where}.bits_rest", fix="add when: {bits: [8, 4]}")
+
+
+def _check_active(space: SpaceConfig, shape: ModelShape) -> None:
+    spec = space.parameters.get("active_experts")
+    top_k = shape.components["thinker"].top_k
+    if spec is not None and _most(spec) > top_k:
+        raise InputError(
+            f"the thinker routes a token to {top_k} experts, got {_most(spec):g}",
+            where=f"{space.path}: parameters.active_experts",
+            fix=f"stay within 1 and {top_k}" if top_k else "remove it, the thinker is dense",
+        )
 
 
 def _is_about_experts(name: str, spec: Any) -> bool:

@@ -15,7 +15,7 @@ from autoreap.models.families.layout import CheckpointLayout, TensorRole
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric
 from autoreap.writing.rewrite import OutputTensor, rewrite_role, rewrite_tensor, start_rewrite
-from autoreap.writing.sizes import is_expert, is_router, quantised_bytes
+from autoreap.writing.sizes import quantised_bytes
 
 BITS = (16, 8, 4)
 _TRANSCRIPT_TOKENS_PER_SECOND = 4  # fast speech; the cache of a transcript lies beside that of what was heard
@@ -47,7 +47,7 @@ class Footprint:
             is 3.35e9, where its card says 3.3B (https://huggingface.co/Qwen/Qwen3-30B-A3B, the same decoder); without
             the table of embeddings, of which a token reads one row, it would be 3.04e9. Encoders are left out: they
             run once, and not for text.
-        item_bytes: of a value of the thinker's matrices. Its cache and its working memory have the same type.
+        item_bytes: of a value of the thinker's matrices that are not packed. Cache and working memory have their type.
     """
 
     layout: CheckpointLayout
@@ -70,17 +70,16 @@ class Footprint:
         counted += [(stub, layout.role(stub.name), 1) for stub in stubs]
         weights_bytes = dict.fromkeys(BITS, 0)
         active_parameters = 0
-        item_bytes = 0  # of the first matrix of a layer
+        item_bytes = 0
         thinker = layout.shape(config).components["thinker"]
         for tensor, role, num_tensors in counted:
             for bits in BITS:
                 weights_bytes[bits] += num_tensors * quantised_bytes(tensor, role, bits)
             if role.part != "thinker":
                 continue
-            share = thinker.top_k / thinker.num_experts if is_expert(role) else 1
+            share = thinker.top_k / thinker.num_experts if role.is_expert_matrix else 1
             active_parameters += num_tensors * round(tensor.num_parameters * share)
-            is_matrix = role.layer is not None and not is_router(role) and len(tensor.shape) > 1
-            if is_matrix and not item_bytes:
+            if len(tensor.shape) > 1 and tensor.stands_for is None and not item_bytes:
                 item_bytes = tensor.num_bytes // tensor.num_parameters
         return cls(layout, config, weights_bytes, active_parameters, item_bytes)
 
@@ -173,6 +172,6 @@ def _count_tensors(
             if is_retained[key]:
                 retained_roles.append(role)
         if retained_roles:
-            tensor = rewrite_tensor(info, retained_roles[0], plan)
-            if tensor is not None:
+            layout = family_of(checkpoint.config).layout
+            for tensor in rewrite_tensor(info, retained_roles[0], plan, layout):
                 yield tensor, retained_roles[0], len(retained_roles)

@@ -44,6 +44,7 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
         source: the base checkpoint, whose own card says the licence.
     """
     base = plan.base_model.name
+    layout = family_of(rewrite.config).layout
     inherited = _front_matter(source / "README.md")
     front: dict[str, Any] = {}
     if _is_hub_name(base):  # a path means nothing elsewhere
@@ -66,8 +67,9 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
         f"{rewrite.num_parameters:,} parameters, {rewrite.size_bytes:,} bytes of weights. "
         "The exact edit is in `plan.json`.",
         "",
-        *_edit(plan, family_of(rewrite.config).layout.shape(rewrite.config)),
+        *_edit(plan, layout.shape(rewrite.config)),
         "",
+        *(_how_to_unpack(layout.stock_name) if plan.bits else ()),
         "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
         f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "
         "`autoreap verify` on this directory repeats it.",
@@ -112,9 +114,27 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
         lines.append(f"| vision | {vision} | |")
     if plan.drop_speech:
         lines.append("| waveform decoder | dropped: it answers in text alone | |")
+    for treatment in plan.treatments:
+        lines.append(f"| {'model' if plan.bits and treatment == plan.bits.in_words else 'thinker'} | {treatment} | |")
     if plan.polish:
         lines.append(f"| thinker | routers and norms trained against the base model, {plan.polish.step} steps | |")
     return lines
+
+
+def _how_to_unpack(stock_name: str) -> list[str]:
+    """What a reader must know who loads matrices of few bits."""
+    return [
+        "Matrices are stored in few bits, as `compressed-tensors` packs them. Engines with kernels for them compute "
+        "with them as they are; transformers unpacks them, with `pip install compressed-tensors`:",
+        "",
+        "```python",
+        f"from transformers import CompressedTensorsConfig, {stock_name}",
+        "",
+        "unpacked = CompressedTensorsConfig(dequantize=True)",
+        f'model = {stock_name}.from_pretrained("path/to/this", dtype="bfloat16", quantization_config=unpacked)',
+        "```",
+        "",
+    ]
 
 
 def _scores(metrics: Metrics) -> list[str]:

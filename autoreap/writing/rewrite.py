@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from autoreap.models.checkpoint import Checkpoint, TensorInfo
 from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
+from autoreap.writing.packing import Matrix
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class OutputTensor:
     """One tensor of the result.
 
-    It is `rows` of `source` (all of it for None), zeros where there is no source, or `fitted` in the place of either.
+    It is `rows` of `source` (all of it for None), zeros where there is no source, or what `values` computes when it is
+    written. `stands_for` is as `models.packed.Stored` has it.
     """
 
     name: str
@@ -33,12 +35,13 @@ class OutputTensor:
     num_bytes: int
     source: TensorInfo | None
     rows: tuple[int, ...] | None = None
-    fitted: "torch.Tensor | None" = field(default=None, compare=False)
+    values: "Callable[[], torch.Tensor] | None" = field(default=None, compare=False)
+    stands_for: tuple[int, ...] | None = None
 
     @property
     def num_parameters(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+        """Number of weights."""
+        return math.prod(self.shape if self.stands_for is None else self.stands_for)
 
     def byte_runs(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of its bytes in the source's file, in order; neighbouring rows are one run."""
@@ -84,11 +87,11 @@ def plan_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> Rewrite:
     """
     layout, config, stubs = start_rewrite(checkpoint, plan)
     tensors: list[OutputTensor] = []
+    num_dropped = 0
     for info in checkpoint.tensors.values():
-        tensor = rewrite_tensor(info, layout.role_of(info), plan)
-        if tensor is not None:
-            tensors.append(tensor)
-    num_dropped = len(checkpoint.tensors) - len(tensors)
+        rewritten = rewrite_tensor(info, layout.role_of(info), plan, layout)
+        num_dropped += not rewritten
+        tensors += rewritten
     return Rewrite((*tensors, *stubs), config, num_dropped)
 
 
@@ -107,6 +110,9 @@ def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Checkpoint
             fix="give the model that the plan was made for, or plan again",
         )
     check_plan(plan, layout.shape(checkpoint.config))
+    if checkpoint.is_packed and (plan.bits is not None or plan.heal is not None):
+        problem = "its weights are stored in few bits already; they can be neither healed nor quantised"
+        raise InputError(problem, where=checkpoint.path, fix="take the model in bfloat16, or leave heal and bits out")
     config = copy.deepcopy(dict(checkpoint.config))
     stubs: list[OutputTensor] = []
     for dimension in DIMENSIONS:
@@ -131,18 +137,47 @@ def rewrite_role(role: TensorRole, plan: PruningPlan, shard: Path) -> TensorRole
     return role
 
 
-def rewrite_tensor(info: TensorInfo, role: TensorRole, plan: PruningPlan) -> OutputTensor | None:
-    """What becomes of a stored tensor; None if it is dropped."""
+def rewrite_tensor(
+    info: TensorInfo, role: TensorRole, plan: PruningPlan, layout: CheckpointLayout
+) -> tuple[OutputTensor, ...]:
+    """What becomes of a stored tensor; nothing if it is dropped, three if it is packed.
+
+    Experts that are stored fused become one matrix each where they are packed.
+    """
     rewritten = rewrite_role(role, plan, info.shard)
     if rewritten is None:
-        return None
+        return ()
+    if rewritten.bits < 16 and len(info.shape) > 2:
+        tensors: list[OutputTensor] = []
+        for piece in _unfused(info, layout):
+            tensors += rewrite_tensor(piece, layout.role_of(piece), plan, layout)
+        return tuple(tensors)
+    fitted = _fitted_tensor(role, plan) if rewritten.is_fitted else None
+    if rewritten.bits < 16:
+        assert plan.bits is not None
+        matrix = Matrix(rewritten.full_name, info, rewritten.bits, plan.bits.group_size, fitted)
+        return tuple(OutputTensor(source=info, **vars(part)) for part in matrix.parts())
     rows = rewritten.rows
     shape, num_bytes = info.shape, info.num_bytes
     if rows is not None:
         shape = (len(rows), *info.shape[1:])
         num_bytes = info.num_bytes // info.shape[0] * len(rows)
-    fitted = _fitted_tensor(role, plan) if rewritten.is_fitted else None
-    return OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, source=info, rows=rows, fitted=fitted)
+    values = None if fitted is None else partial(_identity, fitted)
+    tensor = OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, info, rows, values, info.stands_for)
+    return (tensor,)
+
+
+def _identity(tensor: "torch.Tensor") -> "torch.Tensor":
+    return tensor
+
+
+def _unfused(info: TensorInfo, layout: CheckpointLayout) -> Iterator[TensorInfo]:
+    """The matrices of a tensor of fused experts; they lie one after another."""
+    offset = info.offset
+    for name, shape in layout.unfuse_experts(info.name, info.shape).items():
+        num_bytes = math.prod(shape) * info.item_bytes
+        yield TensorInfo(name, info.dtype, shape, info.shard, offset, num_bytes)
+        offset += num_bytes
 
 
 def _fitted_tensor(role: TensorRole, plan: PruningPlan) -> "torch.Tensor":

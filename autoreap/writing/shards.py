@@ -1,7 +1,7 @@
 """Tensors to safetensors files, byte by byte: what is read is summed, and what was written is read again.
 
-Only bytes are moved, never arithmetic: no tensor is decoded, and memory holds one buffer whatever the model's size.
-What a dimension has fitted is written from memory.
+Where no weight changes only bytes are moved: no tensor is decoded, and memory holds one buffer whatever the model's
+size. What a dimension has fitted is written from memory, and what is packed is packed one matrix at a time.
 The sums are XXH3 (128 bits), which guards against damage, not against forgery, and is faster than memory.
 """
 
@@ -130,8 +130,8 @@ def checksum_of(path: Path) -> str:
 
 def _chunks(tensor: OutputTensor, sources: "_Files", buffer: memoryview) -> Iterator[memoryview]:
     """The bytes of one tensor, in pieces that are overwritten by the next."""
-    if tensor.fitted is not None:
-        values = bytes_of(tensor.fitted)
+    if tensor.values is not None:
+        values = bytes_of(tensor.values())
         for start in range(0, tensor.num_bytes, _BUFFER_BYTES):
             yield values[start : start + _BUFFER_BYTES]
         return

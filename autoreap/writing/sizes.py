@@ -42,19 +42,15 @@ def is_router(role: TensorRole) -> bool:
     return role.rows_are_experts and ".experts." not in role.name
 
 
-def is_expert(role: TensorRole) -> bool:
-    """Whether it belongs to one routed expert, or to all of them where they are stored fused."""
-    return role.expert is not None or (role.rows_are_experts and ".experts." in role.name)
-
-
 def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: int) -> int:
     """Bytes of a tensor in a checkpoint quantised to `bits`, as weight-only recipes for MoE models do it.
 
     Matrices of decoder layers (attention, experts) take `bits` a weight, each row rounded up to whole bytes, and a
     scale of two bytes for every 128 weights of a row, without zero points. All else stays as stored: routers, norms,
-    embeddings and heads, encoders, the talker's code predictor and the waveform decoder. So does all at 16 bits.
+    embeddings and heads, encoders, the talker's code predictor and the waveform decoder. So does all at 16 bits, and
+    what is packed already.
     """
-    if bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
+    if tensor.stands_for is not None or bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
         return tensor.num_bytes
     *outer, row_length = tensor.shape
     weights_bytes = math.ceil(row_length * bits / 8)
@@ -63,7 +59,7 @@ def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: i
 
 
 def _component(role: TensorRole) -> str:
-    if is_expert(role):
+    if role.is_expert_matrix:
         return f"{role.part} experts"
     if role.rows_are_experts:
         return f"{role.part} routers"

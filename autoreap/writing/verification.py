@@ -20,6 +20,7 @@ from autoreap.errors import InputError, VerificationError, shown
 from autoreap.formatting import size_text
 from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
 from autoreap.models.families import family_of
+from autoreap.models.packed import plain_shapes
 from autoreap.scores import Metric, metrics_as_dict
 from autoreap.validation import NO_OTHER_KEYS, Count, validate
 from autoreap.writing.rewrite import OutputTensor, Rewrite
@@ -136,7 +137,7 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
 def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
     """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
     layout = family_of(config).layout
-    stored = layout.unfuse_all((info.name, info.shape) for info in tensors)
+    stored = layout.unfuse_all(plain_shapes(tensors))
     expected = layout.expected_tensors(config, stored)
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):

@@ -12,11 +12,12 @@ from healed import HEALING, POLISHING, fitted_at_random, polished_at_random
 from random_models import END, QWEN3_OMNI, random_prompt
 from random_qwen2_audio import QWEN2_AUDIO
 from specimen import Specimen
+from transformers import CompressedTensorsConfig
 
 from autoreap.masking import family_of_model, masked
 from autoreap.models.checkpoint import open_checkpoint
 from autoreap.models.families import family_of
-from autoreap.plan import ModelShape, PruningPlan
+from autoreap.plan import ModelShape, PruningPlan, Quantisation
 from autoreap.writing.materialiser import materialise
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -61,7 +62,7 @@ class DimensionContract:
         model = load(base, dtype)
         with masked(model, plan):
             by_mask = self.everything(model)
-        by_checkpoint = self.everything(self.specimen.stock.from_pretrained(target, dtype=dtype).eval())
+        by_checkpoint = self.everything(load_stock(self.specimen, target, dtype))
         assert by_mask.keys() == by_checkpoint.keys()
         for name in by_mask:
             assert torch.equal(by_mask[name], by_checkpoint[name]), name
@@ -95,6 +96,19 @@ class DimensionContract:
 def load(path: Path, dtype: torch.dtype) -> Any:
     """The model as this project loads it, in `dtype`."""
     return family_of(open_checkpoint(path).config).running.load(path, dtype=dtype, device="cpu", speech=True)
+
+
+def load_stock(specimen: Specimen, path: Path, dtype: torch.dtype) -> Any:
+    """The model as anybody loads it, whole and with nothing left over."""
+    options: dict[str, Any] = {}
+    if open_checkpoint(path).is_packed:
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    model, report = specimen.stock.from_pretrained(path, dtype=dtype, output_loading_info=True, **options)
+    assert not any(report.values()), report
+    if options:
+        for parameter in model.parameters():  # unpacked experts are in bfloat16 whatever is asked for
+            parameter.data = parameter.data.to(dtype)
+    return model.eval()
 
 
 def _attributes(model: Any) -> dict[str, Any]:
@@ -174,6 +188,52 @@ class TestPolishedDense(DimensionContract):
     def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
         thinker = random_component(shape.components["thinker"], layers=(0, 2, 3))
         return PruningPlan(plan.base_model, False, thinker, polish=POLISHING)
+
+
+BITS = Quantisation(experts=4, rest=8, group_size=8)
+
+
+class TestBits(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        return replace(plan, bits=BITS)
+
+
+class TestEightBitsOfExpertsAlone(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        return replace(plan, bits=Quantisation(experts=8, rest=16, group_size=16))
+
+
+class TestBitsOfWhatIsLeftAndHealed(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=4)
+        talker = random_component(shape.components["talker"], num_experts=3, layers=(0, 2), seed=5)
+        return PruningPlan(plan.base_model, True, thinker, talker, heal=HEALING, polish=POLISHING, bits=BITS)
+
+
+class TestBitsWithoutSpeech(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], num_experts=5, seed=6)
+        return PruningPlan(plan.base_model, True, thinker, drop_speech=True, bits=BITS, active_experts=1)
+
+
+class TestBitsOfADenseModel(DimensionContract):
+    specimen = QWEN2_AUDIO
+
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], layers=(0, 2, 3))
+        bits = Quantisation(experts=16, rest=4, group_size=8)
+        return PruningPlan(plan.base_model, False, thinker, heal=HEALING, bits=bits)
+
+
+class TestFewerActiveExperts(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=1)
+        return PruningPlan(plan.base_model, False, thinker, active_experts=1)
+
+
+class TestMoreActiveExperts(DimensionContract):
+    def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
+        return replace(plan, active_experts=5)
 
 
 class TestVision(DimensionContract):

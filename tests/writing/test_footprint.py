@@ -22,7 +22,7 @@ from autoreap.planning import make_plan
 from autoreap.scores import Metric
 from autoreap.writing.footprint import Footprint
 from autoreap.writing.rewrite import plan_rewrite
-from autoreap.writing.sizes import component_sizes, is_expert, quantised_bytes
+from autoreap.writing.sizes import component_sizes, quantised_bytes
 
 EVALS = as_jsonl("evals/tiny")
 
@@ -80,7 +80,7 @@ def test_a_footprint_counts_exactly_what_the_rewrite_on_paper_writes(model: str,
         active = 0
         for tensor, role in zip(rewrite.tensors, roles, strict=True):
             if role.part == "thinker":
-                share = thinker.top_k / thinker.num_experts if is_expert(role) else 1
+                share = thinker.top_k / thinker.num_experts if role.is_expert_matrix else 1
                 active += round(tensor.num_parameters * share)
         assert footprint.active_parameters == active
 

@@ -20,6 +20,7 @@ Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by their names
 SPEAKING_PARTS = ("talker", "speech")  # of the model, all that speaks
 _DOWN_PROJECTIONS = ("mlp.experts.{expert}.down_proj.weight", "mlp.experts.down_proj", "mlp.down_proj.weight")
+REST = re.compile(r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight")  # matrices of a layer beside experts
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TensorRole:
         rows_are_experts: its first dimension counts experts (a router, or experts stored fused).
         rows: which rows are retained, once a dimension has decided so; None keeps all.
         is_fitted: a dimension puts fitted weights in its place.
+        bits: of a weight, once a dimension has decided so; 16 stores it as it was.
     """
 
     part: str
@@ -43,6 +45,7 @@ class TensorRole:
     rows_are_experts: bool = False
     rows: tuple[int, ...] | None = None
     is_fitted: bool = False
+    bits: int = 16
 
     @property
     def full_name(self) -> str:
@@ -58,6 +61,17 @@ class TensorRole:
     def is_down_projection(self) -> bool:
         """By it the experts or the MLP of a decoder layer write to the residual stream."""
         return self.layer is not None and self.name.endswith(_DOWN_PROJECTIONS)
+
+    @property
+    def is_expert_matrix(self) -> bool:
+        """It is of one routed expert, or of all of them where they are stored fused."""
+        return self.expert is not None or (self.rows_are_experts and ".experts." in self.name)
+
+    @property
+    def is_rest_matrix(self) -> bool:
+        """It is of a layer of the thinker's decoder: attention, or an MLP."""
+        within_layer = self.name.partition("{layer}.")[2]
+        return self.part == "thinker" and REST.fullmatch(within_layer) is not None
 
 
 _DECODER_TENSOR = re.compile(r"(?P<prefix>(\w+\.)?model\.layers\.)(?P<layer>\d+)\.(?P<rest>.+)")
@@ -189,6 +203,9 @@ class CheckpointLayout(ABC):
 
         Of a dense decoder the number is zero, as its config says already.
         """
+
+    def write_active_experts(self, config: Config, num_active: int) -> None:  # noqa: B027  # most are dense
+        """Set top-k of the thinker."""
 
     @abstractmethod
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:

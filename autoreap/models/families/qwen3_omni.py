@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-_EXPERT_TENSOR = re.compile(r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight)")
+_EXPERT_TENSOR = re.compile(
+    r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight(_packed|_scale|_shape)?)"
+)
 _ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -128,6 +130,9 @@ class Qwen3OmniLayout(QwenOmniLayout):
         if "num_local_experts" in text:  # transformers writes it for the talker, and it wins over num_experts there
             text["num_local_experts"] = num_experts
         text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
+
+    def write_active_experts(self, config: Config, num_active: int) -> None:
+        self.decoder_config(config, "thinker")["num_experts_per_tok"] = num_active
 
     def write_layers(self, config: Config, component: str, retained: tuple[int, ...]) -> None:
         super().write_layers(config, component, retained)

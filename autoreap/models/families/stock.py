@@ -24,10 +24,18 @@ def read_model(
 ) -> PreTrainedModel:
     """What `read`, a `from_pretrained`, makes of a checkpoint with this `config`, in evaluation mode.
 
-    Without `layers` it has tensors that the model has no place for; nothing is said of them.
+    Without `layers` it has tensors that the model has no place for; nothing is said of them. Packed matrices are
+    unpacked.
     """
+    is_packed = getattr(config, "quantization_config", None) is not None
+    if is_packed:
+        config.quantization_config["dequantize"] = True
     with nullcontext() if layers else _unreported():
         model = read(path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False)
+    if is_packed and dtype != "auto":
+        for parameter in model.parameters():  # the stock class leaves unpacked experts in the type of their scales
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(model.dtype)
     return cast("PreTrainedModel", model.eval())
 
 

@@ -39,7 +39,7 @@ function drawDetails(host, one, choose) {
     one.scores && command(one, isTrial),
     one.scores && values(one),
     against(detail?.[splitOf(one)], splitOf(one)),
-    one.scores && sizes(one),
+    one.scores && sizes(one, plan),
     fits(plan?.memory ?? (one.kind === "baseline" ? data.memory.baseline : null)),
     plan && keeps(plan),
     worst(detail?.[splitOf(one)], splitOf(one)),
@@ -115,14 +115,15 @@ function against(compared, split) {
   return section(word("details.against") + aside(word("split." + split)), list);
 }
 
-function sizes(one) {
+function sizes(one, plan) {
   const unpruned = data.baseline.scores.search;
   const known = ["size_bytes", "size_8bit_bytes", "size_4bit_bytes"]
     .filter((name) => one.scores.search[name] && unpruned[name]);
   return section(word("details.sizes"), rows(known.map((name) => {
     const [value] = one.scores.search[name];
     const share = one.kind === "baseline" ? "" : `${Math.round((100 * value) / unpruned[name][0])}%`;
-    const stored = name === "size_bytes" && data.memory.stored ? aside(data.memory.stored) : "";
+    const as = plan?.memory[0] ? storedAs(plan.memory[0]) : data.memory.stored;
+    const stored = name === "size_bytes" && as ? aside(as) : "";
     return [word("details.size." + name) + stored, size(value), share];
   })));
 }
@@ -142,7 +143,7 @@ function fits(memory) {
       clip = one.clip_seconds;
       table.append(across(word("details.clip", { duration: clipLength(clip) }), "clip"));
     }
-    line.append(made("th", one.bits === 16 ? data.memory.stored : word("details.bits", one)));
+    line.append(made("th", storedAs(one)));
     for (const gigabytes of data.memory.gigabytes)
       line.append(total <= gigabytes * 1e9 ? made("td", "✓", "yes") : made("td", "–", "no"));
     table.append(line, across(word("details.needs", {
@@ -154,6 +155,8 @@ function fits(memory) {
   return section(word("details.fits"), scroll, made("p", word("details.fits.note"), "note"));
 }
 
+// In what the weights are stored that an entry of `memory` counts.
+const storedAs = (one) => one.stored ?? (one.bits === 16 ? data.memory.stored : word("details.bits", one));
 const clipLength = (seconds) => (seconds % 60 ? duration(seconds) : `${seconds / 60} ${word("unit.min")}`);
 
 // A row of one cell.

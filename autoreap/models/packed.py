@@ -1,0 +1,137 @@
+"""Matrices that compressed-tensors has packed, each as `weight_packed`, `weight_scale` and `weight_shape`. No torch.
+
+Which checkpoints of quantised weights can be read, and what their tensors stand for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autoreap.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from autoreap.models.checkpoint import TensorInfo
+
+CODES, SCALES, SHAPE = "weight_packed", "weight_scale", "weight_shape"
+WORD_BITS = 32  # codes are stored in words of int32
+_FORMAT = "pack-quantized"
+_KEYS = ("quantization_config", "compression_config")
+_FIX = "take the model in bfloat16, and let autoreap quantise it with bits"
+# Of methods that are known, what people call them.
+_METHODS = {"fp8": "FP8", "fbgemm_fp8": "FP8", "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes"}
+# All other types hold codes of quantised weights. Indices and masks are stored in I64 and BOOL.
+_READABLE = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
+_CODES = re.compile(
+    r".*(weight_scale(_inv)?|(input|weight|output)_(scale|zero_point)|activation_scale|scale_inv|qweight|qzeros|scales"
+    r"|g_idx|weight_packed|SCB|absmax|quant_map|quant_state\..*)"
+)
+
+
+class Stored(Protocol):
+    """A tensor of a checkpoint, on disk or planned."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def stands_for(self) -> tuple[int, ...] | None:
+        """Of the codes of a packed matrix its shape; (0,) of what belongs to them; None of any other tensor."""
+
+
+def plain_shapes(tensors: Iterable[Stored]) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """Names and shapes as if nothing were packed."""
+    for tensor in tensors:
+        if tensor.stands_for is None:
+            yield tensor.name, tensor.shape
+        elif tensor.name.endswith(CODES):
+            yield f"{tensor.name.removesuffix(CODES)}weight", tensor.stands_for
+
+
+def packed_shapes(
+    config: Mapping[str, Any], where: Path, tensors: Mapping[str, TensorInfo]
+) -> dict[str, tuple[int, ...]]:
+    """`Stored.stands_for` of all that is packed; nothing where nothing is. `config` lies in the file `where`.
+
+    Raises:
+        InputError: weights are stored as codes of another kind: read as they are, they would be other weights. Or a
+            part of a packed matrix is missing.
+    """
+    is_packed = _check_config(config, where)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if is_packed:
+        for name in tensors:
+            if name.endswith(f".{CODES}"):
+                shapes |= _shapes_of_matrix(name.removesuffix(CODES), tensors)
+    for tensor in tensors.values():
+        if tensor.name not in shapes and (tensor.dtype not in _READABLE or _CODES.fullmatch(tensor.name)):
+            problem = f"tensor {tensor.name} is stored in {tensor.dtype}: quantised models are not read"
+            raise InputError(problem, where=tensor.shard, fix=_FIX)
+    return shapes
+
+
+def _check_config(config: Mapping[str, Any], where: Path) -> bool:
+    """Whether the config says that matrices are packed; `InputError` if it says that they are quantised otherwise."""
+    for part in config.values():
+        for key in _KEYS:
+            if isinstance(part, Mapping) and part.get(key):
+                raise InputError(f"{key}: quantised models are not read", where=where, fix=_FIX)
+    section = config.get(_KEYS[0]) or config.get(_KEYS[1])
+    if not section:
+        return False
+    if not isinstance(section, Mapping):
+        raise InputError(f"{_KEYS[0]} must be a mapping, got {shown(section)}", where=where, fix="fetch it again")
+    method = str(section.get("quant_method"))
+    if method != "compressed-tensors":
+        problem = f"{_KEYS[0]}: quantised models are not read, but for those of compressed-tensors; this is "
+        problem += _METHODS.get(method, shown(method))
+        raise InputError(problem, where=where, fix=_FIX)
+    groups = section.get("config_groups")
+    if section.get("format") != _FORMAT or not isinstance(groups, Mapping):
+        problem = f"{_KEYS[0]}: of compressed-tensors only {_FORMAT} is read, not {shown(section.get('format'))}"
+        raise InputError(problem, where=where, fix=_FIX)
+    for name, group in groups.items():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if (
+            not isinstance(weights, Mapping)
+            or weights.get("type", "int") != "int"
+            or not weights.get("symmetric", True)
+        ):
+            problem = f"{_KEYS[0]}: group {shown(name)} is not of symmetric integers, and is not read"
+            raise InputError(problem, where=where, fix=_FIX)
+        if group.get("input_activations"):
+            problem = f"{_KEYS[0]}: group {shown(name)} quantises activations, too, and is not read"
+            raise InputError(problem, where=where, fix=_FIX)
+    return True
+
+
+def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """Of the three tensors that begin with `prefix`."""
+    codes = tensors[prefix + CODES]
+    for part in (SCALES, SHAPE):
+        if prefix + part not in tensors:
+            raise InputError(f"tensor {prefix}{part} is missing", where=codes.shard, fix="fetch the checkpoint again")
+    shape = _read_shape(tensors[prefix + SHAPE])
+    fits = codes.dtype == "I32" and codes.shape[:-1] == shape[:-1]
+    if not fits or codes.shape[-1] * WORD_BITS < shape[-1] or math.prod(shape) <= 0:
+        problem = f"tensor {codes.name} of shape {codes.shape} in {codes.dtype} can't hold a matrix of shape {shape}"
+        raise InputError(problem, where=codes.shard, fix="fetch the checkpoint again")
+    return {prefix + CODES: shape, prefix + SCALES: (0,), prefix + SHAPE: (0,)}
+
+
+def _read_shape(tensor: TensorInfo) -> tuple[int, ...]:
+    if tensor.dtype != "I64" or tensor.shape != (2,):
+        problem = f"tensor {tensor.name} is of shape {tensor.shape} in {tensor.dtype}, not two of I64"
+        raise InputError(problem, where=tensor.shard, fix="fetch the checkpoint again")
+    with tensor.shard.open("rb") as file:
+        file.seek(tensor.offset)
+        return struct.unpack("<2q", file.read(16))

@@ -1,0 +1,93 @@
+"""Matrices to the three tensors in which compressed-tensors stores them: codes, scales and shape."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from autoreap.errors import InputError
+from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.packed import CODES, SCALES, SHAPE, WORD_BITS
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """One of the three tensors of a packed matrix, which are computed when they are written.
+
+    Attributes:
+        stands_for: as `packed.Stored` has it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+    stands_for: tuple[int, ...]
+    values: "Callable[[], torch.Tensor]"
+
+
+# Compared by identity: the last one that was packed is kept until its three tensors are written.
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix [R, C] that will be packed.
+
+    Attributes:
+        name: of its tensor.
+        source: the tensor whose place it takes.
+        bits, group_size: see `plan.Quantisation`.
+        fitted: its values, where they are not the source's.
+    """
+
+    name: str
+    source: TensorInfo
+    bits: int
+    group_size: int
+    fitted: "torch.Tensor | None" = None
+
+    def parts(self) -> tuple[PackedPart, ...]:
+        """Codes [R, C * bits / 32], scales [R, C / group_size] and shape [2].
+
+        Raises:
+            InputError: rows don't divide into groups.
+        """
+        rows, columns = self.source.shape
+        if columns % self.group_size:
+            raise InputError(
+                f"rows of {self.name} have {columns} weights, which don't divide into groups of {self.group_size}",
+                where="bits_group",
+                fix="take a group size that divides the rows of all matrices, such as 16 or 32",
+            )
+        words, groups = -(-columns * self.bits // WORD_BITS), columns // self.group_size
+        prefix = self.name.removesuffix("weight")
+        forms = {
+            CODES: ("I32", (rows, words), 4 * rows * words, (rows, columns)),
+            SCALES: ("BF16", (rows, groups), 2 * rows * groups, (0,)),
+            SHAPE: ("I64", (2,), 16, (0,)),
+        }
+        parts = []
+        for part, (dtype, shape, num_bytes, stands_for) in forms.items():
+            parts.append(PackedPart(prefix + part, dtype, shape, num_bytes, stands_for, partial(_part, self, part)))
+        return tuple(parts)
+
+
+def _part(matrix: Matrix, part: str) -> "torch.Tensor":
+    return _pack(matrix)[part]
+
+
+@lru_cache(maxsize=1)
+def _pack(matrix: Matrix) -> "dict[str, torch.Tensor]":
+    from compressed_tensors.compressors import BaseCompressor
+
+    from autoreap.dimensions.bits import FORMAT, scales_of, scheme
+    from autoreap.models.tensors import read_tensor
+
+    weights = (read_tensor(matrix.source) if matrix.fitted is None else matrix.fitted).float()
+    scales = scales_of(weights, matrix.bits, matrix.group_size)
+    compressor = BaseCompressor.get_value_from_registry(FORMAT)
+    packed: dict[str, torch.Tensor] = compressor.compress(
+        {"weight": weights, SCALES: scales}, scheme(matrix.bits, matrix.group_size)
+    )
+    return packed
