@@ -93,9 +93,13 @@ class Bench:
         plan = replace(plan, heal=replace(plan.heal, data={"audio": digest(rows)}))
         return Healer(self.loaded, {"audio": rows}, self._folder).fit(plan)
 
+    def fitted(self, plan: PruningPlan) -> PruningPlan:
+        """`plan` healed on all rows."""
+        return self._healer.fit(plan)
+
     def scores(self, plan: PruningPlan | None) -> dict[str, float]:
         """Each metric in percent, and the ends of the WER's interval."""
-        metrics = self._evaluator.run(plan and self._healer.fit(plan) if plan and not plan.fitted else plan).metrics()
+        metrics = self._evaluator.run(self.fitted(plan) if plan and not plan.fitted else plan).metrics()
         values = {name: 100 * metric.value for name, metric in metrics.items()}
         wer = metrics["wer"]
         return {**values, "low": 100 * wer.low, "high": 100 * wer.high}

@@ -57,7 +57,7 @@ def test_a_value_out_of_range_is_refused_with_its_parameter_and_the_value_receiv
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        InputError, match=r"unknown parameter 'lamda'.*beta, drop_speech, heal, .*lambda, layer_selection"
+        InputError, match=r"unknown parameter 'lamda'.*beta, .*drop_speech, heal, .*lambda, layer_selection"
     ):
         Candidate.from_parameters({"lamda": 1.0})
 

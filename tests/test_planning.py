@@ -16,6 +16,7 @@ from autoreap.plan import (
     ComponentShape,
     Healing,
     ModelShape,
+    Quantisation,
     check_plan,
     plan_from_dict,
 )
@@ -287,6 +288,9 @@ def test_a_plan_says_how_it_is_healed_and_on_which_rows() -> None:
     [
         ({"heal": "none", "retention": 0.5}, False),
         ({"heal": "stream"}, False),
+        ({"heal": "stream", "bits": 4}, True),
+        ({"heal": "stream", "active_experts": 1}, True),
+        ({"heal": "cuts", "bits": 4}, False),
         ({"heal": "stream", "retention": 0.5}, True),
         ({"heal": "stream", "layers_cut": 1}, True),
         ({"heal": "stream", "talker_retention": 0.5}, False),
@@ -296,6 +300,36 @@ def test_a_plan_says_how_it_is_healed_and_on_which_rows() -> None:
 )
 def test_only_what_lost_something_is_healed(values: dict[str, Any], is_healed: bool) -> None:
     assert (planned(**values).heal is not None) == is_healed
+
+
+def test_a_plan_says_its_bits_and_one_of_16_bits_says_nothing() -> None:
+    assert planned(bits=4, bits_group=64).bits == Quantisation(experts=4, rest=16, group_size=64)
+    assert planned(bits=16, bits_rest=16, bits_group=64) == planned()
+    plans = [planned(), planned(bits=8), planned(bits=4), planned(bits=4, bits_rest=8), planned(bits=4, bits_group=16)]
+    assert len({plan.digest() for plan in plans}) == len(plans)
+    assert "bits" not in planned().as_dict()
+
+
+def test_as_many_active_experts_as_the_model_has_are_no_edit() -> None:
+    top_k = SHAPE.components["thinker"].top_k
+    assert planned(active_experts=top_k) == planned()
+    assert planned(active_experts=1).active_experts == 1
+    assert planned(active_experts=1).digest() != planned().digest()
+    with pytest.raises(InputError, match="plan: active_experts: must be at most 4, the experts that are kept, got 5"):
+        planned(retention=0.5, active_experts=5)
+
+
+def test_bits_and_active_experts_travel_in_plan_json() -> None:
+    plan = planned(retention=0.5, bits=4, bits_rest=8, active_experts=1)
+    assert plan_from_dict(json.loads(json.dumps(plan.as_dict())), "plan.json") == plan
+    for bits in ({"experts": 3, "rest": 16, "group_size": 32}, {"experts": 4, "rest": 16, "group_size": 0}):
+        with pytest.raises(InputError, match=r"plan\.json: .*bits"):
+            plan_from_dict(plan.as_dict() | {"bits": bits}, "plan.json")
+
+
+def test_attention_alone_is_not_quantised_where_there_are_experts() -> None:
+    with pytest.raises(InputError, match=r"plan: bits\.rest: transformers can't load 4 bits beside experts"):
+        planned(bits_rest=4)
 
 
 def test_how_it_is_healed_is_part_of_a_plan_and_what_was_fitted_is_not() -> None:

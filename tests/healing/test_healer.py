@@ -19,7 +19,7 @@ from autoreap.errors import InputError
 from autoreap.healing.healer import Healer
 from autoreap.masking import masked
 from autoreap.models.loading import Loaded, load, open_model
-from autoreap.plan import Healing, PruningPlan
+from autoreap.plan import Healing, PruningPlan, Quantisation
 from autoreap.writing.materialiser import materialise
 
 NUM_ROWS = 12
@@ -79,6 +79,21 @@ def test_the_healed_stream_is_nearer_to_the_unpruned_one(
     with masked(loaded.model, healer.fit(healed(plan, data, method))):
         mended = last_states(loaded, data["audio"])
     assert (mended - unpruned).norm() < 0.6 * (pruned - unpruned).norm()
+
+
+def test_what_is_quantised_is_healed_of_its_rounding_too(
+    loaded: Loaded, plan: PruningPlan, healer: Healer, data: Data
+) -> None:
+    """The fit that knows of the rounding comes nearer than one that does not and is rounded later."""
+    bits = Quantisation(experts=4, rest=4, group_size=32)
+    unpruned = last_states(loaded, data["audio"])
+    distances = {}
+    together = healer.fit(replace(healed(plan, data), bits=bits))
+    before = replace(healer.fit(healed(plan, data)), bits=bits)
+    for name, each in (("together", together), ("before", before), ("not healed", replace(plan, bits=bits))):
+        with masked(loaded.model, each):
+            distances[name] = float((last_states(loaded, data["audio"]) - unpruned).norm())
+    assert distances["together"] < distances["before"] < distances["not healed"]
 
 
 def test_only_the_layer_before_a_cut_is_fitted_for_cuts(plan: PruningPlan, healer: Healer, data: Data) -> None:

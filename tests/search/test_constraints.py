@@ -37,6 +37,8 @@ BASELINE = {
         ("first_token_seconds <= 300 ms", "first_token_seconds", 0.3, 0.31),
         ("first_token_seconds <= baseline + 0.1 s", "first_token_seconds", 0.3, 0.31),
         ("active_parameters <= 2 billion", "active_parameters", 2e9, 2.01e9),
+        ("fits 8 GB with a 30 s clip", "memory_bytes.30s", 8e9, 8.1e9),
+        ("fits 12.5 GB with a 40 min clip", "memory_bytes.2400s", 12.5e9, 12.6e9),
     ],
 )
 def test_a_bound_is_kept_up_to_its_value_and_not_beyond(text: str, metric: str, kept: float, broken: float) -> None:
@@ -55,6 +57,9 @@ def test_every_form_that_a_message_offers_is_understood() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("fits 8 with a 30 s clip", "'with' is not understood after 'fits 8'.*expected"),
+        ("fits 8 GB with a 30 MB clip", "'MB' is not understood after 'fits 8 GB with a 30'.*expected s or"),
+        ("fits 8 GB", "something is missing after 'fits 8 GB'.*expected with"),
         ("", "something is missing at the start of ''.*expected a metric"),
         ("<= 5%", "'<=' is not understood at the start.*expected a metric"),
         ("baseline <= 5%", "'baseline' is not understood at the start"),

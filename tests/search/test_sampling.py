@@ -122,6 +122,38 @@ def test_how_to_heal_is_not_searched_where_nothing_is_healed(tmp_path: Path) -> 
         check_space(config, SHAPE)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("  bits: [16, 4]\n  bits_rest: [16, 8]\n", r"bits_rest: transformers can't load it .*add when"),
+        ("  retention: 0.5\n  bits_group: [16, 32]\n", "bits_group: moves nothing without bits"),
+        ("  active_experts: [1, 2, 3]\n", "active_experts: the thinker routes a token to 2 experts, got 3"),
+    ],
+)
+def test_bits_and_active_experts_that_no_candidate_could_have_are_refused(
+    parameters: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check_space(space(tmp_path, parameters), SHAPE)
+
+
+def test_bits_of_the_rest_are_searched_where_experts_are_quantised(tmp_path: Path) -> None:
+    parameters = "  bits: [16, 8, 4]\n  bits_rest: {choices: [16, 8, 4], when: {bits: [8, 4]}}\n"
+    config = space(tmp_path, parameters)
+    check_space(config, SHAPE)
+    assert sample(FixedTrial({"bits": 16}), config, SHAPE).bits_rest == 16
+    assert sample(FixedTrial({"bits": 4, "bits_rest": 8}), config, SHAPE).bits_rest == 8
+
+
+def test_experts_of_a_dense_thinker_are_not_quantised(tmp_path: Path) -> None:
+    dense = ModelShape({"thinker": ComponentShape(8, 0, 0)})
+    check_space(space(tmp_path, "  bits_rest: [16, 4]\n"), dense)
+    with pytest.raises(InputError, match="bits: the thinker is dense, it has no experts"):
+        check_space(space(tmp_path, "  bits: [16, 4]\n"), dense)
+    with pytest.raises(InputError, match=r"active_experts: .* \(remove it, the thinker is dense\)"):
+        check_space(space(tmp_path, "  active_experts: [1]\n"), dense)
+
+
 def test_a_preset_is_not_asked_for_a_parameter_that_is_not_drawn_beside_it(tmp_path: Path) -> None:
     parameters = (
         "  retention: {low: 0.2, high: 1.0}\n  layers_cut: {low: 0, high: 12}\n  layer_selection: [single, block]\n"

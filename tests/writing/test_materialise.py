@@ -21,7 +21,7 @@ from autoreap.errors import InputError
 from autoreap.masking import masked
 from autoreap.models.checkpoint import open_checkpoint
 from autoreap.models.families import family_of
-from autoreap.plan import ComponentPlan, ComponentShape, ModelShape, PruningPlan, load_plan
+from autoreap.plan import ComponentPlan, ComponentShape, ModelShape, PruningPlan, Quantisation, load_plan
 from autoreap.scores import Metric
 from autoreap.writing import shards
 from autoreap.writing.materialiser import materialise
@@ -139,10 +139,29 @@ def test_sharded_source_and_result_hold_the_same_tensors(
             assert torch.equal(file.get_tensor(name), expected[name]), name
 
 
-def test_fused_experts_on_disk_are_sliced_to_the_same_model(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
-    fused = tmp_path / "fused"
+def _save_fused(base: Path, folder: Path) -> Path:
+    fused = folder / "fused"
     shutil.copytree(base, fused)
     save_file(_fused(load_file(base / "model.safetensors")), fused / "model.safetensors", {"format": "pt"})
+    return fused
+
+
+def test_fused_experts_on_disk_are_packed_as_those_stored_one_by_one(
+    base: Path, plan: PruningPlan, tmp_path: Path
+) -> None:
+    fused = _save_fused(base, tmp_path)
+    bits = Quantisation(experts=4, rest=16, group_size=8)
+    own_plan = replace(plan, base_model=replace(plan.base_model, fingerprint=open_checkpoint(fused).fingerprint))
+    made = materialise(base, replace(plan, bits=bits), tmp_path / "one by one").rewrite
+    from_fused = materialise(fused, replace(own_plan, bits=bits), tmp_path / "from fused").rewrite
+    assert from_fused.size_bytes == made.size_bytes
+    expected, written = (load_file(tmp_path / name / "model.safetensors") for name in ("one by one", "from fused"))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+def test_fused_experts_on_disk_are_sliced_to_the_same_model(base: Path, plan: PruningPlan, tmp_path: Path) -> None:
+    fused = _save_fused(base, tmp_path)
     fingerprint = open_checkpoint(fused).fingerprint
     own_plan = replace(plan, base_model=replace(plan.base_model, fingerprint=fingerprint))
     materialise(base, plan, tmp_path / "one by one")
@@ -161,6 +180,10 @@ def test_masked_and_materialised_agree_for_any_plan(base: Path, tmp_path: Path, 
     plan = data.draw(_plans(shape, everything))
     if data.draw(st.booleans()):
         plan = fitted_at_random(replace(plan, heal=HEALING), open_checkpoint(base))
+    if data.draw(st.booleans()):
+        choices = [Quantisation(4, 4, 4), Quantisation(4, 8, 8), Quantisation(8, 4, 16), Quantisation(8, 16, 8)]
+        plan = replace(plan, bits=data.draw(st.sampled_from(choices)))
+    plan = replace(plan, active_experts=data.draw(st.none() | st.integers(1, plan.thinker.num_retained_experts)))
     target = tmp_path / "out"
     shutil.rmtree(target, ignore_errors=True)
     materialise(base, plan, target)
