@@ -260,16 +260,17 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     """Have the space's presets tried first, each once; those that lie outside the space are named and left out.
 
     A preset is a retention and a number of cuts; of a dense thinker, cuts alone. Where the space samples more, it takes
-    a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed, each preset is
-    tried healed, too.
+    a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed or quantised, each
+    preset is tried so, too.
     """
     counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
     decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
     offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
     searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
     thinker = shape.components["thinker"]
-    for preset_name, (suffix, heal) in product(space.presets, _heals_of_presets(space)):
-        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters() | {"heal": heal}
+    for preset_name, (suffix, treatment) in product(space.presets, _treatments_of_presets(space)):
+        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters() | treatment
+        values["active_experts"] = thinker.top_k
         for name, fraction in counted.items():
             values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
         told = {name: values[name] if name in searched else spec for name, spec in offered.items()}
@@ -282,17 +283,25 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
         enqueue_preset(study, preset_name + suffix, {name: values[name] for name in drawn})
 
 
-def _heals_of_presets(space: SpaceConfig) -> Iterator[tuple[str, str]]:
-    """What is added to a preset's name, and how it is healed: not at all, and once more by the space's best choice."""
-    heal = space.parameters.get("heal", NONE)
-    if not isinstance(heal, tuple):
-        yield "", str(heal)
-        return
-    if NONE in heal:
-        yield "", NONE
-    healing = [method for method in ("stream", "block", "cuts") if method in heal]
-    if healing:
-        yield " healed", healing[0]
+def _treatments_of_presets(space: SpaceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is added to a preset's name, and its values.
+
+    It is healed not at all, then by the best of the space's choices, then so with the fewest bits.
+    """
+    heals = space.heal_choices
+    if NONE in heals:
+        yield "", {"heal": NONE}
+    healed = next((method for method in ("stream", "block", "cuts") if method in heals), NONE)
+    suffix = " healed" if NONE in heals and healed != NONE else ""
+    if healed != NONE:
+        yield suffix, {"heal": healed}
+    bits = space.parameters.get("bits")
+    if isinstance(bits, tuple) and len(bits) > 1:
+        fewest = {"heal": healed, "bits": min(bits)}
+        rest = space.parameters.get("bits_rest")
+        if isinstance(rest, tuple):
+            fewest["bits_rest"] = min(rest)
+        yield f"{suffix} {min(bits)} bits", fewest
 
 
 def _holds(space: SpaceConfig, name: str, values: Mapping[str, Any]) -> bool:

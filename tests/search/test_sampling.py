@@ -55,7 +55,8 @@ def test_every_shipped_space_fits_its_model(path: Path) -> None:
     directions: list[Any] = list(config.objectives.values())
     study = optuna.create_study(directions=directions, sampler=make_sampler(config, 0))
     enqueue_presets(study, config, shape)
-    variants = 2 if config.heals else 1  # as they are, and healed
+    packs = isinstance(config.parameters.get("bits"), tuple)
+    variants = 1 + config.heals + packs  # as they are, healed, and with few bits
     assert len(study.trials) == variants * len(config.presets)
     for _ in range(20):
         sample(study.ask(), config, shape)
@@ -114,6 +115,23 @@ def test_each_preset_is_tried_healed_too_where_the_space_has_a_choice(tmp_path: 
     assert [params.get("heal") for params in asked] == ["none", "stream"]
     assert [params.get("heal_ridge") for params in asked] == [None, 0.001]
     assert [trial.user_attrs["preset"] for trial in study.trials] == ["medium", "medium healed"]
+
+
+def test_each_preset_is_tried_with_few_bits_too_where_the_space_has_a_choice(tmp_path: Path) -> None:
+    parameters = """  retention: {low: 0.25, high: 1}
+  layers_cut: {low: 0, high: 2}
+  heal: [none, stream]
+  bits: [16, 8, 4]
+  bits_rest: {choices: [16, 8], when: {bits: [8, 4]}}
+  active_experts: [1, 2]
+"""
+    study = optuna.create_study()
+    enqueue_presets(study, space(tmp_path, parameters, "presets: [medium]\n"), SHAPE)
+    asked = [trial.system_attrs["fixed_params"] for trial in study.trials]
+    assert [params["bits"] for params in asked] == [16, 16, 4]
+    assert [params.get("bits_rest") for params in asked] == [None, None, 8]
+    assert {params["active_experts"] for params in asked} == {2}
+    assert study.trials[2].user_attrs["preset"] == "medium healed 4 bits"
 
 
 def test_how_to_heal_is_not_searched_where_nothing_is_healed(tmp_path: Path) -> None:
