@@ -260,8 +260,8 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     """Have the space's presets tried first, each once; those that lie outside the space are named and left out.
 
     A preset is a retention and a number of cuts; of a dense thinker, cuts alone. Where the space samples more, it takes
-    a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed or quantised, each
-    preset is tried so, too.
+    a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed or quantised,
+    each preset is tried so, too.
     """
     counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
     decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
