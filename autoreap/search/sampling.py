@@ -268,9 +268,10 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
     searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
     thinker = shape.components["thinker"]
+    gentlest = {name: _gentlest(name, offered[name]) for name in (*_BITS, "bits_group")}
     for preset_name, (suffix, treatment) in product(space.presets, _treatments_of_presets(space)):
         values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters() | treatment
-        values["active_experts"] = thinker.top_k
+        values |= {"active_experts": thinker.top_k} | {name: treatment.get(name, gentlest[name]) for name in gentlest}
         for name, fraction in counted.items():
             values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
         told = {name: values[name] if name in searched else spec for name, spec in offered.items()}
@@ -281,6 +282,14 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
             logger.info(f"preset {preset_name}{suffix} lies outside the space ({name} {values[name]}), not tried")
             continue
         enqueue_preset(study, preset_name + suffix, {name: values[name] for name in drawn})
+
+
+def _gentlest(name: str, spec: Any) -> Any:
+    """The ordinary value of a parameter of bits, or where the space has it not, the one that changes weights least."""
+    ordinary = Candidate().parameters()[name]
+    if not isinstance(spec, tuple) or ordinary in spec:
+        return ordinary
+    return max(spec) if name in _BITS else min(spec)
 
 
 def _treatments_of_presets(space: SpaceConfig) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -47,11 +47,15 @@ def test_the_added_task_scores_the_embedded_model(extended: Path) -> None:
 
 @pytest.mark.slow
 def test_the_added_way_to_prune_is_a_parameter_of_a_space(extended: Path) -> None:
-    space = (extended / "search_spaces/tiny.yaml").read_text().replace("parameters:", "parameters:\n  active: [0.5, 1]")
+    space = (
+        (extended / "search_spaces/tiny.yaml")
+        .read_text()
+        .replace("parameters:", "parameters:\n  talker_active: [0.5, 1]")
+    )
     (extended / "search_spaces/active.yaml").write_text(space.replace("evals/tiny.yaml", "evals/few.yaml"))
     write_few_rows(extended / "evals/few.yaml", 16)
     arguments = ("search", "search_spaces/active.yaml", "--trials", "5", "--no-confirm", "--json")
     document = json.loads(run(extended, "-m", "autoreap.cli", *arguments))
     assert document["study"] == "active-tiny"
     shown = run(extended, "-m", "autoreap.cli", "show", "active-tiny", "--trial", "3", "--json")
-    assert json.loads(shown)["params"]["active"] in (0.5, 1)
+    assert json.loads(shown)["params"]["talker_active"] in (0.5, 1)
