@@ -110,8 +110,9 @@ HUB = {
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sets of `HUB` as the hub stores them: parquet, and a card that lists configurations and their files."""
     root = tmp_path_factory.mktemp("hub")
+    recordings = iter(RECORDINGS)
     for path, stored in HUB.items():
-        recordings, listed = iter(RECORDINGS), []
+        listed = []
         for name, splits in stored.splits.items():
             for split in splits:
                 rows = [
