@@ -4,9 +4,9 @@
 
 The embedded model and its space. The first table has the share of the best known hypervolume, of sizes and of
 logarithms of WER, that so many scored plans reach; the second the smallest plan among them that is non-inferior to the
-unpruned model, beside the smallest that any run found. A plan that is drawn again costs nothing; one that autoreap stops early
-counts as scored. A plan that one arm has scored is not run again for another: its answers are replayed, in the order
-they came.
+unpruned model, beside the smallest that any run found. A plan that is drawn again costs nothing; one that autoreap
+stops early counts as scored. A plan that one arm has scored is not run again for another: its answers are replayed, in
+the order they came.
 """
 
 import argparse
@@ -245,9 +245,8 @@ def print_tables(results: Mapping[str, Mapping[int, Sequence[Sequence[Found]]]],
     best, least = volume(everything), smallest(everything)
     headings = " | ".join(f"{num_plans} plans" for num_plans in plans)
     rule = "|---|" + "---|" * len(plans)
-    print(
-        f"\nhypervolume as a share of the best known ({best:.4f}), mean (standard error)\n\n| arm | {headings} |\n{rule}"
-    )
+    print(f"\nhypervolume as a share of the best known ({best:.4f}), mean (standard error)\n")
+    print(f"| arm | {headings} |\n{rule}")
     for name, arm in results.items():
         cells = []
         for num_plans in plans:

@@ -9,7 +9,7 @@ from autoreap.files import atomic_write
 from autoreap.formatting import metric_text, size_text, visible_metrics
 from autoreap.report.tables import text_table
 from autoreap.scores import Metric
-from autoreap.search.front import drawn_metric, front_of
+from autoreap.search.front import drawn_metric, front_of, worse_elsewhere
 from autoreap.search.held_out import smaller_ties
 from autoreap.search.non_inferiority import smallest_safe
 from autoreap.search.records import StudyRecord, TrialRecord
@@ -48,6 +48,12 @@ def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
     lines = [text_table(header, rows, left=())]
     if any(smaller_ties(held_out, point, points) for point in points):
         lines.append("~N: not significantly different from the smaller trial N on the report split (paired, 95%)")
+    worse: dict[str, list[str]] = {}
+    for point in points:
+        for name in worse_elsewhere(study, point):
+            worse.setdefault(name, []).append(str(point.number))
+    for name, trials in worse.items():
+        lines.append(f"{name}, no objective, is significantly worse than unpruned: trials {', '.join(trials)}")
     if held_out is not None and held_out.missing:
         lines.append(f"not in the report split: {', '.join(held_out.missing)}")
     return "\n".join(lines)

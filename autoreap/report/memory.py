@@ -51,21 +51,21 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
         return []
     footprint = Footprint.of(model_info.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
-    entries = []
+    entries: list[dict[str, Any]] = []
     for seconds in CLIPS_SECONDS:
         for bits in BITS if plan is None or plan.bits is None else BITS[:1]:
             needed = footprint.memory_needed(seconds, bits)
-            entries.append(
-                {
-                    "clip_seconds": seconds,
-                    "bits": bits,
-                    "stored": plan.bits.in_words if plan and plan.bits else None,
-                    "weights": needed.weights_bytes,
-                    "cache": needed.kv_cache_bytes,
-                    "working": needed.working_bytes,
-                    "tokens": needed.kv_cache_bytes // token_bytes,
-                }
-            )
+            entry: dict[str, Any] = {
+                "clip_seconds": seconds,
+                "bits": bits,
+                "weights": needed.weights_bytes,
+                "cache": needed.kv_cache_bytes,
+                "working": needed.working_bytes,
+                "tokens": needed.kv_cache_bytes // token_bytes,
+            }
+            if plan is not None and plan.bits is not None:
+                entry["stored"] = plan.bits.in_words
+            entries.append(entry)
     return entries
 
 

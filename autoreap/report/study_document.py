@@ -15,7 +15,7 @@ from autoreap.report.recommendation import recommendation
 from autoreap.report.search_stats import search_stats
 from autoreap.scores import Metric
 from autoreap.search.constraints import is_static
-from autoreap.search.front import drawn_metric, front_of
+from autoreap.search.front import drawn_metric, front_of, worse_elsewhere
 from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord, TrialStatus
 from autoreap.search.storage import DEFAULT_ROOT
 
@@ -111,6 +111,7 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             unhealed = study.unhealed(trial)
             if unhealed is not None:
                 row["unhealed"] = unhealed.number
+            row["worse"] = worse_elsewhere(study, trial)
             row["tied"] = [] if held_out is None else list(held_out.tied_with)
         rows.append(row)
     return rows

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from autoreap.formatting import value_text
-from autoreap.scores import Metric
+from autoreap.scores import WORSE, Metric
 from autoreap.search.constraints import is_static
 from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus
 
@@ -45,6 +45,22 @@ def _dominates(other: Sequence[float], own: Sequence[float]) -> bool:
 def front_of(study: StudyRecord) -> list[TrialRecord]:
     """The Pareto front of `study`, smallest first."""
     return pareto(study.points, study.objectives)
+
+
+def worse_elsewhere(study: StudyRecord, trial: TrialRecord) -> list[str]:
+    """The metrics that are no objective and in which `trial` is significantly worse than the unpruned model.
+
+    On the report split where that was scored, else on the search split.
+    """
+    differences = trial.against_baseline
+    held_out = None if study.held_out is None else study.held_out.trials.get(trial.number)
+    if held_out is not None:
+        differences = {**differences, **held_out.against_baseline}
+    worse = []
+    for name, difference in differences.items():
+        if name not in study.objectives and difference.verdict == WORSE:
+            worse.append(name)
+    return worse
 
 
 def best_so_far(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -> str:

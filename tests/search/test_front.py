@@ -11,8 +11,9 @@ from studies import OBJECTIVES, add_ends, add_trial, new_study, plan_of, rate, r
 
 from autoreap.errors import InputError
 from autoreap.report.front_table import front_table, plot_front
+from autoreap.scores import NO_DIFFERENCE, WORSE, Difference
 from autoreap.search import records
-from autoreap.search.front import drawn_metric, explain_empty_front, front_of, nearest, pareto
+from autoreap.search.front import drawn_metric, explain_empty_front, front_of, nearest, pareto, worse_elsewhere
 from autoreap.search.records import ScoredModel, StudyRecord, TrialRecord, TrialStatus
 from autoreap.search.storage import default_storage, open_study
 
@@ -192,3 +193,15 @@ def test_a_study_of_another_format_is_refused(tmp_path: Path) -> None:
     optuna.create_study(study_name="foreign", storage=storage)
     with pytest.raises(InputError, match="study foreign: is not an autoreap study"):
         open_study("foreign", storage)
+
+
+def test_what_is_no_objective_and_got_significantly_worse_is_named() -> None:
+    study = new_study(baseline={"wer": rate(0.1), "accuracy": rate(0.9)})
+    lost, kept = Difference(-0.1, -0.15, -0.05, WORSE), Difference(-0.01, -0.05, 0.02, NO_DIFFERENCE)
+    measured = {"wer": rate(0.1), "accuracy": rate(0.8)}
+    add_trial(study, (30, 0.1), metrics=measured, against_baseline={"wer": lost, "accuracy": lost})
+    add_trial(study, (40, 0.09), metrics=measured, against_baseline={"accuracy": kept})
+    record = read(study)
+    assert [worse_elsewhere(record, trial) for trial in record.points] == [["accuracy"], []]
+    table = front_table(record, front_of(record))
+    assert "accuracy, no objective, is significantly worse than unpruned: trials 0" in table.splitlines()

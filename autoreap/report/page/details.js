@@ -35,6 +35,7 @@ function drawDetails(host, one, choose) {
     one.reason && section(word("details.reason"), made("p", one.reason)),
     one.broken && made("p", word("details.broken", { constraints: one.broken.join(word("clause")) }), "bad"),
     one.unhealed !== undefined && unhealed(one.unhealed, choose),
+    one.worse?.length && made("p", word("details.worse-elsewhere", { metrics: listed(one.worse.map(metricName)) }), "bad"),
     one.tied?.length && sentence("details.tied", { trials: links(one.tied, choose) }, "tiednote"),
     one.scores && command(one, isTrial),
     one.scores && values(one),
