@@ -56,6 +56,7 @@ class ModelShape:
         deepstack_layers: the first thinker layers, which receive vision features; they stay while vision stays.
         speech_tap: the talker reads the hidden states below this thinker layer; layers must remain on both sides.
         has_vision: there is a vision tower, which a plan may strip.
+        is_packed: matrices are stored in few bits already, and can be neither healed nor quantised.
     """
 
     __pydantic_config__ = NO_OTHER_KEYS
@@ -64,6 +65,7 @@ class ModelShape:
     deepstack_layers: Count = 0
     speech_tap: Count | None = None
     has_vision: StrictBool = True
+    is_packed: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,8 @@ def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
         if decoder is None:
             raise InputError(f"edits the {name}, which this model does not have", where="plan")
         _check_component(edit, decoder, where=f"plan: {name}")
+    if shape.is_packed and (plan.bits is not None or plan.heal is not None):
+        raise packed_already("plan")
     if plan.bits is not None:
         _check_bits(plan.bits, shape)
     if plan.active_experts is not None:
@@ -354,6 +358,12 @@ def _check_active(active: int, plan: PruningPlan, shape: ModelShape) -> None:
     if active > plan.thinker.num_retained_experts:
         problem = f"must be at most {plan.thinker.num_retained_experts}, the experts that are kept, got {active}"
         raise InputError(problem, where="plan: active_experts")
+
+
+def packed_already(where: object) -> InputError:
+    """The error for whoever asks to heal or quantise a model whose matrices are stored in few bits."""
+    problem = "the model's weights are stored in few bits already; they can be neither healed nor quantised"
+    return InputError(problem, where=where, fix="take the model in bfloat16, or leave heal and bits out")
 
 
 def no_vision(where: object) -> InputError:

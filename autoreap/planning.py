@@ -21,6 +21,7 @@ from autoreap.plan import (
     PruningPlan,
     Quantisation,
     check_plan,
+    packed_already,
 )
 from autoreap.saliency import ComponentSaliency, FloatArray, LayerOrder, Saliency, random_scores
 
@@ -113,8 +114,11 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
 def check_candidate(candidate: Candidate, shape: ModelShape) -> None:
     """Raise `InputError` if `candidate` asks for what no measurement can tell.
 
-    That is fewer experts of a decoder that has none, or the talker's layers by what its answers lose.
+    That is fewer experts of a decoder that has none, or the talker's layers by what its answers lose. Nor can weights
+    be healed or quantised that are stored in few bits.
     """
+    if shape.is_packed and (candidate.heal != NONE or min(candidate.bits, candidate.bits_rest) < 16):
+        raise packed_already("candidate")
     if candidate.layer_selection == "loss" and candidate.talker_layers_cut:
         raise talker_has_no_loss("layer_selection")
     retentions = {

@@ -100,6 +100,7 @@ class Planning:
     def candidate(self, component: str, shape: "ModelShape") -> Candidate:
         """The values that the options name: the preset's, and explicit ones over them."""
         from autoreap.plan import no_vision
+        from autoreap.planning import check_candidate
 
         if self.strip_vision and not shape.has_vision:
             raise no_vision("--strip-vision")
@@ -128,7 +129,9 @@ class Planning:
             given[f"{prefix}retention"] = retention if self.retention is None else self.retention
             if self.layers is None:
                 given[f"{prefix}layers_cut"] = layers_cut if self.layers_cut is None else self.layers_cut
-        return Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
+        candidate = Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
+        check_candidate(candidate, shape)
+        return candidate
 
     def _of_preset(self, component: str, shape: "ModelShape") -> tuple[float | None, int | None]:
         """Retention and layers to cut, None without a preset."""

@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 
 from autoreap.dimensions import experts, layers
+from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.loading import ModelInfo
 from autoreap.plan import FittedWeights, PruningPlan
@@ -15,7 +16,13 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
     """`plan` with the down projections of `written`, the checkpoint that it made of `base`.
 
     Layers that its healing did not fit are read too: they hold the base's bytes. Who heals nothing needs none.
+
+    Raises:
+        InputError: it is stored in few bits.
     """
+    if plan.bits is not None:
+        fix = "materialise its plan without bits, polish that, and quantise what comes of it"
+        raise InputError("its weights are stored in few bits, and can't be trained", where=written.path, fix=fix)
     if plan.heal is None:
         return plan
     layout = base.family.layout

@@ -18,7 +18,7 @@ from autoreap.calibration.calibrator import MAX_SPAN
 from autoreap.candidate import FRACTION_OF_COUNT, NONE, Candidate, preset
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError
-from autoreap.plan import COMPONENTS, ModelShape, no_vision
+from autoreap.plan import COMPONENTS, ModelShape, no_vision, packed_already
 from autoreap.planning import edges, num_to_order, pinned_layers, talker_has_no_loss
 from autoreap.search.parameters import Parameter, Range, can_be
 from autoreap.search.records import enqueue_preset
@@ -91,6 +91,8 @@ def _check_healing(space: SpaceConfig) -> None:
 def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if no candidate is quantised, or some are so that transformers can't load them."""
     where = f"{space.path}: parameters"
+    if shape.is_packed and (space.heals or min(_least(space.parameters.get(name, 16)) for name in _BITS) < 16):
+        raise packed_already(where)
     has_experts = not shape.components["thinker"].is_dense
     least = {name: _least(space.parameters.get(name, 16)) for name in _BITS}
     if isinstance(space.parameters.get("bits_group"), Range | tuple) and min(least.values()) == 16:

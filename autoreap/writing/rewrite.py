@@ -110,9 +110,6 @@ def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Checkpoint
             fix="give the model that the plan was made for, or plan again",
         )
     check_plan(plan, layout.shape(checkpoint.config))
-    if checkpoint.is_packed and (plan.bits is not None or plan.heal is not None):
-        problem = "its weights are stored in few bits already; they can be neither healed nor quantised"
-        raise InputError(problem, where=checkpoint.path, fix="take the model in bfloat16, or leave heal and bits out")
     config = copy.deepcopy(dict(checkpoint.config))
     stubs: list[OutputTensor] = []
     for dimension in DIMENSIONS:

@@ -13,11 +13,14 @@ from healed import HEALING, fitted_at_random
 from random_models import QWEN3_OMNI, random_prompt
 from safetensors.torch import load_file, save_file
 
+from autoreap.candidate import Candidate
 from autoreap.errors import InputError
+from autoreap.healing.read_back import with_written_weights
 from autoreap.masking import masked
 from autoreap.models.checkpoint import open_checkpoint
 from autoreap.models.loading import ModelInfo, load, open_model
-from autoreap.plan import PruningPlan, Quantisation
+from autoreap.plan import PruningPlan, Quantisation, load_plan
+from autoreap.planning import check_candidate
 from autoreap.writing.materialiser import materialise
 
 BITS = Quantisation(experts=4, rest=8, group_size=8)
@@ -92,8 +95,20 @@ def test_what_is_packed_is_not_packed_or_healed_again(
     )
     if again.heal:
         again = replace(again, fitted={})
-    with pytest.raises(InputError, match="in few bits already; they can be neither healed nor quantised"):
+    with pytest.raises(InputError, match="plan: the model's weights are stored in few bits already"):
         materialise(packed, again, tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", [{"bits": 4}, {"bits_rest": 8}, {"heal": "stream", "retention": 0.5}])
+def test_what_is_packed_is_not_planned_to_be_packed_or_healed(packed: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="candidate: the model's weights are stored in few bits already"):
+        check_candidate(Candidate(**change), open_model(str(packed)).shape)
+
+
+def test_a_packed_checkpoint_is_not_polished(random_checkpoint: Path, packed: Path) -> None:
+    plan = load_plan(packed / "plan.json")
+    with pytest.raises(InputError, match="its weights are stored in few bits, and can't be trained"):
+        with_written_weights(plan, open_model(str(random_checkpoint)), open_checkpoint(packed))
 
 
 def test_layers_of_a_packed_model_are_not_read_one_by_one(packed: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from autoreap.errors import InputError
@@ -130,7 +130,7 @@ class CheckpointLayout(ABC):
                     where="config.json",
                     fix="fetch it again",
                 )
-        return shape
+        return replace(shape, is_packed=bool(config.get("quantization_config")))
 
     def role(self, tensor_name: str) -> TensorRole:
         """What the stored tensor is; `InputError` for a name that this family does not know."""
