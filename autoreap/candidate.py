@@ -63,7 +63,8 @@ class Candidate:
         seed: seed of the `random` ranking; the other rankings have no randomness.
         strip_vision: drop the vision tower; nothing to drop in a model that can't see.
         drop_speech: drop the talker and the waveform decoder.
-        heal: how the thinker's retained weights are fitted again, or `none`; see `plan.Healing`.
+        heal: how the retained weights of each decoder that is pruned are fitted again, or `none`; see `plan.Healing`.
+            The talker's are where it was measured.
         heal_ridge: strength of the penalty on what healing changes, above 0.
         heal_condition: what the pruned model hears while it is healed: the keys of a `data.conditions.Condition` in a
             line, such as `noise: brown, snr_db: 10`; `none` leaves the recordings as they are.

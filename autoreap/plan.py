@@ -196,8 +196,9 @@ class PruningPlan:
         strip_vision: the vision tower goes.
         thinker, talker: what is retained of each decoder; None where the talker is not edited.
         drop_speech: the talker and the waveform decoder go.
-        heal: how retained weights are fitted; None leaves them as they are.
-        fitted: the weights that `heal` stands for, rounded to the stored type: of each healed layer [K, H, I] for its
+        heal: how the thinker's retained weights are fitted; None leaves them as they are.
+        talker_heal: the same of the talker, on what it says. It is fitted where it is written, as no score hears it.
+        fitted: the weights that healing stands for, rounded to the stored type: of each healed layer [K, H, I] for its
             retained experts, [H, I] for an MLP. A plan is read and written without them.
         polish: how routers and norms were trained after that; None leaves them as they are.
         polished: the trained weights, rounded to the stored type; a router has the rows of its retained experts. A plan
@@ -212,6 +213,7 @@ class PruningPlan:
     talker: ComponentPlan | None = None
     drop_speech: bool = False
     heal: Healing | None = None
+    talker_heal: Healing | None = None
     fitted: FittedWeights | None = field(default=None, compare=False, repr=False)
     polish: Polishing | None = None
     polished: PolishedWeights | None = field(default=None, compare=False, repr=False)
@@ -221,6 +223,20 @@ class PruningPlan:
     def component(self, name: str) -> ComponentPlan | None:
         """The edit of component `name`, or None where it stays as it is."""
         return self.thinker if name == "thinker" else self.talker
+
+    def healing(self, name: str) -> Healing | None:
+        """How component `name` is healed, or None where it is not."""
+        return self.heal if name == "thinker" else self.talker_heal
+
+    @property
+    def heals(self) -> bool:
+        """Whether weights are fitted again."""
+        return any(self.healing(name) for name in COMPONENTS)
+
+    def is_fitted(self, name: str) -> bool:
+        """Whether all weights of component `name` are here that its healing stands for."""
+        heal = self.healing(name)
+        return heal is None or (heal.weights is not None and self.fitted is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """The contents of plan.json."""
@@ -236,6 +252,8 @@ class PruningPlan:
             document[name] = edit and {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
         if self.heal:
             document["heal"] = asdict(self.heal)
+        if self.talker_heal:
+            document["talker_heal"] = asdict(self.talker_heal)
         if self.polish:
             document["polish"] = asdict(self.polish)
         if self.bits:
@@ -244,16 +262,23 @@ class PruningPlan:
             document["active_experts"] = self.active_experts
         return document
 
-    def with_fitted(self, fitted: FittedWeights, digest: str) -> "PruningPlan":
-        """This plan with the weights that its healing stands for, and their digest."""
-        assert self.heal is not None
-        return replace(self, heal=replace(self.heal, weights=digest), fitted=fitted)
+    def with_fitted(self, fitted: FittedWeights, digests: Mapping[str, str]) -> "PruningPlan":
+        """This plan with weights that its healing stands for, and their digests by component."""
+        heal = self.heal and replace(self.heal, weights=digests.get("thinker"))
+        talker_heal = self.talker_heal and replace(self.talker_heal, weights=digests.get("talker"))
+        return replace(self, heal=heal, talker_heal=talker_heal, fitted=fitted)
+
+    def unhealed(self) -> "PruningPlan":
+        """This plan, healing nothing."""
+        return replace(self, heal=None, talker_heal=None, fitted=None)
 
     def summary(self) -> dict[str, Any]:
         """How much each component keeps, for people and JSON."""
         summary: dict[str, Any] = {"strip_vision": self.strip_vision, "drop_speech": self.drop_speech}
         if self.heal:
             summary["heal"] = {"method": self.heal.method, "ridge": self.heal.ridge}
+        if self.talker_heal:
+            summary["talker_heal"] = {"method": self.talker_heal.method, "ridge": self.talker_heal.ridge}
         if self.polish:
             summary["polish"] = {"step": self.polish.step, "learning_rate": self.polish.learning_rate}
         if self.bits:
@@ -274,9 +299,9 @@ class PruningPlan:
     def treatments(self) -> tuple[str, ...]:
         """What is done beside dropping parts, in words: how it is routed, healed and quantised."""
         active = f"{self.active_experts} active experts" if self.active_experts else ""
-        return tuple(
-            words for words in (active, self.heal and self.heal.in_words, self.bits and self.bits.in_words) if words
-        )
+        healed = self.heal and self.heal.in_words
+        talker_healed = self.talker_heal and f"the talker {self.talker_heal.in_words}"
+        return tuple(words for words in (active, healed, talker_healed, self.bits and self.bits.in_words) if words)
 
     def digest(self) -> str:
         """Sixteen hex digits of the edit that takes effect; computed once.
@@ -294,6 +319,8 @@ class PruningPlan:
         identity: list[Any] = [self.base_model.fingerprint, dropped, effective]
         if self.heal:  # the digest of a plan that heals nothing is what it was before there was healing
             identity.append(asdict(replace(self.heal, weights=None)))
+        if self.talker_heal:
+            identity.append({"talker": asdict(replace(self.talker_heal, weights=None))})
         if self.polish:
             identity.append(asdict(self.polish))
         if self.bits:
@@ -320,7 +347,7 @@ def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
         if decoder is None:
             raise InputError(f"edits the {name}, which this model does not have", where="plan")
         _check_component(edit, decoder, where=f"plan: {name}")
-    if shape.is_packed and (plan.bits is not None or plan.heal is not None):
+    if shape.is_packed and (plan.bits is not None or plan.heals):
         raise packed_already("plan")
     if plan.bits is not None:
         _check_bits(plan.bits, shape)
@@ -413,6 +440,7 @@ class _PlanFile:
     talker: ComponentPlan | None
     drop_speech: StrictBool = False
     heal: Healing | None = None
+    talker_heal: Healing | None = None
     polish: Polishing | None = None
     bits: Quantisation | None = None
     active_experts: PositiveInteger | None = None
@@ -437,4 +465,5 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
     file = validate(_PLAN_FILE, document, where)
     plan = PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)
-    return replace(plan, heal=file.heal, polish=file.polish, bits=file.bits, active_experts=file.active_experts)
+    plan = replace(plan, heal=file.heal, talker_heal=file.talker_heal, polish=file.polish)
+    return replace(plan, bits=file.bits, active_experts=file.active_experts)

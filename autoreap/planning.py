@@ -81,18 +81,19 @@ def _active_experts(candidate: Candidate, shape: ComponentShape) -> int | None:
 def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | None, shape: ModelShape) -> PruningPlan:
     """`plan`, healed as `candidate` asks on the rows that the saliency was measured on; as it is where nothing can be.
 
-    A plan that strips vision is healed on what is heard alone.
+    A plan that strips vision is healed on what is heard alone. So is the talker, where these rows were answered aloud.
 
     Raises:
         InputError: it is to be healed, and there is no measurement, or none that says on which rows.
     """
-    thinker = plan.thinker
-    after_layers = zip(thinker.layers, (*thinker.layers[1:], len(thinker.experts)), strict=True)
-    has_cut = any(following > layer + 1 for layer, following in after_layers)
-    is_pruned = has_cut or thinker.num_retained_experts < shape.components["thinker"].num_experts
-    is_edited = is_pruned or plan.bits is not None or plan.active_experts is not None
-    if candidate.heal == NONE or not (has_cut if candidate.heal == "cuts" else is_edited):
-        return replace(plan, heal=None)
+    plan = plan.unhealed()
+    is_edited = plan.bits is not None or plan.active_experts is not None
+    is_healed = _can_be_healed(plan.thinker, shape.components["thinker"], candidate.heal, is_edited=is_edited)
+    is_talker_healed = plan.talker is not None and _can_be_healed(
+        plan.talker, shape.components["talker"], candidate.heal
+    )
+    if not (is_healed or is_talker_healed):
+        return plan
     if saliency is None:
         fix = "give calibration data with --audio, or leave --heal out"
         raise InputError("is fitted on calibration data", where="heal", fix=fix)
@@ -108,7 +109,21 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
         tokens=facts.get("tokens", DEFAULT_TOKENS),
         condition="" if candidate.heal_condition == NONE else candidate.heal_condition,
     )
-    return replace(plan, heal=heal)
+    if is_healed:
+        plan = replace(plan, heal=heal)
+    if is_talker_healed and "talker" in saliency.components and "audio" in data:
+        talker_heal = replace(heal, data={"audio": data["audio"]}, tokens="both", condition="")
+        plan = replace(plan, talker_heal=talker_heal)
+    return plan
+
+
+def _can_be_healed(edit: ComponentPlan, shape: ComponentShape, heal: str, *, is_edited: bool = False) -> bool:
+    """Whether `edit` took something that `heal` can give back, or something else did that `is_edited` says."""
+    after_layers = zip(edit.layers, (*edit.layers[1:], len(edit.experts)), strict=True)
+    has_cut = any(following > layer + 1 for layer, following in after_layers)
+    if heal in (NONE, "cuts"):
+        return has_cut and heal == "cuts"
+    return has_cut or is_edited or edit.num_retained_experts < shape.num_experts
 
 
 def check_candidate(candidate: Candidate, shape: ModelShape) -> None:

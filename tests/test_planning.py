@@ -332,10 +332,34 @@ def test_attention_alone_is_not_quantised_where_there_are_experts() -> None:
         planned(bits_rest=4)
 
 
+def test_a_talker_that_lost_something_is_healed_on_what_is_heard_alone_where_it_was_measured() -> None:
+    both = planned(retention=0.5, talker_retention=0.5, heal="stream", heal_condition="snr_db: 10")
+    assert both.heal is not None
+    assert both.talker_heal == Healing("stream", both.heal.ridge, {"audio": "digest of audio"}, tokens="both")
+    assert planned(retention=0.5, heal="stream").talker_heal is None
+    assert planned(retention=0.5, talker_retention=0.5, heal="cuts").talker_heal is None
+    unspoken = saliency_of(replace(SHAPE, components={"thinker": SHAPE.components["thinker"]}))
+    candidate = Candidate(retention=0.5, talker_retention=0.5, saliency="random", heal="stream")
+    plan = make_plan(candidate, unspoken, SHAPE, BASE_MODEL)
+    assert plan.heal is not None
+    assert plan.talker_heal is None
+
+
+def test_what_the_talker_is_healed_by_is_part_of_a_plan() -> None:
+    healed = planned(talker_retention=0.5, heal="stream")
+    assert healed.heal is None
+    assert healed.talker_heal is not None
+    alone, mistaken = replace(healed, talker_heal=None), replace(healed, talker_heal=None, heal=healed.talker_heal)
+    assert len({plan.digest() for plan in (healed, alone, mistaken)}) == 3
+    fitted = healed.with_fitted({}, {"talker": "0123"})
+    assert fitted.digest() == healed.digest()
+    assert plan_from_dict(json.loads(json.dumps(fitted.as_dict())), where="plan.json") == fitted
+
+
 def test_how_it_is_healed_is_part_of_a_plan_and_what_was_fitted_is_not() -> None:
     plain, healed, other = (planned(retention=0.5, **values) for values in ({}, {"heal": "stream"}, {"heal": "block"}))
     assert len({plain.digest(), healed.digest(), other.digest()}) == 3
-    fitted = healed.with_fitted({}, "0123")
+    fitted = healed.with_fitted({}, {"thinker": "0123"})
     assert fitted.digest() == healed.digest()
     assert plan_from_dict(json.loads(json.dumps(fitted.as_dict())), where="plan.json") == fitted
     assert "heal" not in plain.as_dict()

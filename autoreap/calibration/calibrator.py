@@ -20,7 +20,7 @@ from autoreap.data.calibration_choices import DEFAULT_GATES, DEFAULT_TOKENS
 from autoreap.data.calibration_config import DEFAULT_MAX_UNREADABLE, CalibrationConfig
 from autoreap.data.samples import MODALITIES, Sample, digest
 from autoreap.errors import InputError, SilenceError
-from autoreap.models.families.encoded import mark_tokens
+from autoreap.models.families.encoded import Encoded, mark_tokens
 from autoreap.models.families.running import Decoder
 from autoreap.models.loading import Loaded
 from autoreap.models.prompts import audio_of, embedded
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192
-_SPEECH_STEPS = 512  # what the talker says of one sample at most, while it is calibrated on its own speech
+SPEECH_STEPS = 512  # what the talker says of one sample at most, while it hears itself
 _MAX_SILENT = 0.5  # the share of rows that may be answered with nothing; a talker is not known by its silence
 _NAMED = 5  # silent rows in a message
 _Run = Callable[[Loaded, Batch, Meter, "Options"], tuple[str, ...]]  # returns the rows that were answered with nothing
@@ -253,23 +253,28 @@ def listen(loaded: Loaded, batch: Batch) -> None:
     running.thinker(model).base_model(**embedded(running, model, loaded.inputs, batch.encoded, audio), use_cache=False)
 
 
-@torch.inference_mode()
 def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tuple[str, ...]:
-    """Let the model answer one sample aloud, seeded each time; every step of the talker counts.
+    """Let the model answer one sample aloud; every step of the talker counts.
 
     Returns the row, with the reason, if it was answered with nothing; then no step counts.
     """
-    torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
-    tensors = loaded.inputs.collate(batch.encoded)
-    family = loaded.model_info.family
-    assert family.voice is not None  # it has a talker
-    device = family.running.device(loaded.model)
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
         with meter.all_or_nothing():
-            family.voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, _SPEECH_STEPS)
+            speak(loaded, batch.encoded[0])
     except SilenceError as error:
         reason = f"{batch.encoded[0].where}: {error}"
         logger.info(f"left out: {reason}")
         return (reason,)
     return ()
+
+
+@torch.inference_mode()
+def speak(loaded: Loaded, encoded: Encoded) -> None:
+    """Let the model answer one sample aloud, seeded each time; `SilenceError` if it says nothing."""
+    torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
+    tensors = loaded.inputs.collate([encoded])
+    family = loaded.model_info.family
+    assert family.voice is not None  # it has a talker
+    device = family.running.device(loaded.model)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    family.voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, SPEECH_STEPS)

@@ -87,13 +87,14 @@ def _write_plan(
     model_info = open_model(model)
     if not writing.dry_run:
         check_target(writing.target, model_info.checkpoint.path)
-    if plan.heal and not writing.dry_run:
+    if plan.heals and not writing.dry_run:
         from autoreap import jobs
         from autoreap.healing.healer import STREAMS
         from autoreap.search.storage import DEFAULT_ROOT
 
         data = jobs.healing_data(calibration.config() if calibration.is_given else None)
-        plan = jobs.refitted(loading.load(model_info, "thinker"), plan, data, DEFAULT_ROOT / STREAMS)
+        loaded = loading.load(model_info, "both" if plan.talker_heal else "thinker")
+        plan = jobs.refitted(loaded, plan, data, DEFAULT_ROOT / STREAMS)
     expected: Expected | str = "no --evals to answer"
     if evals:
         from autoreap import jobs

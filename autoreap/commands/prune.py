@@ -62,7 +62,7 @@ def prune(
         components = COMPONENTS[component]
         saliency = jobs.calibrated(loaded, data, components, options=options, num_ordered=num_ordered)
         plan = planning.plan(component, saliency, shape, base_model)
-        if plan.heal and not writing.dry_run:
+        if plan.heals and not writing.dry_run:
             plan = jobs.refitted(loaded, plan, data, Path(scratch))
         expected: Expected | str = "the base model was never in memory as a whole"
         if writing.compares and not loading.stream_layers:

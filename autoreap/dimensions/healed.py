@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from autoreap.errors import InputError
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
-from autoreap.plan import FittedWeights, PruningPlan
+from autoreap.plan import COMPONENTS, FittedWeights, PruningPlan
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Let the fitted weights stand in for the resident ones, which wait in the host's memory."""
     with ExitStack() as stack:
-        for (component, number), weights in fitted_weights(plan).items():
+        for component in COMPONENTS:
             decoder, edit = family.running.decoder(model, component), plan.component(component)
             if decoder is None or edit is None:
-                continue
-            down = family.running.down_projection(decoder.layers[number])
-            stack.enter_context(standing_in(down, edit.experts[number], weights))
+                continue  # a talker that was not loaded has no weights to fit
+            check_fitted(plan, component)
+            for (of, number), weights in (plan.fitted or {}).items():
+                if of == component:
+                    down = family.running.down_projection(decoder.layers[number])
+                    stack.enter_context(standing_in(down, edit.experts[number], weights))
         yield
 
 
@@ -57,19 +60,14 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
         values.copy_(original)
 
 
-def fitted_weights(plan: PruningPlan) -> FittedWeights:
-    """The weights that the plan's healing stands for, none where it heals nothing.
-
-    Raises:
-        InputError: the plan heals, and they are not fitted yet.
-    """
-    if plan.heal is None:
-        return {}
-    if plan.fitted is None:
+def check_fitted(plan: PruningPlan, component: str) -> None:
+    """Raise `InputError` if the weights that the plan's healing of `component` stands for are not fitted yet."""
+    if not plan.is_fitted(component):
         raise InputError(
-            "heals, and its weights are not fitted yet", where="plan", fix="fit them with healing.healer.Healer"
+            f"heals the {component}, and its weights are not fitted yet",
+            where="plan",
+            fix="fit them with healing.healer.Healer",
         )
-    return plan.fitted
 
 
 def digest_of(fitted: FittedWeights) -> str:
@@ -90,7 +88,7 @@ def bytes_of(weights: torch.Tensor) -> memoryview:
     """The bytes of `weights` as they are stored."""
     import torch
 
-    stored = weights.contiguous().flatten().view(torch.uint8)
+    stored = weights.cpu().contiguous().flatten().view(torch.uint8)
     return memoryview(stored.numpy().data)
 
 

@@ -1,6 +1,8 @@
 """What the decoder is given of the calibration rows that are fitted on."""
 
 import importlib.metadata
+import logging
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,14 +11,18 @@ from typing import Any
 import torch
 
 from autoreap import __version__
-from autoreap.calibration.batching import batches, estimate_tokens
-from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, decoder_of, listen
+from autoreap.calibration.batching import batches, encode, estimate_tokens
+from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, decoder_of, listen, speak
 from autoreap.data.conditions import read_condition
 from autoreap.data.dataset import draw_rows
 from autoreap.data.samples import Sample
-from autoreap.models.decoder_calls import catch_arguments
+from autoreap.errors import InputError, MediaError, SilenceError
+from autoreap.models.decoder_calls import catch_arguments, catch_steps
 from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded
+from autoreap.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 # Of one modality; some 100 clips. An expert's map of 768 inputs needs about twice as many tokens, and 64 of 128 experts
 # with a top-k of 8 get 2,000 each of these.
@@ -68,6 +74,40 @@ def decoder_calls(
         hidden = arguments.pop("inputs_embeds")
         counted = mark_tokens(batch.encoded, tokens).flatten().nonzero().squeeze(1)
         calls.append(DecoderCall(hidden, arguments, counted.to(hidden.device), batch.weight))
+    return calls
+
+
+def spoken_calls(loaded: Loaded, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[DecoderCall]:
+    """What the talker's decoder is given while the model answers `samples` aloud, a call for each answer.
+
+    All that it is given counts, as in calibration. Rows are taken in a random order, the same one each time, until they
+    have `max_tokens` tokens; those that can't be read or are answered with nothing are left out.
+
+    Raises:
+        InputError: no row is answered.
+    """
+    decoder = decoder_of(loaded, "talker")
+    shuffled = list(samples)
+    random.Random(0).shuffle(shuffled)
+    calls: list[DecoderCall] = []
+    num_tokens = 0
+    with Progress("answers aloud, tokens", max_tokens) as progress:
+        for sample in shuffled:
+            if num_tokens >= max_tokens:
+                break
+            try:
+                encoded = encode(loaded.inputs, sample, with_answer=False)
+                arguments = catch_steps(decoder, partial(speak, loaded, encoded))
+            except (MediaError, SilenceError) as error:
+                logger.info(f"left out: {sample.where}: {error}")
+                continue
+            hidden = arguments.pop("inputs_embeds")
+            counted = torch.arange(hidden.shape[1], device=hidden.device)
+            calls.append(DecoderCall(hidden, arguments, counted, sample.weight))
+            num_tokens += len(counted)
+            progress.advance(len(counted))
+    if not calls:
+        raise InputError("no row was answered aloud", where=samples[0].where, fix="leave the talker unhealed")
     return calls
 
 

@@ -9,7 +9,7 @@ Shape legend: N tokens that count, K retained experts, I what a down projection 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +21,16 @@ from torch import nn
 from autoreap.data.samples import Sample, digest
 from autoreap.dimensions.bits import matrices, rounded
 from autoreap.dimensions.experts import narrowed
-from autoreap.dimensions.healed import digest_of, standing_in
+from autoreap.dimensions.healed import digest_of, digest_of_named, standing_in
 from autoreap.dimensions.routing import choosing
 from autoreap.errors import InputError
-from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows
+from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows, spoken_calls
 from autoreap.healing.halves import LayerRunner
 from autoreap.healing.ridge import Regressor, fit_ridge
 from autoreap.healing.streams import Streams, take_streams
 from autoreap.models.loading import Loaded
 from autoreap.models.tensors import stored_type
-from autoreap.plan import ComponentPlan, FittedWeights, Healing, PruningPlan
+from autoreap.plan import COMPONENTS, ComponentPlan, FittedWeights, Healing, PruningPlan
 
 logger = logging.getLogger(__name__)
 
@@ -44,35 +44,51 @@ class Healer:
         loaded: the model, unmasked. It is as it was after each call.
         data: the calibration rows by modality.
         folder: takes what the unpruned model computes.
+        check: called between layers; what it raises ends a fit.
     """
 
-    def __init__(self, loaded: Loaded, data: Mapping[str, Sequence[Sample]], folder: Path) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        data: Mapping[str, Sequence[Sample]],
+        folder: Path,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._loaded = loaded
         self._data = data
         self._folder = folder
-        self._calls: dict[tuple[str, str, str], list[DecoderCall]] = {}  # by modality, tokens and condition
-        self._streams: dict[tuple[str, str], Streams] = {}  # by modality and tokens
+        self._check = check
+        self._calls: dict[tuple[str, ...], list[DecoderCall]] = {}  # by component, modality, tokens and condition
+        self._streams: dict[tuple[str, ...], Streams] = {}  # by component, modality and tokens
 
     def fit(self, plan: PruningPlan) -> PruningPlan:
-        """`plan` with the weights that it stands for, and their digest; as it is where it heals nothing.
+        """`plan` with the weights that it stands for, and their digests; as it is where it heals nothing.
 
-        The same plan, rows and versions on the same device give the same bits.
+        A talker that is not in memory is left out: scoring needs none, and nothing is written without its weights. The
+        same plan, rows and versions on the same device give the same bits.
 
         Raises:
             InputError: the plan was made for other rows.
             HealingError: a fit is singular or not finite.
         """
-        if plan.heal is None:
-            return plan
-        self._check_data(plan.heal)
-        heal = plan.heal
-        calls: list[DecoderCall] = []
-        streams = []
-        for modality in sorted(heal.data):
-            calls += self._calls_of(modality, heal.tokens, heal.condition)
-            streams.append(self._streams_of(modality, heal.tokens))
-        fitted = _DecoderFit(self._loaded, "thinker", plan, self._stored_dtype).run(calls, streams)
-        return plan.with_fitted(fitted, digest_of(fitted))
+        fitted: dict[tuple[str, int], torch.Tensor] = {}
+        digests = {}
+        for component in COMPONENTS:
+            heal, edit = plan.healing(component), plan.component(component)
+            decoder = self._loaded.model_info.family.running.decoder(self._loaded.model, component)
+            if heal is None or edit is None or decoder is None:
+                continue
+            self._check_data(heal)
+            calls: list[DecoderCall] = []
+            streams = []
+            for modality in sorted(heal.data):
+                calls += self._calls_of(component, modality, heal.tokens, heal.condition)
+                streams.append(self._streams_of(component, modality, heal.tokens))
+            fit = _DecoderFit(self._loaded, component, plan, self._stored_dtype(component), self._check)
+            weights = fit.run(calls, streams)
+            fitted |= weights
+            digests[component] = digest_of(weights)
+        return plan.with_fitted(fitted, digests) if plan.heals else plan
 
     def _check_data(self, heal: Healing) -> None:
         for modality, expected in heal.data.items():
@@ -88,33 +104,37 @@ class Healer:
         """Of the rows, by modality; taken once, as it reads all their media."""
         return {modality: digest(samples) for modality, samples in self._data.items()}
 
-    def _calls_of(self, modality: str, tokens: str, condition: str) -> list[DecoderCall]:
-        key = (modality, tokens, condition)
+    def _calls_of(self, component: str, modality: str, tokens: str, condition: str) -> list[DecoderCall]:
+        key = (component, modality, tokens, condition)
         if key not in self._calls:
-            rows = drawn_rows(self._loaded, self._data[modality])
-            self._calls[key] = decoder_calls(self._loaded, rows, tokens, condition)
+            rows = self._data[modality]
+            if component == "talker":
+                self._calls[key] = spoken_calls(self._loaded, rows)
+            else:
+                self._calls[key] = decoder_calls(self._loaded, drawn_rows(self._loaded, rows), tokens, condition)
         return self._calls[key]
 
-    def _streams_of(self, modality: str, tokens: str) -> Streams:
-        key = (modality, tokens)
+    def _streams_of(self, component: str, modality: str, tokens: str) -> Streams:
+        key = (component, modality, tokens)
         if key not in self._streams:
-            calls = self._calls_of(modality, tokens, condition="")
+            calls = self._calls_of(component, modality, tokens, condition="")
             identity = {
                 "model": self._loaded.model_info.checkpoint.fingerprint,
                 "data": self._digests[modality],
                 "tokens": tokens,
                 **computed_with(self._loaded),
             }
-            self._streams[key] = take_streams(self._loaded, "thinker", calls, identity, self._folder)
+            if component == "talker":  # what it said, which on an accelerator may not be the same each time
+                identity["said"] = digest_of_named((str(number), call.hidden) for number, call in enumerate(calls))
+            self._streams[key] = take_streams(self._loaded, component, calls, identity, self._folder, self._check)
         return self._streams[key]
 
-    @cached_property
-    def _stored_dtype(self) -> torch.dtype:
+    def _stored_dtype(self, component: str) -> torch.dtype:
         """The type of the down projections in the checkpoint; fitted weights are rounded to it once."""
         layout = self._loaded.model_info.family.layout
         for name, info in self._loaded.model_info.checkpoint.tensors.items():
             role = layout.role(name)
-            if role.part == "thinker" and role.is_down_projection:
+            if role.part == component and role.is_down_projection:
                 return stored_type(info)
         raise AssertionError("a decoder has down projections")
 
@@ -132,25 +152,35 @@ def refitted(loaded: Loaded, plan: PruningPlan, data: Mapping[str, Sequence[Samp
 
 def is_same_fit(scored: PruningPlan, fitted: PruningPlan) -> bool:
     """Whether `fitted` has the weights that `scored` records, as far as it records any."""
-    if scored.heal is None or scored.heal.weights is None:
-        return True
-    return fitted.heal == scored.heal
+    for component in COMPONENTS:
+        recorded = scored.healing(component)
+        if recorded is not None and recorded.weights is not None and fitted.healing(component) != recorded:
+            return False
+    return True
 
 
 class _DecoderFit:
     """Goes through the retained layers of one decoder, and fits each to what the unpruned one computes."""
 
-    def __init__(self, loaded: Loaded, component: str, plan: PruningPlan, stored_dtype: torch.dtype) -> None:
-        edit = plan.component(component)
-        assert plan.heal is not None
+    def __init__(
+        self,
+        loaded: Loaded,
+        component: str,
+        plan: PruningPlan,
+        stored_dtype: torch.dtype,
+        check: Callable[[], None],
+    ) -> None:
+        heal, edit = plan.healing(component), plan.component(component)
+        assert heal is not None
         assert edit is not None
         self._running = loaded.model_info.family.running
         self._runner = LayerRunner(loaded, component)
         self._component = component
         self._plan = plan
-        self._heal: Healing = plan.heal
+        self._heal: Healing = heal
         self._edit: ComponentPlan = edit
         self._stored_dtype = stored_dtype
+        self._check = check
 
     @torch.inference_mode()
     def run(self, calls: Sequence[DecoderCall], streams: Sequence[Streams]) -> FittedWeights:
@@ -160,6 +190,7 @@ class _DecoderFit:
         fitted: dict[tuple[str, int], torch.Tensor] = {}
         depth = len(self._edit.experts)
         for number, following in zip(self._edit.layers, (*self._edit.layers[1:], depth), strict=True):
+            self._check()
             kept = self._edit.experts[number]
             with self._runner.layer(number) as layer, ExitStack() as stack:
                 self._route(layer.module, kept, stack)

@@ -9,7 +9,7 @@ from autoreap.dimensions import experts, layers
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.loading import ModelInfo
-from autoreap.plan import FittedWeights, PruningPlan
+from autoreap.plan import COMPONENTS, FittedWeights, PruningPlan
 
 
 def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint) -> PruningPlan:
@@ -23,13 +23,14 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
     if plan.bits is not None:
         fix = "materialise its plan without bits, polish that, and quantise what comes of it"
         raise InputError("its weights are stored in few bits, and can't be trained", where=written.path, fix=fix)
-    if plan.heal is None:
+    healed = [component for component in COMPONENTS if plan.healing(component)]
+    if not healed:
         return plan
     layout = base.family.layout
     found: dict[tuple[str, int], list[tuple[int | None, torch.Tensor]]] = {}
     for name in base.checkpoint.tensors:
         role = layout.role(name)
-        if role.part != "thinker" or role.layer is None or not role.is_down_projection:
+        if role.part not in healed or role.layer is None or not role.is_down_projection:
             continue
         kept = experts.rewrite_tensor(role, plan)
         renumbered = kept and layers.rewrite_tensor(kept, plan)

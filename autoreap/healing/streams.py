@@ -6,7 +6,7 @@ Shape legend: L layers, N tokens that count, H hidden.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,9 +45,16 @@ def _mapped(path: Path, shape: tuple[int, int, int], dtype: torch.dtype, *, is_n
 
 
 def take_streams(
-    loaded: Loaded, component: str, calls: Sequence[DecoderCall], identity: Mapping[str, str], root: Path
+    loaded: Loaded,
+    component: str,
+    calls: Sequence[DecoderCall],
+    identity: Mapping[str, str],
+    root: Path,
+    check: Callable[[], None] = lambda: None,
 ) -> Streams:
     """The streams of the unpruned `component` over `calls`, taken once for each `identity` and kept below `root`.
+
+    What `check` raises between layers ends it, and nothing is kept.
 
     Raises:
         InputError: there is too little room for them.
@@ -67,18 +74,21 @@ def take_streams(
             problem = f"the unpruned model's streams need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
             raise InputError(problem, where=root, fix="free some space")
         own_directory(folder)
-        _fill(loaded, component, calls, Streams(folder, shape, dtype, is_new=True))
+        _fill(loaded, component, calls, Streams(folder, shape, dtype, is_new=True), check)
         (folder / _COMPLETE).write_text(json.dumps(dict(identity)))
     return Streams(folder, shape, dtype)
 
 
 @torch.inference_mode()
-def _fill(loaded: Loaded, component: str, calls: Sequence[DecoderCall], streams: Streams) -> None:
+def _fill(
+    loaded: Loaded, component: str, calls: Sequence[DecoderCall], streams: Streams, check: Callable[[], None]
+) -> None:
     num_layers = len(streams.blocks)
     runner = LayerRunner(loaded, component)
     hidden = [call.hidden for call in calls]
     with Progress(f"what the unpruned {component} computes, layers", num_layers) as progress:
         for number in range(num_layers):
+            check()
             with runner.layer(number) as layer:
                 place = 0
                 for each, call in enumerate(calls):

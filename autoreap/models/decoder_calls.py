@@ -38,6 +38,29 @@ def catch_arguments(decoder: Decoder, run: Callable[[], None]) -> dict[str, Any]
     return given
 
 
+def catch_steps(decoder: Decoder, run: Callable[[], None]) -> dict[str, Any]:
+    """The arguments of one call of `decoder` over all that `run` gives it step after step, for a single row.
+
+    Each token sees those before it, so that the call computes what the steps do.
+    """
+    embeddings, positions = [], []
+
+    def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
+        embeddings.append(options["inputs_embeds"])
+        positions.append(options["position_ids"])
+
+    handle = cast(nn.Module, decoder).register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return {
+        "inputs_embeds": torch.cat(embeddings, dim=1),
+        "position_ids": torch.cat(positions, dim=-1),
+        "use_cache": False,
+    }
+
+
 class _StandIn(nn.Module):
     """In the place of a layer; keeps what it is given."""
 

@@ -78,9 +78,9 @@ def load(
     """
     if stream_layers and speech:
         raise InputError(
-            "the talker can't be calibrated layer by layer: it speaks with the whole model in memory",
+            "the talker can't be calibrated layer by layer, nor healed: it speaks with the whole model in memory",
             where="--stream-layers",
-            fix="give --component thinker",
+            fix="leave it out, or give --component thinker",
         )
     if stream_layers and model_info.checkpoint.is_packed:
         problem = "layers that are stored in few bits can't be read one by one"

@@ -4,7 +4,7 @@ A trial's result is stored before its state, so a kill between the two loses not
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -270,7 +270,7 @@ class StudyRecord:
         """The trial that scored the plan of a healed `trial` without healing it, if there is one."""
         if not trial.is_scored or trial.plan is None or trial.plan.heal is None:
             return None
-        digest = replace(trial.plan, heal=None).digest()
+        digest = trial.plan.unhealed().digest()
         scored = (other for other in self.points if other.plan_digest == digest)
         return next(scored, None)
 

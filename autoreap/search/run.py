@@ -227,6 +227,10 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
         calibration=space.calibration if space.heals else None,
         streams=(options.root / STREAMS).resolve(),
     )
+    if searches_talker:  # what is scored does not speak
+        del loaded
+        release()
+        loaded = load(run.model_info, device=options.device, dtype=options.dtype)
     if options.workers == 1:
         return saliency, LocalPool(make_scorer(loaded, setup, run.evals.search, check, data), on_outcome)
     del loaded
@@ -306,7 +310,8 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         )
         healer = None
         if run.space.heals:
-            healer = Healer(loaded, read_calibration(run.space.calibration), run.options.root / STREAMS)
+            data = read_calibration(run.space.calibration)
+            healer = Healer(loaded, data, run.options.root / STREAMS, run.signals.check)
         scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check)
         points = in_order_of_size(front)
         with run.signals.deferred():

@@ -179,7 +179,7 @@ def make_scorer(
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=setup.batch_size, check=check)
     healer = None
     if setup.calibration is not None:
-        healer = Healer(loaded, data or read_calibration(setup.calibration), setup.streams)
+        healer = Healer(loaded, data or read_calibration(setup.calibration), setup.streams, check)
     return Scorer(loaded, evaluator, setup, check, healer)
 
 

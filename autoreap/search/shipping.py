@@ -80,13 +80,15 @@ def refitted_trial(study: StudyRecord, plan: PruningPlan, model_info: ModelInfo,
     Raises:
         InputError: the calibration set is no longer there, or has changed.
     """
-    if plan.heal is None:
+    if not plan.heals:
         return plan
     if study.scoring is None or not study.scoring.space:
         raise InputError("does not record what its candidates are healed on", where=f"study {study.name}")
     data = read_calibration(load_calibration(Path(study.scoring.space)))
     device, dtype = choose_device(study.scoring.where)
-    fitted = refitted(load(model_info, device=device, dtype=dtype), plan, data, root / STREAMS)
+    loaded = load(model_info, speech=plan.talker_heal is not None, device=device, dtype=dtype)
+    fitted = refitted(loaded, plan, data, root / STREAMS)
+    del loaded
     release()
     return fitted
 

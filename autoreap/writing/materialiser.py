@@ -17,13 +17,13 @@ from typing import Any
 
 from pydantic import StrictStr, TypeAdapter, ValidationError
 
-from autoreap.dimensions.healed import fitted_weights
+from autoreap.dimensions.healed import check_fitted
 from autoreap.dimensions.polished import polished_weights
 from autoreap.errors import InputError, VerificationError
 from autoreap.files import exclusive, own_directory
 from autoreap.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from autoreap.models.families import family_of
-from autoreap.plan import PruningPlan
+from autoreap.plan import COMPONENTS, PruningPlan
 from autoreap.progress import Progress
 from autoreap.validation import NO_OTHER_KEYS
 from autoreap.writing.model_card import TrialFacts, model_card, public_name
@@ -74,7 +74,8 @@ def materialise(
         VerificationError: what was written is not what was planned; nothing is left behind.
     """
     checkpoint = open_checkpoint(source)
-    fitted_weights(plan)  # a plan without its weights can't be written
+    for component in COMPONENTS:
+        check_fitted(plan, component)  # a plan without its weights can't be written
     polished_weights(plan)
     rewrite = plan_rewrite(checkpoint, plan)
     shards = shards_of(rewrite.tensors)
@@ -218,7 +219,7 @@ def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ..
         state = file.stat()
         source.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
     layout = [[shard.name, shard.num_bytes] for shard in shards]
-    weights = plan.heal and plan.heal.weights
+    weights = [heal.weights for heal in (plan.heal, plan.talker_heal) if heal]
     return {"plan": plan.digest(), "fitted": weights, "shards": layout, "source": source}
 
 

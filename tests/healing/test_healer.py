@@ -1,5 +1,6 @@
 """What healing promises: the model is as it was, the same bits each time, and a decoder nearer to the unpruned one."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,16 @@ from random_qwen2_audio import save_hearing_model
 from autoreap.calibration.batching import batches
 from autoreap.calibration.calibrator import listen
 from autoreap.calibration.measure import read_calibration
+from autoreap.data.calibration_config import CalibrationConfig, CalibrationSet
+from autoreap.data.eval_set import open_evals
 from autoreap.data.samples import Sample, digest
 from autoreap.errors import InputError
 from autoreap.healing.healer import Healer
 from autoreap.masking import masked
 from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import Healing, PruningPlan, Quantisation
+from autoreap.search.scorers import Job, ScorerSetup, make_scorer
+from autoreap.search.signals import Interrupted
 from autoreap.writing.materialiser import materialise
 
 NUM_ROWS = 12
@@ -135,6 +140,40 @@ def test_the_same_plan_gives_the_same_weights_with_kept_streams_and_with_new_one
     assert again.fit(healed(plan, data)).heal == first
     assert Healer(loaded, data, tmp_path).fit(healed(plan, data)).heal == first
     assert again.fit(healed(plan, data, ridge=0.02)).heal != first
+
+
+@pytest.mark.parametrize("num_layers", [2, 11])  # of the unpruned model's streams, of the fit
+def test_a_signal_ends_a_fit_between_layers_and_leaves_the_model_as_it_was(
+    loaded: Loaded, plan: PruningPlan, healer: Healer, data: Data, tmp_path: Path, num_layers: int
+) -> None:
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    calls = iter(range(num_layers))
+
+    def check() -> None:
+        if next(calls, None) is None:
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        Healer(loaded, data, tmp_path, check).fit(healed(plan, data))
+    after = loaded.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert Healer(loaded, data, tmp_path).fit(healed(plan, data)).heal == healer.fit(healed(plan, data)).heal
+
+
+def test_a_signal_during_a_fit_ends_a_candidate_that_is_scored(
+    loaded: Loaded, plan: PruningPlan, data: Data, tmp_path: Path
+) -> None:
+    evals = ROOT / "evals" / "tiny.yaml"
+    sets = CalibrationConfig(audio=(CalibrationSet("unused: the rows are given"),))
+    setup = ScorerSetup("tiny", evals, {"wer": "minimize"}, ("wer",), calibration=sets, streams=tmp_path)
+
+    def check() -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    scorer = make_scorer(loaded, setup, open_evals(evals).search, check, data)
+    with pytest.raises(Interrupted):
+        scorer.score(Job(0, healed(plan, data), {"size_bytes": 1.0}))
+    assert not list(tmp_path.rglob("complete.json"))  # of the unpruned model's streams
 
 
 def test_a_model_read_layer_by_layer_is_healed_alike(

@@ -27,7 +27,7 @@ def fitted_at_random(plan: PruningPlan, checkpoint: Checkpoint, *, seed: int = 0
         shape = (len(kept), *info.shape[-2:]) if kept else info.shape
         weights = torch.randn(shape, generator=generator) * 1.5 / shape[-1] ** 0.5
         fitted.setdefault((role.part, role.layer), weights.to(torch.bfloat16))
-    return plan.with_fitted(fitted, digest_of(fitted))
+    return plan.with_fitted(fitted, dict.fromkeys(COMPONENTS, digest_of(fitted)))
 
 
 def polished_at_random(plan: PruningPlan, checkpoint: Checkpoint, *, seed: int = 0) -> PruningPlan:
