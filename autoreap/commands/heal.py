@@ -75,7 +75,8 @@ def heal(
             release()
             document, text = writing.write(base_info, polished.plan, expected=expected)
     if not polished.is_better:
-        raise HealingError(f"{checkpoint}: polishing does not help, so nothing was written; {_in_words(polished)}")
+        problem = f"{checkpoint}: polishing does not help significantly, so nothing was written"
+        raise HealingError(f"{problem}; {_in_words(polished)}")
     document["polish"] = _as_dict(polished)
     text += f"\n{_in_words(polished)}"
     if comparison is not None:

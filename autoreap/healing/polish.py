@@ -38,7 +38,7 @@ from autoreap.models.tensors import stored_type
 from autoreap.plan import PolishedWeights, Polishing, PruningPlan
 from autoreap.progress import Progress
 from autoreap.reading import parse_json
-from autoreap.scores import Difference, Metric, NllCounts, compare, score
+from autoreap.scores import BETTER, MIN_DIFFERENT, Difference, Metric, NllCounts, compare, score
 from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ SAVE_INTERVAL_SECONDS = 120.0
 MAX_TOKENS = 131_072  # of each modality: their embeddings are in memory, half a gigabyte at a hidden size of 2,048
 _EVALUATION_STEPS = 10  # between two evaluations
 _PATIENCE_STEPS = 100  # without a better evaluation, then the training ends
-_HELD_OUT = 0.1  # of the rows, for validation
+_HELD_OUT = 0.1  # of the rows, for validation; so many at least that they can say something
 _MAX_GRADIENT_NORM = 1.0
 _FORMAT = "autoreap.polish.1"
 _KINDS = ("trained", "best", "exp_avg", "exp_avg_sq")
@@ -91,23 +91,23 @@ class Polished:
 
     @property
     def is_better(self) -> bool:
-        """Whether the held-out rows say so."""
-        return self.difference.value < 0
+        """Whether the held-out rows say so, significantly."""
+        return self.difference.verdict == BETTER
 
 
 def answered_rows(data: Mapping[str, Sequence[Sample]], *, sees: bool) -> dict[str, list[Sample]]:
     """The rows that can be trained on, by modality: with media and an answer; those of sound alone unless it `sees`.
 
     Raises:
-        InputError: there are too few to hold one out.
+        InputError: there are too few to hold enough of them out.
     """
     rows: dict[str, list[Sample]] = {}
     for modality, samples in data.items():
         if modality == "audio" or sees:
             rows[modality] = [sample for sample in samples if sample.media and sample.text]
-    if len(rows["audio"]) < 2:
+    if len(rows["audio"]) < 2 * MIN_DIFFERENT:
         raise InputError(
-            f"needs 2 audio rows with an answer at least, got {len(rows['audio'])}",
+            f"needs {2 * MIN_DIFFERENT} audio rows with an answer at least, got {len(rows['audio'])}",
             where=data["audio"][0].where,
             fix="give rows of audio with their text",
         )
@@ -138,7 +138,8 @@ def polish(
     num_rows = 0
     for _, samples in sorted(data.items()):
         rows = drawn_rows(loaded, samples, MAX_TOKENS)
-        validating = {number for number, _ in draw_rows(rows, max(1, round(_HELD_OUT * len(rows))))}
+        num_validating = min(max(MIN_DIFFERENT, round(_HELD_OUT * len(rows))), len(rows) // 2)
+        validating = {number for number, _ in draw_rows(rows, num_validating)}
         for chosen, taken in ((training, False), (held_out, True)):
             part = [row for number, row in enumerate(rows) if (number in validating) == taken]
             if part:

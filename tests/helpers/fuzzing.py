@@ -69,6 +69,7 @@ def make_seed(folder: Path) -> None:
     from autoreap.planning import make_plan
     from autoreap.scores import Counts
     from autoreap.tiny_omni import CHECKPOINT
+    from autoreap.writing.materialiser import materialise
 
     write_starter(folder)
     shutil.copytree(CHECKPOINT, folder / "model", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
@@ -76,6 +77,8 @@ def make_seed(folder: Path) -> None:
     saliency = saliency_of(model.shape, fingerprint=model.checkpoint.fingerprint)
     saliency.save(folder / "saliency.safetensors")
     make_plan(Candidate(retention=0.5), saliency, model.shape, model.base_model).save(folder / "plan.json")
+    small = Candidate(retention=0.125, strip_vision=True, drop_speech=True)
+    materialise(folder / "model", make_plan(small, saliency, model.shape, model.base_model), folder / "pruned")
     outcome = Outcome("a", "red", "red", Counts(0, 1), failed=False)
     Evaluation({"wer": (outcome,)}, 0.0).save_outcomes(folder / "outcomes.jsonl")
     (folder / "mlruns").mkdir()
@@ -213,6 +216,12 @@ def case_of(number: int, seed: int) -> tuple[Case, random.Random]:
 
 
 _MODEL_FILES = ("model/config.json", "model/model.safetensors")
+_PRUNED_FILES = (
+    "pruned/plan.json",
+    "pruned/verification/record.json",
+    "pruned/config.json",
+    "pruned/model.safetensors",
+)
 _STUDY = ("mlruns/studies.db",)
 _COMMANDS = (
     Case(_MODEL_FILES, ("inspect", "model")),
@@ -231,6 +240,8 @@ _COMMANDS = (
     Case(("space.yaml",), ("search", "space.yaml", "--model", "gone")),
     Case(("tasks.yaml", "rows.jsonl"), ("evaluate", "gone", "--evals", "tasks.yaml")),
     Case(("model/config.json",), ("verify", "model", "--skip-behaviour")),
+    Case((*_PRUNED_FILES, *_MODEL_FILES), ("heal", "pruned", "--base", "model", "--audio", "rows.jsonl", "--dry-run")),
+    Case((*_PRUNED_FILES, "rows.jsonl"), ("heal", "pruned", "--base", "model", "--audio", "rows.jsonl", "-o", "new")),
 )
 
 
@@ -475,8 +486,9 @@ def _run_quietly(case: Case) -> None:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         code = _run_here(case)
-    # What is damaged must be right before it is; `gone` is a model that is not there, asked for last.
-    if code and not {"gone", "verify"} & {*case.words}:
+    # What is damaged must be right before it is; `gone` is a model that is not there, asked for last, and `new` needs
+    # more rows than there are.
+    if code and not {"gone", "verify", "new"} & {*case.words}:
         print(f"the seed is not right for {case}: {said.getvalue()}", file=sys.stderr)
 
 
