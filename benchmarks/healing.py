@@ -1,12 +1,13 @@
 """What healing gives back, on how many rows, and what it costs.
 
-    OMP_NUM_THREADS=1 python benchmarks/healing.py [--part scores|cuts|sweeps|noise|rows|cost]
+    OMP_NUM_THREADS=1 python benchmarks/healing.py [--part scores|cuts|sweeps|noise|rows|seen|cost]
 
-All but the last part score plans of the embedded model (affinity, no vision) on the report split of evals/tiny.yaml.
-`scores`: a quarter to a half of the experts, unhealed and healed; `cuts`: with layers cut; `sweeps`: one, three and ten
-sweeps over the experts, of which ten reach the joint solution; `noise`: healed while it hears noise; `rows`: healed on
-some of the calibration rows, five draws, mean and range. `cost`: a random thinker of 128 experts with a top-k of 8,
-fitted and scored, in CPU time on one thread, and the growth with tokens, experts and layers.
+All but the last part score plans of the embedded model (affinity, no vision but in `seen`) on the report split of
+evals/tiny.yaml. `scores`: a quarter to a half of the experts, unhealed and healed; `cuts`: with layers cut; `sweeps`:
+one, three and ten sweeps over the experts, of which ten reach the joint solution; `noise`: healed while it hears noise;
+`rows`: healed on some of the calibration rows, five draws, mean and range; `seen`: with vision kept, healed on what is
+heard alone and on all. `cost`: a random thinker of 128 experts with a top-k of 8, fitted and scored, in CPU time on one
+thread, and the growth with tokens, experts and layers.
 """
 
 import argparse
@@ -54,6 +55,7 @@ def main() -> None:
         "sweeps": print_sweeps,
         "noise": print_noise,
         "rows": print_rows,
+        "seen": print_seen,
     }
     parser.add_argument("--part", choices=[*parts, "cost"], help="one table alone")
     options = parser.parse_args()
@@ -82,8 +84,8 @@ class Bench:
         self._healer = Healer(self.loaded, self.data, folder)
 
     def plan(self, heal: str = "none", **values: Any) -> PruningPlan:
-        """Of a candidate without vision."""
-        candidate = Candidate(strip_vision=True, heal=heal, **values)
+        """Of a candidate without vision, unless `values` say otherwise."""
+        candidate = Candidate(**{"strip_vision": True, "heal": heal, **values})
         model_info = self.loaded.model_info
         return make_plan(candidate, self.saliency, model_info.shape, model_info.base_model)
 
@@ -94,7 +96,7 @@ class Bench:
         return Healer(self.loaded, {"audio": rows}, self._folder).fit(plan)
 
     def fitted(self, plan: PruningPlan) -> PruningPlan:
-        """`plan` healed on all rows."""
+        """`plan` healed on the rows that it names."""
         return self._healer.fit(plan)
 
     def scores(self, plan: PruningPlan | None) -> dict[str, float]:
@@ -134,7 +136,7 @@ def print_scores(bench: Bench) -> None:
                 plan = bench.plan(heal, retention=retention, heal_ridge=strength)
                 bench.print_row(f"{num_experts}, {heal}, ridge {strength:g}", plan)
     plan = bench.plan("stream", retention=6 / 16, heal_ridge=0.001, saliency="random")
-    bench.print_row("6 at random, none", replace(plan, heal=None))
+    bench.print_row("6 at random, none", plan.unhealed())
     bench.print_row("6 at random, stream, ridge 0.001", plan)
 
 
@@ -184,6 +186,29 @@ def print_rows(bench: Bench) -> None:
                 values = [scores[metric] for scores in found]
                 cells.append(f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
             print(f"| {num_rows} | {strength:g} | {' | '.join(cells)} |", flush=True)
+
+
+def print_seen(bench: Bench) -> None:
+    """What is seen, too, by plans that keep all layers and the eyes."""
+    names = ("wer", "accuracy", "accuracy.caption", "accuracy.mixed")
+    print(f"\n| experts kept, healed on | {' | '.join(names)} |\n|---|---|---|---|---|", flush=True)
+    loaded = bench.loaded
+    evaluator = Evaluator(loaded.model, loaded.inputs, open_evals(EVALS).report, batch_size=64)
+    cases: list[tuple[str, PruningPlan | None]] = [("16 of 16, nothing", None)]
+    for num_experts in (6, 4):
+        plan = bench.plan("stream", retention=num_experts / 16, heal_ridge=0.001, strip_vision=False)
+        cases += [
+            (f"{num_experts}, nothing", plan.unhealed()),
+            (f"{num_experts}, audio", bench.fitted_on(plan, bench.data["audio"])),
+            (f"{num_experts}, audio, video and mixed", bench.fitted(plan)),
+        ]
+    for label, case in cases:
+        metrics = evaluator.run(case).metrics()
+        cells = [
+            f"{100 * metrics[name].value:.2f} [{100 * metrics[name].low:.2f}, {100 * metrics[name].high:.2f}]"
+            for name in names
+        ]
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 def print_cost(folder: Path) -> None:

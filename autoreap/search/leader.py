@@ -24,7 +24,7 @@ from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
 from autoreap.search.failures import FailuresInARow, RepeatedFailureError
 from autoreap.search.front import best_so_far, pareto
-from autoreap.search.neighbours import Neighbour, Neighbourhood, distinct_treatments
+from autoreap.search.neighbours import Neighbour, Neighbourhood
 from autoreap.search.non_inferiority import margin_limits, nearest_to_non_inferior, non_inferior_points
 from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
@@ -236,17 +236,19 @@ class Leader:
         """The untried neighbour that comes first.
 
         A smaller candidate that is as good as the unpruned model is worth most: first come neighbours of the smallest
-        non-inferior one that are smaller than it, then smaller neighbours of what fails by little. How experts are
-        ranked and healed does not change a size, so each smaller neighbour is tried as others are treated, too. Then
-        come the neighbours of the front, smallest first.
+        non-inferior one that are smaller than it, then smaller neighbours of what fails by little; of each size only
+        the best. Then come the neighbours of the front, smallest first.
         """
         tried = self._tried
         known = self._non_inferior()
         limit = known[0].size_bytes if known else math.inf
         nearest = nearest_to_non_inferior(self._points, self._space.margins)
-        treatments = distinct_treatments([*nearest, *self._trials.values()])
-        for point in nearest[:_NUM_NEAREST]:
-            for neighbour in self._neighbourhood.smaller(point, limit, treatments):
+        trials = [*nearest, *self._trials.values()]
+        best_of_size: dict[int, TrialRecord] = {}
+        for point in nearest:
+            best_of_size.setdefault(point.size_bytes, point)
+        for point in list(best_of_size.values())[:_NUM_NEAREST]:
+            for neighbour in self._neighbourhood.smaller(point, limit, trials):
                 if neighbour.digest not in tried:
                     return neighbour
         for point in pareto(self._points, self._objectives):

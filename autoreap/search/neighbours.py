@@ -10,7 +10,7 @@ from autoreap.errors import AutoreapError
 from autoreap.search.candidates import Planner
 from autoreap.search.parameters import Parameter, Range, can_be
 from autoreap.search.records import TrialRecord
-from autoreap.search.sampling import sample, split_by_size
+from autoreap.search.sampling import HEALING, RANKING, sample
 from autoreap.search.space import SpaceConfig
 
 # Of a range without a step of its own, as shares of its scale. A small change may leave the plan as it is, so the next
@@ -18,7 +18,7 @@ from autoreap.search.space import SpaceConfig
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
-_NUM_TREATMENTS = 20  # a plan of the 30B model takes a tenth of a second
+_NUM_RANKINGS = 20  # a plan of the 30B model takes a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,33 @@ class Neighbourhood:
                     yield neighbour
                     break
 
-    def smaller(self, point: TrialRecord, limit: float, treatments: Sequence[Mapping[str, Any]]) -> Iterator[Neighbour]:
-        """Those smaller than `limit` bytes, largest first: as they are, then ranked and healed as in `treatments`."""
+    def smaller(self, point: TrialRecord, limit: float, trials: Sequence[TrialRecord]) -> Iterator[Neighbour]:
+        """Those smaller than `limit` bytes, largest first, and the point itself in other ways that change no size.
+
+        Experts are ranked and healed independently of each other, so each is crossed with what `trials` tried, the best
+        first: the point by each other method of healing, as the best may fail where it is smaller; its smaller
+        neighbours as they are, by the other methods, and by the other rankings; last the point by these.
+        """
         smaller = [neighbour for neighbour in self.of(point) if neighbour.size_bytes < limit]
         smaller.sort(key=lambda neighbour: -neighbour.size_bytes)
+        healings, rankings = _distinct_healings(trials), _distinct_rankings(trials)
+        yield from self._crossed(point.params, HEALING, healings, point)
         yield from smaller
         for neighbour in smaller:
-            sized, _ = split_by_size(neighbour.params)
-            for treatment in treatments:
-                crossed = self._plan({**sized, **treatment}, point.number)
-                if crossed is not None:
-                    yield crossed
+            yield from self._crossed(neighbour.params, HEALING, healings, point)
+        for neighbour in smaller:
+            yield from self._crossed(neighbour.params, RANKING, rankings, point)
+        yield from self._crossed(point.params, RANKING, rankings, point)
+
+    def _crossed(
+        self, params: Mapping[str, Any], names: Sequence[str], others: Sequence[dict[str, Any]], point: TrialRecord
+    ) -> Iterator[Neighbour]:
+        """`params` with each of `others` in the place of those called `names`."""
+        rest = {name: value for name, value in params.items() if name not in names}
+        for other in others:
+            crossed = self._plan({**rest, **other}, point.number)
+            if crossed is not None:
+                yield crossed
 
     def _plan(self, params: dict[str, Any], origin: int) -> Neighbour | None:
         """None where `params` stand for no plan."""
@@ -72,16 +88,26 @@ class Neighbourhood:
         return self._known[key]
 
 
-def distinct_treatments(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
-    """The parameters that rank and heal experts, and change no size, of the first trials that differ in them."""
-    treatments: list[dict[str, Any]] = []
+def _distinct_rankings(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """The parameters that rank experts, of the first trials that differ in them."""
+    rankings: list[dict[str, Any]] = []
     for trial in trials:
-        _, treatment = split_by_size(trial.params)
-        if treatment and treatment not in treatments:
-            treatments.append(treatment)
-        if len(treatments) == _NUM_TREATMENTS:
+        ranking = {name: value for name, value in trial.params.items() if name in RANKING}
+        if ranking and ranking not in rankings:
+            rankings.append(ranking)
+        if len(rankings) == _NUM_RANKINGS:
             break
-    return treatments
+    return rankings
+
+
+def _distinct_healings(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """The parameters that say how to heal, of the first trial of each method."""
+    healings: dict[str, dict[str, Any]] = {}
+    for trial in trials:
+        if "heal" in trial.params:
+            healing = {name: value for name, value in trial.params.items() if name in HEALING}
+            healings.setdefault(trial.params["heal"], healing)
+    return list(healings.values())
 
 
 def directions(params: Mapping[str, Any], space: SpaceConfig) -> Iterator[list[dict[str, Any]]]:

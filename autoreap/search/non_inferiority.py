@@ -141,12 +141,17 @@ def non_inferior_points(points: Sequence[TrialRecord], margins: Mapping[str, flo
 
 
 def nearest_to_non_inferior(points: Sequence[TrialRecord], margins: Mapping[str, float]) -> list[TrialRecord]:
-    """The non-inferior points, smallest first, then those that exceed a margin, the least excess first."""
+    """The non-inferior points, smallest first, then those that exceed a margin, the least excess first.
 
-    def excess(point: TrialRecord) -> float:
-        return max(1.0, worst_ratio(check_margins(point.metrics, point.against_baseline, margins)))
+    Of equal sizes those come first that lose least, on average over the metrics in units of their margins.
+    """
 
-    return sorted(feasible_points(points), key=excess)  # sorting keeps equals in order
+    def order(point: TrialRecord) -> tuple[float, int, float]:
+        checks = check_margins(point.metrics, point.against_baseline, margins)
+        losses = sum(check.loss / check.margin for check in checks)
+        return max(1.0, worst_ratio(checks)), point.size_bytes, losses
+
+    return sorted(feasible_points(points), key=order)
 
 
 def worst_ratio(checks: Sequence[MarginCheck]) -> float:

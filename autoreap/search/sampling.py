@@ -27,8 +27,8 @@ from autoreap.search.space import SpaceConfig
 
 logger = logging.getLogger(__name__)
 
-_RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
-_HEALING = ("heal", "heal_ridge", "heal_condition")
+RANKING = ("saliency", "lambda", "beta", "seed")  # parameters that rank experts, and do nothing else
+HEALING = ("heal", "heal_ridge", "heal_condition")  # those that say how to heal; neither changes a size
 _BITS = ("bits", "bits_rest")
 
 
@@ -63,7 +63,7 @@ def _check_effect(space: SpaceConfig) -> None:
     """Raise `InputError` if a searched parameter of the ranking moves nothing: it would only repeat plans."""
     calibration = space.calibration
     rankings = space.parameters.get("saliency", Candidate().saliency)
-    for name in _RANKING[1:]:
+    for name in RANKING[1:]:
         if not isinstance(space.parameters.get(name), Range | tuple):
             continue
         needed = "random" if name == "seed" else "affinity"
@@ -82,7 +82,7 @@ def _check_healing(space: SpaceConfig) -> None:
     """Raise `InputError` if how to heal is searched while no candidate is healed."""
     if set(space.heal_choices) != {NONE}:
         return
-    for name in _HEALING[1:]:
+    for name in HEALING[1:]:
         if isinstance(space.parameters.get(name), Range | tuple):
             fix = "add heal: [none, block, stream, cuts], or leave it out"
             raise InputError("moves nothing without heal", where=f"{space.path}: parameters.{name}", fix=fix)
@@ -122,7 +122,7 @@ def _is_about_experts(name: str, spec: Any) -> bool:
     """Whether a parameter makes a candidate choose among experts of the thinker."""
     if name == "retention":
         return _least(spec) < 1
-    return name == "experts" or (name in _RANKING and isinstance(spec, Range | tuple))
+    return name == "experts" or (name in RANKING and isinstance(spec, Range | tuple))
 
 
 def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
@@ -330,12 +330,6 @@ def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate
         if count in values:
             values[fraction] = values.pop(count) / shape.components[component_of(count)].num_experts
     return Candidate.from_parameters(values)
-
-
-def split_by_size(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of `params` that change a size, and those that don't: they rank experts, or heal them."""
-    others = {name: value for name, value in params.items() if name in (*_RANKING, *_HEALING)}
-    return {name: value for name, value in params.items() if name not in others}, others
 
 
 def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:

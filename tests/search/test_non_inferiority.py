@@ -6,7 +6,14 @@ from studies import add_trial, new_study, rate, read
 
 from autoreap.errors import InputError
 from autoreap.scores import NO_DIFFERENCE, WORSE, Counts, Difference, Metric, compare, score
-from autoreap.search.non_inferiority import check_margins, margin_limits, margin_of, quality_lines, smallest_safe
+from autoreap.search.non_inferiority import (
+    check_margins,
+    margin_limits,
+    margin_of,
+    nearest_to_non_inferior,
+    quality_lines,
+    smallest_safe,
+)
 from autoreap.search.records import HeldOutScores, HeldOutTrial, record_held_out, record_margins
 from autoreap.search.selection import select
 
@@ -53,6 +60,14 @@ def test_margins_of_the_space_decide(study: optuna.Study) -> None:
     assert select(read(study), "safe")[0].number == 2
     record_margins(study, {"wer": 0.04, "accuracy": 0.03})
     assert select(read(study), "safe")[0].number == 3
+
+
+def test_of_equal_sizes_that_comes_first_which_loses_least(study: optuna.Study) -> None:
+    metrics = {"wer": rate(0.099), "accuracy": rate(0.9)}
+    differences = {"wer": loss(-0.1), "accuracy": loss(0.0)}
+    better = add_trial(study, (40, 0.099), metrics=metrics, against_baseline=differences)
+    nearest = nearest_to_non_inferior(read(study).points, {})
+    assert [point.number for point in nearest] == [better, 1, 0, 2, 3]
 
 
 def test_where_the_report_split_disagrees_the_next_larger_one_is_chosen(study: optuna.Study) -> None:

@@ -1,0 +1,70 @@
+"""Which neighbours are tried: one step away, and crossed with how other trials rank and heal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from builders import saliency_of
+from pages import ROOT
+
+from autoreap.models.loading import open_model
+from autoreap.search.candidates import Planner
+from autoreap.search.neighbours import Neighbourhood
+from autoreap.search.records import TrialRecord, TrialStatus
+from autoreap.search.space import load_space
+
+Params = Mapping[str, Any]
+BEST = {"retention": 0.375, "layers_cut": 0, "lambda": 0.2, "beta": 0.5, "heal": "block", "heal_ridge": 0.004}
+HEALED = {"retention": 0.75, "layers_cut": 3, "lambda": 1.0, "beta": 1.0, "heal": "stream", "heal_ridge": 0.001}
+PRUNED = {"retention": 1.0, "layers_cut": 2, "lambda": 3.5, "beta": 0.6, "heal": "none"}
+
+
+@pytest.fixture(scope="module")
+def neighbourhood() -> Neighbourhood:
+    model_info = open_model("tiny")
+    saliency = saliency_of(model_info.shape, fingerprint=model_info.checkpoint.fingerprint)
+    return Neighbourhood(load_space(ROOT / "search_spaces" / "tiny.yaml"), Planner(model_info, saliency))
+
+
+def trial(number: int, params: Params) -> TrialRecord:
+    return TrialRecord(number, TrialStatus.SCORED, params, size_bytes=4_000_000)
+
+
+def ranking_of(params: Params) -> tuple[float, float]:
+    return params["lambda"], params["beta"]
+
+
+def healing_of(params: Params) -> tuple[str, float | None]:
+    return params["heal"], params.get("heal_ridge")
+
+
+def test_rankings_and_healings_of_others_are_crossed_each_by_itself(neighbourhood: Neighbourhood) -> None:
+    trials = [trial(number, params) for number, params in enumerate((BEST, HEALED, PRUNED))]
+    tried = [each.params for each in neighbourhood.smaller(trials[0], 4_000_000, trials)]
+    smaller = [params for params in tried if params["retention"] == 0.3125 and params["layers_cut"] == 0]
+    crossed = {(ranking_of(params), healing_of(params)) for params in smaller}
+    own, other = ranking_of(BEST), ranking_of(PRUNED)
+    assert (own, ("stream", 0.001)) in crossed
+    assert (own, ("none", None)) in crossed
+    assert (other, healing_of(BEST)) in crossed
+    assert (ranking_of(HEALED), healing_of(BEST)) in crossed
+
+
+def test_the_best_is_healed_otherwise_before_its_smaller_neighbours_are_ranked_otherwise(
+    neighbourhood: Neighbourhood,
+) -> None:
+    trials = [trial(number, params) for number, params in enumerate((BEST, HEALED, PRUNED))]
+    tried = [each.params for each in neighbourhood.smaller(trials[0], 4_000_000, trials)]
+    as_is = {**BEST, "retention": 0.3125}
+    healed = {**BEST, "heal": "stream", "heal_ridge": 0.001}
+    ranked = {**as_is, "lambda": 3.5, "beta": 0.6}
+    assert tried.index(healed) < tried.index(as_is) < tried.index(ranked)
+    assert ranking_of(tried[-1]) != ranking_of(BEST)
+    assert tried[-1]["retention"] == BEST["retention"]
+
+
+def test_nothing_that_is_not_smaller_is_among_the_neighbours_of_other_sizes(neighbourhood: Neighbourhood) -> None:
+    trials = [trial(number, params) for number, params in enumerate((BEST, HEALED, PRUNED))]
+    for neighbour in neighbourhood.smaller(trials[0], 3_900_000, trials):
+        same_size = all(neighbour.params[name] == BEST[name] for name in ("retention", "layers_cut"))
+        assert same_size or neighbour.size_bytes < 3_900_000
