@@ -236,8 +236,8 @@ class Leader:
         """The untried neighbour that comes first.
 
         A smaller candidate that is as good as the unpruned model is worth most: first come neighbours of the smallest
-        non-inferior one that are smaller than it, then smaller neighbours of what fails by little; of each size only
-        the best. Then come the neighbours of the front, smallest first.
+        non-inferior one that are smaller than it, then those of what fails by little; of each size only the best. Then
+        come the neighbours of the front, smallest first.
         """
         tried = self._tried
         known = self._non_inferior()
@@ -248,7 +248,7 @@ class Leader:
         for point in nearest:
             best_of_size.setdefault(point.size_bytes, point)
         for point in list(best_of_size.values())[:_NUM_NEAREST]:
-            for neighbour in self._neighbourhood.smaller(point, limit, trials):
+            for neighbour in self._neighbourhood.around(point, limit, trials):
                 if neighbour.digest not in tried:
                     return neighbour
         for point in pareto(self._points, self._objectives):

@@ -48,21 +48,25 @@ class Neighbourhood:
                     yield neighbour
                     break
 
-    def smaller(self, point: TrialRecord, limit: float, trials: Sequence[TrialRecord]) -> Iterator[Neighbour]:
-        """Those smaller than `limit` bytes, largest first, and the point itself in other ways that change no size.
+    def around(self, point: TrialRecord, limit: float, trials: Sequence[TrialRecord]) -> Iterator[Neighbour]:
+        """Where there may be something smaller than `limit` bytes that is as good as `point`, and what may be better.
 
-        Experts are ranked and healed independently of each other, so each is crossed with what `trials` tried, the best
-        first: the point by each other method of healing, as the best may fail where it is smaller; its smaller
-        neighbours as they are, by the other methods, and by the other rankings; last the point by these.
+        First come the smaller neighbours as they are, the largest first. Experts are ranked and healed independently of
+        each other, so each is crossed with what `trials` tried, the best first: the point is healed by the other
+        methods, as what is best at its size is likely to be so where it is smaller; each smaller one is healed and
+        ranked otherwise; last the point is ranked otherwise. In between comes the next larger neighbour, which is
+        needed where the report split refutes the point.
         """
-        smaller = [neighbour for neighbour in self.of(point) if neighbour.size_bytes < limit]
-        smaller.sort(key=lambda neighbour: -neighbour.size_bytes)
+        neighbours = sorted(self.of(point), key=lambda neighbour: neighbour.size_bytes)
+        larger = [neighbour for neighbour in neighbours if neighbour.size_bytes > point.size_bytes]
+        limit = min(limit, point.size_bytes)
+        smaller = [neighbour for neighbour in reversed(neighbours) if neighbour.size_bytes < limit]
         healings, rankings = _distinct_healings(trials), _distinct_rankings(trials)
-        yield from self._crossed(point.params, HEALING, healings, point)
         yield from smaller
+        yield from self._crossed(point.params, HEALING, healings, point)
+        yield from larger[:1]
         for neighbour in smaller:
             yield from self._crossed(neighbour.params, HEALING, healings, point)
-        for neighbour in smaller:
             yield from self._crossed(neighbour.params, RANKING, rankings, point)
         yield from self._crossed(point.params, RANKING, rankings, point)
 

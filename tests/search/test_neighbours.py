@@ -1,6 +1,7 @@
 """Which neighbours are tried: one step away, and crossed with how other trials rank and heal."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def healing_of(params: Params) -> tuple[str, float | None]:
 
 def test_rankings_and_healings_of_others_are_crossed_each_by_itself(neighbourhood: Neighbourhood) -> None:
     trials = [trial(number, params) for number, params in enumerate((BEST, HEALED, PRUNED))]
-    tried = [each.params for each in neighbourhood.smaller(trials[0], 4_000_000, trials)]
+    tried = [each.params for each in neighbourhood.around(trials[0], 4_000_000, trials)]
     smaller = [params for params in tried if params["retention"] == 0.3125 and params["layers_cut"] == 0]
     crossed = {(ranking_of(params), healing_of(params)) for params in smaller}
     own, other = ranking_of(BEST), ranking_of(PRUNED)
@@ -50,21 +51,25 @@ def test_rankings_and_healings_of_others_are_crossed_each_by_itself(neighbourhoo
     assert (ranking_of(HEALED), healing_of(BEST)) in crossed
 
 
-def test_the_best_is_healed_otherwise_before_its_smaller_neighbours_are_ranked_otherwise(
+def test_smaller_ones_come_as_they_are_then_the_best_healed_otherwise_then_smaller_ones_ranked_otherwise(
     neighbourhood: Neighbourhood,
 ) -> None:
     trials = [trial(number, params) for number, params in enumerate((BEST, HEALED, PRUNED))]
-    tried = [each.params for each in neighbourhood.smaller(trials[0], 4_000_000, trials)]
+    tried = [each.params for each in neighbourhood.around(trials[0], 4_000_000, trials)]
     as_is = {**BEST, "retention": 0.3125}
     healed = {**BEST, "heal": "stream", "heal_ridge": 0.001}
     ranked = {**as_is, "lambda": 3.5, "beta": 0.6}
-    assert tried.index(healed) < tried.index(as_is) < tried.index(ranked)
+    assert tried.index(as_is) < tried.index(healed) < tried.index(ranked)
     assert ranking_of(tried[-1]) != ranking_of(BEST)
     assert tried[-1]["retention"] == BEST["retention"]
 
 
-def test_nothing_that_is_not_smaller_is_among_the_neighbours_of_other_sizes(neighbourhood: Neighbourhood) -> None:
-    trials = [trial(number, params) for number, params in enumerate((BEST, HEALED, PRUNED))]
-    for neighbour in neighbourhood.smaller(trials[0], 3_900_000, trials):
-        same_size = all(neighbour.params[name] == BEST[name] for name in ("retention", "layers_cut"))
-        assert same_size or neighbour.size_bytes < 3_900_000
+def test_of_other_sizes_there_are_smaller_ones_and_the_next_larger(neighbourhood: Neighbourhood) -> None:
+    point = trial(0, BEST)
+    sizes = {neighbour.size_bytes for neighbour in neighbourhood.of(point)}
+    own = next(each.size_bytes for each in neighbourhood.of(point) if each.params["heal"] == "none")
+    point = replace(point, size_bytes=own)
+    trials = [point, trial(1, HEALED), trial(2, PRUNED)]
+    tried = list(neighbourhood.around(point, 3_900_000, trials))
+    assert {each.size_bytes for each in tried if each.size_bytes > own} == {min(size for size in sizes if size > own)}
+    assert all(each.size_bytes < 3_900_000 for each in tried if each.size_bytes < own)
