@@ -111,6 +111,27 @@ def test_what_was_healed_in_the_search_ships_and_is_fitted_again_to_the_same_bit
     assert "needs its calibration set" in capsys.readouterr().err
 
 
+def test_a_talker_that_is_pruned_in_the_search_is_healed_where_it_is_written(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = (project / "space.yaml").read_text().replace("presets: [light, medium]", "presets: []")
+    space = space.replace("{low: 0.25, high: 1.0, step: 0.0625}", "0.4375\n  heal: stream\n  heal_ridge: 0.01")
+    space = space.replace("layers_cut: {low: 0, high: 2}", "layers_cut: 0\n  talker.retention: 0.5")
+    (project / "space.yaml").write_text(space)
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "1", "--json"]) == 0
+    shipped = load_plan(Path(json.loads(capsys.readouterr().out)["shipped"]["path"]) / "plan.json")
+    scored = read_study(open_study("night")).plan(0)
+    assert scored.digest() == shipped.digest()
+    assert scored.heal == shipped.heal
+    assert scored.talker_heal is not None
+    assert scored.talker_heal.weights is None
+    assert shipped.talker_heal is not None
+    assert shipped.talker_heal.weights is not None
+
+    assert main(["materialise", "night", "--trial", "0", "-o", "again"]) == 0
+    assert load_plan(project / "again/plan.json") == shipped
+
+
 def test_a_night_that_found_nothing_of_use_ships_nothing_and_says_so(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
