@@ -61,7 +61,7 @@ class Neighbourhood:
         larger = [neighbour for neighbour in neighbours if neighbour.size_bytes > point.size_bytes]
         limit = min(limit, point.size_bytes)
         smaller = [neighbour for neighbour in reversed(neighbours) if neighbour.size_bytes < limit]
-        healings, rankings = _distinct_healings(trials), _distinct_rankings(trials)
+        healings, rankings = _distinct_healings(point, trials), _distinct_rankings(trials)
         yield from smaller
         yield from self._crossed(point.params, HEALING, healings, point)
         yield from larger[:1]
@@ -104,11 +104,14 @@ def _distinct_rankings(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
     return rankings
 
 
-def _distinct_healings(trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
-    """The parameters that say how to heal, of the first trial of each method."""
+def _distinct_healings(point: TrialRecord, trials: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """The parameters that say how to heal, of the scored trial of each method that is nearest to `point` in size.
+
+    How strong the penalty should be depends on how much is lost.
+    """
     healings: dict[str, dict[str, Any]] = {}
-    for trial in trials:
-        if "heal" in trial.params:
+    for trial in sorted(trials, key=lambda trial: abs(trial.size_bytes - point.size_bytes)):  # equals stay in order
+        if trial.is_scored and "heal" in trial.params:
             healing = {name: value for name, value in trial.params.items() if name in HEALING}
             healings.setdefault(trial.params["heal"], healing)
     return list(healings.values())

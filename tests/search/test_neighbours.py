@@ -64,6 +64,16 @@ def test_smaller_ones_come_as_they_are_then_the_best_healed_otherwise_then_small
     assert tried[-1]["retention"] == BEST["retention"]
 
 
+def test_a_method_of_healing_is_as_strong_as_it_was_at_the_nearest_size(neighbourhood: Neighbourhood) -> None:
+    far = replace(trial(1, {**HEALED, "heal_ridge": 0.01}), size_bytes=6_000_000)
+    near = replace(trial(2, {**HEALED, "heal_ridge": 0.002}), size_bytes=4_100_000)
+    failed = replace(trial(3, {**HEALED, "heal_ridge": 0.003}), status=TrialStatus.FAILED)
+    point = trial(0, BEST)
+    tried = [each.params for each in neighbourhood.around(point, 4_000_000, [point, far, near, failed])]
+    assert {healing_of(params) for params in tried if params["heal"] == "stream"} >= {("stream", 0.002)}
+    assert not {healing_of(params) for params in tried} & {("stream", 0.01), ("stream", 0.003)}
+
+
 def test_of_other_sizes_there_are_smaller_ones_and_the_next_larger(neighbourhood: Neighbourhood) -> None:
     point = trial(0, BEST)
     sizes = {neighbour.size_bytes for neighbour in neighbourhood.of(point)}
