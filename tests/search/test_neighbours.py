@@ -15,6 +15,7 @@ from autoreap.search.records import TrialRecord, TrialStatus
 from autoreap.search.space import load_space
 
 Params = Mapping[str, Any]
+HEALS = {"heal_ridge": {"heal": ("stream", "block")}}
 BEST = {"retention": 0.375, "layers_cut": 0, "lambda": 0.2, "beta": 0.5, "heal": "block", "heal_ridge": 0.004}
 HEALED = {"retention": 0.75, "layers_cut": 3, "lambda": 1.0, "beta": 1.0, "heal": "stream", "heal_ridge": 0.001}
 PRUNED = {"retention": 1.0, "layers_cut": 2, "lambda": 3.5, "beta": 0.6, "heal": "none"}
@@ -24,7 +25,9 @@ PRUNED = {"retention": 1.0, "layers_cut": 2, "lambda": 3.5, "beta": 0.6, "heal":
 def neighbourhood() -> Neighbourhood:
     model_info = open_model("tiny")
     saliency = saliency_of(model_info.shape, fingerprint=model_info.checkpoint.fingerprint)
-    return Neighbourhood(load_space(ROOT / "search_spaces" / "tiny.yaml"), Planner(model_info, saliency))
+    space = load_space(ROOT / "search_spaces" / "tiny.yaml")
+    parameters = {name: spec for name, spec in space.parameters.items() if name in (*BEST, "saliency", "strip_vision")}
+    return Neighbourhood(replace(space, parameters=parameters, conditions=HEALS), Planner(model_info, saliency))
 
 
 def trial(number: int, params: Params) -> TrialRecord:
