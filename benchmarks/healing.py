@@ -11,6 +11,7 @@ thread, and the growth with tokens, experts and layers.
 """
 
 import argparse
+import ctypes
 import random
 import statistics
 import tempfile
@@ -233,6 +234,7 @@ def print_cost(folder: Path) -> None:
             plan = random_plan(loaded, kept, rows)
             healer = Healer(loaded, {"audio": rows}, folder / "streams")
             healer.fit(plan)  # takes the unpruned model's streams
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back, or the next fit would use it unseen
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             before = peak_bytes()
             seconds = time.process_time()
