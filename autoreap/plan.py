@@ -349,6 +349,8 @@ def check_plan(plan: PruningPlan, shape: ModelShape) -> None:
         _check_component(edit, decoder, where=f"plan: {name}")
     if shape.is_packed and (plan.bits is not None or plan.heals):
         raise packed_already("plan")
+    if plan.talker_heal is not None and plan.talker is None:
+        raise InputError("heals a talker that it does not edit", where="plan: talker_heal", fix="plan again")
     if plan.bits is not None:
         _check_bits(plan.bits, shape)
     if plan.active_experts is not None:

@@ -351,6 +351,8 @@ def test_what_the_talker_is_healed_by_is_part_of_a_plan() -> None:
     assert healed.talker_heal is not None
     alone, mistaken = replace(healed, talker_heal=None), replace(healed, talker_heal=None, heal=healed.talker_heal)
     assert len({plan.digest() for plan in (healed, alone, mistaken)}) == 3
+    with pytest.raises(InputError, match="plan: talker_heal: heals a talker that it does not edit"):
+        check_plan(replace(healed, talker=None), SHAPE)
     fitted = healed.with_fitted({}, {"talker": "0123"})
     assert fitted.digest() == healed.digest()
     assert plan_from_dict(json.loads(json.dumps(fitted.as_dict())), where="plan.json") == fitted

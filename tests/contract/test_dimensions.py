@@ -207,7 +207,8 @@ class TestBitsOfWhatIsLeftAndHealed(DimensionContract):
     def edit(self, plan: PruningPlan, shape: ModelShape) -> PruningPlan:
         thinker = random_component(shape.components["thinker"], num_experts=5, layers=(0, 1, 3, 5), seed=4)
         talker = random_component(shape.components["talker"], num_experts=3, layers=(0, 2), seed=5)
-        return PruningPlan(plan.base_model, True, thinker, talker, heal=HEALING, polish=POLISHING, bits=BITS)
+        healed = PruningPlan(plan.base_model, True, thinker, talker, heal=HEALING, talker_heal=HEALING)
+        return replace(healed, polish=POLISHING, bits=BITS)
 
 
 class TestBitsWithoutSpeech(DimensionContract):
