@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# A forward pass takes about as long as this many tokens in it, beside the tokens themselves.
-_PASS_IN_TOKENS = 128
 # The acceptance rate before any draft was tried: so many tokens accepted, one rejected.
 _PRIOR_ACCEPTED = 50
 # Chosen where the model's output is not a number.
@@ -149,14 +147,14 @@ class AcceptanceStats:
         self.num_rejected += sum(row.num_rejected for row in batch)
 
 
-def draft_length(acceptance_rates: Sequence[float], most: int) -> int:
+def draft_length(acceptance_rates: Sequence[float], most: int, pass_tokens: int) -> int:
     """How many draft tokens to feed for each row, from the rows' acceptance rates; at most `most`.
 
     One token more of every row costs as much as B tokens. If it is accepted, it saves the row a round, of which the
-    row's share is (`_PASS_IN_TOKENS` + B) / B tokens.
+    row's share is (`pass_tokens` + B) / B tokens.
     """
     num_rows = len(acceptance_rates)
-    least = num_rows**2 / (_PASS_IN_TOKENS + num_rows)
+    least = num_rows**2 / (pass_tokens + num_rows)
     length, accepted = 0, list(acceptance_rates)  # `accepted`: the probability that all tokens so far are accepted
     while length < most and sum(accepted) >= least:
         length += 1

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from autoreap.data.eval_set import EvalSet, EvalTask
 from autoreap.data.samples import spread
 from autoreap.errors import InputError, ScoringError
+from autoreap.evaluation.draft_limits import Limits
 from autoreap.evaluation.draft_rows import Answer, Prompt
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.evaluation.judging import NOT_A_NUMBER, Judge
@@ -32,7 +33,7 @@ from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NllCounts
 
-# Where memory runs out it is halved, and the largest batch comes first. A CPU is as fast with few rows as with many.
+# A CPU is as fast with few rows as with many.
 _BATCH_SIZE = {"cpu": 32}
 _BATCH_SIZE_OF_ACCELERATORS = 256
 # So many rows are decoded in chunks, each of a tenth of them or of some batches; see `random_chunks`.
@@ -70,7 +71,7 @@ class Evaluator:
         model: a stock model, whole or thinker alone.
         inputs: its inputs.
         evals: the tasks and their rows.
-        batch_size: utterances decoded together; less from where memory runs out. None: by the device.
+        batch_size: utterances decoded together at most; fewer where they are long. None: by the device.
         memory_bytes: how much of the embedded media is held in memory; the rest is on disk.
         check: called between the passes that measure likelihoods; what it raises ends the run.
 
@@ -96,7 +97,8 @@ class Evaluator:
         self._judge = Judge(inputs)
         running = family_of_model(model).running
         self.batch_size = batch_size or _BATCH_SIZE.get(running.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
-        self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
+        limits = Limits(rows=self.batch_size)
+        self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, limits=limits)
         self._preparer = Preparer(running, model, inputs, TensorStore(memory_bytes))
         self._tasks: dict[str, _PreparedTask] = {}
         with Progress(f"preparing {evals.split}", sum(len(task.samples) for task in evals.tasks)) as progress:
