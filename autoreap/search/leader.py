@@ -139,7 +139,7 @@ class Leader:
             objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
             if known is not None:
                 _check_same_scores(metrics, known.metrics)
-            evaluation.save_outcomes(path)
+            evaluation.save(path.parent)
             outcomes = evaluation.outcomes
             if known is None:
                 known = ScoredModel(metrics, size_bytes)
@@ -170,7 +170,7 @@ class Leader:
                 logger.warning("control %s is not scored: %s", name, error)
                 continue
             planned.plan.save(self._folder / name / "plan.json")
-            evaluation.save_outcomes(self._folder / name / OUTCOMES_NAME)
+            evaluation.save(self._folder / name)
             scored = ScoredModel(metrics, planned.size_bytes)
             records.record_control(self._study, name, scored)
             self._log.model_scored(f"control {name}", scored, list(self._objectives), evaluation.seconds)
@@ -353,7 +353,7 @@ class Leader:
         folder = self._folder / str(trial.number)
         plan = replace(planned.plan, heal=result.healing)
         plan.save(folder / "plan.json")
-        evaluation.save_outcomes(folder / OUTCOMES_NAME)
+        evaluation.save(folder)
         if result.healing is not None:
             records.record_plan(trial, plan, planned.digest)
         scored = ScoredModel(metrics, planned.size_bytes)

@@ -23,7 +23,6 @@ from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Limit
 from autoreap.search.records import MAX_DEATHS
 from autoreap.search.signals import handlers_kept
 from autoreap.search.study import code_digest
-from autoreap.writing.behaviour import device_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class Scorer:
         check: Callable[[], None],
         healer: Healer | None = None,
     ) -> None:
-        self.where = device_dtype(loaded)
+        self.where = evaluator.where
         self.batch_size = evaluator.batch_size
         self.num_answers = evaluator.num_answers
         self._evaluator = evaluator

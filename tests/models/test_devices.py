@@ -25,14 +25,15 @@ from autoreap.calibration.meter import Meter
 from autoreap.data.samples import Sample
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, shortage
+from autoreap.models.places import choose_device, place_of
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
-from autoreap.writing.behaviour import device_dtype
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
 AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
 LAYER = "thinker.model.language_model.layers.{}"
 RELATIVE = 1e-4  # float32 rounds at 6e-8, in every layer
+RUNNING = QWEN3_OMNI.running
 Data = Mapping[str, Sequence[Sample]]
 
 
@@ -164,10 +165,33 @@ def test_auto_is_this_machines_cpu_where_there_is_nothing_else(model_info: Model
     if default_device() != "cpu":
         pytest.skip("there is an accelerator")
     loaded = load(model_info, device="auto")
-    assert device_dtype(loaded) == "cpu, float32"
+    assert place_of(RUNNING, loaded.model) == "cpu, float32"
     assert shortage(model_info, "auto", "auto") is None
 
 
 def test_a_model_in_several_places_is_said_to_be_so(model_info: ModelInfo, plain: Loaded, tmp_path: Path) -> None:
-    assert device_dtype(spread(model_info, tmp_path, PLACES["everything"])) == "auto, float32"
-    assert device_dtype(plain) == "cpu, float32"
+    assert place_of(RUNNING, spread(model_info, tmp_path, PLACES["everything"]).model) == "auto, float32"
+    assert place_of(RUNNING, plain.model) == "cpu, float32"
+
+
+def test_an_accelerator_is_told_with_its_name_and_capability(plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards of two kinds are two places, and either is found on another machine by its kind of device."""
+    monkeypatch.setattr(type(RUNNING), "device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert place_of(RUNNING, plain.model) == "cuda (NVIDIA A100-SXM4-80GB, 8.0), float32"
+
+
+@pytest.mark.parametrize(
+    ("where", "device"),
+    [("cpu, bfloat16", "cpu"), ("auto (NVIDIA H200, 9.0), bfloat16", "auto"), ("auto, bfloat16", "auto")],
+)
+def test_the_device_of_a_place_is_found_with_or_without_a_name(where: str, device: str) -> None:
+    assert choose_device(where) == (device, "bfloat16")
+
+
+def test_where_a_machine_has_no_such_device_its_own_is_taken() -> None:
+    if default_device() != "cpu":
+        pytest.skip("there is an accelerator")
+    assert choose_device("cuda (NVIDIA H200, 9.0), bfloat16") == ("cpu", "auto")
+    assert choose_device("cuda, bfloat16") == ("cpu", "auto")
