@@ -22,6 +22,7 @@ from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes, wit
 from autoreap.files import atomic_write
 from autoreap.formatting import size_text
 from autoreap.healing.healer import Healer
+from autoreap.models.faults import is_out_of_memory
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NO_DIFFERENCE, compare
@@ -121,8 +122,8 @@ class HeldOutScorer:
                 if answered is None:
                     try:
                         answered = self._answer(name, plan, identity, count)
-                    except ScoringError as error:
-                        if plan is None:
+                    except Exception as error:
+                        if plan is None or not (isinstance(error, ScoringError) or is_out_of_memory(error)):
                             raise
                         logger.warning("trial %s could not be scored on the report split: %s", name, error)
                         continue

@@ -13,7 +13,7 @@ from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
-from autoreap.errors import AutoreapError, InputError, shown
+from autoreap.errors import AutoreapError, DeviceLostError, InputError, shown
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.healing.healer import STREAMS, Healer
 from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
@@ -104,6 +104,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     Raises:
         InputError: the space can't be searched on this model, or not by this study.
         RepeatedFailureError: trials fail one after the other.
+        DeviceLostError: the device is lost to this process; the same call in a new one goes on.
         Interrupted: a signal came. The same call resumes, after a failure too.
     """
     started = time.monotonic()
@@ -158,7 +159,7 @@ def _check_margins(space: SpaceConfig, evals: Evals) -> None:
 
 def _score_candidates(
     run: _Run, deadline: float
-) -> tuple[Tracker, optuna.Study, Interrupted | RepeatedFailureError | None]:
+) -> tuple[Tracker, optuna.Study, Interrupted | RepeatedFailureError | DeviceLostError | None]:
     """Calibrate and score until the budget is spent; what ended it early is returned, not raised."""
     space, options = run.space, run.options
     storage = open_storage(run.storage)
@@ -197,7 +198,7 @@ def _score_candidates(
         )
         with run.signals.deferred():
             leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
-    except (Interrupted, RepeatedFailureError) as error:
+    except (Interrupted, RepeatedFailureError, DeviceLostError) as error:
         return tracker, study, error
     finally:
         pool.close()
