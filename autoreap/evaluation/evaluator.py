@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from autoreap.data.eval_set import EvalSet, EvalTask
 from autoreap.data.samples import spread
 from autoreap.errors import InputError, ScoringError
-from autoreap.evaluation.draft_limits import Limits
+from autoreap.evaluation.device_limits import device_limits
 from autoreap.evaluation.draft_rows import Answer, Prompt
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.evaluation.judging import NOT_A_NUMBER, Judge
@@ -35,9 +35,6 @@ from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NllCounts
 
-# A CPU is as fast with few rows as with many.
-_BATCH_SIZE = {"cpu": 32}
-_BATCH_SIZE_OF_ACCELERATORS = 256
 # So many rows are decoded in chunks, each of a tenth of them or of some batches; see `random_chunks`.
 CHUNKED_FROM = 1000
 _NUM_CHUNKS, _BATCHES_IN_CHUNK = 10, 4
@@ -106,11 +103,7 @@ class Evaluator:
         self._replay = replay
         self.where = place_of(running, model)
         self._kernels = kernels_of(running, model)
-        if replay is None:
-            rows = batch_size or _BATCH_SIZE.get(running.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
-            limits = Limits(rows)
-        else:
-            limits = replay.limits
+        limits = device_limits(running, model, batch_size) if replay is None else replay.limits
         self.batch_size = limits.rows
         self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, limits=limits)
         self._preparer = Preparer(running, model, inputs, TensorStore(memory_bytes))

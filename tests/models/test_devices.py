@@ -5,6 +5,8 @@ from a file, weights are aligned otherwise than in memory, and products of two m
 `batched_mm` do not. So bits are compared with that one.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
-from builders import wav_bytes
+from builders import wav_bytes, write_sparse_checkpoint
 from measured import assert_same_bits
 from PIL import Image
 from random_models import save_random_model
@@ -23,11 +25,13 @@ from autoreap import jobs
 from autoreap.calibration.calibrator import Options
 from autoreap.calibration.meter import Meter
 from autoreap.data.samples import Sample
+from autoreap.errors import InputError
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, shortage
 from autoreap.models.places import choose_device, place_of
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
+from autoreap.tiny_omni import CHECKPOINT
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
 AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
@@ -195,3 +199,49 @@ def test_where_a_machine_has_no_such_device_its_own_is_taken() -> None:
         pytest.skip("there is an accelerator")
     assert choose_device("cuda (NVIDIA H200, 9.0), bfloat16") == ("cpu", "auto")
     assert choose_device("cuda, bfloat16") == ("cpu", "auto")
+
+
+def too_large(folder: Path) -> ModelInfo:
+    """160 GB in float32; a hole on the disk."""
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    names = {"thinker.model.embed_tokens.weight": (40_000_000_000, 1)}
+    return open_model(str(write_sparse_checkpoint(folder, config, names)))
+
+
+@pytest.mark.parametrize("device", [None, "auto"])
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(device: str | None, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the model does not fit: it needs 176\.0 GB .*--device cpu to load it"):
+        load(too_large(tmp_path), device=device)
+
+
+def test_who_asks_for_the_cpu_is_not_asked_whether_it_fits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the stock class expects"):  # the next check, of a checkpoint with a hole
+        load(too_large(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("message", "is_refused"),
+    [
+        ("The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver", True),
+        ("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", True),
+        ("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU", False),
+        ("No CUDA GPUs are available", False),
+    ],
+)
+def test_an_accelerator_that_can_not_be_used_is_no_reason_to_take_the_cpu_in_silence(
+    model_info: ModelInfo, monkeypatch: pytest.MonkeyPatch, message: str, is_refused: bool
+) -> None:
+    if default_device() != "cpu":
+        pytest.skip("there is an accelerator")
+
+    def init() -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    if is_refused:
+        with pytest.raises(InputError, match=f"--device: the accelerator can't be used: {re.escape(message[:30])}"):
+            load(model_info)
+    else:
+        assert place_of(RUNNING, load(model_info).model) == "cpu, float32"
+    assert place_of(RUNNING, load(model_info, device="cpu").model) == "cpu, float32"
