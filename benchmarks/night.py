@@ -12,7 +12,7 @@ the seconds, which may be wrong by a factor of two; what they are to each other 
 import argparse
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,7 +31,9 @@ CACHE_READ_SECONDS = CACHE_BYTES / 2e12
 TOKENS_A_SECOND, TEMPLATE_TOKENS, ANSWER_TOKENS_A_SECOND = 13, 30, 3.3
 LONG_CLIPS = (None, 120, 300, 2400)
 EDITS = (0.0, 0.03, 0.1)
-END = 0
+END, WRONG = 0, 10**6
+# How often a wrong token of a draft misleads the model in the next one. Not known; a model that hears may be surer.
+MISLED = 0.5
 
 
 @dataclass
@@ -50,7 +52,6 @@ class Card:
     num_refused: int = 0
     padded: int = 0
     real: int = 0
-    pools: list[Pool] = field(default_factory=list)
 
     def take(self, num_columns: int, cached: int) -> None:
         """One pass; raises where memory is too small."""
@@ -66,6 +67,7 @@ class SyntheticPasses:
     def __init__(self, card: Card, answers: Sequence[Sequence[int]]) -> None:
         self._card = card
         self._answers = answers
+        self._rng = random.Random(2)
 
     def begin(
         self, batch: list[Row], fed: Sequence[list[int]], inputs: Mapping[str, torch.Tensor]
@@ -88,7 +90,7 @@ class SyntheticPasses:
         """See `DraftPasses`."""
         width = 1 + max(map(len, fed))
         num_rows = len(pool.rows)
-        self._card.take(num_rows * width, num_rows * (pool.width + width))
+        self._card.take(num_rows * width, num_rows * (pool.mask.shape[1] + width))
         self._card.num_rounds += 1
         pool.cache.update(*(torch.zeros((num_rows, 1, width, 1)) for _ in range(2)), 0)
         return pool.mask
@@ -98,7 +100,11 @@ class SyntheticPasses:
         chosen = []
         for row, tokens in zip(rows, fed, strict=True):
             rest = [*self._answers[row.number], *[END] * (len(tokens) + 2)][len(row.answer) :]
-            chosen.append(rest[: len(tokens) + 1])
+            choice = rest[: len(tokens) + 1]
+            for place, token in enumerate(tokens):
+                if token != rest[place] and self._rng.random() < MISLED:
+                    choice[place + 1] = WRONG
+            chosen.append(choice)
         return chosen
 
 
@@ -141,14 +147,15 @@ class Clips:
 
 def decoded(clips: Clips, edits: float, limits: Limits, free_bytes: float) -> Card:
     """What a card is given for one candidate, once memory has set the limits."""
-    decoder = None
+    num_refused = 0
     for _ in range(2):  # the first time is the unpruned model's
         card = Card(free_bytes)
         decoder = SimulatedDecoder(card, clips.answers, limits)
         answers = decoder.decode(clips.prompts(edits), lambda _: {})
         assert [list(answer.tokens[:-1]) for answer in answers] == [list(answer) for answer in clips.answers]
         limits = decoder.limits
-    return card
+        num_refused += card.num_refused
+    return replace(card, num_refused=num_refused)
 
 
 def limits_of(free_bytes: float) -> Limits:

@@ -1,6 +1,7 @@
 """The main job: from a file of a space to a verified checkpoint."""
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
 from autoreap.errors import AutoreapError, DeviceLostError, InputError, shown
 from autoreap.evaluation.evaluator import Evaluator
+from autoreap.formatting import duration
 from autoreap.healing.healer import STREAMS, Healer
 from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
@@ -23,7 +25,7 @@ from autoreap.search.candidates import Planner, check_device, check_objectives, 
 from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
 from autoreap.search.front import feasible_points, front_of, in_order_of_size
-from autoreap.search.held_out import HeldOutScorer, answerable, unscored_members
+from autoreap.search.held_out import HeldOutScorer, answerable, estimated_seconds, unscored_members
 from autoreap.search.leader import Leader
 from autoreap.search.records import (
     ScoringSetup,
@@ -299,16 +301,22 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         plans = [record.plan(point.number) for point in feasible_points(record.points)]
         evals = answerable(run.evals.report, plans)
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
+        num_searched = sum(len(task.samples) for task in run.evals.search.tasks)
+        seconds = estimated_seconds(record, num_searched, evaluator.num_answers, len(front))
+        hours = run.space.confirm_hours
         logger.info(
-            "scoring the baseline and the front (%d) on the report split, %d answers each; "
-            "--hours does not end this, --no-confirm leaves it out",
+            "scoring the baseline and the front (%d) on the report split, %d answers each, about %s; "
+            "--hours does not end this, %s, --no-confirm leaves it out",
             len(front),
             evaluator.num_answers,
+            "unknown" if seconds is None else duration(seconds),
+            "confirm_hours would" if hours is None else f"confirm_hours does after {hours:g}",
         )
+        deadline = math.inf if hours is None else time.monotonic() + hours * 3600
         healer = None
         if run.space.heals:
             healer = Healer(loaded, read_calibration(run.space.calibration), run.options.root / STREAMS)
-        scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check)
+        scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check, deadline)
         points = in_order_of_size(front)
         with run.signals.deferred():
             while members:
