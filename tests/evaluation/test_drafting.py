@@ -15,7 +15,7 @@ from random_models import END, save_random_model, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoreap.evaluation.draft_limits import Limits, next_batch
-from autoreap.evaluation.draft_rows import Answer, Prompt, Row
+from autoreap.evaluation.draft_rows import NO_TOKEN, Answer, Prompt, Row
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
@@ -288,6 +288,30 @@ def test_a_run_can_be_replayed_where_there_is_more_memory(model: Any, rate: floa
     assert refused
     assert shapes(refused, 10**9) == (run, refused)
     assert shapes((), 10**9) != (run, ())
+
+
+def taken(draft: Sequence[int], chosen: Sequence[int]) -> Row:
+    """A row after a round that fed its whole draft."""
+    row = Row(0, Prompt(10, 100), tuple(draft))
+    row.take(draft, chosen, end_token=0)
+    return row
+
+
+def test_what_the_model_chose_in_later_places_corrects_the_rest_of_a_rejected_draft() -> None:
+    row = taken([1, 9, 3, 4, 9, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 0])
+    assert row.answer == [1, 2]
+    assert row.draft_tokens(9) == [3, 4, 5, 6, 7, 8]  # one more round, where each wrong token took one
+
+
+def test_a_model_that_one_wrong_token_leads_elsewhere_corrects_nothing() -> None:
+    row = taken([1, 9, 3, 4, 5, 6, 7, 8], [1, 2, 31, 41, 51, 61, 71, 81, 0])
+    assert row.answer == [1, 2]
+    assert row.draft_tokens(9) == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_correction_that_ends_the_answer_ends_the_draft_and_one_that_is_no_number_is_none() -> None:
+    assert taken([1, 9, 3, 4, 5, 6], [1, 2, 3, 4, 5, 0, 0]).draft_tokens(9) == [3, 4, 5]
+    assert taken([1, 9, 3, 4, 5, 6], [1, 2, 3, NO_TOKEN, 5, 7, 0]).draft_tokens(9) == [3, 4, 5, 6]
 
 
 def of_columns(lengths: Sequence[int]) -> list[Row]:
