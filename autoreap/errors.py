@@ -93,5 +93,9 @@ class ScoringError(AutoreapError):
     """A candidate could not be scored: nothing was scored, or its numbers are not finite."""
 
 
+class DeviceLostError(AutoreapError):
+    """The device fails from now on at whatever this process asks of it; a new process may go on."""
+
+
 class VerificationError(AutoreapError):
     """What was written is not what was planned; nothing was published."""

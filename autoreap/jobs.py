@@ -29,7 +29,7 @@ from autoreap.search.run import SearchResult
 from autoreap.search.search_options import SearchOptions
 from autoreap.search.shipping import Shipped, answers_of_trial, refitted_trial, ship
 from autoreap.search.storage import DEFAULT_ROOT
-from autoreap.writing.behaviour import Expected, answers_of_mask, answers_to_calibration, device_dtype
+from autoreap.writing.behaviour import Expected, answers_of_mask, answers_to_calibration
 from autoreap.writing.footprint import Footprint
 
 __all__ = [
@@ -119,8 +119,7 @@ def compare_plans(loaded: Loaded, first: PruningPlan, second: PruningPlan, evals
     opened = open_evals(evals).search
     evaluator = Evaluator(loaded.model, loaded.inputs, opened)
     before, after = evaluator.run(first), evaluator.run(second)
-    expected = Expected(opened, after.outcomes, evaluator.batch_size, device_dtype(loaded))
-    return expected, compare_outcomes(before.outcomes, after.outcomes)
+    return Expected.of(opened, after), compare_outcomes(before.outcomes, after.outcomes)
 
 
 def make_evaluator(

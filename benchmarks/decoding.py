@@ -31,6 +31,7 @@ from autoreap.candidate import Candidate
 from autoreap.data.eval_set import read_task
 from autoreap.data.evals_config import load_evals
 from autoreap.data.tasks import task_named
+from autoreap.evaluation.draft_limits import Limits
 from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.drafting import DraftedDecoder, Embed
 from autoreap.jobs import calibrated, read_calibration
@@ -172,7 +173,9 @@ class Bench:
         return answers
 
     def drafted(self, batch_size: int, drafts: Sequence[Sequence[int]]) -> Answers:
-        decoder = DraftedDecoder(QWEN3_OMNI.running, self.model, end_token=self.end_token, batch_size=batch_size)
+        decoder = DraftedDecoder(
+            QWEN3_OMNI.running, self.model, end_token=self.end_token, limits=Limits(rows=batch_size)
+        )
         prompts = [
             Prompt(length, bound, tuple(draft))
             for length, bound, draft in zip(self.lengths, self.bounds, drafts, strict=True)

@@ -7,7 +7,7 @@ from typer import Option
 
 from autoreap.commands.options import Calibration, Device, Dtype, Json, Model, Plan, check_output, print_result
 
-_BATCH_SIZE = "utterances decoded together (default: 32; on an accelerator 256, halved until they fit)"
+_BATCH_SIZE = "utterances decoded together at most (default: 32; on an accelerator 256)"
 
 
 def evaluate(

@@ -1,16 +1,25 @@
 """autoreap search: start or resume a study."""
 
+import logging
+import os
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
 from autoreap.commands.options import Device, Dtype, Json, Storage, TrackingUri, model_names, print_result
-from autoreap.errors import AutoreapError
+from autoreap.errors import AutoreapError, DeviceLostError
 
 if TYPE_CHECKING:
     from autoreap.search.run import SearchResult
 
+logger = logging.getLogger(__name__)
+
+_RESTARTS = "AUTOREAP_RESTARTS"  # how many processes of this search have lost their device
+_MAX_RESTARTS = 10
+_FEW_HOURS = 1e-6  # what comes after the deadline is still to be done
 _MODEL = "a directory, a hub name, or tiny (default: the space's)"
 _HOURS = "stop after so many hours (default: the space's, or never)"
 _WORKERS = "score on so many Ray actors, a GPU each; 1 scores in this process; RAY_ADDRESS names a cluster"
@@ -50,6 +59,7 @@ def search(
     """
     from autoreap import jobs
     from autoreap.search.search_options import SearchOptions
+    from autoreap.search.space import load_space
 
     options = SearchOptions(
         model=model,
@@ -65,13 +75,35 @@ def search(
         allow_other_code=allow_other_code,
         confirm=not no_confirm,
     )
-    result = jobs.search(space, options)
+    started = time.monotonic()
+    try:
+        result = jobs.search(space, options)
+    except DeviceLostError as error:
+        _go_on_in_new_process(error, (time.monotonic() - started) / 3600, hours or load_space(space).hours)
+        raise
     document, text = _describe(result)
     print_result(document, text, as_json=json)
     if result.missing:
         raise AutoreapError(
             f"missing: {'; '.join(result.missing)} (the same command makes it, and scores nothing again)"
         )
+
+
+def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: float | None) -> None:
+    """Run this command again in the place of this process, which can use its device no more: it resumes the search.
+
+    Comes back where that has been done too often.
+    """
+    num_restarts = int(os.environ.get(_RESTARTS, "0")) + 1
+    if num_restarts > _MAX_RESTARTS:
+        return
+    command = [sys.executable, *sys.orig_argv[1:]]
+    if hours is not None:
+        command += ["--hours", str(max(hours - hours_spent, _FEW_HOURS))]
+    logger.warning("%s; a new process goes on (%d of %d)", error, num_restarts, _MAX_RESTARTS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, os.environ | {_RESTARTS: str(num_restarts)})
 
 
 def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from autoreap.evaluation.draft_limits import Attempts
 from autoreap.evaluation.draft_rows import Row
 
 # The share of a pool's cache that is nobody's any more, from which on it pays to move the rest together.
@@ -36,19 +37,26 @@ class Pool:
     mask: torch.Tensor
     first: torch.Tensor
 
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.mask.shape[1]
 
-def unfinished(pool: Pool) -> Pool | None:
+    @property
+    def num_columns(self) -> int:
+        """Of all its rows, padding included."""
+        return self.mask.numel()
+
+
+def unfinished(pool: Pool, attempts: Attempts) -> Pool | None:
     """The rows that go on, with a few of the others where it does not pay to part them; None where none goes on."""
     going_on = [number for number, row in enumerate(pool.rows) if not row.finished]
     if not going_on:
         return None
     used = len(going_on) * max(pool.rows[number].num_cached for number in going_on)
-    if used > (1 - _WASTE) * pool.mask.numel():
+    if used > (1 - _WASTE) * pool.num_columns:
         return pool
-    try:
-        return part_of(pool, going_on)
-    except torch.OutOfMemoryError:
-        return pool
+    return attempts(lambda: part_of(pool, going_on)) or pool
 
 
 def part_of(pool: Pool, numbers: Sequence[int]) -> Pool:
@@ -73,8 +81,8 @@ def merged(pools: Sequence[Pool]) -> Pool:
     """One pool of all rows, padded on the left."""
     if len(pools) == 1:
         return pools[0]
-    width = max(pool.mask.shape[1] for pool in pools)
-    widths = [width - pool.mask.shape[1] for pool in pools]
+    width = max(pool.width for pool in pools)
+    widths = [width - pool.width for pool in pools]
 
     def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
         return torch.cat([pad(tensor, (0, 0, more, 0)) for tensor, more in zip(tensors, widths, strict=True)])

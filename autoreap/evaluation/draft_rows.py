@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# A forward pass takes about as long as this many tokens in it, beside the tokens themselves.
-_PASS_IN_TOKENS = 128
 # The acceptance rate before any draft was tried: so many tokens accepted, one rejected.
 _PRIOR_ACCEPTED = 50
 # Chosen where the model's output is not a number.
@@ -101,6 +99,7 @@ class Row:
         self.num_accepted += accepted
         self.num_rejected += accepted < len(fed)
         self.rejected_rounds = 0 if accepted else self.rejected_rounds + 1
+        self._correct_draft(fed[accepted + 1 :], chosen[accepted + 1 : -1], self.next + accepted + 1, end_token)
         self.next = self._continuation(self.next + accepted)
         self.finished = self.room < 0 or self.answer[-1] == end_token
         return accepted
@@ -115,6 +114,22 @@ class Row:
         """What it has come to."""
         tokens = self.answer if self.is_number else self.answer[:-1]
         return Answer(tuple(tokens), self.num_drafted, self.num_accepted, self.log_likelihood, self.is_number)
+
+    def _correct_draft(self, fed: Sequence[int], chosen: Sequence[int], start: int, end_token: int) -> None:
+        """Put into the draft, from `start` on, what the model has `chosen` in place of `fed`, after a rejected token.
+
+        It chose them after a wrong token. Where most of them agree with the draft all the same, the model goes by what
+        it hears, and where it disagrees after a token that it agrees with, that is what it will answer. So a round
+        corrects many places of a long draft, not one (Jacobi iteration; Santilli et al., 2023, arXiv:2305.10427).
+        """
+        num_equal = sum(ours == other for ours, other in zip(chosen, fed, strict=True))
+        if num_equal * 2 < len(fed) or num_equal == len(fed) or NO_TOKEN in chosen:
+            return
+        corrected = list(fed)
+        for place in range(1, len(fed)):
+            if fed[place - 1] == chosen[place - 1]:
+                corrected[place] = chosen[place]
+        self.draft = without_end(end_token, (*self.draft[:start], *corrected, *self.draft[start + len(fed) :]))
 
     def _continuation(self, expected: int) -> int:
         """Where the draft goes on after the last token written, which was expected at `expected`.
@@ -149,14 +164,14 @@ class AcceptanceStats:
         self.num_rejected += sum(row.num_rejected for row in batch)
 
 
-def draft_length(acceptance_rates: Sequence[float], most: int) -> int:
+def draft_length(acceptance_rates: Sequence[float], most: int, pass_tokens: int) -> int:
     """How many draft tokens to feed for each row, from the rows' acceptance rates; at most `most`.
 
     One token more of every row costs as much as B tokens. If it is accepted, it saves the row a round, of which the
-    row's share is (`_PASS_IN_TOKENS` + B) / B tokens.
+    row's share is (`pass_tokens` + B) / B tokens.
     """
     num_rows = len(acceptance_rates)
-    least = num_rows**2 / (_PASS_IN_TOKENS + num_rows)
+    least = num_rows**2 / (pass_tokens + num_rows)
     length, accepted = 0, list(acceptance_rates)  # `accepted`: the probability that all tokens so far are accepted
     while length < most and sum(accepted) >= least:
         length += 1

@@ -16,19 +16,17 @@ Shape legend, of these modules too: B rows, T prompt tokens (left-padded), D dra
 in a round, C columns of the cache, H hidden.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
 
+from autoreap.evaluation.draft_limits import Attempts, Limits, next_batch
 from autoreap.evaluation.draft_passes import DraftPasses
 from autoreap.evaluation.draft_pools import Pool, merged, part_of, unfinished
 from autoreap.evaluation.draft_rows import AcceptanceStats, Answer, Prompt, Row, draft_length, without_end
 from autoreap.models.families.running import RunningModel
-
-# A round holds a token or a few of each row, where a first pass holds whole prompts.
-_POOL_FACTOR = 8
 
 Embed = Callable[[Sequence[int]], Mapping[str, torch.Tensor]]
 
@@ -40,14 +38,26 @@ class DraftedDecoder:
         running: the family's, of the model.
         model: whose thinker answers; it may be masked.
         end_token: ends an answer.
-        batch_size: prompts in one forward pass. Halved for good where memory runs out.
+        limits: of what is decoded together.
+
+    Attributes:
+        limits: as given; where memory runs out, that which was too large is lowered for good.
     """
 
-    def __init__(self, running: RunningModel, model: PreTrainedModel, *, end_token: int, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._pool_size = _POOL_FACTOR * batch_size
+    def __init__(self, running: RunningModel, model: PreTrainedModel, *, end_token: int, limits: Limits) -> None:
+        self.limits = limits
+        self._attempts = Attempts()
         self._passes = DraftPasses(running, model, end_token)
         self._end = end_token
+
+    def begin_run(self, replayed: Collection[int] = ()) -> None:
+        """Count attempts anew; those `replayed` find too little memory, see `Attempts`."""
+        self._attempts = Attempts(replayed)
+
+    @property
+    def refused(self) -> tuple[int, ...]:
+        """The attempts of this run for which memory was too small."""
+        return tuple(self._attempts.refused)
 
     @torch.inference_mode()
     def decode(
@@ -84,9 +94,8 @@ class DraftedDecoder:
                         on_answer(row.number, row.as_answer())
 
         while ahead or pools:
-            waiting = sum(len(pool.rows) for pool in pools)
-            if ahead and (not pools or waiting + self.batch_size <= self._pool_size):
-                batch = ahead[-self.batch_size :]
+            batch = next_batch(ahead, self.limits) if ahead else []
+            if batch and (not pools or self._has_room(pools, batch)):
                 if pool := self._first_pass(batch, embed, None if likelihoods else acceptance):
                     del ahead[-len(batch) :]
                     acceptance.update(batch)
@@ -96,7 +105,7 @@ class DraftedDecoder:
                 pools = self._gathered(pools)
                 self._round(pools[-1])
                 report(pools[-1].rows)
-            pools = [left for pool in pools if (left := unfinished(pool))]
+            pools = [left for pool in pools if (left := unfinished(pool, self._attempts))]
         return [row.as_answer() for row in rows]
 
     @torch.inference_mode()
@@ -112,13 +121,19 @@ class DraftedDecoder:
         ahead = _by_length(rows)
         while ahead:
             check()
-            batch = ahead[-self.batch_size :]
+            batch = next_batch(ahead, self.limits)
             if self._first_pass(batch, embed, None):
                 del ahead[-len(batch) :]
         return [float("nan") if row.log_likelihood is None else row.log_likelihood for row in rows]
 
     def _rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         return [Row(number, prompt, without_end(self._end, prompt.draft)) for number, prompt in enumerate(prompts)]
+
+    def _has_room(self, pools: Sequence[Pool], batch: Sequence[Row]) -> bool:
+        """Whether `batch` may wait beside `pools`."""
+        num_rows = len(batch) + sum(len(pool.rows) for pool in pools)
+        num_columns = _num_columns(batch) + sum(pool.num_columns for pool in pools)
+        return self.limits.has_room(num_rows, num_columns)
 
     def _first_pass(self, batch: list[Row], embed: Embed, acceptance: AcceptanceStats | None) -> Pool | None:
         """Prompts with their drafts; None where memory ran out and the batch must be smaller.
@@ -129,32 +144,34 @@ class DraftedDecoder:
             fed = [list(row.draft) for row in batch]
         else:
             longest = max(len(row.draft) for row in batch)
-            length = draft_length([acceptance.rate] * len(batch), longest)
+            length = draft_length([acceptance.rate] * len(batch), longest, self.limits.pass_tokens)
             fed = [row.draft_tokens(length) for row in batch]
-        try:
+
+        def run() -> tuple[Pool, list[list[int]]]:
             pool, hidden = self._passes.begin(batch, fed, embed([row.number for row in batch]))
-            choices = self._passes.choices(batch, fed, hidden, scored=acceptance is None)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            self.batch_size = len(batch) // 2
+            return pool, self._passes.choices(batch, fed, hidden, scored=acceptance is None)
+
+        found = self._attempts(run)
+        if found is None:
+            _check_can_be_parted(batch)
+            self.limits = replace(self.limits, first_columns=_num_columns(batch) // 2)
             return None
+        pool, choices = found
         accepted = _take(batch, fed, choices, self._end)
-        pool.mask[:, pool.mask.shape[1] - accepted.shape[1] + 1 :] = accepted[:, 1:].to(pool.mask.device)
+        pool.mask[:, pool.width - accepted.shape[1] + 1 :] = accepted[:, 1:].to(pool.mask.device)
         return pool
 
     def _round(self, pool: Pool) -> None:
         """Go on with every row of `pool`; where memory runs out it stays as it was, and pools must be smaller."""
         most = max(max(0, row.room) for row in pool.rows)
-        length = draft_length([row.acceptance_rate() for row in pool.rows], most)
+        most = min(most, self.limits.first_columns // len(pool.rows))  # what is fed takes memory as prompts do
+        length = draft_length([row.acceptance_rate() for row in pool.rows], most, self.limits.pass_tokens)
         fed = [row.draft_tokens(length) for row in pool.rows]
-        num_columns = pool.mask.shape[1]
-        try:
-            choices = self._passes.choices(pool.rows, fed, self._passes.go_on(pool, fed))
-        except torch.OutOfMemoryError:
-            if len(pool.rows) == 1:
-                raise
-            self._pool_size = len(pool.rows) // 2
+        num_columns = pool.width
+        choices = self._attempts(lambda: self._passes.choices(pool.rows, fed, self._passes.go_on(pool, fed)))
+        if choices is None:
+            _check_can_be_parted(pool.rows)
+            self.limits = replace(self.limits, pool_columns=pool.num_columns // 2)
             for layer in pool.cache.layers:
                 layer.crop(num_columns - layer.get_seq_length())
         else:
@@ -163,21 +180,41 @@ class DraftedDecoder:
 
     def _gathered(self, pools: Sequence[Pool]) -> list[Pool]:
         """The same rows; as many as may be decoded together come last, as one pool."""
-        sizes = list(accumulate(len(pool.rows) for pool in pools))
-        if sizes[0] > self._pool_size:
-            parts = range(self._pool_size, sizes[0]), range(self._pool_size)
-            return [*pools[1:], *(part_of(pools[0], part) for part in parts)]
-        num_pools = sum(size <= self._pool_size for size in sizes)
-        try:
-            return [*pools[num_pools:], merged(pools[:num_pools])]
-        except torch.OutOfMemoryError:
-            self._pool_size = max(sizes[0], sizes[num_pools - 1] // 2)
-        return [*pools[1:], pools[0]]
+        first = pools[0]
+        most = self.limits.pool_rows(first.width)
+        if len(first.rows) > most:
+            parts = range(most, len(first.rows)), range(most)
+            return [*pools[1:], *(part_of(first, part) for part in parts)]
+        num_pools, num_rows, width = 1, len(first.rows), first.width
+        for pool in pools[1:]:
+            width = max(width, pool.width)
+            if num_rows + len(pool.rows) > self.limits.pool_rows(width):
+                break
+            num_rows += len(pool.rows)
+            num_pools += 1
+        together = self._attempts(lambda: merged(pools[:num_pools]))
+        if together is not None:
+            return [*pools[num_pools:], together]
+        num_columns = num_rows * max(pool.width for pool in pools[:num_pools])
+        self.limits = replace(self.limits, pool_columns=max(first.num_columns, num_columns // 2))
+        return [*pools[1:], first]
 
 
 def _by_length(rows: Sequence[Row]) -> list[Row]:
     """The largest batch is taken from the end, first: where memory is too small, that shows at once."""
     return sorted(rows, key=lambda row: (row.prompt.num_tokens, len(row.draft)))
+
+
+def _num_columns(batch: Sequence[Row]) -> int:
+    """Of one pass over `batch` with whole drafts, padding included."""
+    return len(batch) * (max(row.prompt.num_tokens for row in batch) + max(len(row.draft) for row in batch))
+
+
+def _check_can_be_parted(rows: Sequence[Row]) -> None:
+    """Raise `torch.OutOfMemoryError` if memory is too small for one row alone."""
+    if len(rows) == 1:
+        num_tokens = rows[0].prompt.num_tokens
+        raise torch.OutOfMemoryError(f"memory is too small for a single prompt of {num_tokens:,} tokens")
 
 
 def _take(rows: Sequence[Row], fed: Sequence[list[int]], choices: Sequence[list[int]], end_token: int) -> torch.Tensor:

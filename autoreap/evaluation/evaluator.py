@@ -18,23 +18,23 @@ from transformers import PreTrainedModel
 from autoreap.data.eval_set import EvalSet, EvalTask
 from autoreap.data.samples import spread
 from autoreap.errors import InputError, ScoringError
+from autoreap.evaluation.device_limits import device_limits
 from autoreap.evaluation.draft_rows import Answer, Prompt
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.evaluation.judging import NOT_A_NUMBER, Judge
 from autoreap.evaluation.likelihood import Row, reference_nll
 from autoreap.evaluation.outcomes import Evaluation, Outcome
+from autoreap.evaluation.passes import Passes
 from autoreap.evaluation.preparing import Item, Preparer
 from autoreap.evaluation.tensor_store import DEFAULT_MEMORY_BYTES, TensorStore
 from autoreap.masking import family_of_model, masked
 from autoreap.models.families.chat_inputs import ChatInputs
 from autoreap.models.families.encoded import Encoded
+from autoreap.models.places import kernels_of, library_versions, place_of
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NllCounts
 
-# Where memory runs out it is halved, and the largest batch comes first. A CPU is as fast with few rows as with many.
-_BATCH_SIZE = {"cpu": 32}
-_BATCH_SIZE_OF_ACCELERATORS = 256
 # So many rows are decoded in chunks, each of a tenth of them or of some batches; see `random_chunks`.
 CHUNKED_FROM = 1000
 _NUM_CHUNKS, _BATCHES_IN_CHUNK = 10, 4
@@ -70,9 +70,13 @@ class Evaluator:
         model: a stock model, whole or thinker alone.
         inputs: its inputs.
         evals: the tasks and their rows.
-        batch_size: utterances decoded together; less from where memory runs out. None: by the device.
+        batch_size: utterances decoded together at most; fewer where they are long. None: by the device.
         memory_bytes: how much of the embedded media is held in memory; the rest is on disk.
         check: called between the passes that measure likelihoods; what it raises ends the run.
+        replay: passes to run again, as far as memory allows; `batch_size` is theirs then.
+
+    Attributes:
+        where: device and type that it computes on, as `place_of` names them.
 
     Raises:
         InputError: the eval set has no tasks, or too many rows of one can't be read.
@@ -87,6 +91,7 @@ class Evaluator:
         batch_size: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         check: Callable[[], None] = lambda: None,
+        replay: Passes | None = None,
     ) -> None:
         if not evals.tasks:
             raise InputError(f"split {evals.split!r} has no tasks", where=evals.path)
@@ -95,8 +100,12 @@ class Evaluator:
         self._check = check
         self._judge = Judge(inputs)
         running = family_of_model(model).running
-        self.batch_size = batch_size or _BATCH_SIZE.get(running.device(model).type, _BATCH_SIZE_OF_ACCELERATORS)
-        self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, batch_size=self.batch_size)
+        self._replay = replay
+        self.where = place_of(running, model)
+        self._kernels = kernels_of(running, model)
+        limits = device_limits(running, model, batch_size) if replay is None else replay.limits
+        self.batch_size = limits.rows
+        self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, limits=limits)
         self._preparer = Preparer(running, model, inputs, TensorStore(memory_bytes))
         self._tasks: dict[str, _PreparedTask] = {}
         with Progress(f"preparing {evals.split}", sum(len(task.samples) for task in evals.tasks)) as progress:
@@ -150,6 +159,10 @@ class Evaluator:
         started = time.monotonic()
         outcomes: dict[str, tuple[Outcome, ...]] = {}
         log_likelihoods: dict[Row, float] | None = {} if likelihoods else None
+        if self._replay is not None:
+            self._decoder.limits = self._replay.limits
+        limits = self._decoder.limits
+        self._decoder.begin_run(self._replay.refused if self._replay else ())
         nll: Mapping[str, Sequence[NllCounts]] = {}
         with masked(self._model, plan) if plan is not None else nullcontext():
             for metric in sorted(self._tasks, key=lambda name: name not in first):
@@ -159,7 +172,16 @@ class Evaluator:
         outcomes = {metric: outcomes[metric] for metric in self._tasks}
         if plan is None:
             self.draft_from(outcomes)
-        return Evaluation(outcomes, time.monotonic() - started, self.num_unreadable, nll)
+        passes = Passes(
+            where=self.where,
+            limits=limits,
+            kernels=self._kernels,
+            versions=library_versions(),
+            refused=self._decoder.refused,
+            likelihoods=likelihoods,
+            first=tuple(first),
+        )
+        return Evaluation(outcomes, time.monotonic() - started, self.num_unreadable, nll, passes=passes)
 
     def draft_from(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         """Use these answers as drafts from now on.

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import StrictBool, StrictStr, TypeAdapter
 
 from autoreap.evaluation.alignment import align
+from autoreap.evaluation.passes import Passes
 from autoreap.files import atomic_write
 from autoreap.scores import Counts, Metric, NllCounts, score
 from autoreap.validation import NO_OTHER_KEYS, Count, read_lines
@@ -44,6 +45,7 @@ class Evaluation:
         num_unreadable: rows of each metric whose media could not be read; they have no outcome.
         nll: of the reference of each row, where likelihoods were asked for: for `wer` they make the metric `nll.wer`.
         costs: metrics that are no rate over utterances, such as size and speed.
+        passes: in which the model answered; None where no model did.
     """
 
     outcomes: Mapping[str, tuple[Outcome, ...]]
@@ -51,6 +53,7 @@ class Evaluation:
     num_unreadable: Mapping[str, int] = field(default_factory=dict)
     nll: Mapping[str, Sequence[NllCounts]] = field(default_factory=dict)
     costs: Mapping[str, Metric] = field(default_factory=dict)
+    passes: Passes | None = None
 
     def metrics(self) -> dict[str, Metric]:
         """Each metric with its interval, and each language's beside it where there are several (`wer`, `wer/zh`).
@@ -64,6 +67,12 @@ class Evaluation:
         for name, counts in self.nll.items():
             metrics[f"nll.{name}"] = score(counts, num_unreadable=0)
         return {**metrics, **self.costs}
+
+    def save(self, folder: Path) -> None:
+        """The outcomes, and the passes that gave them."""
+        if self.passes is not None:
+            self.passes.save(folder)
+        self.save_outcomes(folder / OUTCOMES_NAME)
 
     def save_outcomes(self, path: Path) -> None:
         """One JSON line an utterance; docs/files.md has its keys."""

@@ -21,6 +21,7 @@ from autoreap.evaluation.tensor_store import TensorStore
 from autoreap.models.families.chat_inputs import ChatInputs
 from autoreap.models.families.encoded import Encoded
 from autoreap.models.families.running import RunningModel
+from autoreap.models.faults import is_out_of_memory
 from autoreap.models.prompts import audio_of, embedded, without_features
 from autoreap.progress import Progress
 
@@ -80,7 +81,9 @@ class Preparer:
         encoded = self.encoded(config, sample)
         try:
             audio = audio_of(self.running, self.model, encoded)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise MediaError("recording is too long for the memory there is", where=sample.where) from None
         num_reference_tokens = len(self.inputs.text_tokens(task.reference(sample)))
         bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoreap.errors import InputError
+from autoreap.errors import InputError, first_line
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.models.families import Family, family_of
 from autoreap.models.families.layout import SPEAKING_PARTS
@@ -74,7 +75,8 @@ def load(
     With `stream_layers`, the layers of the thinker stay on disk: such a model can be calibrated, nothing else.
 
     Raises:
-        InputError: layers are to be streamed, and the talker, which needs them all at every step, is to be loaded.
+        InputError: layers are to be streamed, and the talker, which needs them all at every step, is to be loaded. Or,
+            unless the CPU was asked for: there is an accelerator that can't be used, or the model does not fit.
     """
     if stream_layers and speech:
         raise InputError(
@@ -85,6 +87,13 @@ def load(
     if stream_layers and model_info.checkpoint.is_packed:
         problem = "layers that are stored in few bits can't be read one by one"
         raise InputError(problem, where="--stream-layers", fix="take the model in bfloat16, or leave it out")
+    if device is None:
+        _check_accelerator()
+    if device != "cpu" and not stream_layers:
+        reason = shortage(model_info, device, dtype, speech=speech)
+        if reason:
+            fix = "use a larger one, --device auto for several, or --device cpu to load it all the same"
+            raise InputError(f"the model does not fit: {reason}", where=model_info.name, fix=fix)
     device = _known(device)
     if stream_layers and device == "auto":
         device = default_device()  # one layer at a time needs no second
@@ -127,6 +136,25 @@ def _known(device: str | None) -> str:
     return device
 
 
+# What torch says where there is nothing to use, or where it was hidden on purpose.
+_NO_ACCELERATOR = ("found no nvidia driver", "no cuda gpus are available", "no hip gpus are available")
+
+
+def _check_accelerator() -> None:
+    """Raise `InputError` if there is an accelerator that torch can't use: the CPU would take days, and be killed."""
+    import torch
+
+    if default_device() != "cpu" or (torch.version.cuda is None and torch.version.hip is None):
+        return
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        reason = first_line(error)
+        if not any(sign in reason.lower() for sign in _NO_ACCELERATOR):
+            fix = "install a newer driver or the torch for it (`autoreap doctor`), or ask for the CPU: --device cpu"
+            raise InputError(f"the accelerator can't be used: {reason}", where="--device", fix=fix) from None
+
+
 def default_device() -> str:
     """An accelerator where there is one."""
     import torch
@@ -134,10 +162,10 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def shortage(model_info: ModelInfo, device: str, dtype: str) -> str | None:
+def shortage(model_info: ModelInfo, device: str | None, dtype: str, *, speech: bool = False) -> str | None:
     """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
 
-    `device` and `dtype` as `load` takes them.
+    With `speech`, what speaks counts, too. `device` and `dtype` as `load` takes them.
 
     Call `release` first where another model has just gone out of use.
     """
@@ -146,7 +174,7 @@ def shortage(model_info: ModelInfo, device: str, dtype: str) -> str | None:
     stored = [
         info
         for info in model_info.checkpoint.tensors.values()
-        if model_info.family.layout.role(info.name).part not in SPEAKING_PARTS
+        if speech or model_info.family.layout.role(info.name).part not in SPEAKING_PARTS
     ]
     device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
@@ -173,4 +201,5 @@ def release() -> None:
 
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that is lost to this process fails at this, too
+            torch.cuda.empty_cache()

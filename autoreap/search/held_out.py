@@ -6,6 +6,9 @@ utterances happen to suit. The report split has steered nothing.
 
 import json
 import logging
+import math
+import statistics
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -22,6 +25,7 @@ from autoreap.evaluation.outcomes import Evaluation, Outcome, load_outcomes, wit
 from autoreap.files import atomic_write
 from autoreap.formatting import size_text
 from autoreap.healing.healer import Healer
+from autoreap.models.faults import is_out_of_memory
 from autoreap.plan import PruningPlan
 from autoreap.progress import Progress
 from autoreap.scores import NO_DIFFERENCE, compare
@@ -69,6 +73,22 @@ def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
     return evals.without(visual)
 
 
+def estimated_seconds(study: StudyRecord, num_searched: int, num_answers: int, num_members: int) -> float | None:
+    """What the report split will take: as long an answer as the search split took, the unpruned model's among them.
+
+    Args:
+        study: whose trials took what they took.
+        num_searched: answers of one trial.
+        num_answers, num_members: answers of one member on the report split, and how many are to be scored.
+
+    None where no trial was timed.
+    """
+    seconds = [point.seconds for point in study.points if point.seconds]
+    if not seconds or not num_searched:
+        return None
+    return statistics.median(seconds) / num_searched * num_answers * (num_members + 1)
+
+
 class HeldOutScorer:
     """Scores the baseline and candidates on the report split.
 
@@ -81,6 +101,7 @@ class HeldOutScorer:
         digest: of the report split; answers to another one are not reused.
         folder: answers go to `<trial>/report.jsonl` and `baseline/report.jsonl` in it.
         check: called at each answer; what it raises ends the run.
+        deadline: of `time.monotonic`, after which no further candidate is begun.
     """
 
     def __init__(
@@ -91,7 +112,9 @@ class HeldOutScorer:
         digest: str,
         folder: Path,
         check: Callable[[], None],
+        deadline: float = math.inf,
     ) -> None:
+        self._deadline = deadline
         self._study = study
         self._evaluator = evaluator
         self._healer = healer
@@ -118,11 +141,14 @@ class HeldOutScorer:
             for name, plan in members:
                 identity = f"{record.model_fingerprint}/{self._digest}/{plan.digest() if plan else _BASELINE}"
                 answered = self._known_outcomes(name, identity)
+                if answered is None and plan is not None and time.monotonic() >= self._deadline:
+                    logger.warning("trial %s is not scored on the report split: confirm_hours are over", name)
+                    continue
                 if answered is None:
                     try:
                         answered = self._answer(name, plan, identity, count)
-                    except ScoringError as error:
-                        if plan is None:
+                    except Exception as error:
+                        if plan is None or not (isinstance(error, ScoringError) or is_out_of_memory(error)):
                             raise
                         logger.warning("trial %s could not be scored on the report split: %s", name, error)
                         continue

@@ -16,7 +16,7 @@ from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.candidate import control
-from autoreap.errors import InputError, ScoringError
+from autoreap.errors import DeviceLostError, InputError, ScoringError
 from autoreap.evaluation.comparison import compare_outcomes
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
 from autoreap.scores import Difference, Metric
@@ -96,6 +96,7 @@ class Leader:
 
         Raises:
             RepeatedFailureError: trials fail one after the other.
+            DeviceLostError: this process can score nothing more; the trial that it happened to is tried again.
             Interrupted: a signal came; the trials it interrupted are tried first next time.
             one of `STORAGE_ERRORS`: the storage can't be read or written.
         """
@@ -112,9 +113,9 @@ class Leader:
                 self._track(tracker, trial)
             self._score_trials(tracker, signals, num_trials, deadline)
             self._note_untried()
-        except (KeyboardInterrupt, RepeatedFailureError):
+        except (KeyboardInterrupt, RepeatedFailureError, DeviceLostError) as error:
             begun = [*self._running, *(trial.number for trial, _ in self._waiting)]
-            self._recover(spared=begun)
+            self._recover(spared=[] if isinstance(error, DeviceLostError) else begun)
             for number in begun:
                 self._track(tracker, self._trials[number])
             raise
@@ -139,7 +140,7 @@ class Leader:
             objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
             if known is not None:
                 _check_same_scores(metrics, known.metrics)
-            evaluation.save_outcomes(path)
+            evaluation.save(path.parent)
             outcomes = evaluation.outcomes
             if known is None:
                 known = ScoredModel(metrics, size_bytes)
@@ -170,7 +171,7 @@ class Leader:
                 logger.warning("control %s is not scored: %s", name, error)
                 continue
             planned.plan.save(self._folder / name / "plan.json")
-            evaluation.save_outcomes(self._folder / name / OUTCOMES_NAME)
+            evaluation.save(self._folder / name)
             scored = ScoredModel(metrics, planned.size_bytes)
             records.record_control(self._study, name, scored)
             self._log.model_scored(f"control {name}", scored, list(self._objectives), evaluation.seconds)
@@ -355,7 +356,7 @@ class Leader:
         folder = self._folder / str(trial.number)
         plan = replace(planned.plan, heal=result.healing)
         plan.save(folder / "plan.json")
-        evaluation.save_outcomes(folder / OUTCOMES_NAME)
+        evaluation.save(folder)
         if result.healing is not None:
             records.record_plan(trial, plan, planned.digest)
         scored = ScoredModel(metrics, planned.size_bytes)

@@ -1,6 +1,7 @@
 """The main job: from a file of a space to a verified checkpoint."""
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,9 @@ from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import Evals, open_evals
 from autoreap.data.tasks import base_name
-from autoreap.errors import AutoreapError, InputError, shown
+from autoreap.errors import AutoreapError, DeviceLostError, InputError, shown
 from autoreap.evaluation.evaluator import Evaluator
+from autoreap.formatting import duration
 from autoreap.healing.healer import STREAMS, Healer
 from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
@@ -23,7 +25,7 @@ from autoreap.search.candidates import Planner, check_device, check_objectives, 
 from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
 from autoreap.search.front import feasible_points, front_of, in_order_of_size
-from autoreap.search.held_out import HeldOutScorer, answerable, unscored_members
+from autoreap.search.held_out import HeldOutScorer, answerable, estimated_seconds, unscored_members
 from autoreap.search.leader import Leader
 from autoreap.search.records import (
     ScoringSetup,
@@ -104,6 +106,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     Raises:
         InputError: the space can't be searched on this model, or not by this study.
         RepeatedFailureError: trials fail one after the other.
+        DeviceLostError: the device is lost to this process; the same call in a new one goes on.
         Interrupted: a signal came. The same call resumes, after a failure too.
     """
     started = time.monotonic()
@@ -158,7 +161,7 @@ def _check_margins(space: SpaceConfig, evals: Evals) -> None:
 
 def _score_candidates(
     run: _Run, deadline: float
-) -> tuple[Tracker, optuna.Study, Interrupted | RepeatedFailureError | None]:
+) -> tuple[Tracker, optuna.Study, Interrupted | RepeatedFailureError | DeviceLostError | None]:
     """Calibrate and score until the budget is spent; what ended it early is returned, not raised."""
     space, options = run.space, run.options
     storage = open_storage(run.storage)
@@ -197,7 +200,7 @@ def _score_candidates(
         )
         with run.signals.deferred():
             leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
-    except (Interrupted, RepeatedFailureError) as error:
+    except (Interrupted, RepeatedFailureError, DeviceLostError) as error:
         return tracker, study, error
     finally:
         pool.close()
@@ -302,17 +305,23 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         plans = [record.plan(point.number) for point in feasible_points(record.points)]
         evals = answerable(run.evals.report, plans)
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
+        num_searched = sum(len(task.samples) for task in run.evals.search.tasks)
+        seconds = estimated_seconds(record, num_searched, evaluator.num_answers, len(front))
+        hours = run.space.confirm_hours
         logger.info(
-            "scoring the baseline and the front (%d) on the report split, %d answers each; "
-            "--hours does not end this, --no-confirm leaves it out",
+            "scoring the baseline and the front (%d) on the report split, %d answers each, about %s; "
+            "--hours does not end this, %s, --no-confirm leaves it out",
             len(front),
             evaluator.num_answers,
+            "unknown" if seconds is None else duration(seconds),
+            "confirm_hours would" if hours is None else f"confirm_hours does after {hours:g}",
         )
+        deadline = math.inf if hours is None else time.monotonic() + hours * 3600
         healer = None
         if run.space.heals:
             data = read_calibration(run.space.calibration)
             healer = Healer(loaded, data, run.options.root / STREAMS, run.signals.check)
-        scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check)
+        scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check, deadline)
         points = in_order_of_size(front)
         with run.signals.deferred():
             while members:

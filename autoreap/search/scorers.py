@@ -11,11 +11,12 @@ from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.calibration_data import read_calibration
 from autoreap.data.eval_set import EvalSet, open_evals
 from autoreap.data.samples import Sample
-from autoreap.errors import AutoreapError, InputError
+from autoreap.errors import AutoreapError, DeviceLostError, InputError, first_line
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.latency import NUM_UTTERANCES, Stopwatch, needs_stopwatch
 from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.healing.healer import STREAMS, Healer
+from autoreap.models.faults import is_device_lost, is_out_of_memory
 from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import Healing, PruningPlan
 from autoreap.search.candidates import needs_likelihoods
@@ -23,7 +24,6 @@ from autoreap.search.racing import CandidatePruned, Domination, Incumbent, Limit
 from autoreap.search.records import MAX_DEATHS
 from autoreap.search.signals import handlers_kept
 from autoreap.search.study import code_digest
-from autoreap.writing.behaviour import device_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Scorer:
         check: Callable[[], None],
         healer: Healer | None = None,
     ) -> None:
-        self.where = device_dtype(loaded)
+        self.where = evaluator.where
         self.batch_size = evaluator.batch_size
         self.num_answers = evaluator.num_answers
         self._evaluator = evaluator
@@ -132,7 +132,11 @@ class Scorer:
         self._evaluator.draft_from(drafts)
 
     def score(self, job: Job, on_outcome: OnOutcome = lambda: None) -> JobResult:
-        """Score the candidate of `job`; any failure is a result, with its reason."""
+        """Score the candidate of `job`; any failure is a result, with its reason.
+
+        Raises:
+            DeviceLostError: this process can score nothing more.
+        """
         race = Race(self._objectives, job.static, job.incumbents, job.limits)
 
         def count(metric: str, outcome: Outcome) -> None:
@@ -155,7 +159,10 @@ class Scorer:
         except CandidatePruned as pruned:
             return JobResult(pruned=pruned.domination)
         except Exception as error:  # one bad candidate must not end a night; the reason is kept and shown
-            return JobResult(error=f"{type(error).__name__}: {error}")
+            if is_device_lost(error):
+                raise DeviceLostError(f"the device is lost to this process: {first_line(error)}") from error
+            kind = "OutOfMemoryError" if is_out_of_memory(error) else type(error).__name__
+            return JobResult(error=f"{kind}: {error}")
         return JobResult(evaluation=evaluation, healing=plan.heal if plan else None)
 
     def _fitted(self, plan: PruningPlan | None) -> PruningPlan | None:
@@ -200,7 +207,11 @@ class ScorerPool(Protocol):
         ...
 
     def wait(self) -> tuple[Job, JobResult]:
-        """The next result. A signal, or what `on_outcome` raises, ends the wait."""
+        """The next result. A signal, or what `on_outcome` raises, ends the wait.
+
+        Raises:
+            DeviceLostError: nothing more can be scored in this process.
+        """
         ...
 
     def draft_from(self, drafts: Drafts) -> None:
@@ -398,9 +409,12 @@ class _ScorerActor:
         return ScorerFacts(scorer.where, scorer.batch_size, scorer.num_answers, code_digest())
 
     def score(self, job: Job, drafts: Drafts | None) -> JobResult:
-        """Score one candidate."""
+        """Score one candidate. Where the device is lost to this process it ends, and Ray starts another."""
         assert self._scorer is not None
         if drafts is not None and not self._has_drafts:
             self._scorer.draft_from(drafts)
             self._has_drafts = True
-        return self._scorer.score(job)
+        try:
+            return self._scorer.score(job)
+        except DeviceLostError:
+            os._exit(1)

@@ -11,14 +11,16 @@ from autoreap.data.calibration_config import load_calibration
 from autoreap.data.eval_set import open_evals
 from autoreap.errors import InputError
 from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.evaluation.passes import load_passes, unrecorded
 from autoreap.healing.healer import STREAMS, is_same_fit, refitted
 from autoreap.models.loading import ModelInfo, load, release
+from autoreap.models.places import choose_device
 from autoreap.plan import PruningPlan, load_plan
 from autoreap.scores import Difference, Metric, differences_as_dict, metrics_as_dict
 from autoreap.search.non_inferiority import quality_lines
 from autoreap.search.records import StudyRecord, TrialRecord
 from autoreap.search.storage import DEFAULT_ROOT
-from autoreap.writing.behaviour import Expected, check_behaviour, choose_device
+from autoreap.writing.behaviour import Expected, check_behaviour
 from autoreap.writing.materialiser import materialise
 from autoreap.writing.model_card import TrialFacts
 from autoreap.writing.verification import Verified
@@ -113,5 +115,5 @@ def answers_of_trial(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT)
     evals = open_evals(Path(study.scoring.evals)).search
     if evals.digest != study.evals_digest:
         raise InputError("has changed since the trial was scored", where=evals.path)
-    scoring = study.scoring
-    return Expected(evals, load_outcomes(path), scoring.batch_size, scoring.where, load_outcomes(baseline))
+    passes = load_passes(path.parent) or unrecorded(study.scoring.where, study.scoring.batch_size)
+    return Expected(evals, load_outcomes(path), passes, load_outcomes(baseline))

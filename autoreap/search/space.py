@@ -54,6 +54,7 @@ class SpaceConfig:
         presets, controls: names of candidates to score first.
         racing: stop candidates that can no longer reach the front.
         confirm: score the front on the report split when the search ends.
+        confirm_hours: after which no further member is begun there; the smallest come first.
         materialise: the rule that selects what ships at the end; None ships nothing.
         margins: by metric, the largest loss against the unpruned model that counts as none, as a fraction.
     """
@@ -79,6 +80,7 @@ class SpaceConfig:
     batch_size: int | None = None
     racing: bool = True
     confirm: bool = True
+    confirm_hours: float | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -177,6 +179,7 @@ class _SpaceFile(Section):
     batch_size: PositiveInteger | None = None
     racing: StrictBool = True
     confirm: StrictBool = True
+    confirm_hours: PositiveNumber | None = None
 
     @classmethod
     def mistakes(cls, values: Mapping[str, Any], context: Any) -> Iterator[Mistake]:
@@ -211,4 +214,5 @@ def load_space(path: Path) -> SpaceConfig:
         batch_size=file.batch_size,
         racing=file.racing,
         confirm=file.confirm,
+        confirm_hours=file.confirm_hours,
     )

@@ -36,10 +36,11 @@ class Verified:
     """The result of the behaviour level.
 
     Attributes:
-        num_compared: how many answers were compared, all equal; None where the level did not run.
+        num_compared: how many answers were equal; None where the level did not run.
         detail: on what, or why it did not run.
         metrics: what the checkpoint scored.
-        where: device and type that it was computed on.
+        where: device and type that it was computed on, as `place_of` names them.
+        num_different: how many answers were not equal, though no score differs by more than chance.
     """
 
     __pydantic_config__ = NO_OTHER_KEYS
@@ -48,6 +49,7 @@ class Verified:
     detail: StrictStr
     metrics: Mapping[StrictStr, Metric] = field(default_factory=dict)
     where: StrictStr = ""
+    num_different: Count = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -94,6 +96,9 @@ def behaviour_text(verified: Verified) -> str:
     """One line on the behaviour level."""
     if verified.num_compared is None:
         return f"not run: {verified.detail}"
+    if verified.num_different:
+        num_answers = verified.num_compared + verified.num_different
+        return f"{verified.num_compared} of {num_answers} outputs match, the scores within chance ({verified.detail})"
     return f"all {verified.num_compared} outputs match ({verified.detail})"
 
 

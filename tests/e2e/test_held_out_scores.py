@@ -77,6 +77,29 @@ def test_the_front_is_scored_on_the_report_split_once(small: Path, capsys: pytes
     assert not {path for path, written in _times().items() if times[path] == written}
 
 
+def test_hours_for_it_bound_it_and_what_is_left_is_scored_by_the_same_command(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = (small / "space.yaml").read_text()
+    (small / "space.yaml").write_text(space + "confirm_hours: 0.0000001\n")
+    assert main(["search", "space.yaml", "--study", "night", "--json"]) == 0
+    told = capsys.readouterr()
+    front = [point["trial"] for point in json.loads(told.out)["points"]]
+    assert re.search(
+        r"64 answers each, about \d+ s; --hours does not end this, confirm_hours does after 1e-07", told.err
+    )
+    for number in front:
+        assert f"trial {number} is not scored on the report split: confirm_hours are over" in told.err
+    confirmed = _confirmed()
+    assert confirmed is not None
+    assert confirmed["trials"] == {}
+    (small / "space.yaml").write_text(space)
+    assert main(["search", "space.yaml", "--study", "night"]) == 0
+    confirmed = _confirmed()
+    assert confirmed is not None
+    assert [int(number) for number in confirmed["trials"]] == front
+
+
 def test_a_kill_loses_no_member_that_was_scored(small: Path) -> None:
     process = start_search(small)
     _wait_for(FOLDER / "held_out.json", process)

@@ -1,7 +1,10 @@
 """The main job, whole: real audio, the embedded model, a study on disk, a checkpoint that stock transformers loads."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from mlflow import MlflowClient
 from nights import start_search
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
+import autoreap
 from autoreap.cli import main
 from autoreap.errors import InputError
 from autoreap.files import exclusive
@@ -262,3 +266,35 @@ def _runs(project: Path) -> list[Any]:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "attributes.status != 'RUNNING'", max_results=1000)
     return [run for run in runs if "autoreap.trial" in run.data.tags]
+
+
+LOSES_ITS_DEVICE = """\
+import os, sys
+import torch
+from autoreap.cli import main
+from autoreap.evaluation.draft_passes import DraftPasses
+
+begin, passes = DraftPasses.begin, []
+
+def lose(self, *arguments):
+    passes.append(1)
+    if len(passes) > 8 and "AUTOREAP_RESTARTS" not in os.environ:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    return begin(self, *arguments)
+
+DraftPasses.begin = lose
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_where_the_device_is_lost_a_new_process_goes_on_and_ships(project: Path) -> None:
+    (project / "lost.py").write_text(LOSES_ITS_DEVICE)
+    command = [sys.executable, "lost.py", "search", "space.yaml", "--study", "night", "--no-confirm", "--hours", "1"]
+    environment = os.environ | {"PYTHONPATH": str(Path(autoreap.__file__).parent.parent)}
+    finished = subprocess.run([*command, "--json"], cwd=project, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "illegal memory access was encountered; a new process goes on (1 of 10)" in finished.stderr
+    assert Path(project / json.loads(finished.stdout)["shipped"]["path"]).is_dir()
+    trials = read_study(open_study("night")).trials
+    assert [trial.status for trial in trials].count(TrialStatus.INTERRUPTED) == 1
+    assert sum(trial.is_spent for trial in trials) == 6

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from random_models import END, save_random_model, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoreap.evaluation.draft_rows import Answer, Prompt
+from autoreap.evaluation.draft_limits import Limits, next_batch
+from autoreap.evaluation.draft_rows import NO_TOKEN, Answer, Prompt, Row
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
@@ -72,7 +73,7 @@ def drafted(
     batch_size: int = 4,
     **options: Any,
 ) -> list[Answer]:
-    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=batch_size)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, limits=Limits(rows=batch_size))
     asked = [
         Prompt(len(prompt), bound, tuple(draft)) for prompt, bound, draft in zip(prompts, bounds, drafts, strict=True)
     ]
@@ -219,25 +220,28 @@ def test_no_prompts_have_no_answers(model: Any) -> None:
 
 
 @contextmanager
-def short_of_memory(model: Any, most: int) -> Iterator[list[int]]:
-    """The decoder runs out of memory in its last layer where there are more than `most` rows; the rows of each pass."""
-    passes: list[int] = []
+def short_of_memory(model: Any, most: int) -> Iterator[list[tuple[int, int]]]:
+    """The decoder runs out of memory in its last layer where rows times columns, those of the cache too, are more than
+    `most`; rows and columns of each pass.
+    """
+    passes: list[tuple[int, int]] = []
 
-    def refuse(_module: Any, _arguments: Any, output: torch.Tensor) -> None:
-        passes.append(len(output))
-        if len(output) > most:
+    def refuse(_module: Any, _arguments: Any, options: Mapping[str, Any], output: torch.Tensor) -> None:
+        num_columns = options["past_key_values"].layers[-1].get_seq_length()
+        passes.append((len(output), num_columns))
+        if len(output) * num_columns > most:
             raise torch.OutOfMemoryError("not enough memory")
 
-    handle = model.thinker.model.language_model.layers[-1].register_forward_hook(refuse)
+    handle = model.thinker.model.language_model.layers[-1].register_forward_hook(refuse, with_kwargs=True)
     try:
         yield passes
     finally:
         handle.remove()
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@pytest.mark.parametrize("most", [60, 100, 200])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_out_of_memory_halves_the_batch_and_changes_no_answer(model: Any, most: int, rate: float) -> None:
+def test_out_of_memory_lowers_what_was_too_large_and_changes_no_answer(model: Any, most: int, rate: float) -> None:
     case = Case(seed=5, num_rows=20, num_experts=6, layers=(0, 2, 3, 5))
     prompts, bounds = case.prompts(), case.bounds()
     rng = random.Random(1)
@@ -246,9 +250,87 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(model: Any, most: 
     with short_of_memory(model, most) as passes:
         answers = drafted(model, prompts, bounds, drafts, batch_size=8)
     assert [list(answer.tokens) for answer in answers] == expected
-    assert max(passes) > most
-    # Each halving is remembered: 8, 4, 2, 1 for prompts, and the same for what follows them, from 64 on.
-    assert sum(rows > most for rows in passes) <= 3 + 6
+    refused = [rows * columns for rows, columns in passes if rows * columns > most]
+    assert 1 <= len(refused) <= 10  # each is remembered
+
+
+def test_one_long_recording_slows_that_recording_alone(model: Any) -> None:
+    """It has a pass of its own; where memory allows no second row beside it, the others stay together."""
+    rng = random.Random(2)
+    prompts = [[rng.randrange(100, 400) for _ in range(length)] for length in (300, 250, *[20] * 12)]
+    bounds = [4] * len(prompts)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, limits=Limits(rows=64, pass_tokens=2000))
+    asked = [Prompt(len(prompt), 4) for prompt in prompts]
+    with short_of_memory(model, 320) as passes:
+        decoder.decode(asked, embedder(model, prompts))
+    first_passes = [rows for rows, columns in passes if columns in (20, 250, 300)]
+    assert first_passes == [8, 4, 2, 1, 1, 12]
+    answers = drafted(model, prompts, bounds, [[]] * len(prompts), batch_size=64)
+    assert [list(answer.tokens) for answer in answers] == stock(model, prompts, bounds)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_a_run_can_be_replayed_where_there_is_more_memory(model: Any, rate: float) -> None:
+    case = Case(seed=6, num_rows=30, num_experts=6, layers=(0, 2, 5))
+    prompts, bounds = case.prompts(), case.bounds()
+    rng = random.Random(1)
+    drafts = [edited(rng, answer, rate) for answer in stock(model, prompts, bounds)]
+    asked = [Prompt(len(p), bound, tuple(d)) for p, bound, d in zip(prompts, bounds, drafts, strict=True)]
+
+    def shapes(replayed: Sequence[int], most: int) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+        decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, limits=Limits(rows=16))
+        decoder.begin_run(replayed)
+        with short_of_memory(model, most) as passes:
+            decoder.decode(asked, embedder(model, prompts))
+        return [(rows, columns) for rows, columns in passes if rows * columns <= most], decoder.refused
+
+    run, refused = shapes((), 100)
+    assert refused
+    assert shapes(refused, 10**9) == (run, refused)
+    assert shapes((), 10**9) != (run, ())
+
+
+def taken(draft: Sequence[int], chosen: Sequence[int]) -> Row:
+    """A row after a round that fed its whole draft."""
+    row = Row(0, Prompt(10, 100), tuple(draft))
+    row.take(draft, chosen, end_token=0)
+    return row
+
+
+def test_what_the_model_chose_in_later_places_corrects_the_rest_of_a_rejected_draft() -> None:
+    row = taken([1, 9, 3, 4, 9, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 0])
+    assert row.answer == [1, 2]
+    assert row.draft_tokens(9) == [3, 4, 5, 6, 7, 8]  # one more round, where each wrong token took one
+
+
+def test_a_model_that_one_wrong_token_leads_elsewhere_corrects_nothing() -> None:
+    row = taken([1, 9, 3, 4, 5, 6, 7, 8], [1, 2, 31, 41, 51, 61, 71, 81, 0])
+    assert row.answer == [1, 2]
+    assert row.draft_tokens(9) == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_correction_that_ends_the_answer_ends_the_draft_and_one_that_is_no_number_is_none() -> None:
+    assert taken([1, 9, 3, 4, 5, 6], [1, 2, 3, 4, 5, 0, 0]).draft_tokens(9) == [3, 4, 5]
+    assert taken([1, 9, 3, 4, 5, 6], [1, 2, 3, NO_TOKEN, 5, 7, 0]).draft_tokens(9) == [3, 4, 5, 6]
+
+
+def of_columns(lengths: Sequence[int]) -> list[Row]:
+    return [Row(number, Prompt(length, 8), ()) for number, length in enumerate(sorted(lengths))]
+
+
+def test_a_batch_is_bounded_by_rows_and_by_columns() -> None:
+    rows = of_columns([100] * 50)
+    assert len(next_batch(rows, Limits(rows=20))) == 20
+    assert len(next_batch(rows, Limits(rows=64, first_columns=1000))) == 10
+    assert len(next_batch(rows, Limits(rows=64, first_columns=50))) == 1
+    assert len(next_batch(rows, Limits(rows=64))) == 50
+
+
+def test_rows_that_padding_would_make_dearer_than_a_pass_of_their_own_wait_for_it() -> None:
+    rows = of_columns([1000, *[100] * 50])
+    assert [row.prompt.num_tokens for row in next_batch(rows, Limits(rows=64))] == [1000]
+    assert len(next_batch(of_columns([101, *[100] * 50]), Limits(rows=64))) == 51
+    assert len(next_batch(rows, Limits(rows=64, pass_tokens=10**6))) == 51
 
 
 class Scarce(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -292,16 +374,18 @@ def test_finished_rows_stay_where_memory_is_too_small_to_part_from_them(model: A
     assert scarce.num_refused > 0
 
 
-def test_the_batch_size_that_memory_allowed_holds_for_what_is_decoded_next(model: Any, case: Case) -> None:
-    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=8)
+def test_what_memory_allowed_holds_for_what_is_decoded_next(model: Any, case: Case) -> None:
+    refused: list[tuple[int, ...]] = []
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, limits=Limits(rows=8))
     prompts = case.prompts()
     asked = [Prompt(len(prompt), 3) for prompt in prompts]
-    with short_of_memory(model, 2):
-        decoder.decode(asked, embedder(model, prompts))
-        assert decoder.batch_size <= 2
-    with short_of_memory(model, 2) as passes:
-        decoder.decode(asked, embedder(model, prompts))
-    assert max(passes) <= 2
+    for _ in range(2):
+        decoder.begin_run()
+        with short_of_memory(model, 40):
+            decoder.decode(asked, embedder(model, prompts))
+        refused.append(decoder.refused)
+    assert refused[0]
+    assert refused[1] == ()
 
 
 def test_memory_too_small_for_one_prompt_is_the_callers_to_know(model: Any, case: Case) -> None:
@@ -330,7 +414,7 @@ def test_an_output_that_is_no_number_ends_its_own_answer_and_changes_no_other(
     prompts, bounds = case.prompts(), case.bounds()
     expected = stock(model, prompts, bounds)
     drafts = [edited(random.Random(0), answer, rate) for answer in expected]
-    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=batch_size)
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, limits=Limits(rows=batch_size))
     asked = [Prompt(len(p), bound, tuple(d)) for p, bound, d in zip(prompts, bounds, drafts, strict=True)]
     answers = decoder.decode(asked, not_a_number(model, case, 4))
     assert [answer.is_number for answer in answers] == [number != 4 for number in range(case.num_rows)]
@@ -360,10 +444,10 @@ def test_log_likelihoods_are_those_that_decoding_gives_and_no_number_where_there
     prompts = case.prompts()
     drafts = [[rng.randrange(100, 400) for _ in range(length)] for length in range(case.num_rows)]
     asked = [Prompt(len(prompt), 3, tuple(draft)) for prompt, draft in zip(prompts, drafts, strict=True)]
-    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, batch_size=3)
-    with short_of_memory(model, 2):
+    decoder = DraftedDecoder(QWEN3_OMNI.running, model, end_token=END, limits=Limits(rows=3))
+    with short_of_memory(model, 60):
         scored = decoder.log_likelihoods(asked, not_a_number(model, case, 4))
     answers = drafted(model, prompts, case.bounds(), drafts, likelihoods=True)
-    assert decoder.batch_size <= 2
+    assert decoder.refused
     for number, (value, answer) in enumerate(zip(scored, answers, strict=True)):
         assert value == pytest.approx(answer.draft_log_likelihood, rel=1e-4) or (number == 4 and value != value)

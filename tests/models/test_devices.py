@@ -5,6 +5,8 @@ from a file, weights are aligned otherwise than in memory, and products of two m
 `batched_mm` do not. So bits are compared with that one.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
-from builders import wav_bytes
+from builders import wav_bytes, write_sparse_checkpoint
 from measured import assert_same_bits
 from PIL import Image
 from random_models import save_random_model
@@ -23,16 +25,19 @@ from autoreap import jobs
 from autoreap.calibration.calibrator import Options
 from autoreap.calibration.meter import Meter
 from autoreap.data.samples import Sample
+from autoreap.errors import InputError
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
 from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, shortage
+from autoreap.models.places import choose_device, place_of
 from autoreap.models.prompts import audio_of, embedded
 from autoreap.plan import ComponentShape
-from autoreap.writing.behaviour import device_dtype
+from autoreap.tiny_omni import CHECKPOINT
 
 WHOLE = ("thinker.model.audio_tower", "thinker.model.visual", "thinker.lm_head", "talker", "code2wav")
 AROUND = tuple(f"thinker.model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb"))
 LAYER = "thinker.model.language_model.layers.{}"
 RELATIVE = 1e-4  # float32 rounds at 6e-8, in every layer
+RUNNING = QWEN3_OMNI.running
 Data = Mapping[str, Sequence[Sample]]
 
 
@@ -164,10 +169,79 @@ def test_auto_is_this_machines_cpu_where_there_is_nothing_else(model_info: Model
     if default_device() != "cpu":
         pytest.skip("there is an accelerator")
     loaded = load(model_info, device="auto")
-    assert device_dtype(loaded) == "cpu, float32"
+    assert place_of(RUNNING, loaded.model) == "cpu, float32"
     assert shortage(model_info, "auto", "auto") is None
 
 
 def test_a_model_in_several_places_is_said_to_be_so(model_info: ModelInfo, plain: Loaded, tmp_path: Path) -> None:
-    assert device_dtype(spread(model_info, tmp_path, PLACES["everything"])) == "auto, float32"
-    assert device_dtype(plain) == "cpu, float32"
+    assert place_of(RUNNING, spread(model_info, tmp_path, PLACES["everything"]).model) == "auto, float32"
+    assert place_of(RUNNING, plain.model) == "cpu, float32"
+
+
+def test_an_accelerator_is_told_with_its_name_and_capability(plain: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards of two kinds are two places, and either is found on another machine by its kind of device."""
+    monkeypatch.setattr(type(RUNNING), "device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert place_of(RUNNING, plain.model) == "cuda (NVIDIA A100-SXM4-80GB, 8.0), float32"
+
+
+@pytest.mark.parametrize(
+    ("where", "device"),
+    [("cpu, bfloat16", "cpu"), ("auto (NVIDIA H200, 9.0), bfloat16", "auto"), ("auto, bfloat16", "auto")],
+)
+def test_the_device_of_a_place_is_found_with_or_without_a_name(where: str, device: str) -> None:
+    assert choose_device(where) == (device, "bfloat16")
+
+
+def test_where_a_machine_has_no_such_device_its_own_is_taken() -> None:
+    if default_device() != "cpu":
+        pytest.skip("there is an accelerator")
+    assert choose_device("cuda (NVIDIA H200, 9.0), bfloat16") == ("cpu", "auto")
+    assert choose_device("cuda, bfloat16") == ("cpu", "auto")
+
+
+def too_large(folder: Path) -> ModelInfo:
+    """160 GB in float32; a hole on the disk."""
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    names = {"thinker.model.embed_tokens.weight": (40_000_000_000, 1)}
+    return open_model(str(write_sparse_checkpoint(folder, config, names)))
+
+
+@pytest.mark.parametrize("device", [None, "auto"])
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(device: str | None, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the model does not fit: it needs 176\.0 GB .*--device cpu to load it"):
+        load(too_large(tmp_path), device=device)
+
+
+def test_who_asks_for_the_cpu_is_not_asked_whether_it_fits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the stock class expects"):  # the next check, of a checkpoint with a hole
+        load(too_large(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("message", "is_refused"),
+    [
+        ("The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver", True),
+        ("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", True),
+        ("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU", False),
+        ("No CUDA GPUs are available", False),
+    ],
+)
+def test_an_accelerator_that_can_not_be_used_is_no_reason_to_take_the_cpu_in_silence(
+    model_info: ModelInfo, monkeypatch: pytest.MonkeyPatch, message: str, is_refused: bool
+) -> None:
+    if default_device() != "cpu":
+        pytest.skip("there is an accelerator")
+
+    def init() -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    if is_refused:
+        with pytest.raises(InputError, match=f"--device: the accelerator can't be used: {re.escape(message[:30])}"):
+            load(model_info)
+    else:
+        assert place_of(RUNNING, load(model_info).model) == "cpu, float32"
+    assert place_of(RUNNING, load(model_info, device="cpu").model) == "cpu, float32"

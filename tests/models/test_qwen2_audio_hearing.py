@@ -21,6 +21,7 @@ from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, Qwen2Config
 from autoreap.candidate import Candidate
 from autoreap.data.samples import SAMPLING_RATE, Sample
 from autoreap.errors import InputError, MediaError
+from autoreap.evaluation.draft_limits import Limits
 from autoreap.evaluation.draft_rows import Prompt
 from autoreap.evaluation.drafting import DraftedDecoder
 from autoreap.masking import masked
@@ -137,7 +138,7 @@ def drafted(
 ) -> list[list[int]]:
     """What the decoder answers to all of them, two at a time."""
     audio = [audio_of(RUNNING, model, encoded) for encoded in batch]
-    decoder = DraftedDecoder(RUNNING, model, end_token=inputs.end_token_id, batch_size=2)
+    decoder = DraftedDecoder(RUNNING, model, end_token=inputs.end_token_id, limits=Limits(rows=2))
     prompts = [
         Prompt(len(encoded.input_ids), NUM_TOKENS, tuple(draft)) for encoded, draft in zip(batch, drafts, strict=True)
     ]

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from autoreap.candidate import Candidate
 from autoreap.data.calibration_config import CalibrationConfig
-from autoreap.errors import InputError
+from autoreap.errors import DeviceLostError, InputError
 from autoreap.evaluation.outcomes import Evaluation, Outcome
 from autoreap.progress import StatusLine, console
 from autoreap.scores import Counts, Metric
@@ -117,6 +117,8 @@ class FaultyPool:
                 self._on_outcome()
             try:
                 self._fault(self._run)
+            except DeviceLostError:
+                raise
             except Exception as error:
                 return job, JobResult(error=f"{type(error).__name__}: {error}")
         return job, JobResult(evaluation=EVALUATION)
@@ -317,6 +319,19 @@ def test_a_trial_cut_off_is_tried_again_with_its_values_and_counts_for_nothing(n
     assert statuses(study) == ["scored"] * 2 + ["interrupted"] * 3 + ["scored"] * 4
     assert all(study.trials[number].params == study.trials[2].params for number in (3, 4, 5))
     assert [study.trials[number].retry_of for number in (3, 4, 5)] == [2, 3, 4]
+
+
+def test_a_device_that_is_lost_ends_it_and_the_trial_is_tried_again_three_times(night: Night) -> None:
+    for _ in range(3):
+        with pytest.raises(DeviceLostError):
+            night.search(loses_device, trials=2)
+    study = night.search(trials=2)
+    assert statuses(study) == ["interrupted"] * 3 + ["scored"] * 2
+    assert [study.trials[number].retry_of for number in (1, 2)] == [0, 1]
+
+
+def loses_device(_run: int) -> None:
+    raise DeviceLostError("the device is lost to this process")
 
 
 def test_values_that_kill_the_process_each_time_are_left_out(night: Night) -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from builders import as_jsonl, copy_rows, parse, random_component
 from pages import ROOT
 
 from autoreap.data.eval_set import open_evals
-from autoreap.errors import InputError
+from autoreap.errors import DeviceLostError, InputError
 from autoreap.models.loading import load, open_model
 from autoreap.plan import PruningPlan
-from autoreap.search.scorers import Job, RayPool, ScorerSetup, make_scorer
+from autoreap.search.scorers import Job, RayPool, Scorer, ScorerSetup, make_scorer
 from autoreap.search.study import code_digest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'autoreap[ray]'")
@@ -93,6 +94,38 @@ def test_a_candidate_that_fails_is_a_result_with_its_reason(setup: ScorerSetup) 
     result = local.score(Job(0, broken, {}))
     assert result.evaluation is None
     assert (result.error or "").startswith("InputError: plan: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+    ids=str,
+)
+def test_full_memory_fails_a_candidate_with_one_kind_of_error(setup: ScorerSetup, error: Exception) -> None:
+    local = scorer_that_meets(error, setup)
+    result = local.score(Job(0, None, {}))
+    assert (result.error or "").startswith("OutOfMemoryError: memory is too small for a single prompt of ")
+
+
+def test_a_device_that_is_lost_is_no_result_of_the_candidate(setup: ScorerSetup) -> None:
+    local = scorer_that_meets(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), setup)
+    with pytest.raises(DeviceLostError, match="the device is lost to this process: CUDA error: an illegal memory"):
+        local.score(Job(0, None, {}))
+
+
+def scorer_that_meets(error: Exception, setup: ScorerSetup) -> Scorer:
+    loaded = load(open_model("tiny"))
+    local = make_scorer(loaded, setup, open_evals(setup.evals).search)
+
+    def fail(*_arguments: Any) -> None:
+        raise error
+
+    decoder: Any = loaded.model_info.family.running.decoder(loaded.model, "thinker")
+    decoder.layers[-1].register_forward_pre_hook(fail)
+    return local
 
 
 def random_component_of_another_model() -> Any:

@@ -3,8 +3,11 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,16 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from autoreap.data.eval_set import EvalSet, open_evals
 from autoreap.errors import InputError, VerificationError
+from autoreap.evaluation.draft_passes import DraftPasses
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Outcome, load_outcomes
+from autoreap.evaluation.passes import load_passes, unrecorded
 from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing import shards
-from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores, device_dtype
+from autoreap.writing.behaviour import Expected, check_behaviour, check_carried, check_scores
 from autoreap.writing.materialiser import Materialised, materialise
-from autoreap.writing.verification import Verified, check_content, check_structure, load_record
+from autoreap.writing.verification import Verified, behaviour_text, check_content, check_structure, load_record
 
 EVALS = as_jsonl("evals/tiny")
 ROWS = {"asr_search": 6, "qa_search": 4}
@@ -61,8 +66,7 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalSet:
 
 @pytest.fixture(scope="module")
 def expected(base: Loaded, plan: PruningPlan, evals: EvalSet) -> Expected:
-    evaluation = Evaluator(base.model, base.inputs, evals, batch_size=4).run(plan)
-    return Expected(evals, evaluation.outcomes, 4, device_dtype(base))
+    return Expected.of(evals, Evaluator(base.model, base.inputs, evals, batch_size=4).run(plan))
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +93,10 @@ def test_a_checkpoint_answers_to_the_letter_as_a_trial_whose_drafts_were_the_bas
     loaded = load(open_model(str(CHECKPOINT)), dtype=dtype)
     evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=4)
     baseline, trial = evaluator.run(), evaluator.run(plan)
-    expected = Expected(evals, trial.outcomes, 4, device_dtype(loaded), baseline.outcomes)
+    expected = replace(Expected.of(evals, trial), drafts=baseline.outcomes)
     verified = write(plan, expected, tmp_path / "model").record.behaviour
     assert verified.num_compared == NUM_ANSWERS
-    assert verified.where == device_dtype(loaded)
+    assert verified.where == evaluator.where
 
 
 @pytest.fixture
@@ -191,15 +195,18 @@ def test_another_answer_is_found_before_the_checkpoint_gets_its_name(
 def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: Path, expected: Expected) -> None:
     first = expected.outcomes["wer"][0]
     other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
-    verified = check_behaviour(pristine, replace(expected, outcomes=other, where="cuda, bfloat16"), carried=0)
+    elsewhere = replace(expected, outcomes=other, passes=unrecorded("cuda (a card, 9.0), bfloat16", 4))
+    verified = check_behaviour(pristine, elsewhere, carried=0)
     assert verified.num_compared == 15
-    assert "1 differ from those computed on cuda, bfloat16" in verified.detail
+    assert verified.num_different == 1
+    assert behaviour_text(verified).startswith("15 of 16 outputs match, the scores within chance")
+    assert "computed on cpu, float32 instead of cuda (a card, 9.0), bfloat16" in verified.detail
     perfect = tuple(replace(o, counts=replace(o.counts, numerator=o.counts.denominator)) for o in other["accuracy"])
     wrong = {**other, "accuracy": tuple(replace(o, counts=replace(o.counts, numerator=0)) for o in perfect)}
     if not any(outcome.counts.numerator for outcome in expected.outcomes["accuracy"]):
         wrong = {**other, "accuracy": perfect}
     with pytest.raises(VerificationError, match="accuracy is"):
-        check_behaviour(pristine, replace(expected, outcomes=wrong, where="cuda, bfloat16"), carried=0)
+        check_behaviour(pristine, replace(elsewhere, outcomes=wrong), carried=0)
 
 
 def test_one_slip_elsewhere_is_chance_even_after_a_perfect_record() -> None:
@@ -211,6 +218,97 @@ def test_one_slip_elsewhere_is_chance_even_after_a_perfect_record() -> None:
     check_scores(Path("here"), answers(1), answers(0))
     with pytest.raises(VerificationError, match=r"wer is \+0\.2500 from what was expected, more than chance"):
         check_scores(Path("here"), answers(8), answers(0))
+
+
+@contextmanager
+def short_of_memory(model: Any, most: int) -> Iterator[None]:
+    """The decoder of `model` runs out of memory where more than `most` rows are in its first pass."""
+
+    def refuse(_module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        if len(output) > most:
+            raise torch.OutOfMemoryError("not enough memory")
+
+    handle = model.thinker.model.language_model.layers[-1].register_forward_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def halved(plan: PruningPlan, evals: EvalSet) -> Expected:
+    """What a trial answers in bfloat16 where memory is full beside the unpruned model, as it is not beside its own."""
+    loaded = load(open_model(str(CHECKPOINT)), dtype="bfloat16")
+    evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=6)
+    with short_of_memory(loaded.model, 2):
+        baseline, trial = evaluator.run(), evaluator.run(plan)
+    assert baseline.passes is not None
+    assert baseline.passes.refused
+    return replace(Expected.of(evals, trial), drafts=baseline.outcomes)
+
+
+def test_the_passes_of_a_trial_that_ran_out_of_memory_are_run_again_and_answer_to_the_letter(
+    plan: PruningPlan, halved: Expected, tmp_path: Path
+) -> None:
+    verified = write(plan, halved, tmp_path / "model").record.behaviour
+    assert (verified.num_compared, verified.num_different) == (NUM_ANSWERS, 0)
+    assert verified.detail == "cpu, bfloat16"
+
+
+def test_where_the_passes_of_a_trial_can_not_be_run_again_the_checkpoint_ships_and_says_so(
+    plan: PruningPlan, halved: Expected, tmp_path: Path
+) -> None:
+    """As on a device with less memory: what the trial's passes were is not what can be run."""
+    passes = replace(halved.passes, refused=(*halved.passes.refused, 10**6))
+    first = halved.outcomes["wer"][0]
+    outcomes = {**halved.outcomes, "wer": (replace(first, output="rounded"), *halved.outcomes["wer"][1:])}
+    expected = replace(halved, passes=passes, outcomes=outcomes)
+    verified = write(plan, expected, tmp_path / "model").record.behaviour
+    assert verified.num_different == 1
+    assert "in passes of other sizes, as memory allows" in verified.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "memory is too small for a single"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "memory is too small for a single prompt of"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), "CUDA error: an illegal memory access"),
+    ],
+)
+def test_a_device_that_fails_in_verification_costs_no_checkpoint(
+    plan: PruningPlan,
+    expected: Expected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    def fail(*_arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(DraftPasses, "begin", fail)
+    written = write(plan, expected, tmp_path / "model", carried=2)
+    assert written.record.behaviour.num_compared is None
+    levels = load_record(tmp_path / "model").levels(check_structure(tmp_path / "model"))
+    assert levels["behaviour"].startswith(f"not run: the device failed while it answered: {reason}")
+
+
+def test_what_is_carried_says_in_which_passes_it_was_answered(written: Path) -> None:
+    passes = load_passes(written / "verification")
+    assert passes is not None
+    assert (passes.where, passes.limits.rows) == ("cpu, float32", 1)
+    (written / "verification" / "passes.json").unlink()  # as of a checkpoint that was written before there were any
+    verified = check_carried(written, load_record(written))
+    assert (verified.num_compared, verified.num_different) == (6, 0)
+    assert "their passes are not recorded" in verified.detail
+
+
+def test_passes_of_another_form_are_refused(written: Path) -> None:
+    path = written / "verification" / "passes.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"refused": [-1]}))
+    with pytest.raises(InputError, match=re.escape(f"{path}: refused.0: must be at least 0")):
+        check_carried(written, load_record(written))
 
 
 @pytest.mark.parametrize("damage", ["shorter", "other metric"])
