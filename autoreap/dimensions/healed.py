@@ -45,19 +45,27 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
     values = down.detach()
     if kept and len(kept) < len(values):
         rows = torch.tensor(kept, device=values.device)
-        original = values[rows].cpu()
+        original = _in_host_memory(values[rows])
         values[rows] = weights.to(values.device, values.dtype)
         try:
             yield
         finally:
             values[rows] = original.to(values.device)
         return
-    original = values.to("cpu", copy=True)
+    original = _in_host_memory(values)
     values.copy_(weights)
     try:
         yield
     finally:
         values.copy_(original)
+
+
+def _in_host_memory(values: torch.Tensor) -> torch.Tensor:
+    """A copy; of values on a GPU in pinned memory, which moves at the speed of the link."""
+    import torch
+
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+    return copy.copy_(values)
 
 
 def check_fitted(plan: PruningPlan, component: str) -> None:
