@@ -94,7 +94,7 @@ def test_what_is_packed_is_not_packed_or_healed_again(
         plan, base_model=replace(plan.base_model, fingerprint=open_checkpoint(packed).fingerprint), **change
     )
     if again.heal:
-        again = replace(again, fitted={})
+        again = again.with_fitted({}, {"thinker": "of none"})
     with pytest.raises(InputError, match="plan: the model's weights are stored in few bits already"):
         materialise(packed, again, tmp_path / "out")
 
