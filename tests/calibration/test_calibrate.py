@@ -489,6 +489,7 @@ def test_provenance_says_how_it_was_measured_and_the_shape_of_the_checkpoint(
         "deepstack_layers": shape.deepstack_layers,
         "speech_tap": shape.speech_tap,
         "has_vision": True,
+        "is_packed": False,
     }
 
 

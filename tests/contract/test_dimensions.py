@@ -99,15 +99,16 @@ def load(path: Path, dtype: torch.dtype) -> Any:
 
 
 def load_stock(specimen: Specimen, path: Path, dtype: torch.dtype) -> Any:
-    """The model as anybody loads it, whole and with nothing left over."""
-    options: dict[str, Any] = {}
-    if open_checkpoint(path).is_packed:
-        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-    model, report = specimen.stock.from_pretrained(path, dtype=dtype, output_loading_info=True, **options)
+    """The model as anybody loads it; what is packed whole and with nothing left over."""
+    if not open_checkpoint(path).is_packed:
+        return specimen.stock.from_pretrained(path, dtype=dtype).eval()
+    unpacked = CompressedTensorsConfig(dequantize=True)
+    model, report = specimen.stock.from_pretrained(
+        path, dtype=dtype, output_loading_info=True, quantization_config=unpacked
+    )
     assert not any(report.values()), report
-    if options:
-        for parameter in model.parameters():  # unpacked experts are in bfloat16 whatever is asked for
-            parameter.data = parameter.data.to(dtype)
+    for parameter in model.parameters():  # unpacked experts are in bfloat16 whatever is asked for
+        parameter.data = parameter.data.to(dtype)
     return model.eval()
 
 
