@@ -105,7 +105,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
 
     Raises:
         InputError: the space can't be searched on this model, or not by this study.
-        RepeatedFailureError: trials fail one after the other.
+        RepeatedFailureError: trials fail one after the other, and none was scored before.
         DeviceLostError: the device is lost to this process; the same call in a new one goes on.
         Interrupted: a signal came. The same call resumes, after a failure too.
     """
@@ -130,11 +130,18 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
         run = _Run(space, evals, model, model_info, options, name, storage, signals, draw)
         tracker, study, error = _score_candidates(run, deadline)
         release()  # of the searched model; the checkpoint that ships needs its place
+        if isinstance(error, RepeatedFailureError) and _has_scored(study):
+            result = _finalise(study, run, tracker)  # what was found is not lost with what failed
+            return replace(result, missing=(f"the rest of the trials: {error}", *result.missing))
         if error is not None:
             if read_baseline(study) is not None:
                 _draw(study, run, tracker, "KILLED" if isinstance(error, Interrupted) else "FAILED")
             raise error
         return _finalise(study, run, tracker)
+
+
+def _has_scored(study: optuna.Study) -> bool:
+    return read_baseline(study) is not None and bool(read_study(study).points)
 
 
 def _check(space: SpaceConfig, evals: Evals, model_info: ModelInfo, options: SearchOptions) -> None:

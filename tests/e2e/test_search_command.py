@@ -298,3 +298,32 @@ def test_where_the_device_is_lost_a_new_process_goes_on_and_ships(project: Path)
     trials = read_study(open_study("night")).trials
     assert [trial.status for trial in trials].count(TrialStatus.INTERRUPTED) == 1
     assert sum(trial.is_spent for trial in trials) == 6
+
+
+FAILS_AFTER_THREE_CANDIDATES = """\
+import sys
+from autoreap.cli import main
+from autoreap.search.scorers import Scorer
+
+fitted, plans = Scorer._fitted, []
+
+def fail(self, plan):
+    plans.append(plan)
+    if len(plans) > 4:  # the unpruned model, and three candidates
+        raise ZeroDivisionError("no candidate any more")
+    return fitted(self, plan)
+
+Scorer._fitted = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_where_trials_fail_one_after_the_other_what_was_found_before_ships(project: Path) -> None:
+    (project / "failing.py").write_text(FAILS_AFTER_THREE_CANDIDATES)
+    command = [sys.executable, "failing.py", "search", "space.yaml", "--study", "night", "--no-confirm", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(autoreap.__file__).parent.parent)}
+    finished = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 1, finished.stderr
+    assert "missing: the rest of the trials: 3 trials failed in a row; the last: ZeroDivisionError" in finished.stderr
+    document = json.loads(finished.stdout)
+    assert Path(project / document["shipped"]["path"]).is_dir()
