@@ -56,6 +56,7 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
     name = public_name(base)
     licence = inherited.get("license_name") or inherited.get("license")
     licence_text = f"Licence: {licence}, that of the base model." if licence else "The base model's licence applies."
+    origin = "what was computed from the base model's" if plan.bits else "the base model's bytes"
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
@@ -71,7 +72,7 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
         "",
         *(_how_to_unpack(layout.stock_name) if plan.bits else ()),
         "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
-        f"against the base model's bytes; behaviour: {behaviour_text(record.behaviour)}. "
+        f"against {origin}; behaviour: {behaviour_text(record.behaviour)}. "
         "`autoreap verify` on this directory repeats it.",
     ]
     if facts is not None:
@@ -124,8 +125,8 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
 def _how_to_unpack(stock_name: str) -> list[str]:
     """What a reader must know who loads matrices of few bits."""
     return [
-        "Matrices are stored in few bits, as `compressed-tensors` packs them. Engines with kernels for them compute "
-        "with them as they are; transformers unpacks them, with `pip install compressed-tensors`:",
+        "Matrices are stored in few bits, as `compressed-tensors` packs them, for engines that read its format. "
+        "Transformers unpacks them, with `pip install compressed-tensors`:",
         "",
         "```python",
         f"from transformers import CompressedTensorsConfig, {stock_name}",

@@ -82,7 +82,8 @@ class Record:
 
     def levels(self, checkpoint: Checkpoint) -> dict[str, str]:
         """For people and JSON: what each level covered, or why it did not run."""
-        content = f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} equal to the source's"
+        origin = "as computed from the source" if checkpoint.is_packed else "equal to the source's"
+        content = f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} {origin}"
         if self.files:
             content += f", {len(self.files)} files beside them as written"
         return {
