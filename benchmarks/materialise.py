@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "helpers"))
 
 from builders import write_sparse_checkpoint  # noqa: E402
 
@@ -31,7 +31,7 @@ from autoreap.models.families import family_of  # noqa: E402
 from autoreap.plan import BaseModel  # noqa: E402
 from autoreap.planning import make_plan, without_layers  # noqa: E402
 
-CONFIG = TESTS / "data" / "qwen3-omni-30b-a3b-instruct.config.json"
+CONFIG = TESTS / "fixtures" / "qwen3-omni-30b-a3b-instruct.config.json"
 AUTOREAP = [sys.executable, "-m", "autoreap.cli"]
 
 
