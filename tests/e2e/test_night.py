@@ -74,10 +74,10 @@ def kill_first_starts(project: Path, number: int) -> int:
         process.join(random.uniform(0, life) if killed < number else None)
         if not process.is_alive():
             assert process.exitcode == 0, (project / "night.log").read_text()[-2000:]
-            assert_whole(project)
             if killed == number:
+                assert_whole(project)
                 return killed
-            shutil.rmtree(project / "mlruns")
+            shutil.rmtree(project / "mlruns")  # nobody here has it open: MLflow would go on with the removed database
             life *= 0.9
             continue
         killed += 1
