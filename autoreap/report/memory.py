@@ -64,7 +64,7 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
                 "tokens": needed.kv_cache_bytes // token_bytes,
             }
             if plan is not None and plan.bits is not None:
-                entry["stored"] = plan.bits.in_words
+                entry["stored"] = {"experts": plan.bits.experts, "rest": plan.bits.rest}
             entries.append(entry)
     return entries
 

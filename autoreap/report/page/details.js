@@ -157,7 +157,11 @@ function fits(memory) {
 }
 
 // In what the weights are stored that an entry of `memory` counts.
-const storedAs = (one) => one.stored ?? (one.bits === 16 ? data.memory.stored : word("details.bits", one));
+function storedAs(one) {
+  if (one.stored) return word(one.stored.experts === one.stored.rest ? "stored.alike" : "stored.mixed", one.stored);
+  return one.bits === 16 ? data.memory.stored : word("details.bits", one);
+}
+
 const clipLength = (seconds) => (seconds % 60 ? duration(seconds) : `${seconds / 60} ${word("unit.min")}`);
 
 // A row of one cell.

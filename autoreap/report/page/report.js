@@ -114,8 +114,7 @@ function smallestFit(memory) {
   const [one] = memory;
   const gigabytes = one && data.memory.gigabytes.find((each) => one.weights + one.cache + one.working <= each * 1e9);
   if (!gigabytes) return null;
-  const weights = one.stored ?? (one.bits === 16 ? data.memory.stored : word("details.bits", one));
-  return { gigabytes, weights, duration: clipLength(one.clip_seconds) };
+  return { gigabytes, weights: storedAs(one), duration: clipLength(one.clip_seconds) };
 }
 
 function options(select, names, chosen, text) {
