@@ -38,7 +38,7 @@ from autoreap.search.records import (
     record_shipped,
     trials_folder,
 )
-from autoreap.search.sampling import check_space, check_vision, num_layers_to_order
+from autoreap.search.sampling import check_groups, check_space, check_vision, num_layers_to_order
 from autoreap.search.sanity import warn_if_hopeless, warn_of_shared_rows
 from autoreap.search.scorers import Drafts, LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
 from autoreap.search.search_log import SearchLog
@@ -152,6 +152,7 @@ def _check(space: SpaceConfig, evals: Evals, model_info: ModelInfo, options: Sea
     check_device(space.needs, space.path, on_accelerator="cpu" not in (options.device, default_device()))
     evals.check_splits_apart()
     check_space(space, model_info.shape)
+    check_groups(space, model_info)
     _check_margins(space, evals)
     check_vision(space, evals.search)
 

@@ -15,15 +15,17 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from autoreap.calibration.calibrator import MAX_SPAN
-from autoreap.candidate import FRACTION_OF_COUNT, NONE, Candidate, preset
+from autoreap.candidate import DEFAULT_GROUP_SIZE, FRACTION_OF_COUNT, NONE, Candidate, preset
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError
+from autoreap.models.loading import ModelInfo
 from autoreap.plan import COMPONENTS, ModelShape, no_vision, packed_already
-from autoreap.planning import edges, num_to_order, pinned_layers, talker_has_no_loss
+from autoreap.planning import edges, make_plan, num_to_order, pinned_layers, talker_has_no_loss
 from autoreap.search.parameters import Parameter, Range, can_be
 from autoreap.search.records import enqueue_preset
 from autoreap.search.samplers import make_sampler
 from autoreap.search.space import SpaceConfig
+from autoreap.writing.footprint import Footprint
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,24 @@ def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
         if 16 in held_to:
             problem = "transformers can't load it where experts are not quantised"
             raise InputError(problem, where=f"{where}.bits_rest", fix="add when: {bits: [8, 4]}")
+
+
+def check_groups(space: SpaceConfig, model_info: ModelInfo) -> None:
+    """Raise `InputError` if rows of what is quantised don't divide into the groups of `space`: trials would fail."""
+    bits, rest = (int(_least(space.parameters.get(name, 16))) for name in _BITS)
+    if min(bits, rest) == 16:
+        return
+    spec = space.parameters.get("bits_group", DEFAULT_GROUP_SIZE)
+    groups = spec if isinstance(spec, tuple) else (int(_least(spec)), int(_most(spec)))
+    drops_speech = space.parameters.get("drop_speech") is True
+    for group in groups:
+        candidate = Candidate(bits=bits, bits_rest=rest, bits_group=group, drop_speech=drops_speech)
+        plan = make_plan(candidate, None, model_info.shape, model_info.base_model)
+        try:
+            Footprint.of(model_info.checkpoint, plan)
+        except InputError as error:
+            where = f"{space.path}: parameters.bits_group"
+            raise InputError(error.problem, where=where, fix="take one that divides them, such as 16") from None
 
 
 def _check_active(space: SpaceConfig, shape: ModelShape) -> None:

@@ -15,9 +15,11 @@ from pages import ROOT
 from autoreap.candidate import Candidate, control
 from autoreap.errors import InputError
 from autoreap.models.families.qwen3_omni import QWEN3_OMNI
+from autoreap.models.loading import open_model
 from autoreap.plan import ComponentShape, ModelShape
 from autoreap.search.samplers import make_sampler
 from autoreap.search.sampling import (
+    check_groups,
     check_known_parameters,
     check_space,
     enqueue_presets,
@@ -161,6 +163,21 @@ def test_bits_of_the_rest_are_searched_where_experts_are_quantised(tmp_path: Pat
     check_space(config, SHAPE)
     assert sample(FixedTrial({"bits": 16}), config, SHAPE).bits_rest == 16
     assert sample(FixedTrial({"bits": 4, "bits_rest": 8}), config, SHAPE).bits_rest == 8
+
+
+@pytest.mark.parametrize(
+    ("parameters", "group"),
+    [("  bits: [16, 4]\n", 32), ("  bits: 4\n  bits_group: [16, 48]\n", 48)],
+)
+def test_groups_that_do_not_divide_rows_are_refused_before_a_search(
+    parameters: str, group: int, tmp_path: Path
+) -> None:
+    model_info = open_model("tiny")
+    with pytest.raises(InputError, match=rf"parameters\.bits_group: rows of talker.* into groups of {group}"):
+        check_groups(space(tmp_path, parameters), model_info)
+    check_groups(space(tmp_path, "  bits: [16, 4]\n  bits_group: 16\n"), model_info)
+    check_groups(space(tmp_path, "  bits: [16, 4]\n  drop_speech: true\n"), model_info)
+    check_groups(space(tmp_path, "  retention: 0.5\n"), model_info)
 
 
 def test_experts_of_a_dense_thinker_are_not_quantised(tmp_path: Path) -> None:
