@@ -48,6 +48,7 @@ def kernels_of(running: RunningModel, model: PreTrainedModel) -> dict[str, str]:
     kernels["experts"] = getattr(decoder.config, "_experts_implementation", None)
     if running.device(model).type == "cpu":
         kernels["cpu"] = torch.backends.cpu.get_cpu_capability()
+        kernels["threads"] = str(torch.get_num_threads())  # sums are split among them
     return {name: kernel for name, kernel in kernels.items() if kernel is not None}
 
 

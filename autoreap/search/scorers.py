@@ -316,6 +316,7 @@ class RayPool:
         while True:
             while self._waiting and self._idle:
                 self.start(self._waiting.pop(0))
+            assert self._running or self._waiting, "nothing is being scored"
             found = self._look()
             if found is not None:
                 return found
