@@ -16,6 +16,7 @@ from autoreap.dimensions.healed import standing_in
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import REST, CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.models.families.running import RunningModel
+from autoreap.models.packed import FORMAT, METHOD
 from autoreap.plan import COMPONENTS, PruningPlan, Quantisation
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-FORMAT = "pack-quantized"
 _SLAB = 1 << 24  # weights that are rounded at once: 64 MiB of float32, and about as much a few times beside them
 # By these names transformers, vLLM and SGLang find what is quantised. Transformers takes the group that names experts
 # for experts, and the other one for all else that has scales.
@@ -136,7 +136,7 @@ def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) 
         if bits < 16:
             groups[name] = {"targets": [target], "weights": _arguments(bits, plan.bits.group_size)}
     config["quantization_config"] = {
-        "quant_method": "compressed-tensors",
+        "quant_method": METHOD,
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": groups,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CODES, SCALES, SHAPE = "weight_packed", "weight_scale", "weight_shape"
 WORD_BITS = 32  # codes are stored in words of int32
-_FORMAT = "pack-quantized"
+METHOD, FORMAT = "compressed-tensors", "pack-quantized"
 _KEYS = ("quantization_config", "compression_config")
 _FIX = "take the model in bfloat16, and let autoreap quantise it with bits"
 # Of methods that are known, what people call them.
@@ -91,13 +91,13 @@ def _check_config(config: Mapping[str, Any], where: Path) -> bool:
     if not isinstance(section, Mapping):
         raise InputError(f"{_KEYS[0]} must be a mapping, got {shown(section)}", where=where, fix="fetch it again")
     method = str(section.get("quant_method"))
-    if method != "compressed-tensors":
-        problem = f"{_KEYS[0]}: quantised models are not read, but for those of compressed-tensors; this is "
+    if method != METHOD:
+        problem = f"{_KEYS[0]}: quantised models are not read, but for those of {METHOD}; this is "
         problem += _METHODS.get(method, shown(method))
         raise InputError(problem, where=where, fix=_FIX)
     groups = section.get("config_groups")
-    if section.get("format") != _FORMAT or not isinstance(groups, Mapping):
-        problem = f"{_KEYS[0]}: of compressed-tensors only {_FORMAT} is read, not {shown(section.get('format'))}"
+    if section.get("format") != FORMAT or not isinstance(groups, Mapping):
+        problem = f"{_KEYS[0]}: of {METHOD} only {FORMAT} is read, not {shown(section.get('format'))}"
         raise InputError(problem, where=where, fix=_FIX)
     for name, group in groups.items():
         weights = group.get("weights") if isinstance(group, Mapping) else None

@@ -4,11 +4,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from autoreap.candidate import BITS
 from autoreap.errors import AutoreapError
 from autoreap.models.loading import ModelInfo, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.records import StudyRecord
-from autoreap.writing.footprint import BITS, Footprint
+from autoreap.writing.footprint import Footprint
 
 GIGABYTES = (8, 12, 16, 24, 32, 80)  # of accelerators and laptops
 CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hear at once
@@ -51,9 +52,10 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
         return []
     footprint = Footprint.of(model_info.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
+    quantised = plan.bits if plan else None
     entries: list[dict[str, Any]] = []
     for seconds in CLIPS_SECONDS:
-        for bits in BITS if plan is None or plan.bits is None else BITS[:1]:
+        for bits in BITS[:1] if quantised else BITS:
             needed = footprint.memory_needed(seconds, bits)
             entry: dict[str, Any] = {
                 "clip_seconds": seconds,
@@ -63,8 +65,8 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
                 "working": needed.working_bytes,
                 "tokens": needed.kv_cache_bytes // token_bytes,
             }
-            if plan is not None and plan.bits is not None:
-                entry["stored"] = {"experts": plan.bits.experts, "rest": plan.bits.rest}
+            if quantised:
+                entry["stored"] = {"experts": quantised.experts, "rest": quantised.rest}
             entries.append(entry)
     return entries
 

@@ -93,10 +93,10 @@ def _check_healing(space: SpaceConfig) -> None:
 def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if no candidate is quantised, or some are so that transformers can't load them."""
     where = f"{space.path}: parameters"
-    if shape.is_packed and (space.heals or min(_least(space.parameters.get(name, 16)) for name in _BITS) < 16):
+    least = {name: _least(space.parameters.get(name, 16)) for name in _BITS}
+    if shape.is_packed and (space.heals or min(least.values()) < 16):
         raise packed_already(where)
     has_experts = not shape.components["thinker"].is_dense
-    least = {name: _least(space.parameters.get(name, 16)) for name in _BITS}
     if isinstance(space.parameters.get("bits_group"), Range | tuple) and min(least.values()) == 16:
         fix = "add bits: [16, 8, 4], or leave it out"
         raise InputError("moves nothing without bits", where=f"{where}.bits_group", fix=fix)

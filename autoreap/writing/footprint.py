@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from autoreap.candidate import BITS
 from autoreap.models.checkpoint import Checkpoint, TensorInfo
 from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
@@ -17,7 +18,6 @@ from autoreap.scores import Metric
 from autoreap.writing.rewrite import OutputTensor, rewrite_role, rewrite_tensor, start_rewrite
 from autoreap.writing.sizes import quantised_bytes
 
-BITS = (16, 8, 4)
 _TRANSCRIPT_TOKENS_PER_SECOND = 4  # fast speech; the cache of a transcript lies beside that of what was heard
 
 
@@ -154,6 +154,7 @@ def _count_tensors(
     checkpoint: Checkpoint, plan: PruningPlan | None
 ) -> Iterator[tuple[TensorInfo | OutputTensor, TensorRole, int]]:
     """What `plan` leaves of each group: a tensor of it, the role, and how many of these tensors there are."""
+    layout = family_of(checkpoint.config, where=checkpoint.path / "config.json").layout
     is_retained: dict[tuple[str, int | None, int], bool] = {}  # part, layer, expert
     for group in _group_tensors(checkpoint):
         info = group.info
@@ -172,6 +173,5 @@ def _count_tensors(
             if is_retained[key]:
                 retained_roles.append(role)
         if retained_roles:
-            layout = family_of(checkpoint.config).layout
             for tensor in rewrite_tensor(info, retained_roles[0], plan, layout):
                 yield tensor, retained_roles[0], len(retained_roles)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import TensorInfo
-from autoreap.models.packed import CODES, SCALES, SHAPE, WORD_BITS
+from autoreap.models.packed import CODES, FORMAT, SCALES, SHAPE, WORD_BITS
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def _part(matrix: Matrix, part: str) -> "torch.Tensor":
 def _pack(matrix: Matrix) -> "dict[str, torch.Tensor]":
     from compressed_tensors.compressors import BaseCompressor
 
-    from autoreap.dimensions.bits import FORMAT, scales_of, scheme
+    from autoreap.dimensions.bits import scales_of, scheme
     from autoreap.models.tensors import read_tensor
 
     weights = (read_tensor(matrix.source) if matrix.fitted is None else matrix.fitted).float()
