@@ -116,7 +116,7 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
     if plan.drop_speech:
         lines.append("| waveform decoder | dropped: it answers in text alone | |")
     for treatment in plan.treatments:
-        lines.append(f"| {'model' if plan.bits and treatment == plan.bits.in_words else 'thinker'} | {treatment} | |")
+        lines.append(f"| what is kept | {treatment} | |")
     if plan.polish:
         lines.append(f"| thinker | routers and norms trained against the base model, {plan.polish.step} steps | |")
     return lines
