@@ -8,7 +8,7 @@ from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
     from autoreap.models.checkpoint import TensorInfo
-    from autoreap.writing.rewrite import OutputTensor
+    from autoreap.writing.output_tensor import OutputTensor
 
 
 def inspect(

@@ -15,7 +15,8 @@ from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric
-from autoreap.writing.rewrite import OutputTensor, rewrite_role, rewrite_tensor, start_rewrite
+from autoreap.writing.output_tensor import OutputTensor
+from autoreap.writing.rewrite import rewrite_role, rewrite_tensor, start_rewrite
 from autoreap.writing.sizes import quantised_bytes
 
 _TRANSCRIPT_TOKENS_PER_SECOND = 4  # fast speech; the cache of a transcript lies beside that of what was heard

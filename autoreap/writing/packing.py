@@ -1,6 +1,5 @@
 """Matrices to the three tensors in which compressed-tensors stores them: codes, scales and shape."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -8,25 +7,10 @@ from typing import TYPE_CHECKING
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.packed import CODES, FORMAT, SCALES, SHAPE, WORD_BITS
+from autoreap.writing.output_tensor import OutputTensor
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class PackedPart:
-    """One of the three tensors of a packed matrix, which are computed when they are written.
-
-    Attributes:
-        stands_for: as `packed.Stored` has it.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
-    stands_for: tuple[int, ...]
-    values: "Callable[[], torch.Tensor]"
 
 
 # Compared by identity: the last one that was packed is kept until its three tensors are written.
@@ -47,7 +31,7 @@ class Matrix:
     group_size: int
     fitted: "torch.Tensor | None" = None
 
-    def parts(self) -> tuple[PackedPart, ...]:
+    def parts(self) -> tuple[OutputTensor, ...]:
         """Codes [R, C * bits / 32], scales [R, C / group_size] and shape [2].
 
         Raises:
@@ -69,7 +53,9 @@ class Matrix:
         }
         parts = []
         for part, (dtype, shape, num_bytes, stands_for) in forms.items():
-            parts.append(PackedPart(prefix + part, dtype, shape, num_bytes, stands_for, partial(_part, self, part)))
+            values = partial(_part, self, part)
+            name = prefix + part
+            parts.append(OutputTensor(name, dtype, shape, num_bytes, self.source, None, values, stands_for))
         return tuple(parts)
 
 

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,49 +15,11 @@ from autoreap.models.checkpoint import Checkpoint, TensorInfo
 from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
+from autoreap.writing.output_tensor import OutputTensor
 from autoreap.writing.packing import Matrix
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class OutputTensor:
-    """One tensor of the result.
-
-    It is `rows` of `source` (all of it for None), zeros where there is no source, or what `values` computes when it is
-    written. `stands_for` is as `models.packed.Stored` has it.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
-    source: TensorInfo | None
-    rows: tuple[int, ...] | None = None
-    values: "Callable[[], torch.Tensor] | None" = field(default=None, compare=False)
-    stands_for: tuple[int, ...] | None = None
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights."""
-        return math.prod(self.shape if self.stands_for is None else self.stands_for)
-
-    def byte_runs(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of its bytes in the source's file, in order; neighbouring rows are one run."""
-        if self.source is None:
-            return
-        if self.rows is None:
-            yield self.source.offset, self.source.num_bytes
-            return
-        row_bytes = self.source.num_bytes // self.source.shape[0]
-        start = self.rows[0]  # of the run under way
-        for row, following in zip(self.rows, (*self.rows[1:], None), strict=True):
-            if following == row + 1:
-                continue
-            yield self.source.offset + start * row_bytes, (row + 1 - start) * row_bytes
-            if following is not None:
-                start = following
 
 
 @dataclass(frozen=True)
@@ -153,7 +115,7 @@ def rewrite_tensor(
     if rewritten.bits < 16:
         assert plan.bits is not None
         matrix = Matrix(rewritten.full_name, info, rewritten.bits, plan.bits.group_size, fitted)
-        return tuple(OutputTensor(source=info, **vars(part)) for part in matrix.parts())
+        return matrix.parts()
     rows = rewritten.rows
     shape, num_bytes = info.shape, info.num_bytes
     if rows is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
-from autoreap.writing.rewrite import OutputTensor
+from autoreap.writing.output_tensor import OutputTensor
 
 _GROUP = 128  # weights along a row that share a scale, the usual size
 _SCALE_BYTES = 2

@@ -23,7 +23,8 @@ from autoreap.models.families import family_of
 from autoreap.models.packed import plain_shapes
 from autoreap.scores import Metric, metrics_as_dict
 from autoreap.validation import NO_OTHER_KEYS, Count, validate
-from autoreap.writing.rewrite import OutputTensor, Rewrite
+from autoreap.writing.output_tensor import OutputTensor
+from autoreap.writing.rewrite import Rewrite
 from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of
 
 FOLDER = "verification"

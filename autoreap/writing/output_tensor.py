@@ -1,0 +1,50 @@
+"""A tensor of a checkpoint that will be written. No torch."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoreap.models.checkpoint import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One tensor of the result.
+
+    It is `rows` of `source` (all of it for None), zeros where there is no source, or what `values` computes when it is
+    written. `stands_for` is as `models.packed.Stored` has it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+    source: TensorInfo | None
+    rows: tuple[int, ...] | None = None
+    values: "Callable[[], torch.Tensor] | None" = field(default=None, compare=False)
+    stands_for: tuple[int, ...] | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape if self.stands_for is None else self.stands_for)
+
+    def byte_runs(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of its bytes in the source's file, in order; neighbouring rows are one run."""
+        if self.source is None:
+            return
+        if self.rows is None:
+            yield self.source.offset, self.source.num_bytes
+            return
+        row_bytes = self.source.num_bytes // self.source.shape[0]
+        start = self.rows[0]  # of the run under way
+        for row, following in zip(self.rows, (*self.rows[1:], None), strict=True):
+            if following == row + 1:
+                continue
+            yield self.source.offset + start * row_bytes, (row + 1 - start) * row_bytes
+            if following is not None:
+                start = following
