@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from autoreap.calibration.batching import Batch, batches, estimate_tokens
 from autoreap.calibration.calibrator import MAX_SPAN, Options, decoder_of, identity, listen, origin, sum_part
@@ -22,11 +21,9 @@ from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, open_spool
 from autoreap.data.samples import MODALITIES, Sample
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.decoder_calls import catch_arguments, only_layer
 from autoreap.models.families.encoded import mark_tokens
-from autoreap.models.loading import Loaded, ModelInfo
-from autoreap.models.tensors import read_tensor
+from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
 from autoreap.saliency import ComponentSaliency, Saliency
@@ -192,7 +189,7 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
     decoder, device = decoder_of(loaded, "thinker"), loaded.model.device
     is_last = number + 1 == loaded.model_info.shape.components["thinker"].num_layers
-    layer = read_layer(loaded, number)
+    layer = loaded.read_layer(number)
     with only_layer(decoder, number, layer, is_last=is_last) as run:
         for group in groups:
             with group.meter.layer(number, layer):
@@ -221,33 +218,3 @@ def _add_up(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample],
     shape = model_info.shape.components["thinker"]
     state = sum_part(part, samples, options)
     return Meter(model_info.family.running, shape, spans=groups[0].spans, gates=options.gates, state=state)
-
-
-def read_layer(loaded: Loaded, number: int) -> nn.Module:
-    """Layer `number` of the thinker with its weights from the checkpoint, in the model's type and on its device.
-
-    One stored tensor is in memory beside it at a time. That none is missing was seen when the model was loaded.
-
-    Raises:
-        InputError: a tensor is none of the layer's, or of a type that is no floating-point number.
-    """
-    model_info, model = loaded.model_info, loaded.model
-    layer = model_info.family.running.new_layer(model, number).to_empty(device=model.device)
-    parameters = dict(layer.named_parameters())
-    for info in _tensors_of_layer(model_info, number):
-        name, index = model_info.family.layout.slot(info.name, info.shape)
-        if name not in parameters or parameters[name][index].shape != info.shape:
-            raise InputError(f"tensor {info.name} of shape {info.shape} fits no parameter", where=info.shard)
-        with torch.no_grad():
-            parameters[name][index].copy_(read_tensor(info))
-    return layer
-
-
-def _tensors_of_layer(model_info: ModelInfo, number: int) -> list[TensorInfo]:
-    """In the order of their bytes."""
-    tensors = []
-    for name, info in model_info.checkpoint.tensors.items():
-        role = model_info.family.layout.role(name)
-        if role.part == "thinker" and role.layer == number:
-            tensors.append(info)
-    return sorted(tensors, key=lambda info: (info.shard, info.offset))

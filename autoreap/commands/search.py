@@ -23,12 +23,19 @@ _FEW_HOURS = 1e-6  # what comes after the deadline is still to be done
 _MODEL = "a directory, a hub name, or tiny (default: the space's)"
 _HOURS = "stop after so many hours (default: the space's, or never)"
 _WORKERS = "score on so many Ray actors, a GPU each; 1 scores in this process; RAY_ADDRESS names a cluster"
+_BASE_BITS = "search the model with its experts at 8 or 4 bits, kept packed where they do not fit otherwise"
 _ALLOW_OTHER_CODE = "go on with a study that another version has begun"
 
 
 def _above_zero(value: float | None) -> float | None:
     if value is not None and not value > 0:
         raise BadParameter(f"must be a number above 0, got {value}")
+    return value
+
+
+def _few_bits(value: int | None) -> int | None:
+    if value not in (None, 8, 4):
+        raise BadParameter(f"must be 8 or 4, got {value}")
     return value
 
 
@@ -44,6 +51,7 @@ def search(
     hours: Annotated[float | None, Option(metavar="NUMBER", callback=_above_zero, help=_HOURS)] = None,
     storage: Storage = None,
     seed: Annotated[int | None, Option(metavar="N", min=0, help="seed of the sampler (default: the space's)")] = None,
+    base_bits: Annotated[int | None, Option(metavar="8|4", callback=_few_bits, help=_BASE_BITS)] = None,
     workers: Annotated[int, Option(metavar="N", min=1, help=_WORKERS)] = 1,
     allow_other_code: Annotated[bool, Option("--allow-other-code", help=_ALLOW_OTHER_CODE)] = False,
     no_confirm: Annotated[bool, Option("--no-confirm", help="do not score the front on the report split")] = False,
@@ -71,6 +79,7 @@ def search(
         tracking_uri=tracking_uri,
         device=device,
         dtype=dtype,
+        base_bits=base_bits,
         workers=workers,
         allow_other_code=allow_other_code,
         confirm=not no_confirm,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autoreap.dimensions.healed import standing_in
@@ -17,11 +16,11 @@ from autoreap.models.families.family import Family
 from autoreap.models.families.layout import REST, CheckpointLayout, Config, Shapes, TensorRole
 from autoreap.models.families.running import RunningModel
 from autoreap.models.packed import FORMAT, METHOD
+from autoreap.models.packed_weights import scheme, scheme_arguments
 from autoreap.plan import COMPONENTS, PruningPlan, Quantisation
 
 if TYPE_CHECKING:
     import torch
-    from compressed_tensors.quantization import QuantizationScheme
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -104,18 +103,6 @@ def scales_of(weights: torch.Tensor, bits: int, group_size: int) -> torch.Tensor
     return scales.to(torch.bfloat16)
 
 
-@lru_cache
-def scheme(bits: int, group_size: int) -> QuantizationScheme:
-    """How weights are quantised, as the library names it."""
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
-    return QuantizationScheme(targets=[], weights=QuantizationArgs(**_arguments(bits, group_size)))
-
-
-def _arguments(bits: int, group_size: int) -> dict[str, Any]:
-    return {"num_bits": bits, "type": "int", "strategy": "group", "group_size": group_size, "symmetric": True}
-
-
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Mark in how many bits it is stored; `writing.rewrite` packs it."""
     if plan.bits is None:
@@ -134,7 +121,7 @@ def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) 
     groups = {}
     for name, bits, target in (("experts", plan.bits.experts, _EXPERTS_TARGET), ("rest", plan.bits.rest, _REST_TARGET)):
         if bits < 16:
-            groups[name] = {"targets": [target], "weights": _arguments(bits, plan.bits.group_size)}
+            groups[name] = {"targets": [target], "weights": scheme_arguments(bits, plan.bits.group_size)}
     config["quantization_config"] = {
         "quant_method": METHOD,
         "format": FORMAT,

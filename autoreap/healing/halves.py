@@ -10,7 +10,6 @@ from torch import nn
 
 from autoreap.calibration.calibrator import decoder_of
 from autoreap.calibration.meter import replace_forward
-from autoreap.calibration.streaming import read_layer
 from autoreap.models.decoder_calls import RunLayer, only_layer
 from autoreap.models.loading import Loaded
 
@@ -56,6 +55,6 @@ class LayerRunner:
     def layer(self, number: int) -> Iterator[HalvedLayer]:
         """Layer `number`, with its weights in memory while the context lasts."""
         streamed = self._loaded.streamed
-        module = read_layer(self._loaded, number) if streamed else self._decoder.layers[number]
+        module = self._loaded.read_layer(number) if streamed else self._decoder.layers[number]
         with only_layer(self._decoder, number, module, is_last=number + 1 == self._num_layers) as run:
             yield HalvedLayer(module, self._loaded.model_info.family.running.block(module), run)

@@ -6,10 +6,11 @@ import gc
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from autoreap.errors import InputError, first_line
-from autoreap.models.checkpoint import Checkpoint, open_checkpoint, resolve_model
+from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, resolve_model
 from autoreap.models.families import Family, family_of
 from autoreap.models.families.layout import SPEAKING_PARTS
 from autoreap.models.packed import plain_shapes
@@ -18,9 +19,11 @@ from autoreap.plan import BaseModel, ModelShape
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from autoreap.models.families.chat_inputs import ChatInputs
+    from autoreap.models.layer_reader import LayerReader
 
 ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
 
@@ -49,6 +52,16 @@ class Loaded:
     inputs: ChatInputs
     streamed: bool = False
 
+    @cached_property
+    def _layers(self) -> LayerReader:
+        from autoreap.models.layer_reader import LayerReader
+
+        return LayerReader(self.model_info.family, self.model_info.checkpoint, self.model)
+
+    def read_layer(self, number: int) -> nn.Module:
+        """Layer `number` of the thinker from the checkpoint; see `LayerReader.read`."""
+        return self._layers.read(number)
+
 
 def open_model(model: str) -> ModelInfo:
     """Open MODEL from its headers; `InputError` if it is none that this project knows."""
@@ -67,12 +80,16 @@ def load(
     device: str | None = None,
     dtype: str = "auto",
     stream_layers: bool = False,
+    keep_packed: bool | None = None,
 ) -> Loaded:
     """Load the weights. The type `auto` is float32 on a CPU, the stored type on an accelerator.
 
     The device `auto` puts layers on all accelerators that there are; it is the CPU where there is none.
 
     With `stream_layers`, the layers of the thinker stay on disk: such a model can be calibrated, nothing else.
+
+    With `keep_packed`, the thinker's experts stay in few bits, where the checkpoint stores them so, and are unpacked
+    when they run; None: where memory is too small for them unpacked.
 
     Raises:
         InputError: layers are to be streamed, and the talker, which needs them all at every step, is to be loaded. Or,
@@ -84,26 +101,31 @@ def load(
             where="--stream-layers",
             fix="leave it out, or give --component thinker",
         )
-    if stream_layers and model_info.checkpoint.is_packed:
-        problem = "layers that are stored in few bits can't be read one by one"
-        raise InputError(problem, where="--stream-layers", fix="take the model in bfloat16, or leave it out")
     if device is None:
         _check_accelerator()
+    if keep_packed is None and not stream_layers:
+        keep_packed = _has_packed_experts(model_info) and bool(shortage(model_info, device, dtype, speech=speech))
     if device != "cpu" and not stream_layers:
-        reason = shortage(model_info, device, dtype, speech=speech)
+        reason = shortage(model_info, device, dtype, speech=speech, keep_packed=bool(keep_packed))
         if reason:
             fix = "use a larger one, --device auto for several, or --device cpu to load it all the same"
             raise InputError(f"the model does not fit: {reason}", where=model_info.name, fix=fix)
     device = _known(device)
-    if stream_layers and device == "auto":
-        device = default_device()  # one layer at a time needs no second
+    by_layer = stream_layers or bool(keep_packed)
+    if by_layer and device == "auto":
+        device = default_device()
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     path = model_info.checkpoint.path
     _check_weights(model_info, speech=speech)
-    logger.info(f"loading {model_info.name} on {device}")
+    logger.info("loading %s on %s%s", model_info.name, device, ", its experts packed" if keep_packed else "")
     running = model_info.family.running
-    model = running.load(path, dtype=dtype, device=device, speech=speech, layers=not stream_layers)
+    model = running.load(path, dtype=dtype, device=device, speech=speech, layers=not by_layer)
+    if keep_packed:
+        from autoreap.models.packed_experts import add_packed_layers
+
+        num_layers = model_info.shape.components["thinker"].num_layers
+        add_packed_layers(model_info.family, model_info.checkpoint, model, num_layers)
     return Loaded(model_info, model, running.inputs(path), stream_layers)
 
 
@@ -162,30 +184,54 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def shortage(model_info: ModelInfo, device: str | None, dtype: str, *, speech: bool = False) -> str | None:
+def _has_packed_experts(model_info: ModelInfo) -> bool:
+    return any(_is_packed_expert(model_info, info) for info in model_info.checkpoint.tensors.values())
+
+
+def _is_packed_expert(model_info: ModelInfo, info: TensorInfo) -> bool:
+    """It is of an expert of the thinker, and stored in few bits."""
+    if info.stands_for is None:
+        return False
+    role = model_info.family.layout.role(info.name)
+    return role.part == "thinker" and role.expert is not None
+
+
+def shortage(
+    model_info: ModelInfo, device: str | None, dtype: str, *, speech: bool = False, keep_packed: bool = False
+) -> str | None:
     """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
 
-    With `speech`, what speaks counts, too. `device` and `dtype` as `load` takes them.
+    With `speech`, what speaks counts, too. `device`, `dtype` and `keep_packed` as `load` takes them.
 
     Call `release` first where another model has just gone out of use.
     """
     import torch
 
-    stored = [
-        info
-        for info in model_info.checkpoint.tensors.values()
-        if speech or model_info.family.layout.role(info.name).part not in SPEAKING_PARTS
-    ]
     device = _known(device)
     dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
-    needed = sum(info.num_bytes for info in stored)
-    if dtype != "auto":
-        needed = getattr(torch, dtype).itemsize * sum(info.num_parameters for info in stored)
+    needed = 0
+    for info in model_info.checkpoint.tensors.values():
+        if not speech and model_info.family.layout.role(info.name).part in SPEAKING_PARTS:
+            continue
+        loaded = _bytes_in_memory(info, dtype)
+        if keep_packed and _is_packed_expert(model_info, info):  # those of one layer are unpacked at a time
+            loaded = info.num_bytes + loaded // model_info.shape.components["thinker"].num_layers
+        needed += loaded
     accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
     free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else _free_memory()
     if needed * ACTIVATIONS <= free:
         return None
     return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+
+
+def _bytes_in_memory(info: TensorInfo, dtype: str) -> int:
+    """Bytes of a stored tensor that is loaded in the type `dtype`."""
+    import torch
+
+    if dtype == "auto" and info.stands_for is None:
+        return info.num_bytes
+    loaded: torch.dtype = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    return info.num_parameters * loaded.itemsize
 
 
 def _free_memory() -> int:

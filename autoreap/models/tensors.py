@@ -5,12 +5,13 @@ import torch
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import TensorInfo
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CODES = {"I32": torch.int32}  # of packed matrices
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:
     """The values of a stored tensor, in their stored type; `InputError` where its file ends too early."""
-    dtype = stored_type(info)
+    dtype = _CODES.get(info.dtype) or stored_type(info)
     buffer = bytearray(info.num_bytes)
     with info.shard.open("rb") as file:
         file.seek(info.offset)
@@ -21,6 +22,6 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
 
 def stored_type(info: TensorInfo) -> torch.dtype:
     """The type of a stored tensor; `InputError` where it is no floating-point number that is computed with."""
-    if info.dtype not in _DTYPES:
+    if info.dtype not in _FLOATS:
         raise InputError(f"tensor {info.name} is of type {info.dtype}", where=info.shard)
-    return _DTYPES[info.dtype]
+    return _FLOATS[info.dtype]

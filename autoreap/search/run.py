@@ -27,6 +27,7 @@ from autoreap.search.failures import RepeatedFailureError
 from autoreap.search.front import feasible_points, front_of, in_order_of_size
 from autoreap.search.held_out import HeldOutScorer, answerable, estimated_seconds, unscored_members
 from autoreap.search.leader import Leader
+from autoreap.search.packed_base import on_packed_base, packed_base, plan_of_base
 from autoreap.search.records import (
     ScoringSetup,
     StudyRecord,
@@ -87,7 +88,6 @@ class _Run:
 
     space: SpaceConfig
     evals: Evals
-    model: str
     model_info: ModelInfo
     options: SearchOptions
     name: str
@@ -118,16 +118,23 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     if model is None:
         raise InputError("does not say which model to search", where=space_path, fix="--model MODEL, or a key `model`")
     model_info = open_model(model)
-    _check(space, evals, model_info, options)
     name = options.study or f"{space.name}-{Path(model).name}"
+    base_plan = None
+    if options.base_bits is not None:
+        base_plan = plan_of_base(model_info, options.base_bits, space)
+        space = on_packed_base(space)
+        name = options.study or f"{name}-{options.base_bits}-bits"
+    _check(space, evals, model_info, options)
     if not _STUDY_NAME.fullmatch(name):  # it names a folder, too
         problem = f"must be letters, digits, '.', '_' and '-', none of the dots first, got {shown(name)}"
         raise InputError(problem, where="--study")
+    if base_plan is not None:
+        model_info = packed_base(model_info, base_plan, options.root)
     hours = options.hours or space.hours
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
-        run = _Run(space, evals, model, model_info, options, name, storage, signals, draw)
+        run = _Run(space, evals, model_info, options, name, storage, signals, draw)
         tracker, study, error = _score_candidates(run, deadline)
         release()  # of the searched model; the checkpoint that ships needs its place
         if isinstance(error, RepeatedFailureError) and _has_scored(study):
@@ -228,7 +235,7 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     cache = options.root / "saliency"
     saliency = measure_saliency(loaded, data, components, options=measuring, cache=cache, num_ordered=num_ordered)
     setup = ScorerSetup(
-        model=run.model,
+        model=run.model_info.name,
         evals=run.evals.path.resolve(),
         objectives=space.objectives,
         metrics=space.needs,

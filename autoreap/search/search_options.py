@@ -13,6 +13,7 @@ class SearchOptions:
     Attributes:
         root: the folder of all studies.
         workers: how many Ray actors score candidates; 1 scores in this process.
+        base_bits: search the model with its experts at so many bits; see `search.packed_base`.
         allow_other_code: resume a study that another version of this package has begun.
         confirm: score the front on the report split at the end.
     """
@@ -28,5 +29,6 @@ class SearchOptions:
     device: str | None = None
     dtype: str = "auto"
     workers: int = 1
+    base_bits: int | None = None
     allow_other_code: bool = False
     confirm: bool = True

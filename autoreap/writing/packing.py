@@ -67,7 +67,8 @@ def _part(matrix: Matrix, part: str) -> "torch.Tensor":
 def _pack(matrix: Matrix) -> "dict[str, torch.Tensor]":
     from compressed_tensors.compressors import BaseCompressor
 
-    from autoreap.dimensions.bits import scales_of, scheme
+    from autoreap.dimensions.bits import scales_of
+    from autoreap.models.packed_weights import scheme
     from autoreap.models.tensors import read_tensor
 
     weights = (read_tensor(matrix.source) if matrix.fitted is None else matrix.fitted).float()

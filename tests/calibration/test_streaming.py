@@ -25,7 +25,6 @@ import autoreap
 from autoreap import cli, jobs
 from autoreap.calibration.calibrator import Options
 from autoreap.calibration.spool import spool_beside
-from autoreap.calibration.streaming import read_layer
 from autoreap.data.samples import Sample
 from autoreap.errors import AutoreapError, InputError
 from autoreap.files import exclusive
@@ -171,7 +170,7 @@ def test_a_layer_read_alone_holds_the_weights_of_the_stock_model(checkpoints: Ma
     for stored in ("separate", "fused"):
         loaded = streamed(checkpoints[stored])
         for number, expected in enumerate(stock.thinker.model.language_model.layers):
-            layer = read_layer(loaded, number)
+            layer = loaded.read_layer(number)
             assert not layer.training
             state = layer.state_dict()
             assert list(state) == list(expected.state_dict())

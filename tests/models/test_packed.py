@@ -18,7 +18,7 @@ from autoreap.errors import InputError
 from autoreap.healing.read_back import with_written_weights
 from autoreap.masking import masked
 from autoreap.models.checkpoint import open_checkpoint
-from autoreap.models.loading import ModelInfo, load, open_model
+from autoreap.models.loading import ModelInfo, open_model
 from autoreap.plan import PruningPlan, Quantisation, load_plan
 from autoreap.planning import check_candidate
 from autoreap.writing.materialiser import materialise
@@ -109,11 +109,6 @@ def test_a_packed_checkpoint_is_not_polished(random_checkpoint: Path, packed: Pa
     plan = load_plan(packed / "plan.json")
     with pytest.raises(InputError, match="its weights are stored in few bits, and can't be trained"):
         with_written_weights(plan, open_model(str(random_checkpoint)), open_checkpoint(packed))
-
-
-def test_layers_of_a_packed_model_are_not_read_one_by_one(packed: Path) -> None:
-    with pytest.raises(InputError, match="--stream-layers: layers that are stored in few bits can't be read"):
-        load(open_model(str(packed)), stream_layers=True)
 
 
 def test_a_group_that_does_not_divide_a_row_is_refused(

@@ -1,0 +1,105 @@
+"""Experts that stay packed in memory, and layers of packed checkpoints: the values of those unpacked when loaded."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import as_jsonl, identity_plan, random_component
+
+from autoreap import jobs
+from autoreap.data.eval_set import EvalSet, open_evals
+from autoreap.evaluation.evaluator import Evaluator
+from autoreap.masking import masked
+from autoreap.models.loading import Loaded, ModelInfo, load, open_model
+from autoreap.plan import PruningPlan, Quantisation
+from autoreap.tiny_omni import CHECKPOINT
+from autoreap.writing.materialiser import materialise
+
+QUANTISATIONS = [Quantisation(4, 16, 16), Quantisation(4, 8, 16), Quantisation(8, 4, 16)]
+
+
+@pytest.fixture(scope="module", params=QUANTISATIONS, ids=str)
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelInfo:
+    """The embedded model, packed."""
+    return packed_model(tmp_path_factory.mktemp("packed") / "model", request.param)
+
+
+def packed_model(path: Path, quantisation: Quantisation) -> ModelInfo:
+    model_info = open_model("tiny")
+    everything = identity_plan(model_info.checkpoint.fingerprint, model_info.shape)
+    materialise(CHECKPOINT, replace(everything, bits=quantisation), path)
+    return open_model(str(path))
+
+
+@pytest.fixture(scope="module")
+def evals(tmp_path_factory: pytest.TempPathFactory) -> EvalSet:
+    path = tmp_path_factory.mktemp("evals") / "evals.yaml"
+    rows = as_jsonl("evals/tiny") / "asr_search.jsonl"
+    path.write_text(f"search: [{{task: asr, dataset_path: {rows}, limit: 6}}]\n")
+    return open_evals(path).search
+
+
+def pruned(model_info: ModelInfo) -> PruningPlan:
+    shape = model_info.shape.components["thinker"]
+    thinker = random_component(shape, num_experts=9, layers=(0, 1, 2, 4, 5, 7), seed=1)
+    return PruningPlan(model_info.base_model, True, thinker)
+
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    ids = torch.randint(3, 40, (2, 9), generator=torch.Generator().manual_seed(0))
+    model: Any = loaded.model
+    result: torch.Tensor = model.thinker(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return result
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_experts_compute_what_unpacked_ones_compute(packed: ModelInfo, dtype: str, implementation: str) -> None:
+    unpacked, kept = (load(packed, device="cpu", dtype=dtype, keep_packed=keep) for keep in (False, True))
+    for loaded in (unpacked, kept):
+        loaded.model.set_experts_implementation(implementation)
+    plan = pruned(packed)
+    assert torch.equal(logits(unpacked), logits(kept))
+    with masked(unpacked.model, plan), masked(kept.model, plan):
+        assert torch.equal(logits(unpacked), logits(kept))
+    assert torch.equal(logits(unpacked), logits(kept))
+
+
+def test_a_model_of_packed_experts_answers_as_the_stock_one_does(packed: ModelInfo, evals: EvalSet) -> None:
+    answers = []
+    for keep_packed in (False, True):
+        loaded = load(packed, device="cpu", keep_packed=keep_packed)
+        evaluator = Evaluator(loaded.model, loaded.inputs, evals)
+        answers.append([evaluator.run().outcomes, evaluator.run(pruned(packed)).outcomes])
+    assert answers[0] == answers[1]
+
+
+def test_calibration_of_packed_experts_measures_the_same(packed: ModelInfo, tmp_path: Path) -> None:
+    rows = jobs.read_calibration({"audio": as_jsonl("calibration/tiny") / "audio.jsonl"})
+    data = {"audio": rows["audio"][:12]}
+    measured = []
+    ways: list[dict[str, Any]] = [{"keep_packed": False}, {"keep_packed": True}, {"stream_layers": True}]
+    for number, how in enumerate(ways):
+        loaded = load(packed, device="cpu", **how)
+        measured.append(jobs.measure_saliency(loaded, data, output=tmp_path / f"{number}.safetensors"))
+    assert len({saliency.digest() for saliency in measured}) == 1
+
+
+def test_a_layer_that_is_read_alone_is_unpacked_as_the_stock_class_unpacks_it(packed: ModelInfo) -> None:
+    stock: Any = load(packed, device="cpu", keep_packed=False).model
+    streamed = load(packed, device="cpu", stream_layers=True)
+    for number, expected in enumerate(stock.thinker.model.language_model.layers):
+        own, stocks = streamed.read_layer(number).state_dict(), expected.state_dict()
+        assert own.keys() == stocks.keys()
+        assert all(torch.equal(own[name], stocks[name]) for name in own)
+
+
+def test_one_layer_at_a_time_is_unpacked(packed: ModelInfo) -> None:
+    model: Any = load(packed, device="cpu", keep_packed=True).model
+    layers = model.thinker.model.language_model.layers
+    assert len({id(layer.mlp.experts.gate_up_proj) for layer in layers}) == 1
+    assert len({id(layer.mlp.experts.down_proj) for layer in layers}) == 1
+    assert len(layers) == model.config.thinker_config.text_config.num_hidden_layers == 8
