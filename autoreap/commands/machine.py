@@ -22,11 +22,13 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from autoreap.candidate import BITS
 from autoreap.commands.needs import Need
 from autoreap.formatting import size_text
 
 GOOD, NOTE, BROKEN = "good", "note", "broken"
 MIN_PYTHON = "3.11"
+_FEWEST_BITS = min(BITS)
 _FEW_BYTES = 10e9  # of disk: a night's logs and pictures are megabytes, a checkpoint is not
 _USED = {
     "torch": "loads models",
@@ -228,30 +230,36 @@ def abilities(machine: Machine, need: Need, findings: Sequence[Finding]) -> list
     if broken:
         text = f"fix first: {', '.join(broken)}"
         return [Ability(command, False, text) for command in ("calibrate", "search, evaluate", "materialise")]
-    fits, text = _fit(machine, need)
-    fits_streamed, text_streamed = _fit(machine, need, streamed=True)
+    on_gpu, on_cpu = need.memory(on_cpu=False), need.memory(on_cpu=True)
+    fits, text = _fit(machine, on_gpu, on_cpu, several=True)
     calibrate = Ability("calibrate", fits, text)
-    if fits_streamed and not fits:
-        calibrate = Ability("calibrate", True, f"with --stream-layers, {text_streamed}")
+    search = Ability("search, evaluate", fits, text)
+    if not fits:
+        streamed = (need.memory(on_cpu=on_cpu, streamed=True) for on_cpu in (False, True))
+        fits_streamed, text_streamed = _fit(machine, *streamed)
+        if fits_streamed:
+            calibrate = Ability("calibrate", True, f"with --stream-layers, {text_streamed}")
+        packed = (need.packed_memory(_FEWEST_BITS, on_cpu=on_cpu) for on_cpu in (False, True))
+        fits_packed, text_packed = _fit(machine, *packed)
+        if fits_packed and need.num_experts:
+            search = Ability("search, evaluate", True, f"search with --base-bits {_FEWEST_BITS}, {text_packed}")
     folder, free = next(iter(machine.free_bytes.items()))
     room = f"{size_text(need.total_bytes)} at most, {size_text(free)} free for {folder}; it needs little memory"
     return [
         calibrate,
-        Ability("search, evaluate", fits, text),
+        search,
         Ability("materialise", free >= need.total_bytes, f"{room}, with --skip-behaviour no GPU"),
         Ability("inspect, plan", True, "from headers and measurements, without the model"),
         Ability("pareto, report, select", True, "from a study, without the model; front.png too"),
     ]
 
 
-def _fit(machine: Machine, need: Need, *, streamed: bool = False) -> tuple[bool, str]:
-    """Whether the model fits into memory, and into which."""
-    on_gpu = need.memory(on_cpu=False, streamed=streamed)
-    on_cpu = need.memory(on_cpu=True, streamed=streamed)
+def _fit(machine: Machine, on_gpu: int, on_cpu: int, *, several: bool = False) -> tuple[bool, str]:
+    """Whether so many bytes fit into memory, and into which; `several` accelerators may share them."""
     gpus = [gpu.free_bytes for gpu in machine.accelerators]
     if gpus and on_gpu <= gpus[0]:
         return True, f"on the first accelerator: {size_text(on_gpu)} of {size_text(gpus[0])}"
-    if on_gpu <= sum(gpus) and not streamed:
+    if on_gpu <= sum(gpus) and several:
         return True, f"with --device auto, over {len(gpus)} accelerators: {size_text(on_gpu)}"
     memory = size_text(machine.memory_bytes)
     if on_cpu <= machine.memory_bytes:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autoreap.candidate import DEFAULT_GROUP_SIZE
 from autoreap.formatting import size_text, value_text
 from autoreap.models.loading import ACTIVATIONS, ModelInfo
+from autoreap.models.packed import SCALE_BITS
 
 PUBLISHED = "Qwen/Qwen3-Omni-30B-A3B-Instruct"
 
@@ -33,6 +35,14 @@ class Need:
         """
         on_disk = (self.num_layers - 1) * self.layer_parameters if streamed else 0
         return round((self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * ACTIVATIONS)
+
+    def packed_memory(self, bits: int, *, on_cpu: bool) -> int:
+        """The same to search with `--base-bits`, without vision: experts packed, and those of one layer unpacked."""
+        bytes_each = 4 if on_cpu else self.bytes_each
+        experts = self.parameters["experts"]
+        packed = experts * (bits + SCALE_BITS / DEFAULT_GROUP_SIZE) / 8
+        unpacked = self.num_parameters - experts - self.parameters["vision"] + experts / self.num_layers
+        return round((packed + unpacked * bytes_each) * ACTIVATIONS)
 
     def arithmetic(self) -> str:
         """How the bytes come about."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CODES, SCALES, SHAPE = "weight_packed", "weight_scale", "weight_shape"
 WORD_BITS = 32  # codes are stored in words of int32
+SCALE_BITS = 16
 METHOD, FORMAT = "compressed-tensors", "pack-quantized"
 _KEYS = ("quantization_config", "compression_config")
 _FIX = "take the model in bfloat16, and let autoreap quantise it with bits"

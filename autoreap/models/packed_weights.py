@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from autoreap.models.packed import CODES, FORMAT, SCALES, WORD_BITS
+from autoreap.models.packed import CODES, FORMAT, SCALES, SHAPE, WORD_BITS
 
 if TYPE_CHECKING:
     import torch
@@ -26,14 +26,28 @@ def scheme_arguments(bits: int, group_size: int) -> dict[str, Any]:
 
 
 def unpacked(codes: torch.Tensor, scales: torch.Tensor, num_columns: int) -> torch.Tensor:
-    """The weights [R, C] of `codes` [R, C * bits / 32] and `scales` [R, C / group], in the type of the scales.
+    """The weights [R, C] of `codes` [R, words] and `scales` [R, groups], in the type of the scales; C = `num_columns`.
 
-    They are those that the stock class unpacks. C is `num_columns`.
+    They are those that the stock class unpacks, to the bit.
     """
+    bits = codes.shape[-1] * WORD_BITS // num_columns
+    if bits in (4, 8) and num_columns * bits % WORD_BITS == 0:
+        return _unpacked_by_bytes(codes, scales, bits)
     from compressed_tensors.compressors import BaseCompressor
 
-    bits = codes.shape[-1] * WORD_BITS // num_columns
     compressor = BaseCompressor.get_value_from_registry(FORMAT)
-    matrix = {CODES: codes, SCALES: scales, "weight_shape": (len(codes), num_columns)}
+    matrix = {CODES: codes, SCALES: scales, SHAPE: (len(codes), num_columns)}
     weights: torch.Tensor = compressor.decompress(matrix, scheme(bits, num_columns // scales.shape[-1]))["weight"]
     return weights
+
+
+def _unpacked_by_bytes(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """What fills bytes evenly. The library takes words apart, which at 8 bits takes eight times as long."""
+    import torch
+
+    parts = codes.view(torch.uint8)  # of a word the lowest bits come first
+    if bits == 4:
+        parts = torch.stack((parts & 15, parts >> 4), dim=-1).flatten(-2)
+    values = parts.to(scales.dtype).sub_(1 << (bits - 1))  # exact in every type that scales have
+    groups = values.view(*scales.shape, -1)
+    return groups.mul_(scales[..., None]).flatten(-2)

@@ -41,6 +41,8 @@ def on_packed_base(space: SpaceConfig) -> SpaceConfig:
 def plan_of_base(model_info: ModelInfo, bits: int, space: SpaceConfig) -> PruningPlan:
     """The plan that packs the experts of a model at `bits`, in groups of the size that `space` gives, if it gives one.
 
+    Vision goes where `space` strips it of all candidates and calibrates on nothing that is seen.
+
     Raises:
         InputError: they can't be packed so: they are already, or there are none, or rows don't divide into groups.
     """
@@ -51,7 +53,8 @@ def plan_of_base(model_info: ModelInfo, bits: int, space: SpaceConfig) -> Prunin
         raise InputError("the thinker is dense, it has no experts", where="--base-bits", fix="leave it out")
     group = space.parameters.get("bits_group")
     group_size = group if isinstance(group, int) else DEFAULT_GROUP_SIZE
-    candidate = Candidate(bits=bits, bits_group=group_size)
+    is_blind = space.parameters.get("strip_vision") is True and not (space.calibration.video or space.calibration.mixed)
+    candidate = Candidate(bits=bits, bits_group=group_size, strip_vision=is_blind)
     plan = make_plan(candidate, None, model_info.shape, model_info.base_model)
     Footprint.of(model_info.checkpoint, plan)  # finds rows that don't divide
     return plan
@@ -61,9 +64,10 @@ def packed_base(model_info: ModelInfo, plan: PruningPlan, root: Path) -> ModelIn
     """The packed model that `plan` makes, in a folder of `root`; written if it is not there."""
     assert plan.bits is not None
     name = f"{Path(model_info.name).name}-{model_info.checkpoint.fingerprint}"
-    target = root.resolve() / FOLDER / f"{name}-{plan.bits.experts}-bits-of-{plan.bits.group_size}"
+    name += f"-{plan.bits.experts}-bits-of-{plan.bits.group_size}{'-no-vision' if plan.strip_vision else ''}"
+    target = root.resolve() / FOLDER / name
+    logger.info("the unpruned model of this search has its experts at %d bits: %s", plan.bits.experts, target)
     if not target.is_dir():
-        logger.info("packing the experts of %s at %d bits into %s", model_info.name, plan.bits.experts, target)
         target.parent.mkdir(parents=True, exist_ok=True)
         materialise(model_info.checkpoint.path, plan, target)
     return open_model(str(target))

@@ -67,6 +67,10 @@ def test_a_30b_without_a_gpu_is_calibrated_layer_by_layer_and_not_searched() -> 
     works, text = able(MACHINE, "search, evaluate")
     assert not works
     assert "69.78 GB needed, there is no accelerator; 139.56 GB on the CPU" in text
+    card = Accelerator("small", 25_769_803_776, 25_200_000_000)  # 24 GiB, as one that runs nothing else
+    works, text = able(replace(MACHINE, accelerators=(card,)), "search, evaluate")
+    assert works
+    assert text.startswith("search with --base-bits 4, on the first accelerator: 24.08 GB of")
     assert able(MACHINE, "materialise")[0]
     assert not able(replace(MACHINE, free_bytes={"mlruns": 70 * 10**9}), "materialise")[0]
     assert not able(replace(MACHINE, memory_bytes=10**9), "calibrate")[0]
@@ -76,7 +80,7 @@ def test_a_30b_without_a_gpu_is_calibrated_layer_by_layer_and_not_searched() -> 
     ("accelerators", "memory_bytes", "works", "how"),
     [
         ((GPU,), 10**9, True, "on the first accelerator"),
-        ((replace(GPU, free_bytes=60 * 10**9),), 10**9, False, "60.00 GB of accelerator memory are free"),
+        ((replace(GPU, free_bytes=20 * 10**9),), 10**9, False, "20.00 GB of accelerator memory are free"),
         ((replace(GPU, free_bytes=40 * 10**9),) * 2, 10**9, True, "--device auto, over 2 accelerators"),
         ((replace(GPU, free_bytes=40 * 10**9),), 200 * 10**9, True, "with --device cpu"),
         ((), 200 * 10**9, True, "on the CPU, in float32"),

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 from builders import as_jsonl, identity_plan, random_component
+from compressed_tensors.compressors import BaseCompressor
+from packed import logits
 
 from autoreap import jobs
 from autoreap.data.eval_set import EvalSet, open_evals
+from autoreap.dimensions.bits import scales_of
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.masking import masked
-from autoreap.models.loading import Loaded, ModelInfo, load, open_model
+from autoreap.models.loading import ModelInfo, load, open_model
+from autoreap.models.packed_weights import scheme, unpacked
 from autoreap.plan import PruningPlan, Quantisation
 from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing.materialiser import materialise
@@ -45,13 +49,6 @@ def pruned(model_info: ModelInfo) -> PruningPlan:
     shape = model_info.shape.components["thinker"]
     thinker = random_component(shape, num_experts=9, layers=(0, 1, 2, 4, 5, 7), seed=1)
     return PruningPlan(model_info.base_model, True, thinker)
-
-
-def logits(loaded: Loaded) -> torch.Tensor:
-    ids = torch.randint(3, 40, (2, 9), generator=torch.Generator().manual_seed(0))
-    model: Any = loaded.model
-    result: torch.Tensor = model.thinker(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return result
 
 
 @torch.inference_mode()
@@ -103,3 +100,18 @@ def test_one_layer_at_a_time_is_unpacked(packed: ModelInfo) -> None:
     assert len({id(layer.mlp.experts.gate_up_proj) for layer in layers}) == 1
     assert len({id(layer.mlp.experts.down_proj) for layer in layers}) == 1
     assert len(layers) == model.config.thinker_config.text_config.num_hidden_layers == 8
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize(("num_columns", "group_size"), [(48, 16), (64, 64), (40, 8), (36, 4)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_is_unpacked_is_what_the_library_unpacks(
+    bits: int, num_columns: int, group_size: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    weights = torch.randn(5, num_columns, generator=generator)
+    scales = scales_of(weights, bits, group_size).to(dtype)
+    compressor = BaseCompressor.get_value_from_registry("pack-quantized")
+    packed = compressor.compress({"weight": weights, "weight_scale": scales}, scheme(bits, group_size))
+    expected = compressor.decompress(packed, scheme(bits, group_size))["weight"]
+    assert torch.equal(unpacked(packed["weight_packed"], scales, num_columns), expected)
