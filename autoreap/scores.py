@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -190,11 +191,18 @@ def bootstrap_interval(
 
 def _resampled_rates(numerators: NDArray[Any], denominators: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
     """[NUM_RESAMPLES] rates. To resample utterances with replacement is to weight their counts multinomially."""
-    num_samples = len(numerators)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=NUM_RESAMPLES)
+    weights = _resamples(len(numerators), seed)
     rates: NDArray[np.float64] = (weights @ numerators) / np.maximum(weights @ denominators, 1)
     return rates
+
+
+# Every trial is scored on as many samples as the one before, and to draw takes longer than all else.
+@lru_cache(maxsize=8)
+def _resamples(num_samples: int, seed: int) -> NDArray[np.float64]:
+    """How often each sample is drawn, in each resample; [NUM_RESAMPLES, num_samples]."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=NUM_RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 def _interval(rates: NDArray[np.float64]) -> tuple[float, float]:

@@ -6,22 +6,40 @@ The decoder of the package decides what goes through the model together; its pas
 columns of each, padding included, and the memory it would take beside the weights of the 30B model. Where that is more
 than is free, the pass runs out of memory as a card would. Answers are made up, and drafts are these with a share of
 their tokens replaced. Beside 500 clips of speech there is none, or one, that is long. No Python around the model is in
-the seconds, which may be wrong by a factor of two; what they are to each other does not depend on that.
+the seconds, which may be wrong by a factor of two; what they are to each other does not depend on that. The last line
+is what Python takes beside.
 """
 
 import argparse
 import random
+import sys
+import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoreap.evaluation.device_limits import PassCost
-from autoreap.evaluation.draft_limits import Attempts, Limits
-from autoreap.evaluation.draft_pools import Pool, empty_cache
-from autoreap.evaluation.draft_rows import Prompt, Row
-from autoreap.evaluation.drafting import DraftedDecoder
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path.insert(0, str(TESTS / "helpers"))
+
+from builders import saliency_of, write_sparse_checkpoint  # noqa: E402
+from random_models import real_config  # noqa: E402
+
+from autoreap.candidate import Candidate  # noqa: E402
+from autoreap.data.samples import Sample  # noqa: E402
+from autoreap.data.tasks import asr  # noqa: E402
+from autoreap.evaluation.device_limits import PassCost  # noqa: E402
+from autoreap.evaluation.draft_limits import Attempts, Limits  # noqa: E402
+from autoreap.evaluation.draft_pools import Pool, empty_cache  # noqa: E402
+from autoreap.evaluation.draft_rows import Prompt, Row  # noqa: E402
+from autoreap.evaluation.drafting import DraftedDecoder  # noqa: E402
+from autoreap.models.families import family_of  # noqa: E402
+from autoreap.models.loading import open_model  # noqa: E402
+from autoreap.scores import paired_difference, score  # noqa: E402
+from autoreap.search.candidates import Planner  # noqa: E402
 
 # Of the 30B model, by its shapes: bytes of a column's keys and values, and of all that a pass holds for it at once.
 CACHE_BYTES, TRANSIENT_BYTES = 98_300, 153_000
@@ -182,6 +200,44 @@ def rows_of(num_clips: int, free_bytes: float) -> Iterable[str]:
             yield f"| {' | '.join(map(str, cells))} |"
 
 
+def python_seconds(num_clips: int) -> dict[str, float]:
+    """CPU seconds of a second candidate of the 30B without its passes: what is read and built once does not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = real_config()
+        shapes = family_of(config).layout.expected_tensors(config)
+        model_info = open_model(str(write_sparse_checkpoint(Path(folder), config, shapes)))
+        saliency = saliency_of(model_info.shape, fingerprint=model_info.checkpoint.fingerprint)
+        planner = Planner(model_info, saliency)
+    clips = Clips.of(num_clips, None)
+    prompts = clips.prompts(0.03)
+    card = Card(1e12)
+    decoder = SimulatedDecoder(card, clips.answers, limits_of(21e9))
+    words = [[f"word{token % 5000}" for token in answer] for answer in clips.answers]
+    samples = [Sample(id=str(n), where="", text=" ".join(text)) for n, text in enumerate(words)]
+
+    def judge(number: int) -> None:
+        """A tenth of the answers are such as no candidate gave before."""
+        heard = [
+            " ".join([f"other{number}" if place % 10 == 0 else text[0], *text[1:]]) for place, text in enumerate(words)
+        ]
+        counts = [asr.judge(sample, output)[0] for sample, output in zip(samples, heard, strict=True)]
+        score(counts)
+        paired_difference(counts, counts)
+
+    steps = {
+        "planned": lambda number: planner.plan(Candidate(retention=0.25 * number, layers_cut=number)),
+        "decoded": lambda _: decoder.decode(prompts, lambda _: {}),
+        "judged": judge,
+    }
+    seconds = {}
+    for name, step in steps.items():
+        step(1)
+        started = time.process_time()
+        step(2)
+        seconds[name] = time.process_time() - started
+    return seconds
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,6 +248,8 @@ def main() -> None:
     print(f"{options.clips} clips, {options.free:g} GB free, {limits}\n")
     for line in rows_of(options.clips, options.free * 1e9):
         print(line, flush=True)
+    cells = [f"{name} in {seconds:.3f} s" for name, seconds in python_seconds(options.clips).items()]
+    print(f"\nCPU time of Python, a candidate: {', '.join(cells)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Speech recognition, scored by word error rate; by character where the language is written without spaces."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import jiwer
 
@@ -30,7 +31,12 @@ def question(sample: Sample, template: str) -> str:
 
 def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
     """(substitutions + deletions + insertions, reference words), both normalised; any text can be scored."""
-    return edits(units(reference(sample), sample.language), units(output, sample.language)), False
+    return _word_edits(reference(sample), output, sample.language), False
+
+
+@lru_cache(maxsize=1 << 16)  # most answers of a candidate were other candidates' before
+def _word_edits(expected: str, heard: str, language: str | None) -> Counts:
+    return edits(units(expected, language), units(heard, language))
 
 
 def edits(expected: Sequence[str], heard: Sequence[str]) -> Counts:
