@@ -1,6 +1,7 @@
 # `make search` runs the whole job on the embedded model; `make test` runs every check. Both install first.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 # One process a core, up to 8. A file's tests run in one process, so that they share what they build.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # The embedded model's matrices are so small that a second thread only waits, and takes the core of another test.
@@ -10,10 +11,13 @@ export OMP_NUM_THREADS ?= 1
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+# Nothing but what has the checksums that were pinned; torch, whose builds differ by platform, is pinned by version alone.
+.venv/.installed: pyproject.toml constraints.txt tools/hashed-pins.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --require-hashes --no-deps --requirement tools/hashed-pins.txt
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	touch $@
 
 search: install

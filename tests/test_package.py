@@ -74,3 +74,17 @@ def test_every_library_that_is_declared_has_a_pinned_version_that_it_allows() ->
     for requirement in declared(dev=True):
         if requirement.name != "autoreap":
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_what_is_installed_has_the_pinned_versions_and_checksums() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    hashed: dict[str, int] = {}
+    for line in (ROOT / "tools" / "hashed-pins.txt").read_text().splitlines():
+        if "==" in line:
+            pin = line.removesuffix(" \\")
+            hashed[pin] = 0
+        elif line.strip().startswith("--hash=sha256:"):
+            hashed[pin] += 1
+    fix = "run tools/hash_pins.py"
+    assert list(hashed) == [pin for pin in pins if not pin.startswith("torch==")], fix
+    assert min(hashed.values()) > 0, fix
