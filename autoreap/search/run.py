@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import optuna
@@ -13,12 +14,13 @@ import optuna
 from autoreap.calibration.calibrator import Options as CalibrationOptions
 from autoreap.calibration.measure import measure_saliency, read_calibration
 from autoreap.data.eval_set import Evals, open_evals
+from autoreap.data.samples import Sample
 from autoreap.data.tasks import base_name
 from autoreap.errors import AutoreapError, DeviceLostError, InputError, shown
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.formatting import duration
 from autoreap.healing.healer import STREAMS, Healer
-from autoreap.models.loading import ModelInfo, default_device, load, open_model, release
+from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
 from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
@@ -82,6 +84,25 @@ class SearchResult:
     missing: Sequence[str] = ()
 
 
+class _Resident:
+    """The model that is searched; it stays in memory until the last score on the report split."""
+
+    def __init__(self, model_info: ModelInfo, options: SearchOptions) -> None:
+        self._load = partial(load, model_info, device=options.device, dtype=options.dtype)
+        self._loaded: Loaded | None = None
+
+    def get(self) -> Loaded:
+        """The model, loaded if it is not there."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def drop(self) -> None:
+        """Give its memory back."""
+        self._loaded = None
+        release()
+
+
 @dataclass(frozen=True)
 class _Run:
     """One run of a search: what it was given, checked and opened."""
@@ -94,6 +115,13 @@ class _Run:
     storage: str
     signals: Signals
     draw: Draw
+    resident: _Resident
+
+    @cached_property
+    def calibration(self) -> dict[str, list[Sample]]:
+        """The rows to calibrate and heal on."""
+        num_ordered = num_layers_to_order(self.space, self.model_info.shape)
+        return read_calibration(self.space.calibration, num_ordered=num_ordered)
 
     @property
     def folder(self) -> Path:
@@ -134,9 +162,11 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     deadline = started + hours * 3600 if hours is not None else float("inf")
     storage = options.storage or default_storage(options.root)
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
-        run = _Run(space, evals, model_info, options, name, storage, signals, draw)
+        resident = _Resident(model_info, options)
+        run = _Run(space, evals, model_info, options, name, storage, signals, draw, resident)
         tracker, study, error = _score_candidates(run, deadline)
-        release()  # of the searched model; the checkpoint that ships needs its place
+        if error is not None:
+            resident.drop()
         if isinstance(error, RepeatedFailureError) and _has_scored(study):
             result = _finalise(study, run, tracker)  # what was found is not lost with what failed
             return replace(result, missing=(f"the rest of the trials: {error}", *result.missing))
@@ -228,9 +258,12 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
     num_ordered = num_layers_to_order(space, run.model_info.shape)
-    data = read_calibration(space.calibration, num_ordered=num_ordered)
+    data = run.calibration
     warn_of_shared_rows(data, run.evals.report)
-    loaded = load(run.model_info, speech=searches_talker, device=options.device, dtype=options.dtype)
+    if searches_talker:
+        loaded = load(run.model_info, speech=True, device=options.device, dtype=options.dtype)
+    else:
+        loaded = run.resident.get()
     measuring = CalibrationOptions.of(space.calibration)
     cache = options.root / "saliency"
     saliency = measure_saliency(loaded, data, components, options=measuring, cache=cache, num_ordered=num_ordered)
@@ -245,14 +278,13 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
         calibration=space.calibration if space.heals else None,
         streams=(options.root / STREAMS).resolve(),
     )
-    if searches_talker:  # what is scored does not speak
-        del loaded
-        release()
-        loaded = load(run.model_info, device=options.device, dtype=options.dtype)
-    if options.workers == 1:
-        return saliency, LocalPool(make_scorer(loaded, setup, run.evals.search, check, data), on_outcome)
     del loaded
-    release()  # the actors load it again, on this device or on others
+    if searches_talker:
+        release()  # what is scored does not speak
+    if options.workers == 1:
+        scorer = make_scorer(run.resident.get(), setup, run.evals.search, check, data)
+        return saliency, LocalPool(scorer, on_outcome)
+    run.resident.drop()  # the actors load it again, on this device or on others
     return saliency, RayPool(setup, options.workers, check)
 
 
@@ -270,7 +302,7 @@ def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
             raise
         except STORAGE_ERRORS as error:
             missing.append(f"the scores on the report split: {reason_of(error, run.storage)}")
-        release()
+    run.resident.drop()  # the checkpoint that ships needs its place
     record, front, drawn = _draw(study, run, tracker, "FINISHED")
     run.signals.check()
     shipped, not_shipped = None, ""
@@ -316,7 +348,7 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         members = unscored_members(record, digest)
         if not members:
             return
-        loaded = load(run.model_info, device=run.options.device, dtype=run.options.dtype)
+        loaded = run.resident.get()
         plans = [record.plan(point.number) for point in feasible_points(record.points)]
         evals = answerable(run.evals.report, plans)
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
@@ -334,8 +366,7 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         deadline = math.inf if hours is None else time.monotonic() + hours * 3600
         healer = None
         if run.space.heals:
-            data = read_calibration(run.space.calibration)
-            healer = Healer(loaded, data, run.options.root / STREAMS, run.signals.check)
+            healer = Healer(loaded, run.calibration, run.options.root / STREAMS, run.signals.check)
         scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check, deadline)
         points = in_order_of_size(front)
         with run.signals.deferred():
