@@ -7,7 +7,7 @@ from autoreap.commands.options import Json, Model, Plan, print_result
 from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
-    from autoreap.models.checkpoint import TensorInfo
+    from autoreap.models.headers import TensorInfo
     from autoreap.writing.output_tensor import OutputTensor
 
 

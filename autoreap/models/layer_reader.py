@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import Checkpoint, TensorInfo
+from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.families import Family
+from autoreap.models.headers import TensorInfo
 from autoreap.models.packed import CODES, SCALES
 from autoreap.models.packed_weights import unpacked
 from autoreap.models.tensors import read_tensor

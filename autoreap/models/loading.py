@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from autoreap.errors import InputError, first_line
-from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, resolve_model
+from autoreap.models.checkpoint import Checkpoint, open_checkpoint, resolve_model
 from autoreap.models.families import Family, family_of
 from autoreap.models.families.layout import SPEAKING_PARTS
+from autoreap.models.headers import TensorInfo
 from autoreap.models.packed import plain_shapes
 from autoreap.plan import BaseModel, ModelShape
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from autoreap.errors import InputError, shown
 
 if TYPE_CHECKING:
-    from autoreap.models.checkpoint import TensorInfo
+    from autoreap.models.headers import TensorInfo
 
 CODES, SCALES, SHAPE = "weight_packed", "weight_scale", "weight_shape"
 WORD_BITS = 32  # codes are stored in words of int32

@@ -3,7 +3,7 @@
 import torch
 
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.headers import TensorInfo
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CODES = {"I32": torch.int32}  # of packed matrices

@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from autoreap.candidate import BITS
-from autoreap.models.checkpoint import Checkpoint, TensorInfo
+from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
+from autoreap.models.headers import TensorInfo
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric
 from autoreap.writing.output_tensor import OutputTensor

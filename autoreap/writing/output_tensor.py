@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.headers import TensorInfo
 
 if TYPE_CHECKING:
     import torch

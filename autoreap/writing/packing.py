@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import TensorInfo
+from autoreap.models.headers import TensorInfo
 from autoreap.models.packed import CODES, FORMAT, SCALES, SHAPE, WORD_BITS
 from autoreap.writing.output_tensor import OutputTensor
 

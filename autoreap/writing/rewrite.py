@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from autoreap.dimensions import DIMENSIONS
 from autoreap.dimensions.polished import trained_tensor
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import Checkpoint, TensorInfo
+from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, Config, TensorRole
+from autoreap.models.headers import TensorInfo
 from autoreap.plan import COMPONENTS, PruningPlan, check_plan
 from autoreap.writing.output_tensor import OutputTensor
 from autoreap.writing.packing import Matrix

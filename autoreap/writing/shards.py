@@ -20,7 +20,8 @@ import xxhash
 
 from autoreap.dimensions.healed import bytes_of
 from autoreap.errors import InputError, VerificationError
-from autoreap.models.checkpoint import SINGLE_NAME, TensorInfo, read_header
+from autoreap.models.checkpoint import SINGLE_NAME
+from autoreap.models.headers import TensorInfo, read_header
 from autoreap.writing.output_tensor import OutputTensor
 
 MAX_SHARD_BYTES = 5_000_000_000

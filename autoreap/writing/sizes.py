@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
+from autoreap.models.headers import TensorInfo
 from autoreap.writing.output_tensor import OutputTensor
 
 _GROUP = 128  # weights along a row that share a scale, the usual size

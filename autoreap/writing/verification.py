@@ -18,8 +18,9 @@ from pydantic import StrictStr, TypeAdapter
 from autoreap import __version__
 from autoreap.errors import InputError, VerificationError, shown
 from autoreap.formatting import size_text
-from autoreap.models.checkpoint import Checkpoint, TensorInfo, open_checkpoint, read_json
+from autoreap.models.checkpoint import Checkpoint, open_checkpoint, read_json
 from autoreap.models.families import family_of
+from autoreap.models.headers import TensorInfo
 from autoreap.models.packed import plain_shapes
 from autoreap.scores import Metric, metrics_as_dict
 from autoreap.validation import NO_OTHER_KEYS, Count, validate

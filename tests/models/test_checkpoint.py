@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, read_header, resolve_model
+from autoreap.models.checkpoint import INDEX_NAME, SINGLE_NAME, open_checkpoint, resolve_model
+from autoreap.models.headers import read_header
 
 Weights = Mapping[str, NDArray[np.float32]]
 ROUTER = "thinker.model.layers.0.mlp.gate.weight"

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from autoreap.errors import InputError
-from autoreap.models.checkpoint import TensorInfo
 from autoreap.models.families.stock import tensors_in_memory
+from autoreap.models.headers import TensorInfo
 from autoreap.plan import ModelShape
 
 Config = dict[str, Any]

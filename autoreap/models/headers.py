@@ -1,0 +1,103 @@
+"""The header of a safetensors file: which tensors it holds, of what form, and where their bytes lie. No torch.
+
+The layout is 8 bytes of header length (little endian), a JSON header, then the tensors' bytes
+(https://github.com/huggingface/safetensors#format).
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from autoreap.errors import InputError
+from autoreap.reading import MAX_JSON_BYTES, parse_json
+
+_DTYPE_BITS = {
+    **{"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16},
+    **{"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8},
+    **{"F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+}
+_MAX_SIZE = 2**63
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor: where its bytes lie, and how to read them. `dtype` is safetensors' name, such as BF16.
+
+    `stands_for` is as `packed.Stored` has it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: Path
+    offset: int
+    num_bytes: int
+    stands_for: tuple[int, ...] | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape if self.stands_for is None else self.stands_for)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return self.num_bytes // math.prod(self.shape)
+
+
+def read_header(shard: Path) -> list[TensorInfo]:
+    """The tensors of one safetensors file, in the order of their bytes."""
+    try:
+        size = shard.stat().st_size
+        with shard.open("rb") as file:
+            prefix = file.read(8)
+            header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= header_bytes <= min(MAX_JSON_BYTES, size - 8):
+                raise InputError("not a safetensors file, or truncated", where=shard, fix="fetch it again")
+            header = parse_json(file.read(header_bytes))
+    except FileNotFoundError:
+        raise InputError("this shard is missing", where=shard, fix="fetch the checkpoint again") from None
+    except ValueError as error:
+        raise InputError(f"its header is not JSON: {error}", where=shard, fix="fetch it again") from None
+    if not isinstance(header, dict):
+        raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError("its __metadata__ must be a mapping of texts", where=shard, fix="fetch it again")
+    tensors = [_tensor_info(name, entry, shard, 8 + header_bytes) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.num_bytes))
+    end = 8 + header_bytes
+    for tensor in tensors:
+        if tensor.offset != end:
+            problem = f"tensor {tensor.name} begins at byte {tensor.offset:,}, where the one before it ends at {end:,}"
+            raise InputError(problem, where=shard, fix="fetch it again")
+        end += tensor.num_bytes
+    if end > size:
+        raise InputError(f"truncated: {size:,} bytes, its header promises {end:,}", where=shard, fix="fetch it again")
+    if end < size:
+        raise InputError(f"has {size - end:,} bytes behind its last tensor", where=shard, fix="fetch it again")
+    return tensors
+
+
+def _tensor_info(name: str, entry: Any, shard: Path, data_offset: int) -> TensorInfo:
+    """A tensor as the header describes it; what safetensors refuses is refused here, before all is read."""
+    if not isinstance(entry, dict):
+        raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
+        raise InputError(f"tensor {name} is of an unknown type, {dtype!r}", where=shard, fix="fetch it again")
+    if not _are_sizes(shape):
+        raise InputError(f"tensor {name} is of no shape: {shape!r}", where=shard, fix="fetch it again")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise InputError(f"tensor {name} lies at no place: {offsets!r}", where=shard, fix="fetch it again")
+    start, end = offsets
+    if math.prod(shape) * _DTYPE_BITS[dtype] != 8 * (end - start):
+        problem = f"tensor {name} of shape {tuple(shape)} in {dtype} has {end - start} bytes"
+        raise InputError(problem, where=shard, fix="fetch it again")
+    return TensorInfo(name, dtype, tuple(shape), shard, offset=data_offset + start, num_bytes=end - start)
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)
