@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,19 @@ def test_a_module_imports_no_library_that_its_room_must_not_know(module: str) ->
         assert "optuna" not in found
     if module != WITH_MLFLOW:
         assert "mlflow" not in found
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """For their types neither, nor within functions."""
+    known = set(modules())
+    needs: dict[str, set[str]] = {}
+    for module in known:
+        needs[module] = set()
+        for found in imports(module):
+            for name in found.own_modules:
+                inner = {f"{name}.{each}" for each in found.names} & known
+                needs[module] |= inner or {name} & known
+    assert list(TopologicalSorter(needs).static_order())
 
 
 def test_no_two_modules_have_one_name() -> None:
