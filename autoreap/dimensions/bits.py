@@ -103,6 +103,16 @@ def scales_of(weights: torch.Tensor, bits: int, group_size: int) -> torch.Tensor
     return scales.to(torch.bfloat16)
 
 
+def _all_but(targets: list[str]) -> str:
+    """A pattern of the names that no target fits.
+
+    SGLang builds no model in which a linear layer is neither a target nor ignored; its audio tower has some without a
+    name.
+    """
+    patterns = "|".join(target.removeprefix("re:") for target in targets)
+    return f"re:(?!{patterns}).*"
+
+
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Mark in how many bits it is stored; `writing.rewrite` packs it."""
     if plan.bits is None:
@@ -118,15 +128,16 @@ def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) 
     """Say what is packed and how, for those who load it."""
     if plan.bits is None:
         return {}
-    groups = {}
+    groups, targets = {}, []
     for name, bits, target in (("experts", plan.bits.experts, _EXPERTS_TARGET), ("rest", plan.bits.rest, _REST_TARGET)):
         if bits < 16:
             groups[name] = {"targets": [target], "weights": scheme_arguments(bits, plan.bits.group_size)}
+            targets.append(target)
     config["quantization_config"] = {
         "quant_method": METHOD,
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": [],
+        "ignore": [_all_but(targets)],
     }
     return {}

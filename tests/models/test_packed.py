@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from builders import identity_plan, random_component
+from compressed_tensors.utils.match import is_match
 from healed import HEALING, fitted_at_random
 from random_models import QWEN3_OMNI, random_prompt
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from autoreap.candidate import Candidate
 from autoreap.errors import InputError
@@ -19,6 +21,7 @@ from autoreap.healing.read_back import with_written_weights
 from autoreap.masking import masked
 from autoreap.models.checkpoint import open_checkpoint
 from autoreap.models.loading import ModelInfo, open_model
+from autoreap.models.packed import CODES
 from autoreap.plan import PruningPlan, Quantisation, load_plan
 from autoreap.planning import check_candidate
 from autoreap.writing.materialiser import materialise
@@ -79,6 +82,25 @@ def test_a_mask_on_a_packed_model_computes_what_its_checkpoint_computes(
         by_mask = model.thinker(**batch).logits
     written: Any = load_weights(open_model(str(tmp_path / "out")))
     assert torch.equal(by_mask, written.thinker(**batch).logits)
+
+
+@pytest.mark.parametrize("rest", [8, 16])
+def test_of_all_names_those_of_packed_matrices_are_targets_and_all_others_are_ignored(
+    random_checkpoint: Path, plan: PruningPlan, rest: Any, tmp_path: Path
+) -> None:
+    materialise(random_checkpoint, replace(plan, bits=replace(BITS, rest=rest)), tmp_path / "out")
+    written = open_checkpoint(tmp_path / "out")
+    config = written.config["quantization_config"]
+    targets = [target for group in config["config_groups"].values() for target in group["targets"]]
+    packed = {name.removesuffix(f".{CODES}") for name in written.tensors if name.endswith(CODES)}
+    names = {name.rpartition(".")[0] for name in written.tensors}
+    names |= {"", "visual.blocks.0.attn.qkv_proj", "model.layers.0.self_attn.qkv_proj"}  # as engines call them
+    if rest < 16:
+        packed.add("model.layers.0.self_attn.qkv_proj")
+    assert packed < names
+    for name in names:
+        assert is_match(name, nn.Linear(1, 1), targets) == (name in packed), name
+        assert is_match(name, nn.Linear(1, 1), config["ignore"]) == (name not in packed), name
 
 
 def load_weights(model_info: ModelInfo) -> Any:
