@@ -9,6 +9,7 @@ in turns. Wall-clock time on one thread; about two minutes on an idle core.
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def plans(loaded: Loaded) -> dict[str, PruningPlan | None]:
     return {
         "unpruned": None,
         "half of the experts": plan(ComponentPlan(half, whole.layers)),
+        "one active expert of two": replace(plan(whole), active_experts=1),
         "one of eight layers cut": plan(ComponentPlan(whole.experts, (0, 1, 2, 3, 5, 6, 7))),
         "two cut": plan(ComponentPlan(whole.experts, (0, 1, 3, 5, 6, 7))),
         "four cut": plan(ComponentPlan(whole.experts, (0, 1, 6, 7))),
