@@ -211,7 +211,7 @@ def smallest(found: Sequence[Found]) -> float:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, of all seeds so far after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--plans", type=int, nargs="+", default=[20, 40, 80], help="how many are scored")
@@ -236,7 +236,7 @@ def main() -> None:
                     results.setdefault(name, {}).setdefault(num_plans, []).append(found)
                     line = f"seed {seed}, {num_plans} plans, {name}: {volume(found):.4f}, {smallest(found):,.0f}"
                     print(line, flush=True)
-    print_tables(results, options.plans)
+            print_tables(results, options.plans)
 
 
 def print_tables(results: Mapping[str, Mapping[int, Sequence[Sequence[Found]]]], plans: Sequence[int]) -> None:
