@@ -83,8 +83,10 @@ class DraftPasses:
         """
         lengths = [len(tokens) + 1 for tokens in fed]
         flat = [(row, column) for row, length in enumerate(lengths) for column in range(length)]
-        places = torch.tensor(flat, device=hidden.device)
+        # The pass is still under way: what is sent now must not wait for it, and what is fetched waits once.
+        places = torch.tensor(flat).to(hidden.device, non_blocking=True)
         drafted = torch.tensor([token for tokens in fed for token in (*tokens, self._end)])
+        drafted = drafted.to(hidden.device, non_blocking=True)
         head = self._thinker.get_output_embeddings()
         chosen: list[torch.Tensor] = []
         log_likelihoods: list[torch.Tensor] = []
@@ -92,14 +94,14 @@ class DraftPasses:
             logits = head(hidden[part[:, 0], part[:, 1]]).float()
             best = logits.argmax(dim=-1, keepdim=True)
             best = best.where(logits.gather(1, best).isfinite(), NO_TOKEN)
-            chosen.append(best[:, 0].cpu())
+            chosen.append(best[:, 0])
             if scored:
                 wanted = targets.to(logits.device)[:, None]
-                log_likelihoods.append(log_softmax(logits, dim=-1).gather(1, wanted)[:, 0].cpu())
+                log_likelihoods.append(log_softmax(logits, dim=-1).gather(1, wanted)[:, 0])
         if scored:
-            for row, values in zip(rows, torch.split(torch.cat(log_likelihoods), lengths), strict=True):
+            for row, values in zip(rows, torch.split(torch.cat(log_likelihoods).cpu(), lengths), strict=True):
                 row.log_likelihood = sum(values.tolist())
-        return [tokens.tolist() for tokens in torch.split(torch.cat(chosen), lengths)]
+        return [tokens.tolist() for tokens in torch.split(torch.cat(chosen).cpu(), lengths)]
 
     def _embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
         embeddings: torch.Tensor = self._thinker.get_input_embeddings()(tokens)
