@@ -37,35 +37,29 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
 
 @contextmanager
 def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor) -> Iterator[None]:
-    """`weights` in the place of the `kept` experts of `down` [E, H, I], or of all of it [H, I] where it has none."""
+    """`weights` in the place of the `kept` experts of `down` [E, H, I], or of all of it [H, I] where it has none.
+
+    Expert by expert from and to the host's memory: nothing must be allocated on a device that may be full by then.
+    """
     import torch
 
     if down.is_meta:
         raise InputError("lies on disk or is offloaded, and can't be fitted", where="heal", fix="use a larger device")
     values = down.detach()
-    if kept and len(kept) < len(values):
-        rows = torch.tensor(kept, device=values.device)
-        original = _in_host_memory(values[rows])
-        values[rows] = weights.to(values.device, values.dtype)
-        try:
-            yield
-        finally:
-            values[rows] = original.to(values.device)
-        return
-    original = _in_host_memory(values)
-    values.copy_(weights)
+    # Pinned memory moves at the speed of the link.
+    waiting = torch.empty(weights.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+    places, originals, others = [values], [waiting], [weights]
+    if kept:
+        places, originals, others = [values[expert] for expert in kept], list(waiting), list(weights)
+    for place, original in zip(places, originals, strict=True):
+        original.copy_(place)
     try:
+        for place, other in zip(places, others, strict=True):
+            place.copy_(other)
         yield
     finally:
-        values.copy_(original)
-
-
-def _in_host_memory(values: torch.Tensor) -> torch.Tensor:
-    """A copy; of values on a GPU in pinned memory, which moves at the speed of the link."""
-    import torch
-
-    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
-    return copy.copy_(values)
+        for place, original in zip(places, originals, strict=True):
+            place.copy_(original)
 
 
 def check_fitted(plan: PruningPlan, component: str) -> None:

@@ -256,10 +256,10 @@ class _DecoderFit:
         """The fitted weights, rounded once, on the CPU."""
         if not kept:
             return (down.double() + changes[0]).to(self._stored_dtype).cpu()
-        fitted = torch.empty((len(kept), *down.shape[1:]), dtype=self._stored_dtype)
+        fitted = down.new_empty((len(kept), *down.shape[1:]), dtype=self._stored_dtype)
         for place, expert in enumerate(kept):
             fitted[place] = (down[expert].double() + changes[place]).to(self._stored_dtype)
-        return fitted
+        return fitted.cpu()
 
 
 def _counted(tensors: Sequence[torch.Tensor], calls: Sequence[DecoderCall]) -> torch.Tensor:

@@ -20,7 +20,7 @@ from autoreap.scores import Difference, Metric, differences_as_dict, metrics_as_
 from autoreap.search.non_inferiority import quality_lines
 from autoreap.search.records import StudyRecord, TrialRecord
 from autoreap.search.storage import DEFAULT_ROOT
-from autoreap.writing.behaviour import Expected, check_behaviour
+from autoreap.writing.behaviour import Expected, answered, check_behaviour
 from autoreap.writing.materialiser import materialise
 from autoreap.writing.model_card import TrialFacts
 from autoreap.writing.verification import Verified
@@ -116,4 +116,5 @@ def answers_of_trial(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT)
     if evals.digest != study.evals_digest:
         raise InputError("has changed since the trial was scored", where=evals.path)
     passes = load_passes(path.parent) or unrecorded(study.scoring.where, study.scoring.batch_size)
-    return Expected(evals, load_outcomes(path), passes, load_outcomes(baseline))
+    outcomes = load_outcomes(path)
+    return Expected(answered(evals, outcomes), outcomes, passes, load_outcomes(baseline))

@@ -62,7 +62,19 @@ class Expected:
     def of(cls, evals: EvalSet, evaluation: Evaluation) -> "Expected":
         """What a model answered whose drafts were the references."""
         assert evaluation.passes is not None  # a model did
-        return cls(evals, evaluation.outcomes, evaluation.passes)
+        return cls(answered(evals, evaluation.outcomes), evaluation.outcomes, evaluation.passes)
+
+
+def answered(evals: EvalSet, outcomes: Outcomes) -> EvalSet:
+    """`evals` without the rows that have no outcome, since their media could not be read.
+
+    They may be readable later: a pruned model leaves more memory to a long recording.
+    """
+    tasks = []
+    for task in evals.tasks:
+        known = {outcome.id for outcome in outcomes[task.metric]}
+        tasks.append(replace(task, samples=tuple(sample for sample in task.samples if sample.id in known)))
+    return replace(evals, tasks=tuple(tasks))
 
 
 def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFAULT_CARRIED) -> Verified:
@@ -96,16 +108,9 @@ def _check_behaviour(checkpoint: Path, expected: Expected, carried: int) -> Veri
     loaded = load(model_info, device=device, dtype=dtype)
     if carried:  # before what may find memory too small: one at a time fits first
         folder = checkpoint / FOLDER
-        tasks = [_keep_answered(task, expected) for task in expected.evals.tasks]
-        evals = write_utterances(folder, tasks, carried)
+        evals = write_utterances(folder, expected.evals.tasks, carried)
         Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run().save(folder)
     return _compare(checkpoint, loaded, expected)
-
-
-def _keep_answered(task: EvalTask, expected: Expected) -> EvalTask:
-    """The task without the rows that nobody answered, since their media can't be read."""
-    answered = {outcome.id for outcome in expected.outcomes[task.metric]}
-    return replace(task, samples=tuple(sample for sample in task.samples if sample.id in answered))
 
 
 def answers_of_mask(model_info: ModelInfo, plan: PruningPlan, evals: Path) -> Expected:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_memory import Memory
 from mlflow import MlflowClient
 from nights import start_search
 from transformers import Qwen3OmniMoeForConditionalGeneration
@@ -22,6 +23,7 @@ from autoreap.plan import load_plan
 from autoreap.saliency import load_saliency
 from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus, read_study
 from autoreap.search.run import search
+from autoreap.search.scorers import Job, JobResult, OnOutcome, Scorer
 from autoreap.search.search_options import SearchOptions
 from autoreap.search.storage import open_study
 
@@ -84,6 +86,25 @@ def test_one_command_goes_from_calibration_to_a_verified_checkpoint(
     assert load_plan(project / "again/plan.json") == load_plan(path / "plan.json")
     weights = "model.safetensors"
     assert (project / "again" / weights).read_bytes() == (path / weights).read_bytes()
+
+
+def test_a_candidate_for_which_memory_is_full_fails_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = Scorer.score
+
+    def score_with_little_memory(scorer: Scorer, job: Job, on_outcome: OnOutcome) -> JobResult:
+        if job.key != 1:
+            return score(scorer, job, on_outcome)
+        with Memory(1000, stays_full=True):
+            return score(scorer, job, on_outcome)
+
+    monkeypatch.setattr(Scorer, "score", score_with_little_memory)
+    assert main(["search", "space.yaml", "--study", "night", "--trials", "3", "--no-confirm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shipped"]["verified"]["num_compared"] == 36
+    failed = [trial for trial in read_study(open_study("night")).trials if trial.status is TrialStatus.FAILED]
+    assert [trial.number for trial in failed] == [1]
+    assert "OutOfMemoryError: " in (failed[0].reason or "")
 
 
 def test_what_was_healed_in_the_search_ships_and_is_fitted_again_to_the_same_bits(

@@ -39,6 +39,8 @@ trials: 2
 presets: [light]
 materialise: knee
 """
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualDevice]:
     with VirtualDevice().present(monkeypatch) as device:

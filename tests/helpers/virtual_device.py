@@ -30,7 +30,7 @@ FREE_BYTES, TOTAL_BYTES = 80 * 10**9, 85 * 10**9
 PACKAGE = str(Path(autoreap.__file__).parent) + "/"
 
 aten = torch.ops.aten
-_DEVICE_OF = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+_DEVICE_OF = torch.Tensor.device.__get__
 _IS_CUDA = torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 _IS_CPU = torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
 _COPIES = (aten.copy_.default, aten._to_copy.default)
@@ -180,7 +180,7 @@ class _Functions(TorchFunctionMode):
                 target = value
             else:
                 others.append(value)
-        converted = tensor.to(*others, **options) if others or options else tensor
+        converted: torch.Tensor = tensor.to(*others, **options) if others or options else tensor
         if target is None or torch.device(target).type == "meta":
             return converted if target is None else converted.to("meta")
         return self._moved(tensor, converted, _names_device(target), waits=waits)
@@ -201,11 +201,11 @@ def _names_device(value: Any) -> bool:
     return isinstance(value, torch.device) and value.type == "cuda"
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What is computed of tensors on the device is on the device; with those of the host it is refused."""
 
     def __init__(self, device: VirtualDevice) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
 
     def __torch_dispatch__(
@@ -215,6 +215,8 @@ class _Operations(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         on_device = [tensor for tensor in given if is_on_device(tensor)]
         if not on_device:
+            return function(*args, **kwargs)
+        if function is aten._has_compatible_shallow_copy_type.default:  # compares kinds of tensors, computes nothing
             return function(*args, **kwargs)
         if function in _COPIES:
             return self._copied(function, args, kwargs)
