@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import copy_rows
 from pages import ROOT
 from virtual_device import VirtualDevice, is_on_device
 
@@ -53,8 +54,10 @@ def test_a_search_mixes_no_tensors_of_two_devices(
     """Calibrated, healed, quantised, scored, scored on the report split, shipped and verified."""
     monkeypatch.setattr(device_limits, "_MANY_ROWS", 2)
     (project / "space.yaml").write_text(SPACE)
+    for modality in ("audio", "mixed"):
+        copy_rows(project / f"{modality}.jsonl", project / f"{modality}.jsonl", num_rows=3)
     evals = project / "evals.yaml"
-    evals.write_text(evals.read_text().replace("}", ", limit: 6}"))
+    evals.write_text(evals.read_text().replace("}", ", limit: 4}"))
     assert main(["search", "space.yaml", "--study", "night", "--json"]) == 0
     captured = capsys.readouterr()
     assert device.mismatches == []
