@@ -19,7 +19,7 @@ from autoreap.data.conditions import NOISES, Condition
 from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
 from autoreap.data.evals_config import TaskConfig
 from autoreap.data.samples import Sample
-from autoreap.errors import VerificationError, first_line
+from autoreap.errors import InputError, VerificationError, first_line
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, Evaluation, Outcome, load_outcomes
 from autoreap.evaluation.passes import Passes, load_passes, unrecorded
@@ -149,32 +149,51 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
 
 
 def _compare(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
-    evaluator = Evaluator(loaded.model, loaded.inputs, expected.evals, replay=expected.passes)
+    try:
+        evaluator = Evaluator(loaded.model, loaded.inputs, expected.evals, replay=expected.passes)
+    except InputError as error:  # such as less memory than the trial had: no fault of the checkpoint
+        return Verified(None, f"its utterances can't be read now: {error}")
     if expected.drafts is not None:
         evaluator.draft_from(expected.drafts)
     evaluation = evaluator.run(likelihoods=expected.passes.likelihoods, first=expected.passes.first)
     assert evaluation.passes is not None
     metrics = evaluation.metrics()
-    _check_same_utterances(checkpoint, evaluation.outcomes, expected.outcomes)
+    num_unread = sum(evaluator.num_unreadable.values())
+    recorded = expected.outcomes
+    if num_unread:
+        recorded = _same_rows(recorded, evaluation.outcomes)
+    _check_same_utterances(checkpoint, evaluation.outcomes, recorded)
     num_answers = 0
     different = []
     for metric, outcomes in evaluation.outcomes.items():
         num_answers += len(outcomes)
-        for own, other in zip(outcomes, expected.outcomes[metric], strict=True):
+        for own, other in zip(outcomes, recorded[metric], strict=True):
             if own != other:
                 different.append(f"{metric} {own.id}: {own.output!r} instead of {other.output!r}")
     change = expected.passes.difference(evaluation.passes)
-    if different and expected.is_exact and expected.passes.are_exact and not change:
+    are_same_passes = expected.passes.are_exact and not change and not num_unread
+    if different and expected.is_exact and are_same_passes:
         raise VerificationError(
             f"{checkpoint}: {len(different)} of {num_answers} answers differ, such as {different[0]}"
         )
-    check_scores(checkpoint, evaluation.outcomes, expected.outcomes)
+    check_scores(checkpoint, evaluation.outcomes, recorded)
     detail = evaluator.where
+    if num_unread:
+        detail += f"; {num_unread} could not be read now"
     if different:
         detail += f"; {len(different)} differ from those computed on {expected.passes.where}"
     if change:
         detail += f"; computed {change}"
     return Verified(num_answers - len(different), detail, metrics, evaluator.where, len(different))
+
+
+def _same_rows(outcomes: Outcomes, others: Outcomes) -> Outcomes:
+    """Those of `outcomes` whose rows are among `others`."""
+    same = {}
+    for metric, listed in outcomes.items():
+        known = {other.id for other in others[metric]}
+        same[metric] = tuple(outcome for outcome in listed if outcome.id in known)
+    return same
 
 
 def _check_same_utterances(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:

@@ -20,6 +20,7 @@ from autoreap.evaluation.draft_passes import DraftPasses
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.evaluation.outcomes import Outcome, load_outcomes
 from autoreap.evaluation.passes import load_passes, unrecorded
+from autoreap.models.families.qwen3_omni import RunningQwen3Omni
 from autoreap.models.loading import Loaded, load, open_model
 from autoreap.plan import PruningPlan
 from autoreap.scores import Counts
@@ -292,6 +293,32 @@ def test_a_device_that_fails_in_verification_costs_no_checkpoint(
     assert written.record.behaviour.num_compared is None
     levels = load_record(tmp_path / "model").levels(check_structure(tmp_path / "model"))
     assert levels["behaviour"].startswith(f"not run: the device failed while it answered: {reason}")
+
+
+@pytest.mark.parametrize(("max_unreadable", "reason"), [(0.9, "could not be read now"), (0.0, "can't be read now")])
+def test_recordings_for_which_memory_is_too_small_now_cost_no_checkpoint(
+    plan: PruningPlan,
+    expected: Expected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_unreadable: float,
+    reason: str,
+) -> None:
+    hear = RunningQwen3Omni.audio_embeddings
+
+    def hear_what_is_short(running: Any, model: Any, mel: torch.Tensor, num_frames: int) -> torch.Tensor:
+        if num_frames > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hear(running, model, mel, num_frames)
+
+    monkeypatch.setattr(RunningQwen3Omni, "audio_embeddings", hear_what_is_short)
+    tasks = []
+    for task in expected.evals.tasks:
+        tasks.append(replace(task, config=replace(task.config, max_unreadable=max_unreadable)))
+    evals = replace(expected.evals, tasks=tuple(tasks))
+    verified = write(plan, replace(expected, evals=evals), tmp_path / "model").record.behaviour
+    assert reason in verified.detail
+    assert verified.num_compared is None or 0 < verified.num_compared < NUM_ANSWERS
 
 
 def test_what_is_carried_says_in_which_passes_it_was_answered(written: Path) -> None:
