@@ -104,17 +104,18 @@ def load(
         )
     if device is None:
         _check_accelerator()
-    if keep_packed is None and not stream_layers:
-        keep_packed = _has_packed_experts(model_info) and bool(shortage(model_info, device, dtype, speech=speech))
+    if keep_packed is None:
+        can_keep = not stream_layers and _has_packed_experts(model_info)
+        keep_packed = can_keep and bool(shortage(model_info, device, dtype, speech=speech, keep_packed=False))
+    by_layer = stream_layers or keep_packed
+    if by_layer and device == "auto":
+        device = None  # one is enough
     if device != "cpu" and not stream_layers:
-        reason = shortage(model_info, device, dtype, speech=speech, keep_packed=bool(keep_packed))
+        reason = shortage(model_info, device, dtype, speech=speech, keep_packed=keep_packed)
         if reason:
             fix = "use a larger one, --device auto for several, or --device cpu to load it all the same"
             raise InputError(f"the model does not fit: {reason}", where=model_info.name, fix=fix)
     device = _known(device)
-    by_layer = stream_layers or bool(keep_packed)
-    if by_layer and device == "auto":
-        device = default_device()
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     path = model_info.checkpoint.path
@@ -198,11 +199,12 @@ def _is_packed_expert(model_info: ModelInfo, info: TensorInfo) -> bool:
 
 
 def shortage(
-    model_info: ModelInfo, device: str | None, dtype: str, *, speech: bool = False, keep_packed: bool = False
+    model_info: ModelInfo, device: str | None, dtype: str, *, speech: bool = False, keep_packed: bool = True
 ) -> str | None:
     """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
 
-    With `speech`, what speaks counts, too. `device`, `dtype` and `keep_packed` as `load` takes them.
+    With `speech`, what speaks counts, too. `device` and `dtype` as `load` takes them. Without `keep_packed`, experts that
+    are stored in few bits count as they are computed with.
 
     Call `release` first where another model has just gone out of use.
     """

@@ -15,6 +15,7 @@ from autoreap.data.eval_set import EvalSet, open_evals
 from autoreap.dimensions.bits import scales_of
 from autoreap.evaluation.evaluator import Evaluator
 from autoreap.masking import masked
+from autoreap.models import loading
 from autoreap.models.loading import ModelInfo, load, open_model
 from autoreap.models.packed_weights import scheme, unpacked
 from autoreap.plan import PruningPlan, Quantisation
@@ -100,6 +101,20 @@ def test_one_layer_at_a_time_is_unpacked(packed: ModelInfo) -> None:
     assert len({id(layer.mlp.experts.gate_up_proj) for layer in layers}) == 1
     assert len({id(layer.mlp.experts.down_proj) for layer in layers}) == 1
     assert len(layers) == model.config.thinker_config.text_config.num_hidden_layers == 8
+
+
+def test_what_does_not_fit_unpacked_is_kept_packed(packed: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With memory between what it takes packed and unpacked, in float32."""
+    stored = [info for info in packed.checkpoint.tensors.values() if not info.name.startswith(("talker", "code2wav"))]
+    unpacked_bytes = 4 * sum(info.num_parameters for info in stored)
+    monkeypatch.setattr(loading, "_free_memory", lambda: unpacked_bytes)
+    assert loading.shortage(packed, "cpu", "auto", keep_packed=False)
+    assert loading.shortage(packed, "cpu", "auto") is None
+    model: Any = load(packed, device="cpu").model
+    layers = model.thinker.model.language_model.layers
+    assert layers[0].mlp.experts.down_proj is layers[1].mlp.experts.down_proj
+    monkeypatch.setattr(loading, "_free_memory", lambda: unpacked_bytes // 4)
+    assert "GB of memory on cpu" in (loading.shortage(packed, "cpu", "auto") or "")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
