@@ -203,8 +203,8 @@ def shortage(
 ) -> str | None:
     """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
 
-    With `speech`, what speaks counts, too. `device` and `dtype` as `load` takes them. Without `keep_packed`, experts that
-    are stored in few bits count as they are computed with.
+    With `speech`, what speaks counts, too. `device` and `dtype` as `load` takes them. Without `keep_packed`, experts
+    that are stored in few bits count as they are computed with.
 
     Call `release` first where another model has just gone out of use.
     """
