@@ -221,7 +221,7 @@ def shortage(
             loaded = info.num_bytes + loaded // model_info.shape.components["thinker"].num_layers
         needed += loaded
     accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
-    free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else _free_memory()
+    free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else free_memory()
     if needed * ACTIVATIONS <= free:
         return None
     return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
@@ -237,7 +237,7 @@ def _bytes_in_memory(info: TensorInfo, dtype: str) -> int:
     return info.num_parameters * loaded.itemsize
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that a process may still take."""
     import psutil
 

@@ -134,6 +134,16 @@ def _read_condition(
     return condition
 
 
+def lowest(spec: Any) -> float:
+    """The lowest value that a parameter can take."""
+    return float(spec.low if isinstance(spec, Range) else min(spec) if isinstance(spec, tuple) else spec)
+
+
+def highest(spec: Any) -> float:
+    """The highest value that a parameter can take."""
+    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
+
+
 def can_be(parameter: Parameter, value: Any) -> bool:
     """Whether `value` is the fixed one, a choice, or within the range."""
     if isinstance(parameter, Range):

@@ -42,7 +42,7 @@ from autoreap.search.records import (
     trials_folder,
 )
 from autoreap.search.sampling import check_groups, check_space, check_vision, num_layers_to_order
-from autoreap.search.sanity import warn_if_hopeless, warn_of_shared_rows
+from autoreap.search.sanity import warn_if_hopeless, warn_if_weights_have_no_room, warn_of_shared_rows
 from autoreap.search.scorers import Drafts, LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
 from autoreap.search.search_log import SearchLog
 from autoreap.search.search_options import SearchOptions
@@ -282,7 +282,9 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     if searches_talker:
         release()  # what is scored does not speak
     if options.workers == 1:
-        scorer = make_scorer(run.resident.get(), setup, run.evals.search, check, data)
+        loaded = run.resident.get()
+        warn_if_weights_have_no_room(space, run.model_info)
+        scorer = make_scorer(loaded, setup, run.evals.search, check, data)
         return saliency, LocalPool(scorer, on_outcome)
     run.resident.drop()  # the actors load it again, on this device or on others
     return saliency, RayPool(setup, options.workers, check)

@@ -21,7 +21,7 @@ from autoreap.errors import InputError
 from autoreap.models.loading import ModelInfo
 from autoreap.plan import COMPONENTS, ModelShape, no_vision, packed_already
 from autoreap.planning import edges, make_plan, num_to_order, pinned_layers, talker_has_no_loss
-from autoreap.search.parameters import Parameter, Range, can_be
+from autoreap.search.parameters import Parameter, Range, can_be, highest, lowest
 from autoreap.search.records import enqueue_preset
 from autoreap.search.samplers import make_sampler
 from autoreap.search.space import SpaceConfig
@@ -93,7 +93,7 @@ def _check_healing(space: SpaceConfig) -> None:
 def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if no candidate is quantised, or some are so that transformers can't load them."""
     where = f"{space.path}: parameters"
-    least = {name: _least(space.parameters.get(name, 16)) for name in _BITS}
+    least = {name: lowest(space.parameters.get(name, 16)) for name in _BITS}
     if shape.is_packed and (space.heals or min(least.values()) < 16):
         raise packed_already(where)
     has_experts = not shape.components["thinker"].is_dense
@@ -111,11 +111,11 @@ def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
 
 def check_groups(space: SpaceConfig, model_info: ModelInfo) -> None:
     """Raise `InputError` if rows of what is quantised don't divide into the groups of `space`: trials would fail."""
-    bits, rest = (int(_least(space.parameters.get(name, 16))) for name in _BITS)
+    bits, rest = (int(lowest(space.parameters.get(name, 16))) for name in _BITS)
     if min(bits, rest) == 16:
         return
     spec = space.parameters.get("bits_group", DEFAULT_GROUP_SIZE)
-    groups = spec if isinstance(spec, tuple) else (int(_least(spec)), int(_most(spec)))
+    groups = spec if isinstance(spec, tuple) else (int(lowest(spec)), int(highest(spec)))
     drops_speech = space.parameters.get("drop_speech") is True
     for group in groups:
         candidate = Candidate(bits=bits, bits_rest=rest, bits_group=group, drop_speech=drops_speech)
@@ -130,9 +130,9 @@ def check_groups(space: SpaceConfig, model_info: ModelInfo) -> None:
 def _check_active(space: SpaceConfig, shape: ModelShape) -> None:
     spec = space.parameters.get("active_experts")
     top_k = shape.components["thinker"].top_k
-    if spec is not None and _most(spec) > top_k:
+    if spec is not None and highest(spec) > top_k:
         raise InputError(
-            f"the thinker routes a token to {top_k} experts, got {_most(spec):g}",
+            f"the thinker routes a token to {top_k} experts, got {highest(spec):g}",
             where=f"{space.path}: parameters.active_experts",
             fix=f"stay within 1 and {top_k}" if top_k else "remove it, the thinker is dense",
         )
@@ -141,7 +141,7 @@ def _check_active(space: SpaceConfig, shape: ModelShape) -> None:
 def _is_about_experts(name: str, spec: Any) -> bool:
     """Whether a parameter makes a candidate choose among experts of the thinker."""
     if name == "retention":
-        return _least(spec) < 1
+        return lowest(spec) < 1
     return name == "experts" or (name in RANKING and isinstance(spec, Range | tuple))
 
 
@@ -155,15 +155,15 @@ def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
             )
         low, high = decoder.top_k, decoder.num_experts
         is_fraction = name in FRACTION_OF_COUNT.values()
-        if decoder.is_dense and (name in FRACTION_OF_COUNT or (is_fraction and _least(spec) < 1)):
+        if decoder.is_dense and (name in FRACTION_OF_COUNT or (is_fraction and lowest(spec) < 1)):
             raise InputError(
                 f"the {component} is dense, it has no experts to choose from",
                 where=f"{space.path}: parameters.{name}",
                 fix="remove it, and search layers_cut alone",
             )
-        if name in FRACTION_OF_COUNT and not low <= _least(spec) <= _most(spec) <= high:
+        if name in FRACTION_OF_COUNT and not low <= lowest(spec) <= highest(spec) <= high:
             raise InputError(
-                f"the {component} has {high} experts and routes to {low}, got {_least(spec):g} to {_most(spec):g}",
+                f"the {component} has {high} experts and routes to {low}, got {lowest(spec):g} to {highest(spec):g}",
                 where=f"{space.path}: parameters.{name}",
                 fix=f"stay within {low} and {high}",
             )
@@ -177,9 +177,9 @@ def num_layers_to_order(space: SpaceConfig, shape: ModelShape) -> int:
     """
     if not can_be(space.parameters.get("layer_selection", "single"), "loss"):
         return 0
-    if _most(space.parameters.get("talker.layers_cut", 0)):
+    if highest(space.parameters.get("talker.layers_cut", 0)):
         raise talker_has_no_loss(f"{space.path}: parameters.layer_selection")
-    num_cut, thinker = int(_most(space.parameters.get("layers_cut", 0))), shape.components["thinker"]
+    num_cut, thinker = int(highest(space.parameters.get("layers_cut", 0))), shape.components["thinker"]
     pinned = _protected(space, shape)["layers_cut"]
     return num_to_order(num_cut, thinker.num_layers, pinned, where=f"{space.path}: parameters.layers_cut")
 
@@ -187,7 +187,7 @@ def num_layers_to_order(space: SpaceConfig, shape: ModelShape) -> int:
 def _protected(space: SpaceConfig, shape: ModelShape) -> dict[str, frozenset[int]]:
     """The layers that no candidate may cut by a ranking, by the parameter that cuts them."""
     protect = {
-        end: int(_most(space.parameters[name])) if space.parameters.get(name) is not None else None
+        end: int(highest(space.parameters[name])) if space.parameters.get(name) is not None else None
         for end, name in (("first", "protect_first"), ("last", "protect_last"))
     }
     strips = space.parameters.get("strip_vision") is True and "strip_vision" not in space.conditions
@@ -200,7 +200,7 @@ def _protected(space: SpaceConfig, shape: ModelShape) -> dict[str, frozenset[int
 def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
     blocks = can_be(space.parameters.get("layer_selection", "single"), "block")
     for name, protected in _protected(space, shape).items():
-        decoder, most = shape.components[component_of(name)], _most(space.parameters.get(name, 0))
+        decoder, most = shape.components[component_of(name)], highest(space.parameters.get(name, 0))
         where, free = f"{space.path}: parameters.{name}", decoder.num_layers - len(protected)
         if most > free:
             raise InputError(
@@ -267,15 +267,6 @@ def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution |
 def component_of(parameter: str) -> str:
     """The component that a parameter of a space is about."""
     return next((name for name in COMPONENTS if parameter.startswith(f"{name}.")), COMPONENTS[0])
-
-
-def _least(spec: Any) -> float:
-    return float(spec.low if isinstance(spec, Range) else min(spec) if isinstance(spec, tuple) else spec)
-
-
-def _most(spec: Any) -> float:
-    """The highest value that a parameter can take."""
-    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
 
 
 def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) -> None:

@@ -1,4 +1,7 @@
-"""What a user should hear of before a night is spent: a baseline that hears nothing, data that measure and judge."""
+"""What a user should hear of before a night is spent on it.
+
+A baseline that hears nothing, data that measure and judge, memory that is too small for candidates of few bits.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -8,8 +11,11 @@ from autoreap.data.samples import Sample, contents
 from autoreap.data.tasks.answers import yes_or_no
 from autoreap.errors import shown
 from autoreap.evaluation.comparison import Outcomes
-from autoreap.formatting import metric_text
+from autoreap.formatting import metric_text, size_text
+from autoreap.models.loading import ModelInfo, free_memory
 from autoreap.scores import Metric
+from autoreap.search.parameters import highest, lowest
+from autoreap.search.space import SpaceConfig
 
 logger = logging.getLogger(__name__)
 
@@ -73,4 +79,30 @@ def warn_of_shared_rows(calibration: Mapping[str, Iterable[Sample]], report: Eva
             "%d calibration rows are in the report split too, such as %s at %s: its scores will be too good",
             num_shared,
             *example,
+        )
+
+
+def warn_if_weights_have_no_room(space: SpaceConfig, model_info: ModelInfo) -> None:
+    """Warn if the host's memory may be too small for the weights that wait there while a quantised candidate is scored.
+
+    These are the thinker's experts that are kept, as they are stored.
+    """
+    if lowest(space.parameters.get("bits", 16)) == 16:
+        return
+    num_experts = model_info.shape.components["thinker"].num_experts
+    share = highest(space.parameters.get("retention", 1.0))
+    if "experts" in space.parameters:
+        share = highest(space.parameters["experts"]) / num_experts
+    experts_bytes = 0
+    for info in model_info.checkpoint.tensors.values():
+        role = model_info.family.layout.role(info.name)
+        if role.part == "thinker" and role.is_expert_matrix:
+            experts_bytes += info.num_bytes
+    needed, free = share * experts_bytes, free_memory()
+    if needed > free:
+        logger.warning(
+            "up to %s of weights wait in the host's memory while a candidate of few bits is scored, %s are free: "
+            "keep fewer experts, or search a base of few bits (--base-bits)",
+            size_text(needed),
+            size_text(free),
         )

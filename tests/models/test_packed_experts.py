@@ -107,13 +107,13 @@ def test_what_does_not_fit_unpacked_is_kept_packed(packed: ModelInfo, monkeypatc
     """With memory between what it takes packed and unpacked, in float32."""
     stored = [info for info in packed.checkpoint.tensors.values() if not info.name.startswith(("talker", "code2wav"))]
     unpacked_bytes = 4 * sum(info.num_parameters for info in stored)
-    monkeypatch.setattr(loading, "_free_memory", lambda: unpacked_bytes)
+    monkeypatch.setattr(loading, "free_memory", lambda: unpacked_bytes)
     assert loading.shortage(packed, "cpu", "auto", keep_packed=False)
     assert loading.shortage(packed, "cpu", "auto") is None
     model: Any = load(packed, device="cpu").model
     layers = model.thinker.model.language_model.layers
     assert layers[0].mlp.experts.down_proj is layers[1].mlp.experts.down_proj
-    monkeypatch.setattr(loading, "_free_memory", lambda: unpacked_bytes // 4)
+    monkeypatch.setattr(loading, "free_memory", lambda: unpacked_bytes // 4)
     assert "GB of memory on cpu" in (loading.shortage(packed, "cpu", "auto") or "")
 
 

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pages import ROOT
@@ -10,8 +11,17 @@ from pages import ROOT
 from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
 from autoreap.data.samples import Sample
 from autoreap.evaluation.outcomes import Outcome, score_of
+from autoreap.models.loading import open_model
 from autoreap.scores import Counts
-from autoreap.search.sanity import chance_of, warn_if_hopeless, warn_of_shared_rows
+from autoreap.search import sanity
+from autoreap.search.parameters import Range
+from autoreap.search.sanity import (
+    chance_of,
+    warn_if_hopeless,
+    warn_if_weights_have_no_room,
+    warn_of_shared_rows,
+)
+from autoreap.search.space import load_space
 
 EVALS = open_evals(ROOT / "evals" / "tiny.yaml").search
 
@@ -85,3 +95,26 @@ def test_calibration_rows_that_are_in_the_report_split_are_warned_of(
     warn_of_shared_rows({"audio": rows}, report)
     (warning,) = said(caplog)
     assert warning.startswith("1 calibration rows are in the report split too, such as a.jsonl:2 at ")
+
+
+# 8 layers of 16 experts of three matrices of 64 x 64, in bfloat16, are 3.15 MB.
+@pytest.mark.parametrize(
+    ("parameters", "needed"),
+    [
+        ({"bits": (16, 8)}, "3.15 MB"),
+        ({"bits": 4, "experts": Range(4, 8, 4)}, "1.57 MB"),
+        ({"bits": (8, 4), "retention": (0.5, 0.25)}, "1.57 MB"),
+        ({"retention": 0.5}, None),
+    ],
+)
+def test_a_host_whose_memory_is_too_small_for_candidates_of_few_bits_is_warned_of(
+    parameters: dict[str, Any], needed: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = replace(load_space(ROOT / "search_spaces" / "tiny.yaml"), parameters=parameters)
+    monkeypatch.setattr(sanity, "free_memory", lambda: 10**6)
+    warn_if_weights_have_no_room(space, open_model("tiny"))
+    assert [line.partition(" of weights")[0] for line in said(caplog)] == ([f"up to {needed}"] if needed else [])
+    caplog.clear()
+    monkeypatch.setattr(sanity, "free_memory", lambda: 10**9)
+    warn_if_weights_have_no_room(space, open_model("tiny"))
+    assert said(caplog) == []
