@@ -16,6 +16,7 @@ from pages import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_package_with_its_files_and_not_the_recipe_of_the_embedded_model(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("autoreap", "benchmarks", "tools"):

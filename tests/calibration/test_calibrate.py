@@ -414,6 +414,7 @@ def silenced(loaded: Loaded, part: str, samples: Sequence[Sample], silent: Seque
             head.weight[end] = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "reason"), [("thinker", "no word"), ("talker", "no sound")])
 def test_a_row_that_is_answered_with_nothing_is_left_out_named_and_counted(
     loaded: Loaded, data: dict[str, list[Sample]], capsys: pytest.CaptureFixture[str], part: str, reason: str
@@ -430,6 +431,7 @@ def test_a_row_that_is_answered_with_nothing_is_left_out_named_and_counted(
     assert f"left out: a:1: answered with {reason}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_most_rows_with_nothing_is_refused_and_left_as_it_was(
     loaded: Loaded, data: dict[str, list[Sample]]
 ) -> None:
@@ -557,6 +559,7 @@ def test_the_same_rows_under_another_name_are_found_in_the_cache(loaded: Loaded,
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["thinker", "talker"])
 def test_a_set_of_a_whole_weight_counts_as_if_it_were_given_so_many_times(
     loaded: Loaded, data: dict[str, list[Sample]], component: str

@@ -173,6 +173,7 @@ def test_padded_batches_go_on_alike(loaded: Loaded, data: Data, eager: None, tmp
     assert_same_bits(jobs.calibrated(loaded, data, options=options, output=tmp_path / "s.safetensors"), expected)
 
 
+@pytest.mark.slow
 def test_the_talker_goes_on_alike(loaded: Loaded, data: Data, eager: None, tmp_path: Path) -> None:
     """Interrupted while it says its second row, the shorter one."""
     shorter, longer = data["audio"][:2]

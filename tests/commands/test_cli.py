@@ -882,6 +882,7 @@ def test_evaluate_measures_likelihoods_where_asked(folder: Path, capsys: Capture
     assert re.search(r"^nll\.wer .* nats \[", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_evaluate_times_a_plan_beside_the_unpruned_model_where_asked(folder: Path, capsys: Capture) -> None:
     options = ["--evals", folder / "evals.yaml", "--plan", folder / "plan.json", "--latency"]
     metrics = json_of(["evaluate", folder / "model", *options], capsys)["metrics"]

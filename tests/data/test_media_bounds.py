@@ -71,6 +71,7 @@ def test_an_image_of_an_absurd_size_is_refused(image: bytes) -> None:
         load_frames(Sample(id="a", where="rows:1", image=image))
 
 
+@pytest.mark.slow
 def test_frames_that_are_too_many_together_are_refused() -> None:
     frame = encoded(8000, 8000)
     with pytest.raises(MediaError, match="more than 300,000,000 pixels"):

@@ -62,6 +62,7 @@ def test_a_recording_is_read_whole_or_not_at_all(kind: str, as_bytes: bool, inte
     assert all(np.array_equal(result, whole) for result in results)
 
 
+@pytest.mark.slow
 def test_a_recording_is_encoded_whole_or_not_at_all(interrupting: None) -> None:
     whole = encode_sound(NOISE, SAMPLING_RATE, "MP3")
     waveform, _ = soundfile.read(io.BytesIO(whole))

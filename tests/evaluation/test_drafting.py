@@ -120,6 +120,7 @@ cases = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     case=cases,

@@ -120,6 +120,7 @@ def test_a_drift_that_both_sides_share_leaves_the_ratio_and_its_interval_alone()
     assert median(drifting).low < 2 < median(drifting).high
 
 
+@pytest.mark.slow
 def test_a_scorer_times_the_candidates_where_an_objective_asks_for_it(loaded: Loaded, evaluator: Evaluator) -> None:
     plan = cut_to(loaded, (0, 1, 6, 7))
     for objective, is_timed in (("first_token_ratio", True), ("active_parameters", False)):

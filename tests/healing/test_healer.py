@@ -160,6 +160,7 @@ def test_a_signal_ends_a_fit_between_layers_and_leaves_the_model_as_it_was(
     assert Healer(loaded, data, tmp_path).fit(healed(plan, data)).heal == healer.fit(healed(plan, data)).heal
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_fit_ends_a_candidate_that_is_scored(
     loaded: Loaded, plan: PruningPlan, data: Data, tmp_path: Path
 ) -> None:

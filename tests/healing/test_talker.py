@@ -28,6 +28,8 @@ from autoreap.tiny_omni import CHECKPOINT
 from autoreap.writing.materialiser import materialise
 
 NUM_TOKENS = 600
+
+pytestmark = pytest.mark.slow
 Data = Mapping[str, Sequence[Sample]]
 Said = Mapping[str, Sequence[DecoderCall]]
 

@@ -50,6 +50,7 @@ def run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     return runner(project, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_generation(run: Run) -> None:
     run("prune", "model", "--layers", "1,3", "-o", "out")
     assert run("verify", "out")["verified"]["structure"].endswith("as the stock class expects them")

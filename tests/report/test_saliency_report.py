@@ -90,6 +90,7 @@ def test_the_text_of_the_pictures_has_the_colour_of_the_page_light_or_dark(page:
         assert all("fill: currentColor" in style for style in words)
 
 
+@pytest.mark.slow
 def test_the_same_file_makes_the_same_page(tmp_path: Path) -> None:
     assert page_of(saliency(), tmp_path / "one.html") == page_of(saliency(), tmp_path / "two.html")
 

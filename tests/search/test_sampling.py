@@ -281,6 +281,7 @@ def test_a_space_of_the_talker_is_refused_for_a_model_without_one(tmp_path: Path
 PARAMETERS = "  retention: {low: 0.25, high: 1.0}\n  layers_cut: {low: 0, high: 12}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

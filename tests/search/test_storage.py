@@ -83,6 +83,7 @@ def test_a_database_that_is_away_is_waited_for_but_not_for_ever(tmp_path: Path) 
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_server_that_went_down_is_waited_for_and_nothing_that_was_told_is_lost(server: Postgres) -> None:
     study = optuna.create_study(study_name="outage", storage=open_storage(server.url))
     trial = study.ask()

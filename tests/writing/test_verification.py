@@ -86,6 +86,7 @@ def write(plan: PruningPlan, expected: Expected, target: Path, *, carried: int =
     return materialise(CHECKPOINT, plan, target, behaviour=behaviour)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_checkpoint_answers_to_the_letter_as_a_trial_whose_drafts_were_the_baselines(
     plan: PruningPlan, evals: EvalSet, tmp_path: Path, dtype: str
@@ -248,6 +249,7 @@ def halved(plan: PruningPlan, evals: EvalSet) -> Expected:
     return replace(Expected.of(evals, trial), drafts=baseline.outcomes)
 
 
+@pytest.mark.slow
 def test_the_passes_of_a_trial_that_ran_out_of_memory_are_run_again_and_answer_to_the_letter(
     plan: PruningPlan, halved: Expected, tmp_path: Path
 ) -> None:
