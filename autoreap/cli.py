@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         completion_init()
         return shell_complete(program, {}, "autoreap", VARIABLE, os.environ[VARIABLE])
-    _quiet_libraries()
+    quiet_libraries()
     log_to_stderr()
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -129,9 +129,11 @@ def _usage_text(error: typer.TyperException) -> str:
     return f"{text} (`{context.command_path} --help` shows what is right)" if context else text
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Loading bars and advice of libraries would drown the few lines that matter."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what goes wrong is told in our line
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

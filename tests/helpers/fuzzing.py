@@ -511,6 +511,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     given = parser.parse_args(words)
     os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries that read it are imported
+    from autoreap.cli import quiet_libraries
+
+    quiet_libraries()
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     first, num_inputs = (given.only, 1) if given.only is not None else (given.first, given.inputs)
     began = time.monotonic()
     codes: Counter[int] = Counter()
