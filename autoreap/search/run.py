@@ -117,11 +117,15 @@ class _Run:
     draw: Draw
     resident: _Resident
 
+    @property
+    def num_ordered(self) -> int:
+        """How many layers are to be ordered by what answers lose without them."""
+        return num_layers_to_order(self.space, self.model_info.shape)
+
     @cached_property
     def calibration(self) -> dict[str, list[Sample]]:
         """The rows to calibrate and heal on."""
-        num_ordered = num_layers_to_order(self.space, self.model_info.shape)
-        return read_calibration(self.space.calibration, num_ordered=num_ordered)
+        return read_calibration(self.space.calibration, num_ordered=self.num_ordered)
 
     @property
     def folder(self) -> Path:
@@ -257,7 +261,6 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
     space, options, check = run.space, run.options, run.signals.check
     searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
     components = ["thinker", "talker"] if searches_talker else ["thinker"]
-    num_ordered = num_layers_to_order(space, run.model_info.shape)
     data = run.calibration
     warn_of_shared_rows(data, run.evals.report)
     if searches_talker:
@@ -266,7 +269,7 @@ def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, Score
         loaded = run.resident.get()
     measuring = CalibrationOptions.of(space.calibration)
     cache = options.root / "saliency"
-    saliency = measure_saliency(loaded, data, components, options=measuring, cache=cache, num_ordered=num_ordered)
+    saliency = measure_saliency(loaded, data, components, options=measuring, cache=cache, num_ordered=run.num_ordered)
     setup = ScorerSetup(
         model=run.model_info.name,
         evals=run.evals.path.resolve(),
