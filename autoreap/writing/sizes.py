@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
 from autoreap.models.headers import TensorInfo
+from autoreap.models.packed import SCALE_BITS
 from autoreap.writing.output_tensor import OutputTensor
 
 _GROUP = 128  # weights along a row that share a scale, the usual size
-_SCALE_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: i
         return tensor.num_bytes
     *outer, row_length = tensor.shape
     weights_bytes = math.ceil(row_length * bits / 8)
-    scales_bytes = math.ceil(row_length / _GROUP) * _SCALE_BYTES
+    scales_bytes = math.ceil(row_length / _GROUP) * SCALE_BITS // 8
     return min(tensor.num_bytes, math.prod(outer) * (weights_bytes + scales_bytes))
 
 
