@@ -1,19 +1,20 @@
 """What the search makes of so many scored plans, against samplers alone: the figures of docs/benchmarks.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/search_quality.py [--seeds 10] [--plans 20 40 80]
+    OMP_NUM_THREADS=1 python benchmarks/search_quality.py [--seeds 10] [--plans 20 40 80] [--answers FILE]
 
 The embedded model and its space. The first table has the share of the best known hypervolume, of sizes and of
 logarithms of WER, that so many scored plans reach; the second the smallest plan among them that is non-inferior to the
 unpruned model, beside the smallest that any run found. A plan that is drawn again costs nothing; one that autoreap
 stops early counts as scored. A plan that one arm has scored is not run again for another: its answers are replayed, in
-the order they came.
+the order they came. With --answers they are kept in a file, so that a benchmark that was stopped goes on where it was.
 """
 
 import argparse
 import math
+import shelve
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,14 @@ class Found:
     is_non_inferior: bool
 
 
+# What a plan was scored as, and each of its answers with its metric, in the order they came.
+Answers = tuple[Evaluation, list[tuple[str, Outcome]]]
+
+
 class Replay:
     """Runs the model once for a plan, whoever asks; what it would have taken is paid from the ledger."""
 
-    def __init__(self, space: SpaceConfig, folder: Path) -> None:
+    def __init__(self, space: SpaceConfig, folder: Path, answers: MutableMapping[str, Answers]) -> None:
         loaded = load(open_model("tiny"))
         data = read_calibration(space.calibration)
         saliency = measure_saliency(loaded, data)
@@ -76,8 +81,10 @@ class Replay:
         self.healer = Healer(loaded, data, folder)
         self.planner = Planner(loaded.model_info, saliency)
         self.objectives = space.objectives
-        self._answers: dict[str, tuple[Evaluation, list[tuple[str, Outcome]]]] = {}
         self.baseline = self.evaluator.run()
+        self._answers = answers
+        if answers.setdefault("baseline", (self.baseline, []))[0].outcomes != self.baseline.outcomes:
+            raise SystemExit("the file of --answers holds those of other rows or another model: remove it")
         self.unpruned_bytes = self.planner.unpruned()[0]
         self.margins = space.margins
         self.limits = margin_limits(self.baseline.metrics(), space.margins)
@@ -215,14 +222,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--plans", type=int, nargs="+", default=[20, 40, 80], help="how many are scored")
+    parser.add_argument("--answers", type=Path, help="a file that keeps what each plan answered")
     options = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = load_space(ROOT / "search_spaces" / "tiny.yaml")
     most = max(options.plans)
     results: dict[str, dict[int, list[list[Found]]]] = {}  # by arm and number of plans, one a seed
-    with tempfile.TemporaryDirectory() as folder:
-        replay = Replay(space, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, shelve.open(options.answers or f"{folder}/answers") as answers:
+        replay = Replay(space, Path(folder), answers)
         for seed in range(options.seeds):
             seeded = replace(space, seed=seed)
             drawn = {
