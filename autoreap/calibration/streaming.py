@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def calibrate_by_layer(
     loaded: Loaded, data: Mapping[str, Sequence[Sample]], *, components: Sequence[str], options: Options
 ) -> Saliency:
-    """What `calibrate.calibrate` measures of the thinker, of a model that was loaded without its layers.
+    """What `calibrator.calibrate` measures of the thinker, of a model that was loaded without its layers.
 
     Every row is embedded first; then each layer is read from the checkpoint once. Between layers, S + 1 hidden states
     of each token lie in the folder `options.spool`, which is removed at the end, after an error too.

@@ -56,20 +56,20 @@ def align(metric: str, reference: str, output: str, language: str | None) -> tup
         return None
     expected, heard = units_of(reference, language), units_of(output, language)
     chunks = jiwer.process_words(" ".join(expected), " ".join(heard)).alignments[0]
-    return tuple(
-        Edit(
-            _KINDS[chunk.type],
-            tuple(expected[chunk.ref_start_idx : chunk.ref_end_idx]),
-            tuple(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
-        )
-        for chunk in chunks
-    )
+    edits = []
+    for chunk in chunks:
+        of_reference = tuple(expected[chunk.ref_start_idx : chunk.ref_end_idx])
+        of_output = tuple(heard[chunk.hyp_start_idx : chunk.hyp_end_idx])
+        edits.append(Edit(_KINDS[chunk.type], of_reference, of_output))
+    return tuple(edits)
 
 
 def columns(alignments: Sequence[Sequence[Edit]]) -> list[Column]:
     """Several outputs of one reference side by side."""
     sides = [_side(edits) for edits in alignments]
-    reference = [unit for edit in alignments[0] for unit in edit.reference]
+    reference: list[str] = []
+    for edit in alignments[0]:
+        reference += edit.reference
     found = []
     for position in range(len(reference) + 1):
         inserted = zip_longest(*(insertions.get(position, []) for _, insertions in sides))

@@ -82,24 +82,29 @@ class DraftPasses:
         `scored` sets the row's log-likelihood of `fed`, and of an end after them.
         """
         lengths = [len(tokens) + 1 for tokens in fed]
-        flat = [(row, column) for row, length in enumerate(lengths) for column in range(length)]
+        flat: list[tuple[int, int]] = []
+        wanted: list[int] = []
+        for place, tokens in enumerate(fed):
+            flat += [(place, column) for column in range(len(tokens) + 1)]
+            wanted += [*tokens, self._end]
         # The pass is still under way: what is sent now must not wait for it, and what is fetched waits once.
         places = torch.tensor(flat).to(hidden.device, non_blocking=True)
-        drafted = torch.tensor([token for tokens in fed for token in (*tokens, self._end)])
-        drafted = drafted.to(hidden.device, non_blocking=True)
+        drafted = torch.tensor(wanted).to(hidden.device, non_blocking=True)
         head = self._thinker.get_output_embeddings()
         chosen: list[torch.Tensor] = []
         log_likelihoods: list[torch.Tensor] = []
         for part, targets in zip(torch.split(places, _HEAD_ROWS), torch.split(drafted, _HEAD_ROWS), strict=True):
             logits = head(hidden[part[:, 0], part[:, 1]]).float()
             best = logits.argmax(dim=-1, keepdim=True)
+            # Of logits with a NaN, argmax gives the NaN's place.
             best = best.where(logits.gather(1, best).isfinite(), NO_TOKEN)
             chosen.append(best[:, 0])
             if scored:
-                wanted = targets.to(logits.device)[:, None]
-                log_likelihoods.append(log_softmax(logits, dim=-1).gather(1, wanted)[:, 0])
+                targets = targets.to(logits.device)[:, None]
+                log_likelihoods.append(log_softmax(logits, dim=-1).gather(1, targets)[:, 0])
         if scored:
-            for row, values in zip(rows, torch.split(torch.cat(log_likelihoods).cpu(), lengths), strict=True):
+            of_rows = torch.split(torch.cat(log_likelihoods).cpu(), lengths)
+            for row, values in zip(rows, of_rows, strict=True):
                 row.log_likelihood = sum(values.tolist())
         return [tokens.tolist() for tokens in torch.split(torch.cat(chosen).cpu(), lengths)]
 

@@ -87,10 +87,15 @@ def merged(pools: Sequence[Pool]) -> Pool:
     def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
         return torch.cat([pad(tensor, (0, 0, more, 0)) for tensor, more in zip(tensors, widths, strict=True)])
 
-    layers = zip(*(pool.cache.layers for pool in pools), strict=True)
+    rows: list[Row] = []
+    for pool in pools:
+        rows += pool.rows
+    layers = []
+    for same in zip(*(pool.cache.layers for pool in pools), strict=True):
+        layers.append((joined(layer.keys for layer in same), joined(layer.values for layer in same)))
     return Pool(
-        rows=[row for pool in pools for row in pool.rows],
-        cache=_cache_of([(joined(one.keys for one in same), joined(one.values for one in same)) for same in layers]),
+        rows=rows,
+        cache=_cache_of(layers),
         mask=torch.cat([pad(pool.mask, (more, 0)) for pool, more in zip(pools, widths, strict=True)]),
         first=torch.cat([pool.first for pool in pools]),
     )

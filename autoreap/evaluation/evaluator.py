@@ -1,8 +1,8 @@
 """Run tasks on a (masked) model -> `Evaluation`.
 
-What no candidate can change is computed once (`scoring.preparing`), so a candidate needs the text decoder alone. Most
-candidates repeat most of the unpruned model's answers, so these are drafts for the decoder (`scoring.drafting`). Until
-the unpruned model has answered, the references are the drafts.
+What no candidate can change is computed once (`preparing`), so a candidate needs the text decoder alone. Most
+candidates repeat most of the unpruned model's answers, so these are drafts for the decoder (`drafting`). Until the
+unpruned model has answered, the references are the drafts.
 """
 
 import time
@@ -103,7 +103,10 @@ class Evaluator:
         self._replay = replay
         self.where = place_of(running, model)
         self._kernels = kernels_of(running, model)
-        limits = device_limits(running, model, batch_size) if replay is None else replay.limits
+        if replay is not None:
+            limits = replay.limits
+        else:
+            limits = device_limits(running, model, batch_size)
         self.batch_size = limits.rows
         self._decoder = DraftedDecoder(running, model, end_token=inputs.end_token_id, limits=limits)
         self._preparer = Preparer(running, model, inputs, TensorStore(memory_bytes))
@@ -160,16 +163,19 @@ class Evaluator:
         outcomes: dict[str, tuple[Outcome, ...]] = {}
         log_likelihoods: dict[Row, float] | None = {} if likelihoods else None
         if self._replay is not None:
+            # An earlier run may have lowered them: what is replayed begins where the recorded run began.
             self._decoder.limits = self._replay.limits
+            self._decoder.begin_run(self._replay.refused)
+        else:
+            self._decoder.begin_run()
         limits = self._decoder.limits
-        self._decoder.begin_run(self._replay.refused if self._replay else ())
         nll: Mapping[str, Sequence[NllCounts]] = {}
         with masked(self._model, plan) if plan is not None else nullcontext():
             for metric in sorted(self._tasks, key=lambda name: name not in first):
                 outcomes[metric] = self._answer(metric, on_outcome, on_sample, log_likelihoods)
             if log_likelihoods is not None:
                 nll = self._measure_nll(log_likelihoods)
-        outcomes = {metric: outcomes[metric] for metric in self._tasks}
+        outcomes = {metric: outcomes[metric] for metric in self._tasks}  # `first` must not show in what is stored
         if plan is None:
             self.draft_from(outcomes)
         passes = Passes(
@@ -238,11 +244,8 @@ class Evaluator:
             outcome = self._judge.judge(task.source.task, task.items[number].sample, answer)
             outcomes[number] = outcome
             likelihood = answer.draft_log_likelihood
-            if (
-                log_likelihoods is not None
-                and likelihood is not None
-                and task.drafts[number] == task.references[number]
-            ):
+            draft_is_reference = task.drafts[number] == task.references[number]
+            if log_likelihoods is not None and likelihood is not None and draft_is_reference:
                 log_likelihoods[metric, number] = likelihood
             if on_outcome:
                 on_outcome(metric, outcome)
@@ -262,13 +265,16 @@ class Evaluator:
 
     def _measure_nll(self, known: dict[Row, float]) -> dict[str, list[NllCounts]]:
         """The NLL of every reference; `known` holds the log-likelihoods that decoding has given."""
-        every = [(metric, number) for metric, task in self._tasks.items() for number in range(len(task.items))]
-        missing = [row for row in every if row not in known]
+        every: list[Row] = []
+        missing: list[Row] = []
         prompts, items = [], []
-        for metric, number in missing:
-            task = self._tasks[metric]
-            items.append(task.items[number])
-            prompts += task.prompts([number], task.references)
+        for metric, task in self._tasks.items():
+            for number, item in enumerate(task.items):
+                every.append((metric, number))
+                if (metric, number) not in known:
+                    missing.append((metric, number))
+                    items.append(item)
+                    prompts += task.prompts([number], task.references)
         values = self._decoder.log_likelihoods(prompts, partial(self._embedded, items), self._check)
         known |= dict(zip(missing, values, strict=True))
         references = {metric: task.references for metric, task in self._tasks.items()}

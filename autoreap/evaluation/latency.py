@@ -105,7 +105,8 @@ class Stopwatch:
         pairs, switches = self._taken_in_turns(plan)
         metrics: dict[str, Metric] = {}
         for name in ("first_token_seconds", "real_time_factor"):
-            unpruned, pruned = (np.array([getattr(pair[side], name) for pair in pairs]) for side in (0, 1))
+            unpruned = np.array([getattr(timing, name) for timing, _ in pairs])
+            pruned = np.array([getattr(timing, name) for _, timing in pairs])
             metrics[name] = median(pruned)
             metrics[f"{name.removesuffix('_seconds')}_ratio"] = paired_ratio(pruned, unpruned)
         if plan is not None:
@@ -119,13 +120,15 @@ class Stopwatch:
         pairs, switches = [], []
         for turn in range(self._num_repeats * len(self.utterances)):
             utterance = self.utterances[turn % len(self.utterances)]
-            odd = (turn + turn // len(self.utterances)) % 2  # no utterance has the same side first every time
-            timings: dict[bool, Timing] = {}
-            for is_pruned in (True, False) if odd else (False, True):
-                switched, timings[is_pruned] = self._timed(plan if is_pruned else None, utterance)
-                if is_pruned:
-                    switches.append(switched)
-            pairs.append((timings[False], timings[True]))
+            pruned_first = (turn + turn // len(self.utterances)) % 2  # no utterance has the same side first every time
+            if pruned_first:
+                switched, pruned = self._timed(plan, utterance)
+                _, unpruned = self._timed(None, utterance)
+            else:
+                _, unpruned = self._timed(None, utterance)
+                switched, pruned = self._timed(plan, utterance)
+            switches.append(switched)
+            pairs.append((unpruned, pruned))
         return pairs, switches
 
     def _timed(self, plan: PruningPlan | None, utterance: tuple[Encoded, int]) -> tuple[float, Timing]:

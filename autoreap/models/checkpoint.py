@@ -30,7 +30,7 @@ _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
 
 
-# Compared by identity: what is computed of a checkpoint is kept for as long as it is open (see `sizing.footprint`).
+# Compared by identity: what is computed of a checkpoint is kept for as long as it is open (see `writing.footprint`).
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model directory: its `config.json` as raw JSON, and every tensor's place."""

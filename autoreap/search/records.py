@@ -321,6 +321,14 @@ def read_study(study: optuna.Study) -> StudyRecord:
     )
 
 
+def read_whole(study: optuna.Study) -> StudyRecord:
+    """`read_study`, with the plans, which are otherwise read when they are first asked for."""
+    record = read_study(study)
+    for trial in record.trials:
+        _ = trial.plan
+    return record
+
+
 def check_format(study: optuna.Study) -> None:
     """Raise `InputError` unless `study` was written by `autoreap search` of this version's format."""
     where = f"study {study.study_name}"
@@ -332,6 +340,8 @@ def check_format(study: optuna.Study) -> None:
             f"was written by another version of autoreap (format {study.user_attrs.get(_FORMAT, 1)}, not {FORMAT})"
         )
         raise InputError(problem, where=where, fix="open it with that version, or start another study with --study")
+    if len(study.directions) != len(study.user_attrs[_OBJECTIVES]):
+        raise InputError("has not a direction for each objective: is the database damaged?", where=where)
 
 
 def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:

@@ -52,6 +52,7 @@ from autoreap.search.signals import Interrupted, Signals
 from autoreap.search.space import SpaceConfig, load_space
 from autoreap.search.storage import (
     STORAGE_ERRORS,
+    damage_in_one_line,
     default_storage,
     leading,
     open_storage,
@@ -220,7 +221,8 @@ def _score_candidates(
         "code": code_digest(),
     }
     identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
-    check_stored_study(space, storage, run.name, identity)
+    with damage_in_one_line(run.name, run.storage):
+        check_stored_study(space, storage, run.name, identity)
     tracker = Tracker(options.root, run.name, tracking_uri=options.tracking_uri)
     log: SearchLog | None = None
 

@@ -20,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from autoreap.errors import AutoreapError, InputError, first_line
-from autoreap.files import exclusive, waiting_lock
+from autoreap.files import atomic_write, exclusive, waiting_lock
 from autoreap.search.addresses import public_url, sqlite_file, sqlite_url, without_secrets
-from autoreap.search.records import StudyRecord, check_format, read_study
+from autoreap.search.records import StudyRecord, check_format, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,21 @@ def open_storage(url: str) -> RDBStorage:
     """The storage of `url`, made if it is not there. A server that goes away later is waited for.
 
     Raises:
-        InputError: it can't be opened, or its driver is missing.
+        InputError: it can't be opened, its driver is missing, or the file is of another program.
     """
     file = sqlite_file(url)
     try:
         with _alone_with(file), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
+            if file is not None and _is_there(file):
+                _check_tables(file, url)
+            elif file is not None:
+                # Optuna makes table after table; what a kill would leave of them could not be told from damage.
+                with atomic_write(file) as partial:
+                    RDBStorage(sqlite_url(partial)).engine.dispose()
             storage = RDBStorage(url, engine_kwargs=_engine_settings(url))
+    except InputError:
+        raise
     except Exception as error:  # whatever the database's driver raises
         raise _cannot_open(url, error) from None
     if not url.startswith("sqlite"):
@@ -89,16 +97,19 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """The study `name`, for reading; `InputError` lists the known ones."""
     url = storage or default_storage()
     file = sqlite_file(url)
-    if file is not None and not file.exists():
+    if file is not None and not _is_there(file):
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
-    if file is not None:
-        _check_tables(file, url)
     known = study_names(url)
     if name not in known:
         raise InputError(f"no study {name!r}", where=public_url(url), fix=f"known: {', '.join(known) or 'none'}")
     study = optuna.load_study(study_name=name, storage=open_storage(url))
     check_format(study)
     return study
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is a database; SQLite takes an empty file for one that is still to be made."""
+    return file.exists() and file.stat().st_size > 0
 
 
 def _check_tables(file: Path, url: str) -> None:
@@ -117,15 +128,19 @@ def _check_tables(file: Path, url: str) -> None:
 
 def read_stored(name: str, storage: str | None = None) -> StudyRecord:
     """What the study `name` recorded; `InputError` where there is none, or the database is damaged."""
+    with damage_in_one_line(name, storage or default_storage()):
+        return read_whole(open_study(name, storage))
+
+
+@contextmanager
+def damage_in_one_line(study: str, url: str) -> Iterator[None]:
+    """Around what reads all of `study`: `InputError` for whatever is made of damaged values."""
     try:
-        record = read_study(open_study(name, storage))
-        for trial in record.trials:
-            _ = trial.plan  # read when it is first asked for
-        return record
+        yield
     except AutoreapError:
         raise
-    except Exception as error:  # whatever is made of damaged values
-        where = f"study {name} of {public_url(storage or default_storage())}"
+    except Exception as error:
+        where = f"study {study} of {public_url(url)}"
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise InputError(f"can't be read, is the database damaged? {reason}", where=where) from None
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from autoreap import __version__
 from autoreap.errors import InputError
-from autoreap.search.records import check_format, read_identity, record_identity
+from autoreap.search.records import check_format, read_baseline, read_identity, read_whole, record_identity
 from autoreap.search.sampling import check_known_parameters
 from autoreap.search.space import SpaceConfig
 
@@ -65,9 +65,18 @@ def open_or_create_study(space: SpaceConfig, storage: RDBStorage, name: str, ide
 
 
 def check_stored_study(space: SpaceConfig, storage: RDBStorage, name: str, identity: Identity) -> None:
-    """Raise `InputError` if the study is there and can't be resumed, as far as is known without a model."""
-    if name in optuna.get_all_study_names(storage):
-        check_resumable(optuna.load_study(study_name=name, storage=storage), space, identity)
+    """Raise if the study is there and can't be resumed, as far as is known without a model.
+
+    Raises:
+        InputError: what it was started with has changed and may not.
+        Exception: of any kind, where stored values are damaged.
+    """
+    if name not in optuna.get_all_study_names(storage):
+        return
+    study = optuna.load_study(study_name=name, storage=storage)
+    if read_baseline(study) is not None:
+        read_whole(study)
+    check_resumable(study, space, identity)
 
 
 def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity) -> dict[str, Any]:
