@@ -21,6 +21,8 @@ FORMAT = 1
 COMPONENTS = ("thinker", "talker")
 HealMethod = Literal["block", "stream", "cuts"]
 Bits = Literal[16, 8, 4]
+# Keys that plan.json has where they say something: readers of older plans do not know them.
+_ADDED = ("drop_speech", "heal", "talker_heal", "polish", "bits", "active_experts")
 FittedWeights = Mapping[tuple[str, int], Any]  # tensors of torch, by component and original layer
 PolishedWeights = Mapping[str, Any]  # the same by name within the thinker's decoder, with original layers
 
@@ -245,21 +247,13 @@ class PruningPlan:
             "base_model": {"name": self.base_model.name, "fingerprint": self.base_model.fingerprint},
             "strip_vision": self.strip_vision,
         }
-        if self.drop_speech:  # readers of older plans know no such key
-            document["drop_speech"] = True
         for name in COMPONENTS:
             edit = self.component(name)
             document[name] = edit and {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
-        if self.heal:
-            document["heal"] = asdict(self.heal)
-        if self.talker_heal:
-            document["talker_heal"] = asdict(self.talker_heal)
-        if self.polish:
-            document["polish"] = asdict(self.polish)
-        if self.bits:
-            document["bits"] = asdict(self.bits)
-        if self.active_experts:
-            document["active_experts"] = self.active_experts
+        for name in _ADDED:
+            value = getattr(self, name)
+            if value:
+                document[name] = value if isinstance(value, bool | int) else asdict(value)
         return document
 
     def with_fitted(self, fitted: FittedWeights, digests: Mapping[str, str]) -> "PruningPlan":
@@ -466,6 +460,5 @@ def plan_from_dict(document: Any, where: object) -> PruningPlan:
     if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
         raise InputError(f"plan format {document['format']!r} is not {FORMAT}", where=where, fix="plan again")
     file = validate(_PLAN_FILE, document, where)
-    plan = PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, drop_speech=file.drop_speech)
-    plan = replace(plan, heal=file.heal, talker_heal=file.talker_heal, polish=file.polish)
-    return replace(plan, bits=file.bits, active_experts=file.active_experts)
+    added = {name: getattr(file, name) for name in _ADDED}
+    return PruningPlan(file.base_model, file.strip_vision, file.thinker, file.talker, **added)

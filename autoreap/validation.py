@@ -72,13 +72,13 @@ Count = Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)]
 Text = Annotated[StrictStr, Field(min_length=1)]
 
 
-def one_of(allowed: Iterable[str]) -> AfterValidator:
+def one_of(allowed: Iterable[Value]) -> AfterValidator:
     """The check that a value is one of `allowed`."""
-    names = tuple(allowed)
+    values = tuple(allowed)
 
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
+    def check(value: Value) -> Value:
+        if value not in values:
+            raise ValueError(f"must be one of {', '.join(map(str, values))}")
         return value
 
     return AfterValidator(check)

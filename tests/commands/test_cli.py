@@ -364,10 +364,15 @@ def test_a_row_whose_audio_is_not_there(folder: Path, capsys: Capture, tmp_path:
     assert_refused(["calibrate", folder / "model", "--audio", rows], capsys, f"{rows}:1", "no such media file")
 
 
-@pytest.mark.parametrize("retention", ["0", "1.5", "-1", "nan"])
-def test_a_retention_that_is_no_fraction(folder: Path, capsys: Capture, tmp_path: Path, retention: str) -> None:
+@pytest.mark.parametrize(
+    ("retention", "problem"),
+    [("0", "above 0"), ("1.5", "at most 1, got 1.5"), ("-1", "above 0, got -1"), ("nan", "a finite number")],
+)
+def test_a_retention_that_is_no_fraction(
+    folder: Path, capsys: Capture, tmp_path: Path, retention: str, problem: str
+) -> None:
     arguments = ["plan", folder / "saliency.safetensors", f"--retention={retention}", "-o", tmp_path / "plan.json"]
-    assert_refused_at_once(arguments, capsys, "retention must be above 0 and at most 1")
+    assert_refused_at_once(arguments, capsys, f"retention: must be {problem}")
     assert not (tmp_path / "plan.json").exists()
 
 
@@ -419,9 +424,9 @@ def test_a_saliency_file_with_a_broken_shape_or_without_a_model(capsys: Capture,
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--retention", "0"], "retention must be above 0"),
-        (["--lambda", "nan"], "lambda: must be a number of at least 0"),
-        (["--beta", "-1"], "beta: must be a number of at least 0"),
+        (["--retention", "0"], "retention: must be above 0"),
+        (["--lambda", "nan"], "lambda: must be a finite number"),
+        (["--beta", "-1"], "beta: must be at least 0"),
         (["--component", "talker"], "holds no measurements of the talker"),
     ],
 )
