@@ -1,30 +1,30 @@
 """Rows of a task or of calibration: a JSONL file, a Parquet file as the hub stores them, or a data set of the hub."""
 
-import hashlib
-import heapq
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from autoreap.data.columns import KEYS, TEXTS, ColumnRef, referenced_columns, rename_columns
+from autoreap.data.draws import draw_in_blocks, draw_rows
 from autoreap.data.evals_config import TaskConfig
 from autoreap.data.languages import language_mistake
 from autoreap.data.media_files import Media
+from autoreap.data.parquet_rows import ParquetRows, open_parquet_file, open_parquet_split
 from autoreap.data.parts import PART_KEYS
 from autoreap.data.samples import Sample, check_sample, read_samples
-from autoreap.errors import InputError, first_line
+from autoreap.errors import InputError, first_line, one_line
 from autoreap.reading import is_file, is_there
 
-# Of a hub data set, this many times as many rows are streamed as are drawn: its length is not known before its end.
+# Of a set that is not Parquet, this many times as many rows are streamed as are drawn: how many it has is not known.
 STREAMED_FOR_ONE = 20
 
+_FAULTS = (OSError, ValueError, RuntimeError, ImportError)  # of a data set, or of the way to it
 _OF_FILES = (".json", ".csv", ".tsv", ".txt", ".yaml", ".xml", ".arrow", ".gz", ".zip", ".wav")
-
-Row = TypeVar("Row")
 
 
 def is_parquet(path: str) -> bool:
@@ -44,8 +44,8 @@ class HubSource:
     Attributes:
         path, name, split: as `datasets.load_dataset` takes them; or the path of a Parquet file, which is all one split.
         columns: our key -> where a row holds it, if not in a column of that name.
-        limit: so many rows; they are streamed, so not all of a large set is downloaded. None: all.
-        is_drawn: whether these are drawn from the first `STREAMED_FOR_ONE` times as many, or are the first ones.
+        limit: so many rows; no more of a large set is downloaded than these need. None: all.
+        is_drawn: whether these are drawn from all of the set, or are the first ones.
         where: what messages call it.
     """
 
@@ -56,19 +56,6 @@ class HubSource:
     columns: Mapping[str, ColumnRef] = field(default_factory=dict)
     limit: int | None = None
     is_drawn: bool = False
-
-
-def draw_rows(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
-    """`limit` of `rows` with their numbers, drawn evenly from all of them, in their order; None takes all.
-
-    The first rows of a data set are those of few speakers. Drawn are the numbers with the lowest digests: the same ones
-    each time, and a higher limit takes these and more.
-    """
-    numbered = enumerate(rows)
-    if limit is None:
-        return list(numbered)
-    chosen = heapq.nsmallest(limit, numbered, key=lambda entry: hashlib.sha256(b"%d" % entry[0]).digest())
-    return sorted(chosen, key=lambda entry: entry[0])
 
 
 def read_dataset(config: TaskConfig, folder: Path, required: tuple[str, ...]) -> list[Sample]:
@@ -147,35 +134,61 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
             required.
     """
     import datasets
+    import httpx2
 
     try:
         with _recordings_as_stored():
             return _read_rows(source, required)
-    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
+    except TypeError as error:
+        if not str(error).startswith("Couldn't cast"):
+            raise
+        raise _refuse(error, source) from None
+    except (*_FAULTS, httpx2.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise _refuse(error, source) from None
 
 
 def _read_rows(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
     import datasets
 
-    table = _load(source)
-    columns = _find_columns(source, table.column_names, required)
-    parts = [key for key in PART_KEYS if key in table.column_names]
-    table = table.select_columns(sorted(_referenced(columns).union(parts)))
+    opened = _open(source)
+    columns = _find_columns(source, opened.column_names, required)
+    parts = [key for key in PART_KEYS if key in opened.column_names]
+    needed = sorted(_referenced(columns).union(parts))
+    numbers = None  # of what is streamed they come with the rows
+    if isinstance(opened, ParquetRows):
+        numbers = _choose_numbers(opened.num_rows, source)
+        table = opened.read(numbers, needed)
+    else:
+        table = opened.select_columns(needed)
+        if opened.info.builder_name == "parquet":  # the same rows as `ParquetRows` has
+            numbers = _choose_numbers(len(opened), source)
+            table = table.select(numbers)
     class_labels = {}
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
             table = table.cast_column(name, type(feature)(decode=False))
         if isinstance(feature, datasets.ClassLabel):
             class_labels[name] = feature
+    chosen = _choose_streamed(table, source) if numbers is None else zip(numbers, table, strict=True)
     samples = []
-    for number, row in _choose_rows(table, source):
+    for number, row in chosen:
         where = f"{source.where} row {number}"
         named = _name_class_labels(row, class_labels)
         sample = _make_sample(rename_columns(named, columns, where), number, where, required)
         check_sample(sample, row, fix="store media in the data set, or paths that hold from here")
         samples.append(sample)
+    if not samples:
+        raise InputError("has no rows", where=source.where)
     return samples
+
+
+def _choose_numbers(num_rows: int, source: HubSource) -> list[int]:
+    """The numbers of the rows that the source takes."""
+    if source.limit is None or not source.is_drawn:
+        return list(range(num_rows))[: source.limit]
+    if is_parquet(source.path):
+        return [number for number, _ in draw_rows(range(num_rows), source.limit)]
+    return draw_in_blocks(num_rows, source.limit)
 
 
 def _refuse(error: BaseException, source: HubSource) -> InputError:
@@ -186,11 +199,19 @@ def _refuse(error: BaseException, source: HubSource) -> InputError:
         error = error.__cause__
     reason = first_line(error)
     fix = "check name, split and network"
-    if isinstance(error, ImportError):
+    if isinstance(error, datasets.table.CastError):
+        reason = f"its files must have the same columns, and {error.details()}"
+        fix = "give all files the same columns, or each form a configuration of its own"
+    elif isinstance(error, TypeError):  # `datasets` names the two types, each on a line of its own
+        reason = one_line(str(error))
+        fix = "a column must have one type in all files; or make it a Parquet file, which is read as it is stored"
+    elif isinstance(error, ImportError):
         library = re.search(r"install '?([\w-]+)", reason)
         fix = f"pip install {library[1] if library else error.name}, or make it a Parquet file"
     elif is_parquet(source.path):
         fix = "make it a Parquet file"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        fix = "rows are kept on this disk; HF_HOME names a folder with room for them"
     return InputError(f"data set can't be loaded: {reason}", where=source.where, fix=fix)
 
 
@@ -216,34 +237,31 @@ def _recordings_as_stored() -> Iterator[None]:
         datasets.Audio.encode_example = encode
 
 
-def _load(source: HubSource) -> Any:
-    """The rows, streamed where a part is enough."""
+def _open(source: HubSource) -> Any:
+    """The rows: `ParquetRows`, or what `datasets` makes of another form, streamed where a part is enough."""
     import datasets
-    import pyarrow.parquet
 
     if is_parquet(source.path):
         if not is_file(Path(source.path)):
             raise InputError("no such file", where=source.where)
-        # `load_dataset` would write a copy to its cache, and fail where the user's home can't be written.
-        return datasets.Dataset(pyarrow.parquet.read_table(source.path))
-    # A slice (`test[:10%]`) can't be streamed, nor can a data set that is only in the cache.
-    if source.limit is not None and "[" not in source.split:
-        try:
-            rows = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
-            if rows.features is not None:
-                return rows
-        except (OSError, RuntimeError, datasets.exceptions.DatasetsError):
-            pass
-    return datasets.load_dataset(source.path, source.name, split=source.split)
+        return open_parquet_file(source.path)
+    enough = None if source.is_drawn else source.limit
+    rows = open_parquet_split(source.path, source.name, source.split, source.where, enough)
+    if rows is not None:
+        return rows
+    if source.limit is None or "[" in source.split:  # of another form than Parquet, a slice can't be streamed
+        return datasets.load_dataset(source.path, source.name, split=source.split)
+    streamed = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
+    if streamed.info.builder_name == "parquet":  # the hub is out of reach: this is the cache of `datasets`
+        return datasets.load_dataset(source.path, source.name, split=source.split)
+    return streamed if streamed.features is not None else streamed._resolve_features()
 
 
-def _choose_rows(rows: Iterable[Row], source: HubSource) -> list[tuple[int, Row]]:
-    """As many of `rows` as the source takes, with their numbers."""
+def _choose_streamed(rows: Iterable[Any], source: HubSource) -> list[tuple[int, Any]]:
+    """As many of `rows` as the source takes, with their numbers; how many there are is not known."""
     if source.limit is None or not source.is_drawn:
         return list(enumerate(islice(rows, source.limit)))
-    if not is_parquet(source.path):  # of a data set on the hub no more is downloaded than needed
-        rows = islice(rows, STREAMED_FOR_ONE * source.limit)
-    return draw_rows(rows, source.limit)
+    return draw_rows(islice(rows, STREAMED_FOR_ONE * source.limit), source.limit)
 
 
 def _find_columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, ColumnRef]:

@@ -14,7 +14,7 @@ from autoreap import __version__
 from autoreap.calibration.batching import batches, encode, estimate_tokens
 from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, decoder_of, listen, speak
 from autoreap.data.conditions import read_condition
-from autoreap.data.dataset import draw_rows
+from autoreap.data.draws import draw_rows
 from autoreap.data.samples import Sample
 from autoreap.errors import InputError, MediaError, SilenceError
 from autoreap.models.decoder_calls import catch_arguments, catch_steps

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
 from autoreap.calibration.calibrator import decoder_of
-from autoreap.data.dataset import draw_rows
+from autoreap.data.draws import draw_rows
 from autoreap.data.samples import Sample, digest
 from autoreap.dimensions.healed import digest_of_named
 from autoreap.dimensions.polished import standing_in

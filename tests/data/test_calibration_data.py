@@ -78,11 +78,11 @@ def test_split_and_configuration_of_a_hub_data_set_are_chosen(tmp_path: Path) ->
     hub = hub_folder(tmp_path / "hub", [{"audio": recording(7)}], split="validation")
     (sample,) = read_set(CalibrationSet(hub, split="validation"), "audio")
     assert sample.audio == recording(7)["bytes"]
-    for source, place in (
-        (CalibrationSet(hub), r" \[train\]"),
-        (CalibrationSet(hub, dataset_name="en", split="validation"), r" en\[validation\]"),
+    for source, problem in (
+        (CalibrationSet(hub), r" \[train\]: has no split 'train'; it has validation"),
+        (CalibrationSet(hub, dataset_name="en", split="validation"), r" en\[validation\]: data set can't be loaded"),
     ):
-        with pytest.raises(InputError, match=rf"^{hub}{place}: data set can't be loaded"):
+        with pytest.raises(InputError, match=rf"^{hub}{problem}"):
             read_set(source, "audio")
 
 
@@ -145,7 +145,7 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
     table = datasets.Dataset.from_dict({"audio": []}, features=datasets.Features({"audio": datasets.Audio()}))
     (tmp_path / "hub").mkdir()
     table.to_parquet(str(tmp_path / "hub" / "train-00000-of-00001.parquet"))
-    with pytest.raises(InputError, match=r"hub \[train\]: data set can't be loaded"):
+    with pytest.raises(InputError, match=r"hub \[train\]: has no rows"):
         read_set(CalibrationSet(str(tmp_path / "hub")), "audio")
 
 

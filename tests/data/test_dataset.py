@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pages import ROOT
 
 from autoreap.data.columns import Constant
-from autoreap.data.dataset import STREAMED_FOR_ONE, draw_rows, read_dataset
+from autoreap.data.dataset import STREAMED_FOR_ONE, read_dataset
+from autoreap.data.draws import draw_in_blocks, draw_rows
 from autoreap.data.eval_set import EvalTask, open_evals
 from autoreap.data.evals_config import TaskConfig
 from autoreap.data.samples import Sample, digest, load_audio
@@ -159,10 +160,33 @@ def test_rows_are_drawn_from_every_speaker_of_a_set_that_is_ordered_by_them() ->
     assert max(counts.values()) < 2 * 500 / len(counts)
 
 
-def test_of_a_hub_data_set_not_all_rows_are_streamed(tmp_path: Path) -> None:
+@given(num_rows=st.integers(0, 1500), limit=st.integers(1, 400), more=st.integers(0, 200))
+def test_rows_drawn_in_blocks_are_drawn_once_in_order_and_a_higher_limit_keeps_them(
+    num_rows: int, limit: int, more: int
+) -> None:
+    chosen = draw_in_blocks(num_rows, limit)
+    assert len(chosen) == min(limit, num_rows)
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= set(draw_in_blocks(num_rows, limit + more)) <= set(range(num_rows))
+
+
+@pytest.mark.parametrize(("num_rows", "limit", "num_blocks"), [(14_326, 1000, 40), (2864, 500, 20), (2864, 2864, 29)])
+def test_rows_drawn_in_blocks_lie_in_few_of_them(num_rows: int, limit: int, num_blocks: int) -> None:
+    blocks = Counter(number // 100 for number in draw_in_blocks(num_rows, limit))
+    assert num_blocks <= len(blocks) <= num_blocks + 1  # the last block of a set is a short one
+    assert min(blocks) < num_rows / 100 / 5
+    assert max(blocks) > num_rows / 100 * 4 / 5
+
+
+def test_a_set_of_one_block_is_drawn_from_as_any_other() -> None:
+    assert draw_in_blocks(100, 30) == [number for number, _ in draw_rows(range(100), 30)]
+
+
+def test_of_a_set_that_is_not_parquet_not_all_rows_are_streamed(tmp_path: Path) -> None:
     num_rows = 5 * STREAMED_FOR_ONE
-    write(tmp_path / "set", [row(number) for number in range(num_rows)])
-    (sample,) = read_dataset(task(limit=1), tmp_path, REQUIRED)
+    (tmp_path / "set").mkdir()
+    write_lines(tmp_path / "set" / "test.jsonl", [{"id": f"u{number}", "text": "x"} for number in range(num_rows)])
+    (sample,) = read_dataset(task(limit=1), tmp_path, ("text",))
     number, _ = draw_rows(range(STREAMED_FOR_ONE), 1)[0]
     assert (sample.id, sample.where) == (f"u{number}", f"set [test] row {number}")
     assert draw_rows(range(num_rows), 1)[0][0] >= STREAMED_FOR_ONE  # of all rows it would be another one
@@ -214,7 +238,6 @@ def test_a_required_column_that_is_not_there_is_refused_with_those_that_are(tmp_
     [
         ({"dataset_path": "org/name"}, r"org/name \[test\]"),
         ({"dataset_path": "org/name", "dataset_name": "en"}, r"org/name en\[test\]"),
-        ({"test_split": "train"}, r"set \[train\]"),
         ({"dataset_name": "en"}, r"set en\[test\]"),
         ({"dataset_path": "nothing"}, r"nothing \[test\]"),
         ({"dataset_path": "script"}, r"script \[test\]"),
@@ -227,6 +250,20 @@ def test_what_cannot_be_loaded_is_refused_by_name_and_split(values: dict[str, An
     (tmp_path / "script" / "script.py").write_text("raise SystemExit('this code must not run')\n")
     with pytest.raises(InputError, match=f"^{place}: data set can't be loaded: .*check name, split and network"):
         read_dataset(task(**values), tmp_path, REQUIRED)
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    write(tmp_path / "set", [row(0)])
+    with pytest.raises(
+        InputError, match=r"^set \[train\[:5\]\]: has no split 'train'; it has test \(name one of these"
+    ):
+        read_dataset(task(test_split="train[:5]"), tmp_path, REQUIRED)
+
+
+def test_a_slice_of_no_row_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "set", [row(0)])
+    with pytest.raises(InputError, match=r"^set \[test\[:10%\]\]: has no rows"):
+        read_dataset(task(test_split="test[:10%]"), tmp_path, REQUIRED)
 
 
 QUESTION = ("question", "answer")
