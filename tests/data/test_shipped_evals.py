@@ -1,157 +1,79 @@
-"""Every file of evals/ that names a data set of the hub, on a local set of exactly that schema."""
+"""Every file of evals/ and search_spaces/ that names a data set of the hub, on a hub that has sets of these forms."""
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import datasets
-import pyarrow.parquet
 import pytest
 import yaml
+from builders import wav_bytes
+from hub_server import Hub, serve, use_hub
+from hub_sets import HUB, ROWS, write_hub
 from pages import ROOT, block
 
-from autoreap.data.eval_set import Evals, read_task
-from autoreap.data.evals_config import KEYS, EvalsConfig, TaskConfig, load_evals, metric_name, task_of
+from autoreap.data.calibration_data import read_calibration
+from autoreap.data.eval_set import Evals, open_evals, read_task
+from autoreap.data.evals_config import KEYS, load_evals, metric_name, task_of
 from autoreap.data.lm_eval_keys import LM_EVAL_KEYS
 from autoreap.data.samples import Sample, load_audio
 from autoreap.data.tasks.normalise import units
+from autoreap.search.space import load_space
 
 EVALS = ROOT / "evals"
-RECORDINGS = [
-    row["bytes"] for row in pyarrow.parquet.read_table(EVALS / "tiny/asr_search.parquet")["audio"].to_pylist()
-]
-ROWS = 10  # of each split: enough for a tenth of them to be a row
-
-TEXT, WHOLE = datasets.Value("string"), datasets.Value("int64")
-AUDIO = datasets.Audio(sampling_rate=16_000)
-FLEURS = datasets.ClassLabel(names=["af_za", "cmn_hans_cn", "en_us"])
+SPACES = ROOT / "search_spaces"
 
 
-@dataclass(frozen=True)
-class HubSet:
-    """A data set of the hub: the splits of each configuration, its features, and a row without its audio."""
-
-    splits: Mapping[str, tuple[str, ...]]
-    features: Mapping[str, Any]
-    row: Callable[[str, int], dict[str, Any]]
-
-
-def said(configuration: str, number: int) -> str:
-    return f"第 {number} 句话" if configuration in ("default", "zh-CN", "cmn_hans_cn") else f"Sentence number {number}."
-
-
-def fleurs_row(configuration: str, number: int) -> dict[str, Any]:
-    english = configuration == "en_us"
-    text = {"transcription": said(configuration, number), "raw_transcription": said(configuration, number)}
-    place = {"id": number // 3, "num_samples": 16_000, "path": f"{configuration}/{number}.wav", "gender": 0}
-    language = {"language": "English" if english else "Mandarin Chinese", "lang_group_id": 0}
-    return {**place, **text, "lang_id": FLEURS.str2int(configuration), **language}
-
-
-HUB = {
-    "openslr/librispeech_asr": HubSet(
-        {"clean": ("validation", "test"), "other": ("validation", "test")},
-        {"file": TEXT, "audio": AUDIO, "text": TEXT, "speaker_id": WHOLE, "chapter_id": WHOLE, "id": TEXT},
-        lambda name, number: {
-            "file": f"{number}.flac", "text": said(name, number).upper(), "speaker_id": number, "chapter_id": 1,
-            "id": f"84-1-{number}",
-        },
-    ),
-    "carlot/AIShell": HubSet(
-        {"default": ("validation", "test")},
-        {"audio": AUDIO, "transcription": TEXT},
-        lambda name, number: {"transcription": said(name, number)},
-    ),
-    "lmms-lab-audio/common_voice_15": HubSet(
-        {"en": ("test",), "zh-CN": ("test",)},
-        {"client_id": TEXT, "path": TEXT, "audio": datasets.Audio(48_000), "sentence": TEXT, "locale": TEXT},
-        lambda name, number: {
-            "client_id": "a", "path": f"{number}.mp3", "sentence": said(name, number), "locale": name,
-        },
-    ),
-    "lmms-lab/fleurs": HubSet(
-        {"en_us": ("test",), "cmn_hans_cn": ("test",)},
-        {
-            "id": datasets.Value("int32"), "num_samples": datasets.Value("int32"), "path": TEXT, "audio": AUDIO,
-            "transcription": TEXT, "raw_transcription": TEXT,
-            "gender": datasets.ClassLabel(names=["male", "female", "other"]),
-            "lang_id": FLEURS, "language": TEXT, "lang_group_id": datasets.ClassLabel(names=["western_european_we"]),
-        },
-        fleurs_row,
-    ),
-    "lmms-lab-audio/WenetSpeech": HubSet(
-        {"default": ("dev", "test_net", "test_meeting")},
-        {"sid": TEXT, "audio": AUDIO, "text": TEXT},
-        lambda name, number: {"sid": f"Y{number}", "text": said(name, number)},
-    ),
-    "lmms-lab-audio/mmau": HubSet(
-        {"default": ("test", "test_mini")},
-        {
-            "id": TEXT, "audio": datasets.Audio(192_000), "question": TEXT, "choices": TEXT, "answer": TEXT,
-            "dataset": TEXT, "task": TEXT, "split": TEXT, "category": TEXT, "sub-category": TEXT, "difficulty": TEXT,
-        },
-        lambda name, number: {
-            "id": f"m{number}", "question": "What is heard?", "answer": "A dog's bark",
-            "choices": json.dumps(["Rain", "A dog's bark", "Speech", "None of these"]), "dataset": "x",
-            "task": "sound", "split": "test-mini", "category": "c", "sub-category": "s", "difficulty": "easy",
-        },
-    ),
-    "hlt-lab/voicebench": HubSet(
-        {"openbookqa": ("test",)},
-        {"audio": datasets.Audio(), "prompt": TEXT, "reference": TEXT},
-        lambda name, number: {"prompt": "Who barks? A. cat B. dog C. cow D. owl", "reference": "ABCD"[number % 4]},
-    ),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sets of `HUB` as the hub stores them: parquet, and a card that lists configurations and their files."""
+@pytest.fixture(scope="module", autouse=True)
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with the sets that the shipped files name; what was read from it is kept to the end of this file."""
     root = tmp_path_factory.mktemp("hub")
-    recordings = iter(RECORDINGS)
-    for path, stored in HUB.items():
-        listed = []
-        for name, splits in stored.splits.items():
-            for split in splits:
-                rows = [
-                    {**stored.row(name, number), "audio": {"bytes": next(recordings), "path": None}}
-                    for number in range(ROWS)
-                ]
-                (root / path / name).mkdir(parents=True, exist_ok=True)
-                table = datasets.Dataset.from_list(rows).select_columns(list(stored.features))
-                typed = table.cast(datasets.Features(dict(stored.features)))
-                typed.to_parquet(str(root / path / name / f"{split}-00000-of-00001.parquet"))
-            files = [{"split": split, "path": f"{name}/{split}-*"} for split in splits]
-            listed.append({"config_name": name, "data_files": files})
-        (root / path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': listed})}---\n")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
-def local(config: TaskConfig, hub: Path) -> TaskConfig:
-    return replace(config, dataset_path=str(hub / config.dataset_path)) if config.dataset_path in HUB else config
+    write_hub(root)
+    with serve(root) as hub, pytest.MonkeyPatch.context() as patch:
+        use_hub(hub, tmp_path_factory.mktemp("cache"), patch)
+        yield hub
 
 
 def shipped() -> list[str]:
     return sorted(path.name for path in EVALS.glob("*.yaml"))
 
 
-def evals_of(name: str, hub: Path) -> EvalsConfig:
-    evals = load_evals(EVALS / name)
-    return replace(
-        evals, splits={split: tuple(local(task, hub) for task in tasks) for split, tasks in evals.splits.items()}
-    )
+@pytest.mark.parametrize("name", sorted(path.name for path in SPACES.glob("*.yaml")))
+def test_the_calibration_of_a_shipped_space_reads_its_sets(name: str) -> None:
+    calibration = load_space(SPACES / name).calibration
+    samples = read_calibration(calibration)
+    for modality, sets in calibration.sets.items():
+        expected = [ROWS for one in sets if one.dataset_path in HUB]
+        from_hub = [sample for sample in samples[modality] if sample.where.startswith(tuple(HUB))]
+        assert len(from_hub) == sum(expected)
+        assert all(sample.audio and sample.text for sample in from_hub)
+
+
+def test_every_hub_set_that_a_shipped_file_names_is_on_the_hub_of_these_tests() -> None:
+    """And none is there for nothing."""
+    text = "".join(path.read_text() for folder in (EVALS, SPACES) for path in folder.glob("*.yaml"))
+    named = re.findall(r"dataset_path: ([\w-]+/[\w.-]+)", text)
+    assert {name for name in named if not name.endswith((".parquet", ".jsonl"))} == set(HUB)
+
+
+def test_of_a_search_only_the_splits_of_its_evals_are_fetched_each_row_group_once(hub: Hub) -> None:
+    hub.answers.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE / "new")
+        evals = open_evals(EVALS / "in-car.yaml")
+        assert [len(task.samples) for task in evals.search.tasks] == [ROWS, ROWS]  # in silence, and in a car
+        assert len(evals.report.tasks) == 3
+    fetched = hub.requests(".parquet")
+    assert sorted({request.split("/resolve/")[1].split("/", 1)[1] for request in fetched}) == [
+        "clean/test/0000.parquet", "clean/validation/0000.parquet",
+    ]  # fmt: skip
+    assert len(fetched) == 2 * 2  # a footer and a row group of each
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_shipped_file_reads_every_row_and_keeps_its_splits_apart(name: str, hub: Path) -> None:
-    evals = evals_of(name, hub)
+def test_a_shipped_file_reads_every_row_and_keeps_its_splits_apart(name: str) -> None:
+    evals = load_evals(EVALS / name)
     Evals(evals).check_splits_apart()
     for tasks in evals.splits.values():
         assert tasks
@@ -161,8 +83,8 @@ def test_a_shipped_file_reads_every_row_and_keeps_its_splits_apart(name: str, hu
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name != "tiny.yaml"])
-def test_a_shipped_file_hears_asks_and_judges_its_rows(name: str, hub: Path) -> None:
-    evals = evals_of(name, hub)
+def test_a_shipped_file_hears_asks_and_judges_its_rows(name: str) -> None:
+    evals = load_evals(EVALS / name)
     for config in (*evals.splits["search"], *evals.splits["report"]):
         task = task_of(config)
         for sample in read_task(config, evals.path.parent):
@@ -175,31 +97,31 @@ def test_a_shipped_file_hears_asks_and_judges_its_rows(name: str, hub: Path) -> 
             assert wrong[0].numerator != best
 
 
-def rows(name: str, hub: Path, label: str = "") -> list[Sample]:
-    (config,) = (task for task in evals_of(name, hub).splits["report"] if task.label == label)
+def rows(name: str, label: str = "") -> list[Sample]:
+    (config,) = (task for task in load_evals(EVALS / name).splits["report"] if task.label == label)
     return read_task(config, EVALS)
 
 
-def test_the_metrics_of_the_shipped_files_are_those_that_are_published(hub: Path) -> None:
-    names = {name: [metric_name(task) for task in evals_of(name, hub).splits["report"]] for name in shipped()}
+def test_the_metrics_of_the_shipped_files_are_those_that_are_published() -> None:
+    names = {name: [metric_name(task) for task in load_evals(EVALS / name).splits["report"]] for name in shipped()}
     assert names["librispeech.yaml"] == ["wer.clean", "wer.other"]
     assert names["aishell1.yaml"] == ["cer"]
     assert names["wenetspeech.yaml"] == ["wer.net", "wer.meeting"]
     assert names["mmau.yaml"] == names["voicebench_openbookqa.yaml"] == ["accuracy"]
 
 
-def test_the_languages_of_the_shipped_files_are_those_of_their_rows(hub: Path) -> None:
-    assert {sample.language for sample in rows("common_voice.yaml", hub, "zh")} == {"zh-CN"}
-    assert {sample.language for sample in rows("fleurs.yaml", hub, "zh")} == {"cmn_hans_cn"}
-    assert {sample.language for sample in rows("fleurs.yaml", hub, "en")} == {"en_us"}
-    assert {sample.language for sample in rows("librispeech.yaml", hub, "clean")} == {"en"}
-    spoken = rows("fleurs.yaml", hub, "zh")[0]
+def test_the_languages_of_the_shipped_files_are_those_of_their_rows() -> None:
+    assert {sample.language for sample in rows("common_voice.yaml", "zh")} == {"zh-CN"}
+    assert {sample.language for sample in rows("fleurs.yaml", "zh")} == {"cmn_hans_cn"}
+    assert {sample.language for sample in rows("fleurs.yaml", "en")} == {"en_us"}
+    assert {sample.language for sample in rows("librispeech.yaml", "clean")} == {"en"}
+    spoken = rows("fleurs.yaml", "zh")[0]
     assert spoken.text is not None
     assert units(spoken.text, spoken.language) == ["第", "3", "句", "话"]
 
 
-def test_choices_stored_as_text_are_lettered_and_spoken_ones_are_not_asked_again(hub: Path) -> None:
-    (stored, *_), (spoken, *_) = rows("mmau.yaml", hub), rows("voicebench_openbookqa.yaml", hub)
+def test_choices_stored_as_text_are_lettered_and_spoken_ones_are_not_asked_again() -> None:
+    (stored, *_), (spoken, *_) = rows("mmau.yaml"), rows("voicebench_openbookqa.yaml")
     assert stored.choices == ("Rain", "A dog's bark", "Speech", "None of these")
     assert (spoken.question, spoken.choices, spoken.answer) == (None, ("A", "B", "C", "D"), "D")
     config = load_evals(EVALS / "mmau.yaml").splits["report"][0]
@@ -216,7 +138,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_list(
         [
             {
-                **{"clip": {"bytes": RECORDINGS[0], "path": None}, "title": "A walk"},
+                **{"clip": {"bytes": wav_bytes(), "path": None}, "title": "A walk"},
                 **{"question": "Who?", "option_a": "cat", "option_b": "dog", "option_c": "owl", "correct": "B"},
             }
         ]
