@@ -148,38 +148,47 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
 
 
 def _read_rows(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
-    import datasets
-
     opened = _open(source)
     columns = _find_columns(source, opened.column_names, required)
     parts = [key for key in PART_KEYS if key in opened.column_names]
     needed = sorted(_referenced(columns).union(parts))
-    numbers = None  # of what is streamed they come with the rows
+    samples = []
+    for number, row in _choose_rows(opened, needed, source):
+        where = f"{source.where} row {number}"
+        sample = _make_sample(rename_columns(row, columns, where), number, where, required)
+        check_sample(sample, row, fix="store media in the data set, or paths that hold from here")
+        samples.append(sample)
+    if not samples:
+        raise InputError("has no rows", where=source.where)
+    return samples
+
+
+def _choose_rows(opened: Any, needed: list[str], source: HubSource) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows that the source takes, with their numbers; of each the columns that are needed."""
     if isinstance(opened, ParquetRows):
-        numbers = _choose_numbers(opened.num_rows, source)
-        table = opened.read(numbers, needed)
+        for numbers, table in opened.read(_choose_numbers(opened.num_rows, source), needed):
+            yield from zip(numbers, _rows_of(table), strict=True)
+        return
+    table = opened.select_columns(needed)
+    if opened.info.builder_name == "parquet":  # the same rows as `ParquetRows` has
+        numbers = _choose_numbers(len(table), source)
+        yield from zip(numbers, _rows_of(table.select(numbers)), strict=True)
     else:
-        table = opened.select_columns(needed)
-        if opened.info.builder_name == "parquet":  # the same rows as `ParquetRows` has
-            numbers = _choose_numbers(len(opened), source)
-            table = table.select(numbers)
+        yield from _choose_streamed(_rows_of(table), source)
+
+
+def _rows_of(table: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a data set; media stay encoded, and class labels, stored as numbers, are named."""
+    import datasets
+
     class_labels = {}
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Audio | datasets.Image | datasets.Video):
             table = table.cast_column(name, type(feature)(decode=False))
         if isinstance(feature, datasets.ClassLabel):
             class_labels[name] = feature
-    chosen = _choose_streamed(table, source) if numbers is None else zip(numbers, table, strict=True)
-    samples = []
-    for number, row in chosen:
-        where = f"{source.where} row {number}"
-        named = _name_class_labels(row, class_labels)
-        sample = _make_sample(rename_columns(named, columns, where), number, where, required)
-        check_sample(sample, row, fix="store media in the data set, or paths that hold from here")
-        samples.append(sample)
-    if not samples:
-        raise InputError("has no rows", where=source.where)
-    return samples
+    for row in table:
+        yield _name_class_labels(row, class_labels)
 
 
 def _choose_numbers(num_rows: int, source: HubSource) -> list[int]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -62,28 +62,26 @@ class ParquetRows:
         """The names of all columns."""
         return list(self.features)
 
-    def read(self, numbers: Sequence[int], columns: Sequence[str]) -> Any:
-        """A `datasets.Dataset` of the rows of these numbers, which must rise, with these columns.
+    def read(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[list[int], Any]]:
+        """The rows of these numbers, which must rise, with these columns: of each row group a `datasets.Dataset`.
 
         Raises:
             InputError: the connection broke for good, or a file holds what the data set's card does not say.
         """
         import datasets
-        import pyarrow
 
         features = datasets.Features({name: self.features[name] for name in columns})
-        tables = [features.arrow_schema.empty_table()]
         wanted = self._wanted(numbers)
         on_hub = [piece for piece in wanted if piece.file.startswith(_ON_HUB)]
         num_missing = sum(not _kept_group(piece, columns).exists() for piece in on_hub)
         if num_missing:
             logger.info("%s: %d of %d row groups are to be fetched", self.where, num_missing, len(wanted))
+        left = iter(numbers)
         for place, (piece, rows) in enumerate(wanted.items()):
             with _counted(self.where, f"{place} of {len(wanted)} row groups"):
                 table = _read_group(piece, columns)
-            tables.append(_cast(table.take(rows), features, f"{self.where}: {piece.file}"))
-        table = pyarrow.concat_tables(tables)
-        return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+            table = _cast(table.take(rows), features, f"{self.where}: {piece.file}")
+            yield list(islice(left, len(rows))), datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
     def _wanted(self, numbers: Sequence[int]) -> dict[_Piece, list[int]]:
         """The pieces that hold these rows, each with their places in its row group."""

@@ -208,11 +208,12 @@ def test_a_kept_file_that_was_damaged_is_fetched_again(damage: bytes, hub: Hub, 
     assert hub.num_bytes(".parquet") > 0
 
 
+@pytest.mark.parametrize("breaks", [False, True], ids=["ended", "reset"])
 def test_what_a_cut_connection_did_not_bring_is_asked_for_again(
-    hub: Hub, waits: list[float], caplog: pytest.LogCaptureFixture
+    breaks: bool, hub: Hub, waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     read(hub, limit=20)  # so all footers are there
-    hub.faults.append(Fault("other/validation", cut=70_000))
+    hub.faults.append(Fault("other/validation", cut=70_000, breaks=breaks))
     assert numbers(read(hub, limit=150)) == draw_in_blocks(ROWS, 150)
     assert waits == [1.0]
     assert len(hub.requests(".parquet")) == 5 + 1

@@ -7,6 +7,8 @@ can be cut short or refused, as a bad connection or a busy hub does it.
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +38,16 @@ class Answer:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose path holds `part`: refused with `status`, or cut after `cut`."""
+    """What happens to the next `times` requests whose path holds `part`.
+
+    They are refused with `status`, or the connection ends after `cut` bytes: in order, or, where it `breaks`, at once.
+    """
 
     part: str
     times: int = 1
     status: int | None = None
     cut: int | None = None
+    breaks: bool = False
     method: str = "GET"
 
 
@@ -100,7 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self._answer()
-        self.wfile.flush()
+        if self.connection.fileno() >= 0:
+            self.wfile.flush()
 
     def _answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -117,8 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"", {})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
-        """An answer with `body`, of which no more than `cut` bytes are sent before the connection breaks."""
+    def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
+        """An answer with `body`, of which no more is sent than `fault` lets through."""
+        cut = None if fault is None else fault.cut
         self.send_response(status)
         headers.setdefault("Content-Length", str(len(body)))
         for key, value in headers.items():
@@ -127,8 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         sent = b"" if self.command == "HEAD" else body[:cut]
         self.hub.answers.append(Answer(self.command, self.path, status, len(sent)))
         self.wfile.write(sent)
-        if cut is not None:
+        if fault is not None and fault.cut is not None:
             self.close_connection = True
+            if fault.breaks:  # a reset in place of an end
+                self.wfile.flush()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
     def _refuse(self, code: str, headers: dict[str, str] | None = None) -> None:
         self._send(404, b"", {"X-Error-Code": code, **(headers or {})})
@@ -156,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content, status = content[first : last + 1], 206
         headers["Content-Length"] = str(len(content))
-        self._send(status, content, headers, None if fault is None else fault.cut)
+        self._send(status, content, headers, fault)
 
     def _send_api(self, repo: str, what: str | None, rest: str, form: str) -> None:
         if not (self.hub.root / repo).is_dir():
