@@ -143,12 +143,13 @@ def _find_files(path: str, name: str | None) -> tuple[dict[str, list[str]], Mapp
     What the hub has said is kept, for the day that it is out of reach.
     """
     import datasets
+    import httpx2
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     kept = _cache() / f"{_digest('files', path, name)}.json"
     try:
         builder = datasets.load_dataset_builder(path, name)
-    except OSError as error:
+    except (OSError, httpx2.TransportError) as error:
         if not kept.exists():
             raise
         logger.warning("%s: read from what was kept, since the hub does not answer: %s", path, first_line(error))
