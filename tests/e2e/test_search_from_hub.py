@@ -11,6 +11,7 @@ from hub_server import Fault, Hub, serve, use_hub
 from pages import ROOT
 
 from autoreap.cli import main
+from autoreap.data.draws import draw_in_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +23,7 @@ search:
 report:
   - {task: asr, dataset_path: owner/heard, doc_to_text: transcribe, limit: 4}
 """
+LIMITS = {"validation": 8, "test": 4}
 FILES = {"train": "calibration/tiny/audio", "validation": "evals/tiny/asr_search", "test": "evals/tiny/asr_report"}
 
 
@@ -61,11 +63,9 @@ def test_a_search_fetches_each_row_once_and_the_next_one_none(
     assert main(["search", "space.yaml", "--study", "night", "--json"]) == 0
     shipped = json.loads(capsys.readouterr().out)["shipped"]
     assert Path(shipped["path"]).is_dir()
-    # A footer and a row group of the first 8 rows; a footer, and the row groups of the rows that are drawn.
-    requests = fetched(hub)
-    assert requests.pop("train") == 1 + 1
-    assert all(1 < number <= 1 + 4 for number in requests.values())
-    assert requests.keys() == {"validation", "test"}
+    # Of each file the footer, and the row groups of 10 rows that hold the first 8, or those that are drawn.
+    groups = {split: len({n // 10 for n in draw_in_blocks(40, limit)}) for split, limit in LIMITS.items()}
+    assert fetched(hub) == {"train": 1 + 1} | {split: 1 + number for split, number in groups.items()}
     hub.answers.clear()
     assert main(["search", "space.yaml", "--study", "night", "--trials", "3", "--json"]) == 0
     assert main(["verify", shipped["path"]]) == 0
