@@ -1,15 +1,16 @@
-"""Writing a pruned checkpoint at the size of the real model, against `cp` of the same number of bytes.
+"""Writing a pruned checkpoint at the size of the real model, against `cp` of the very bytes that it keeps.
 
     python benchmarks/materialise.py --folder /somewhere/with/90GB
 
-The source is the published configuration's 28,010 tensors in 15 shards, as sparse files: full length, no disk, all
-zeros. So reading costs no disk on either side, and writing costs all of it; `cp --sparse=never` copies sparse files of
-as many bytes as the checkpoint has. Both arms end with the data on the disk (`sync`, and the fsync that materialise
-does itself). `--retention` and `--layers-cut` say how much is written.
+The source has the published configuration's 28,010 tensors in 15 shards, as sparse files: what the plan keeps is on the
+disk, what it drops is holes. `cp` leaves holes out, so all arms read the same bytes from the same places, and write as
+many. Each arm begins with a source that is not in memory, and ends with all data on the disk: `cp` with `sync`,
+materialise with the fsync that it does itself. `--retention` and `--layers-cut` say how much is written.
 """
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -28,10 +29,12 @@ from builders import write_sparse_checkpoint  # noqa: E402
 from autoreap.candidate import Candidate  # noqa: E402
 from autoreap.models.checkpoint import open_checkpoint  # noqa: E402
 from autoreap.models.families import family_of  # noqa: E402
-from autoreap.plan import BaseModel  # noqa: E402
+from autoreap.plan import BaseModel, load_plan  # noqa: E402
 from autoreap.planning import make_plan, without_layers  # noqa: E402
+from autoreap.writing.rewrite import plan_rewrite  # noqa: E402
 
 CONFIG = TESTS / "fixtures" / "qwen3-omni-30b-a3b-instruct.config.json"
+_RANDOM_BYTES = 64 << 20
 AUTOREAP = [sys.executable, "-m", "autoreap.cli"]
 
 
@@ -47,24 +50,25 @@ def main() -> None:
 
 def _run(folder: Path, options: argparse.Namespace) -> None:
     source = _source(folder / "base")
-    plan = _plan(folder, source, options.retention, options.layers_cut)
+    _fill(source, _plan(folder, source, options.retention, options.layers_cut))
+    plan = _plan(folder, source, options.retention, options.layers_cut)  # of the fingerprint that the source now has
     command = [*AUTOREAP, "materialise", str(source), "--plan", str(plan), "--json"]
     seconds, output = _timed([*command, "--dry-run"])
     predicted = json.loads(output)
     print(f"dry run of {predicted['size_bytes']:,} bytes: {seconds:.1f} s", flush=True)
-    copied = _sparse_files(folder / "bytes", predicted["file_bytes"])
+    result = folder / "pruned"
     for _ in range(options.repeat):
-        copying, _ = _timed(["sh", "-c", f"cp -r --sparse=never {copied} {folder / 'copy'} && sync"])
-        shutil.rmtree(folder / "copy")
-        subprocess.run(["sync"], check=True)
-        writing, output = _timed([*command, "-o", str(folder / "pruned")])
-        written = open_checkpoint(folder / "pruned").num_bytes
+        _forget(source)
+        copying, _ = _timed(["sh", "-c", f"cp -r {source} {result} && sync"])
+        _remove(result)
+        _forget(source)
+        writing, output = _timed([*command, "-o", str(result)])
+        written = open_checkpoint(result).num_bytes
         assert written == predicted["size_bytes"] == json.loads(output)["size_bytes"]
-        shutil.rmtree(folder / "pruned")
-        subprocess.run(["sync"], check=True)
+        _remove(result)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         print(
-            f"cp {copying:.0f} s, materialise {writing:.0f} s, ratio {writing / copying:.2f}; "
+            f"cp {copying:.1f} s, materialise {writing:.1f} s, ratio {writing / copying:.2f}; "
             f"{written / 1e9 / writing:.2f} GB/s, peak memory {peak:.2f} GiB",
             flush=True,
         )
@@ -88,13 +92,30 @@ def _plan(folder: Path, source: Path, retention: float, layers_cut: int) -> Path
     return folder / "plan.json"
 
 
-def _sparse_files(folder: Path, num_bytes: int) -> Path:
-    """Files of `num_bytes` in all, 5 GB at most each, that occupy no disk."""
-    folder.mkdir()
-    for number, start in enumerate(range(0, num_bytes, 5_000_000_000)):
-        with (folder / f"{number}.bin").open("wb") as file:
-            file.truncate(min(5_000_000_000, num_bytes - start))
-    return folder
+def _fill(source: Path, plan: Path) -> None:
+    """Put random bytes where the source holds what `plan` keeps."""
+    random = np.random.default_rng(0).bytes(_RANDOM_BYTES)
+    for tensor in plan_rewrite(open_checkpoint(source), load_plan(plan)).tensors:
+        if tensor.source is None:
+            continue
+        with tensor.source.shard.open("r+b") as file:
+            for offset, num_bytes in tensor.byte_runs():
+                file.seek(offset)
+                for start in range(0, num_bytes, _RANDOM_BYTES):
+                    file.write(random[: num_bytes - start])
+
+
+def _forget(source: Path) -> None:
+    """Let no byte of the source be in memory."""
+    subprocess.run(["sync"], check=True)
+    for path in source.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _remove(result: Path) -> None:
+    shutil.rmtree(result)
+    subprocess.run(["sync"], check=True)
 
 
 def _timed(command: Sequence[str]) -> tuple[float, str]:
