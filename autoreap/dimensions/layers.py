@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
-from autoreap.models.families.running import Decoder, RunningModel
+from autoreap.models.families.running import Decoder, RunningModel, swap_layers
 from autoreap.plan import COMPONENTS, PruningPlan
 
 if TYPE_CHECKING:
@@ -32,24 +32,20 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
 
 @contextmanager
 def _shortened(decoder: Decoder, running: RunningModel, retained: tuple[int, ...]) -> Iterator[None]:
-    from torch import nn
-
     original, config = decoder.layers, decoder.config
-    depth, types = config.num_hidden_layers, getattr(config, "layer_types", None)
-    try:
-        decoder.layers = nn.ModuleList([original[layer] for layer in retained])
-        config.num_hidden_layers = len(retained)
-        if types is not None:  # the attention of each layer, from which the masks and the cache are made
-            config.layer_types = [types[layer] for layer in retained]
-        for number, layer in enumerate(decoder.layers):
-            running.number_layer(layer, number)
-        yield
-    finally:
-        decoder.layers, config.num_hidden_layers = original, depth
-        if types is not None:
-            config.layer_types = types
-        for number, layer in enumerate(original):
-            running.number_layer(layer, number)
+    types = getattr(config, "layer_types", None)
+    with swap_layers(decoder, [original[layer] for layer in retained]):
+        try:
+            if types is not None:  # the attention of each layer, from which the masks and the cache are made
+                config.layer_types = [types[layer] for layer in retained]
+            for number, layer in enumerate(decoder.layers):
+                running.number_layer(layer, number)
+            yield
+        finally:
+            if types is not None:
+                config.layer_types = types
+            for number, layer in enumerate(original):
+                running.number_layer(layer, number)
 
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:

@@ -14,18 +14,10 @@ from autoreap.models.packed import packed_shapes
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_COUNTED = (
-    "layer",
-    "depth",
-    "experts",
-    "heads",
-    "blocks",
-    "num_hidden",
-    "groups",
-    "quantizers",
-    "codebooks",
-)  # in keys
+# A key of the config that holds one of these words says how many of a thing are built.
+_COUNTED = ("layer", "depth", "experts", "heads", "blocks", "num_hidden", "groups", "quantizers", "codebooks")
 _MAX_COUNT = 10_000
+# What the fingerprint reads of a tensor's values, and of which tensors.
 _SAMPLED_BELOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 10
 
@@ -144,8 +136,8 @@ def _check_counts(config: Any, where: Path) -> None:
         if isinstance(value, dict):
             values += value.values()
             for key, count in value.items():
-                counts = any(word in key for word in _COUNTED)
-                if counts and isinstance(count, int | float) and abs(count) > _MAX_COUNT:
+                is_count = any(word in key for word in _COUNTED)
+                if is_count and isinstance(count, int | float) and abs(count) > _MAX_COUNT:
                     raise InputError(f"{key} is {shown(count)}, more than {_MAX_COUNT:,}", where=where)
 
 
@@ -161,18 +153,17 @@ def _all_tensors(path: Path) -> Iterator[TensorInfo]:
         raise InputError("has no weight_map of tensors to files", where=path / INDEX_NAME)
     if not isinstance(index.get("metadata"), dict):  # the stock class looks into it
         raise InputError("has no metadata", where=path / INDEX_NAME, fix='add the key "metadata": {}')
-    for shard in set(weight_map.values()):
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:  # before any is opened: a name with a path in it would lead out of the folder
         if Path(shard).name != shard or shard == ".." or "\0" in shard:
             raise InputError(f"names {shown(shard)}, not a file beside it", where=path / INDEX_NAME)
     stored: dict[str, str] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in shards:
         for tensor in read_header(path / shard):
             stored[tensor.name] = shard
             yield tensor
     for name in sorted(weight_map.keys() | stored.keys()):
         if weight_map.get(name) != stored.get(name):
-            raise InputError(
-                f"tensor {name} is listed in {weight_map.get(name, 'no shard')}, stored in {stored.get(name, 'none')}",
-                where=path / INDEX_NAME,
-                fix="fetch the checkpoint again",
-            )
+            listed = weight_map.get(name, "no shard")
+            problem = f"tensor {name} is listed in {listed}, stored in {stored.get(name, 'none')}"
+            raise InputError(problem, where=path / INDEX_NAME, fix="fetch the checkpoint again")

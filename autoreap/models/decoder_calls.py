@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autoreap.models.families.running import Decoder
+from autoreap.models.families.running import Decoder, swap_layers
 
 RunLayer = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
 
@@ -23,18 +23,8 @@ RunLayer = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
 def catch_arguments(decoder: Decoder, run: Callable[[], None]) -> dict[str, Any]:
     """The arguments with which `run` calls `decoder`; its layers, if it has any, are not run."""
     given: dict[str, Any] = {}
-
-    def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
-        given.update(options)
-
-    layers, depth = decoder.layers, decoder.config.num_hidden_layers
-    handle = cast(nn.Module, decoder).register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        decoder.layers, decoder.config.num_hidden_layers = nn.ModuleList(), 0
+    with swap_layers(decoder, ()), _on_call(decoder, given.update):
         run()
-    finally:
-        handle.remove()
-        decoder.layers, decoder.config.num_hidden_layers = layers, depth
     return given
 
 
@@ -45,24 +35,32 @@ def catch_steps(decoder: Decoder, run: Callable[[], None]) -> dict[str, Any]:
     """
     embeddings, positions = [], []
 
-    def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
+    def keep(options: dict[str, Any]) -> None:
         embeddings.append(options["inputs_embeds"])
         positions.append(options["position_ids"])
 
+    with _on_call(decoder, keep):
+        run()
+    tokens, places = torch.cat(embeddings, dim=1), torch.cat(positions, dim=-1)
+    return {"inputs_embeds": tokens, "position_ids": places, "use_cache": False}
+
+
+@contextmanager
+def _on_call(decoder: Decoder, look: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Before each call of `decoder` within the context, `look` is given its named arguments."""
+
+    def hook(_decoder: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
+        look(options)
+
     handle = cast(nn.Module, decoder).register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        run()
+        yield
     finally:
         handle.remove()
-    return {
-        "inputs_embeds": torch.cat(embeddings, dim=1),
-        "position_ids": torch.cat(positions, dim=-1),
-        "use_cache": False,
-    }
 
 
 class _StandIn(nn.Module):
-    """In the place of a layer; keeps what it is given."""
+    """In the place of a layer; keeps what it is given, which is what the layer before put out with what vision adds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +96,7 @@ def only_layer(decoder: Decoder, number: int, layer: nn.Module, *, is_last: bool
     layers: list[nn.Module] = [_StandIn() for _ in range(number)]
     layers.append(replay)
     if not is_last:
-        layers.append(after)
+        layers.append(after)  # after the last layer comes the final norm: there the layer's own output is taken
 
     def run(hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
         replay.hidden = hidden
@@ -107,10 +105,5 @@ def only_layer(decoder: Decoder, number: int, layer: nn.Module, *, is_last: bool
         assert output is not None
         return output
 
-    original, depth = decoder.layers, decoder.config.num_hidden_layers
-    try:
-        decoder.layers = nn.ModuleList(layers)
-        decoder.config.num_hidden_layers = len(layers)  # some decoders run as many as it says
+    with swap_layers(decoder, layers):
         yield run
-    finally:
-        decoder.layers, decoder.config.num_hidden_layers = original, depth

@@ -5,7 +5,6 @@ The layout is 8 bytes of header length (little endian), a JSON header, then the 
 """
 
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -39,7 +38,9 @@ class TensorInfo:
     @property
     def num_parameters(self) -> int:
         """Number of weights."""
-        return math.prod(self.shape if self.stands_for is None else self.stands_for)
+        if self.stands_for is not None:
+            return math.prod(self.stands_for)
+        return math.prod(self.shape)
 
     @property
     def item_bytes(self) -> int:
@@ -52,8 +53,8 @@ def read_header(shard: Path) -> list[TensorInfo]:
     try:
         size = shard.stat().st_size
         with shard.open("rb") as file:
-            prefix = file.read(8)
-            header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            header_bytes = int.from_bytes(file.read(8), "little")
+            # The shortest header is {}. In a file of less than eight bytes the upper limit is below zero.
             if not 2 <= header_bytes <= min(MAX_JSON_BYTES, size - 8):
                 raise InputError("not a safetensors file, or truncated", where=shard, fix="fetch it again")
             header = parse_json(file.read(header_bytes))
@@ -67,6 +68,7 @@ def read_header(shard: Path) -> list[TensorInfo]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise InputError("its __metadata__ must be a mapping of texts", where=shard, fix="fetch it again")
     tensors = [_tensor_info(name, entry, shard, 8 + header_bytes) for name, entry in header.items()]
+    # By size, too: an empty tensor begins where the next one does.
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.num_bytes))
     end = 8 + header_bytes
     for tensor in tensors:
@@ -100,4 +102,5 @@ def _tensor_info(name: str, entry: Any, shard: Path, data_offset: int) -> Tensor
 
 
 def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    # `type`, as true and false are integers for `isinstance`.
     return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)

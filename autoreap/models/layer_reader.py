@@ -41,7 +41,9 @@ class StoredWeights:
     def read(self) -> torch.Tensor:
         """As they are computed with, in their stored type."""
         values = read_tensor(self.values)
-        return values if self.scales is None else unpacked(values, read_tensor(self.scales), self.shape[-1])
+        if self.scales is None:
+            return values
+        return unpacked(values, read_tensor(self.scales), self.shape[-1])
 
 
 class LayerReader:
@@ -57,6 +59,7 @@ class LayerReader:
         self._tensors: dict[int, list[TensorInfo]] = defaultdict(list)  # by layer, in the order of their bytes
         for info in sorted(checkpoint.tensors.values(), key=lambda info: (info.shard, info.offset)):
             role = family.layout.role(info.name)
+            # Scales and shape of a packed matrix stand for (0,): they are read with its codes.
             if role.part == "thinker" and role.layer is not None and info.stands_for != (0,):
                 self._tensors[role.layer].append(info)
 

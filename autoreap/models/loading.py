@@ -105,19 +105,20 @@ def load(
     if device is None:
         _check_accelerator()
     if keep_packed is None:
-        can_keep = not stream_layers and _has_packed_experts(model_info)
+        tensors = model_info.checkpoint.tensors.values()
+        can_keep = not stream_layers and any(_is_packed_expert(model_info, info) for info in tensors)
+        # Only where they must: experts that stay packed cost a pass time (docs/benchmarks.md).
         keep_packed = can_keep and bool(shortage(model_info, device, dtype, speech=speech, keep_packed=False))
     by_layer = stream_layers or keep_packed
     if by_layer and device == "auto":
         device = None  # one is enough
+    # Who asks for the CPU by name gets it, swapping or not. A streamed model needs the memory of one layer.
     if device != "cpu" and not stream_layers:
         reason = shortage(model_info, device, dtype, speech=speech, keep_packed=keep_packed)
         if reason:
             fix = "use a larger one, --device auto for several, or --device cpu to load it all the same"
             raise InputError(f"the model does not fit: {reason}", where=model_info.name, fix=fix)
-    device = _known(device)
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
+    device, dtype = _resolve(device, dtype)
     path = model_info.checkpoint.path
     _check_weights(model_info, speech=speech)
     logger.info("loading %s on %s%s", model_info.name, device, ", its experts packed" if keep_packed else "")
@@ -145,19 +146,22 @@ def _check_weights(model_info: ModelInfo, *, speech: bool) -> None:
             raise InputError(problem, where=checkpoint.path, fix="fetch the checkpoint again")
 
 
-def _known(device: str | None) -> str:
-    """What `device` means on this machine."""
-    if device is None or (device, default_device()) == ("auto", "cpu"):
-        return default_device()
+def _resolve(device: str | None, dtype: str) -> tuple[str, str]:
+    """What `device` and `dtype` mean on this machine."""
     import torch
 
-    try:
-        kind = "auto" if device == "auto" else torch.device(device).type
-    except RuntimeError:
-        raise InputError(f"unknown device {device!r}", where="--device", fix="cuda, cuda:1, cpu or auto") from None
-    if kind == "cuda" and default_device() != "cuda":
-        raise InputError("this machine has no CUDA device", where="--device", fix="leave it out, or use cpu")
-    return device
+    if device is None or (device, default_device()) == ("auto", "cpu"):
+        device = default_device()
+    elif device != "auto":
+        try:
+            kind = torch.device(device).type
+        except RuntimeError:
+            raise InputError(f"unknown device {device!r}", where="--device", fix="cuda, cuda:1, cpu or auto") from None
+        if kind == "cuda" and default_device() != "cuda":
+            raise InputError("this machine has no CUDA device", where="--device", fix="leave it out, or use cpu")
+    if (device, dtype) == ("cpu", "auto"):
+        dtype = "float32"
+    return device, dtype
 
 
 # What torch says where there is nothing to use, or where it was hidden on purpose.
@@ -186,10 +190,6 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _has_packed_experts(model_info: ModelInfo) -> bool:
-    return any(_is_packed_expert(model_info, info) for info in model_info.checkpoint.tensors.values())
-
-
 def _is_packed_expert(model_info: ModelInfo, info: TensorInfo) -> bool:
     """It is of an expert of the thinker, and stored in few bits."""
     if info.stands_for is None:
@@ -210,8 +210,7 @@ def shortage(
     """
     import torch
 
-    device = _known(device)
-    dtype = "float32" if (device, dtype) == ("cpu", "auto") else dtype
+    device, dtype = _resolve(device, dtype)
     needed = 0
     for info in model_info.checkpoint.tensors.values():
         if not speech and model_info.family.layout.role(info.name).part in SPEAKING_PARTS:
@@ -220,8 +219,12 @@ def shortage(
         if keep_packed and _is_packed_expert(model_info, info):  # those of one layer are unpacked at a time
             loaded = info.num_bytes + loaded // model_info.shape.components["thinker"].num_layers
         needed += loaded
-    accelerators = range(torch.cuda.device_count()) if device == "auto" else [device]
-    free = sum(torch.cuda.mem_get_info(each)[0] for each in accelerators) if device != "cpu" else free_memory()
+    if device == "cpu":
+        free = free_memory()
+    elif device == "auto":
+        free = sum(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
+    else:
+        free = torch.cuda.mem_get_info(device)[0]
     if needed * ACTIVATIONS <= free:
         return None
     return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
@@ -231,10 +234,12 @@ def _bytes_in_memory(info: TensorInfo, dtype: str) -> int:
     """Bytes of a stored tensor that is loaded in the type `dtype`."""
     import torch
 
-    if dtype == "auto" and info.stands_for is None:
+    if dtype != "auto":
+        loaded: torch.dtype = getattr(torch, dtype)
+        return info.num_parameters * loaded.itemsize
+    if info.stands_for is None:
         return info.num_bytes
-    loaded: torch.dtype = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-    return info.num_parameters * loaded.itemsize
+    return info.num_parameters * torch.bfloat16.itemsize  # the type of the scales, so of what is unpacked
 
 
 def free_memory() -> int:

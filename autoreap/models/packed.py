@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CODES, SCALES, SHAPE = "weight_packed", "weight_scale", "weight_shape"
 WORD_BITS = 32  # codes are stored in words of int32
-SCALE_BITS = 16
+SCALE_BITS = 16  # bfloat16
 METHOD, FORMAT = "compressed-tensors", "pack-quantized"
 _KEYS = ("quantization_config", "compression_config")
 _FIX = "take the model in bfloat16, and let autoreap quantise it with bits"
@@ -67,9 +67,8 @@ def packed_shapes(
         InputError: weights are stored as codes of another kind: read as they are, they would be other weights. Or a
             part of a packed matrix is missing.
     """
-    is_packed = _check_config(config, where)
     shapes: dict[str, tuple[int, ...]] = {}
-    if is_packed:
+    if _check_config(config, where):
         for name in tensors:
             if name.endswith(f".{CODES}"):
                 shapes |= _shapes_of_matrix(name.removesuffix(CODES), tensors)
@@ -82,7 +81,7 @@ def packed_shapes(
 
 def _check_config(config: Mapping[str, Any], where: Path) -> bool:
     """Whether the config says that matrices are packed; `InputError` if it says that they are quantised otherwise."""
-    for part in config.values():
+    for part in config.values():  # of a part of the model, such as the thinker
         for key in _KEYS:
             if isinstance(part, Mapping) and part.get(key):
                 raise InputError(f"{key}: quantised models are not read", where=where, fix=_FIX)

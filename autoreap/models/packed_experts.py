@@ -76,26 +76,21 @@ def add_packed_layers(family: Family, checkpoint: Checkpoint, model: PreTrainedM
         for weights in reader.stored(number):
             stored[weights.parameter].append(weights)
         matrices: dict[str, _PackedMatrices] = {}
-        for name, parameter in [*layer.named_parameters()]:
-            module, attribute = _owner(layer, name)
+        for name, parameter in [*layer.named_parameters()]:  # a copy: attributes are deleted on the way
+            path, _, attribute = name.rpartition(".")
+            module = layer.get_submodule(path)
             if module is not experts or any(weights.scales is None for weights in stored[name]):
                 continue
             if name not in unpacked_into:
                 values = torch.zeros(parameter.shape, dtype=model.dtype, device=model.device)
                 unpacked_into[name] = nn.Parameter(values, requires_grad=False)
             matrices[attribute] = _PackedMatrices(unpacked_into[name], stored.pop(name))
-            delattr(module, attribute)
+            delattr(module, attribute)  # else `fill` would make room for it in this layer, too
         reader.fill(layer, [*chain.from_iterable(stored.values())])
         if experts is not None:
             _unpack_when_run(experts, matrices)
         decoder.layers.append(layer)
     decoder.config.num_hidden_layers = num_layers
-
-
-def _owner(layer: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module of `layer` that has the parameter `name`, and the name by which it has it."""
-    path, _, attribute = name.rpartition(".")
-    return layer.get_submodule(path), attribute
 
 
 def _unpack_when_run(experts: nn.Module, matrices: Mapping[str, _PackedMatrices]) -> None:

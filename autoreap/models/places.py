@@ -17,12 +17,12 @@ def place_of(running: RunningModel, model: PreTrainedModel) -> str:
     """
     devices = set(getattr(model, "hf_device_map", {}).values())
     own = running.device(model)
-    kind = "auto" if len(devices) > 1 else own.type
-    accelerators = [own] if own.type == "cuda" else []
-    if kind == "auto" and torch.cuda.is_available():
-        accelerators = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    names = sorted({_name_of(accelerator) for accelerator in accelerators})
-    device = f"{kind} ({' and '.join(names)})" if names else kind
+    device, accelerators = own.type, [own]
+    if len(devices) > 1:
+        device, accelerators = "auto", [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    names = {_name_of(accelerator) for accelerator in accelerators if accelerator.type == "cuda"}
+    if names:
+        device += f" ({' and '.join(sorted(names))})"
     dtype = str(model.dtype).removeprefix("torch.")
     return f"{device}, {dtype}"
 

@@ -18,12 +18,16 @@ from autoreap.models.families.running import RunningModel
 
 def audio_of(running: RunningModel, model: PreTrainedModel, encoded: Encoded) -> torch.Tensor | None:
     """The audio embeddings [num_tokens, H] of one prompt, None where it has no audio."""
-    return None if encoded.mel is None else running.audio_embeddings(model, encoded.mel, encoded.num_frames)
+    if encoded.mel is None:
+        return None
+    return running.audio_embeddings(model, encoded.mel, encoded.num_frames)
 
 
 def without_features(encoded: Encoded) -> Encoded:
     """`encoded` with no features of the audio, once it is embedded; of them, positions need the number of frames."""
-    return encoded if encoded.mel is None else replace(encoded, mel=torch.empty(0, encoded.mel.shape[1]))
+    if encoded.mel is None:
+        return encoded
+    return replace(encoded, mel=torch.empty(0, encoded.mel.shape[1]))
 
 
 def embedded(
@@ -39,6 +43,7 @@ def embedded(
     """
     thinker = running.thinker(model)
     device = running.device(model)
+    # Features stay behind: the tower has heard them. Their mask goes on, as positions are counted by it.
     tensors = {name: tensor.to(device) for name, tensor in inputs.collate(batch).items() if name != "input_features"}
     embeddings = thinker.get_input_embeddings()(tensors["input_ids"])
     heard = [entry for entry in audio if entry is not None]

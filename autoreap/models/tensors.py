@@ -12,7 +12,7 @@ _CODES = {"I32": torch.int32}  # of packed matrices
 def read_tensor(info: TensorInfo) -> torch.Tensor:
     """The values of a stored tensor, in their stored type; `InputError` where its file ends too early."""
     dtype = _CODES.get(info.dtype) or stored_type(info)
-    buffer = bytearray(info.num_bytes)
+    buffer = bytearray(info.num_bytes)  # may be written to, as torch wants of a buffer
     with info.shard.open("rb") as file:
         file.seek(info.offset)
         if file.readinto(buffer) != info.num_bytes:

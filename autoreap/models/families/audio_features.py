@@ -43,4 +43,6 @@ class AudioFeatures:
         )
         num_frames = int(extracted["attention_mask"][0].sum())
         mel: torch.Tensor = extracted["input_features"][0]
-        return mel if self.pads else mel[:, :num_frames], num_frames
+        if not self.pads:
+            mel = mel[:, :num_frames]
+        return mel, num_frames

@@ -119,12 +119,14 @@ class ChatInputs:
             self._refuse_special_tokens(answer, sample.where)
         present = {"audio": sample.audio, "video": sample.video, "image": sample.image}
         content = [{"type": kind} for kind, media in present.items() if media]
+        # The template puts one placeholder for each medium; it is repeated once the medium's length is known.
         prompt = self._chat([*content, {"type": "text", "text": question}], awaits_answer=True)
         media: dict[str, Any] = {}
         if sample.audio is not None:
             mel, num_frames = self._audio.features(load_audio(sample), sample.where)
             media |= {"mel": mel, "num_frames": num_frames}
-            prompt = _repeat(prompt, self._placeholders.audio, self._audio.num_tokens(num_frames))
+            placeholder = self._placeholders.audio
+            prompt = prompt.replace(placeholder, placeholder * self._audio.num_tokens(num_frames))
         frames = load_frames(sample)
         if frames is not None:
             if self._pictures is None:
@@ -134,8 +136,10 @@ class ChatInputs:
             pixels, grid = self._pictures.patches(frames.images, is_video=is_video)
             seconds_per_patch = self._pictures.frames_per_patch * frames.seconds_apart
             media |= {"pixels": pixels, "grid": grid, "is_video": is_video, "seconds_per_patch": seconds_per_patch}
-            placeholder = self._placeholders.video if is_video else self._placeholders.image
-            prompt = _repeat(prompt, placeholder, self._pictures.num_tokens(grid))
+            placeholder = self._placeholders.image
+            if is_video:
+                placeholder = self._placeholders.video
+            prompt = prompt.replace(placeholder, placeholder * self._pictures.num_tokens(grid))
         input_ids = self.text_tokens(prompt)
         num_prompt_tokens = len(input_ids)
         if answer is not None:
@@ -192,7 +196,3 @@ class ChatInputs:
             if token in text:
                 problem = f"text must not contain the model's special tokens, got {token!r}"
                 raise InputError(problem, where=where, fix="reword the row")
-
-
-def _repeat(prompt: str, placeholder: str, times: int) -> str:
-    return prompt.replace(placeholder, placeholder * times)

@@ -50,6 +50,7 @@ def collate(batch: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tens
 
 
 def _collate_audio(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    # Right-padded, unlike tokens: the mask says which frames at the beginning are the recording.
     recordings = [(encoded.mel, encoded.num_frames) for encoded in batch if encoded.mel is not None]
     if not recordings:
         return {}
@@ -95,7 +96,7 @@ def mark_tokens(batch: Sequence[Encoded], tokens: str = DEFAULT_TOKENS) -> torch
     length = _longest(batch)
     mask = torch.zeros((len(batch), length), dtype=torch.bool)
     for row, encoded in enumerate(batch):
-        prompt = length - len(encoded.input_ids)
+        prompt = length - len(encoded.input_ids)  # padding is on the left
         answer = prompt + encoded.num_prompt_tokens
         mask[row, prompt:answer] = tokens != "answer"
         mask[row, answer:] = tokens != "prompt"

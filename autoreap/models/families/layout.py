@@ -124,12 +124,10 @@ class CheckpointLayout(ABC):
             raise InputError(problem, where="config.json") from None
         for name, component in shape.components.items():
             num_experts, top_k = component.num_experts, component.top_k
+            # A dense decoder has none, and routes to none; where there are experts, a token needs one at least.
             if num_experts < 0 or not min(1, num_experts) <= top_k <= num_experts:
-                raise InputError(
-                    f"num_experts_per_tok of the {name} is {top_k}, of {num_experts} experts",
-                    where="config.json",
-                    fix="fetch it again",
-                )
+                problem = f"num_experts_per_tok of the {name} is {top_k}, of {num_experts} experts"
+                raise InputError(problem, where="config.json", fix="fetch it again")
         return replace(shape, is_packed=bool(config.get("quantization_config")))
 
     def role(self, tensor_name: str) -> TensorRole:
@@ -144,8 +142,7 @@ class CheckpointLayout(ABC):
         for prefix, part in self.parts.items():
             if tensor_name.startswith(prefix):
                 return part
-        problem = f"unknown tensor {tensor_name!r}; a {self.title} has none of that name"
-        raise InputError(problem, where="checkpoint")
+        raise InputError(f"unknown tensor {tensor_name!r}; a {self.title} has none of that name", where="checkpoint")
 
     def role_of(self, tensor: TensorInfo) -> TensorRole:
         """`role` of a tensor in a checkpoint; the error for an unknown one names its file."""
@@ -191,6 +188,7 @@ class CheckpointLayout(ABC):
         one that transformers writes where there is none.
         """
         shapes, tied = tensors_in_memory(self.stock_class(), config)
+        # Either name of a tied pair may be the one that is stored.
         for name, source in tied.items():
             if self.name_on_disk(name) not in stored:
                 del shapes[name]
@@ -221,6 +219,6 @@ class CheckpointLayout(ABC):
 
 def integer(config: Mapping[str, Any], key: str) -> int:
     """The integer `key` of a config; `TypeError` where it is something else."""
-    if type(config[key]) is not int:
+    if type(config[key]) is not int:  # a bool is an integer to `isinstance`
         raise TypeError(f"{key} is {config[key]!r}")
     return cast(int, config[key])

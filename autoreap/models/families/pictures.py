@@ -56,12 +56,10 @@ class Pictures:
         if not is_video:
             return per_frame[0], (1, height, width)
         depth = processor.temporal_patch_size
-        padded = [*per_frame, *[per_frame[-1]] * (-len(images) % depth)]
+        # A frame alone comes as `depth` copies of itself, of which one is taken.
+        single = per_frame.view(len(images), height * width, -1, depth, processor.patch_size**2)[:, :, :, 0]
+        frames = [*single, *[single[-1]] * (-len(images) % depth)]  # the last one fills up the last patch
         blocks = []
-        for start in range(0, len(padded), depth):
-            block = [
-                frame.view(height * width, -1, depth, processor.patch_size**2)[:, :, 0]
-                for frame in padded[start : start + depth]
-            ]
-            blocks.append(torch.stack(block, dim=2).flatten(1))
+        for start in range(0, len(frames), depth):
+            blocks.append(torch.stack(frames[start : start + depth], dim=2).flatten(1))
         return torch.cat(blocks), (len(blocks), height, width)

@@ -63,7 +63,8 @@ class Qwen2AudioLayout(CheckpointLayout):
 
     def num_audio_tokens(self, num_frames: int) -> int:
         """A convolution takes every second frame, a pool two of those: 25 a second."""
-        return ((num_frames - 1) // 2 + 1 - 2) // 2 + 1
+        num_states = (num_frames - 1) // 2 + 1
+        return (num_states - 2) // 2 + 1
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
         return cached_values(_text_config(config))
@@ -75,7 +76,7 @@ class Qwen2AudioLayout(CheckpointLayout):
         them in bytes; the decoder holds the tokens with their residuals three times, and as often what is between.
         """
         audio, text = config["audio_config"], _text_config(config)
-        states = audio["max_source_positions"]
+        states = audio["max_source_positions"]  # of 30 seconds: a shorter clip is padded to them
         width, between = (audio[key] for key in self.tower_widths)
         tower = states * (4 * width + 2 * between) + states**2 // 2
         decoder = num_tokens * 3 * (text["hidden_size"] + text["intermediate_size"])
@@ -117,7 +118,9 @@ class RunningQwen2Audio(RunningModel):
         from transformers.masking_utils import create_bidirectional_mask
 
         tower, device = model.model.audio_tower, self.device(model)
+        # Of the embeddings the mask's function takes nothing but shape, type and device.
         states = torch.zeros((1, tower.config.max_source_positions, 1), dtype=model.dtype, device=device)
+        # The tower's states, one for two frames, not those of the pool behind it.
         is_heard = torch.arange(states.shape[1], device=device)[None] < (num_frames - 1) // 2 + 1
         mask = create_bidirectional_mask(config=tower.config, inputs_embeds=states, attention_mask=is_heard.long())
         hidden = tower(mel[None].to(device), attention_mask=mask).last_hidden_state

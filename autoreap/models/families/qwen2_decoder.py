@@ -11,6 +11,7 @@ def write_windows(text: Config, retained: tuple[int, ...]) -> None:
     if text.get("layer_types"):
         text["layer_types"] = [text["layer_types"][layer] for layer in retained]
     if "max_window_layers" in text:
+        # The number of the first such layer: so many of the retained ones lie below it.
         text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in retained)
 
 

@@ -42,8 +42,10 @@ class Qwen3OmniLayout(QwenOmniLayout):
     speech_parts: Mapping[str, str] = {"talker.": "talker", "code2wav.": "speech"}
 
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
-        num_layers = integer(config, "num_hidden_layers")
-        num_experts = integer(config, "num_local_experts" if "num_local_experts" in config else "num_experts")
+        key = "num_experts"
+        if "num_local_experts" in config:  # transformers writes both for the talker, and builds this many
+            key = "num_local_experts"
+        num_layers, num_experts = integer(config, "num_hidden_layers"), integer(config, key)
         return ComponentShape(num_layers, num_experts, top_k=integer(config, "num_experts_per_tok"))
 
     def model_shape(self, config: Mapping[str, Any]) -> ModelShape:
@@ -63,6 +65,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
         expert = _EXPERT_TENSOR.fullmatch(within_layer)
         if expert is None:
             return replace(role, rows_are_experts=within_layer in _ROWS_ARE_EXPERTS)
+        # A plan names experts by their numbers, so the name keeps a place for one.
         name = f"{role.name.removesuffix(within_layer)}mlp.experts.{{expert}}.{expert['rest']}"
         return replace(role, name=name, expert=int(expert["expert"]))
 
@@ -101,7 +104,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
         """
         audio, text = self.thinker_config(config)["audio_config"], self.decoder_config(config, "thinker")
         channels, mel_bins, window = audio["downsample_hidden_size"], audio["num_mel_bins"], audio["n_window"]
-        chunks = -(-num_frames // (2 * window))
+        chunks = -(-num_frames // (2 * window))  # rounded up
         at_once = min(chunks, audio["conv_chunksize"])
         features = 3 * num_frames * mel_bins
         convolved = 2 * at_once * channels * -(-mel_bins // 2) * window
@@ -127,7 +130,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
     def write_experts(self, config: Config, component: str, num_experts: int) -> None:
         text = self.decoder_config(config, component)
         text["num_experts"] = num_experts
-        if "num_local_experts" in text:  # transformers writes it for the talker, and it wins over num_experts there
+        if "num_local_experts" in text:
             text["num_local_experts"] = num_experts
         text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
 
@@ -201,7 +204,7 @@ class Qwen3OmniVoice(QwenOmniVoice):
                 **inputs,
                 speaker=next(iter(talker.speaker_id)),
                 thinker_eos_token_id=end_token,
-                thinker_max_new_tokens=max_steps // 3,
+                thinker_max_new_tokens=max_steps // 3,  # 12.5 frames a second over some four tokens
                 talker_max_new_tokens=max_steps,
                 thinker_stopping_criteria=[_refuse_silence(end_token, inputs["input_ids"].shape[1], "no word")],
                 talker_stopping_criteria=[_refuse_silence(talker.codec_eos_token_id, 0, "no sound")],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _THINKER_PARTS = {"audio_tower.": "audio", "visual.": "vision", "model.": "thinker", "lm_head.": "thinker"}
 _STRIPPED = "vision_stripped"  # our key of the vision config: what is left of the tower is a stub
-_STUB_HEADS, _STUB_HEAD_DIM = 8, 8
+_STUB_HEADS, _STUB_HEAD_DIM = 8, 8  # so many heads can be split among up to eight devices
 
 
 class QwenOmniLayout(CheckpointLayout):

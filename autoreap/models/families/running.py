@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
@@ -32,6 +33,21 @@ class Router(Protocol):
     num_experts: int
     top_k: int
     register_forward_hook: Any
+
+
+@contextmanager
+def swap_layers(decoder: Decoder, layers: Iterable[nn.Module]) -> Iterator[None]:
+    """`decoder` has these `layers` instead of its own within the context."""
+    from torch import nn
+
+    original, depth = decoder.layers, decoder.config.num_hidden_layers
+    try:
+        decoder.layers = nn.ModuleList(layers)
+        # Some decoders run as many layers as their config says, and the cache is built from this number.
+        decoder.config.num_hidden_layers = len(decoder.layers)
+        yield
+    finally:
+        decoder.layers, decoder.config.num_hidden_layers = original, depth
 
 
 class RunningModel(ABC):
@@ -93,8 +109,9 @@ class RunningModel(ABC):
     def down_projection(self, layer: nn.Module) -> nn.Parameter:
         """The weight by which a layer's block writes: [E, H, I] of its experts, [H, I] of an MLP."""
         experts: Any = self.experts(layer)
-        down: nn.Parameter = cast(Any, layer).mlp.down_proj.weight if experts is None else experts.down_proj
-        return down
+        if experts is None:
+            return cast("nn.Parameter", cast(Any, layer).mlp.down_proj.weight)
+        return cast("nn.Parameter", experts.down_proj)
 
     def before_down(self, layer: nn.Module, hidden: torch.Tensor, expert: int | None = None) -> torch.Tensor:
         """What the down projection of `expert`, or of an MLP, is given [N, I] where the block is given `hidden` [N, H].
@@ -104,12 +121,13 @@ class RunningModel(ABC):
         from torch.nn import functional
 
         if expert is None:
-            mlp: Any = self.block(layer)
-            inner: torch.Tensor = mlp.act_fn(mlp.gate_proj(hidden)) * mlp.up_proj(hidden)
-            return inner
-        experts: Any = self.experts(layer)
-        gate, up = functional.linear(hidden, experts.gate_up_proj[expert]).chunk(2, dim=-1)
-        inner = experts.act_fn(gate) * up
+            block: Any = self.block(layer)
+            gate, up = block.gate_proj(hidden), block.up_proj(hidden)
+        else:
+            block = self.experts(layer)
+            # Stock experts are fused in memory: the gate's rows lie above those of the projection it gates.
+            gate, up = functional.linear(hidden, block.gate_up_proj[expert]).chunk(2, dim=-1)
+        inner: torch.Tensor = block.act_fn(gate) * up
         return inner
 
     def raw_gates(self, router_output: tuple[torch.Tensor, ...]) -> torch.Tensor:

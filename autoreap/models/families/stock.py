@@ -29,6 +29,7 @@ def read_model(
     """
     is_packed = getattr(config, "quantization_config", None) is not None
     if is_packed:
+        # Packed, transformers unpacks a matrix only in a forward pass of the whole model: layers alone could not run.
         config.quantization_config["dequantize"] = True
     with nullcontext() if layers else _unreported():
         model = read(path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False)
@@ -68,6 +69,7 @@ def _tensors_of(stock: Any, config: str) -> tuple[dict[str, tuple[int, ...]], di
 
     num_parameters = 0
 
+    # A config of absurd sizes would build modules until memory is full, even without weights.
     def count(*_registered: Any) -> None:
         nonlocal num_parameters
         num_parameters += 1
