@@ -124,7 +124,7 @@ def order_rows(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
     Rows whose header is broken come first, so that a data set full of them is refused at once; then weight by weight,
     the longest first, so that too large a budget shows at once; ties as they were given.
     """
-    weights = list(dict.fromkeys(sample.weight for sample in samples))
+    weights = list(dict.fromkeys(sample.weight for sample in samples))  # in the order in which they come first
     lengths = [_estimate_length(inputs, sample) for sample in samples]
 
     def key(number: int) -> tuple[bool, int, float, int]:
@@ -146,7 +146,7 @@ def estimate_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
 
 def _fits(rows: Sequence[Encoded], budget: int) -> bool:
     longest = max(len(encoded.input_ids) for encoded in rows)
-    return longest * len(rows) <= budget
+    return longest * len(rows) <= budget  # padding costs what tokens cost
 
 
 def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
@@ -157,6 +157,7 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
     try:
         if sample.audio is not None:
             tokens += seconds_from_header(sample.audio, sample.where) * _AUDIO_TOKENS_PER_SECOND
+        # A film, not a list of images.
         if not isinstance(sample.video, tuple):
             num_frames, width, height = size_from_header(sample.video, sample.where)
             return tokens + num_frames / _FRAMES_PER_TOKEN * width * height / _PIXELS_PER_TOKEN
@@ -165,7 +166,7 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
             images = (sample.image,)
         if images:
             with opened_image(images[0], sample.where) as image:
-                shown = max(len(images) / _FRAMES_PER_TOKEN, 1)
+                shown = max(len(images) / _FRAMES_PER_TOKEN, 1)  # an image alone fills a patch in time, too
                 tokens += shown * image.width * image.height / _PIXELS_PER_TOKEN
     except MediaError:
         return math.inf

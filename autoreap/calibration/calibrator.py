@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -35,7 +35,6 @@ DEFAULT_BATCH_TOKENS = 8192
 SPEECH_STEPS = 512  # what the talker says of one sample at most, while it hears itself
 _MAX_SILENT = 0.5  # the share of rows that may be answered with nothing; a talker is not known by its silence
 _NAMED = 5  # silent rows in a message
-_Run = Callable[[Loaded, Batch, Meter, "Options"], tuple[str, ...]]  # returns the rows that were answered with nothing
 _ROW = re.compile(r"(:| row )\d+$")  # the end of `Sample.where`
 
 
@@ -86,8 +85,8 @@ def calibrate(
     measurement = identity(loaded, data, components=components, options=options)
     file = ResumeFile(options.resume, measurement)
     measured = {}
-    skipped: dict[str, int] = {}
-    silent: dict[str, int] = {}
+    skipped = {}
+    silent = {}
     for component in components:
         meters = {}
         for modality in MODALITIES:
@@ -171,16 +170,15 @@ def decoder_of(loaded: Loaded, component: str) -> Decoder:
     return decoder
 
 
-def _make_meter(loaded: Loaded, component: str, options: Options, spans: int, state: State | None = None) -> Meter:
-    """A meter of the decoder as it is in memory; `state` is what was measured before."""
-    running = loaded.model_info.family.running
-    layers = decoder_of(loaded, component).layers
-    shape = ComponentShape(len(layers), num_experts=0, top_k=0)  # of a dense decoder
-    for layer in layers:
-        router = running.router(layer)
-        if router is not None:
-            shape = ComponentShape(len(layers), router.num_experts, router.top_k)
-            break
+def spans_of(modality: str, shape: ComponentShape) -> int:
+    """For how many spans of layers the cosine is measured: on audio alone, by which layers are ranked."""
+    return min(MAX_SPAN, shape.num_layers) if modality == "audio" else 0
+
+
+def new_meter(loaded: Loaded, component: str, modality: str, options: Options, state: State | None = None) -> Meter:
+    """A meter of a decoder on rows of one modality; `state` is what was measured before."""
+    running, shape = loaded.model_info.family.running, loaded.model_info.shape.components[component]
+    spans = spans_of(modality, shape)
     return Meter(running, shape, running.device(loaded.model), spans=spans, gates=options.gates, state=state)
 
 
@@ -188,12 +186,10 @@ def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options:
     """What `component` does with the samples of one modality; `file` knows what was measured of them before."""
     modality = samples[0].modality
     name = f"{component}.{modality}"
-    spans = MAX_SPAN if modality == "audio" else 0
     part = file.part(name)
-    run: _Run = _listen
     budget = options.batch_tokens
     if component == "talker":
-        run, budget = _speak, 1  # one row at a time
+        budget = 1  # one row at a time: the stock class speaks for one
     sequence = batches(
         loaded.inputs,
         samples,
@@ -204,11 +200,17 @@ def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options:
     )
     with Progress(f"calibrating {component} on {modality}", len(samples) - part.position.num_rows) as progress:
         for weight, of_weight in groupby(sequence, key=lambda batch: batch.weight):
+            # A meter adds each token once; rows of a weight have a sum of their own, which is multiplied afterwards.
             part = part.before(weight)
-            meter = _make_meter(loaded, component, options, spans, part.state)
+            meter = new_meter(loaded, component, modality, options, part.state)
             with meter.attach(decoder_of(loaded, component).layers):
                 for batch in of_weight:
-                    silent = part.position.silent + run(loaded, batch, meter, options)
+                    silent = part.position.silent
+                    if component == "talker":
+                        silent += _speak(loaded, batch, meter)
+                    else:
+                        meter.count(mark_tokens(batch.encoded, options.tokens))
+                        listen(loaded, batch)
                     _check_silent(silent, len(samples))
                     progress.advance(batch.position.num_rows - part.position.num_rows)
                     part = replace(part, position=replace(batch.position, silent=silent))
@@ -217,7 +219,7 @@ def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options:
                         file.save()
             part = replace(part, state=meter.state())
     file.keep(name, part)
-    return _make_meter(loaded, component, options, spans, sum_part(part, samples, options))
+    return new_meter(loaded, component, modality, options, sum_part(part, samples, options))
 
 
 def sum_part(part: Part, samples: Sequence[Sample], options: Options) -> State:
@@ -227,13 +229,6 @@ def sum_part(part: Part, samples: Sequence[Sample], options: Options) -> State:
     if not total["tokens"]:
         raise InputError(f"rows hold no tokens of kind {options.tokens!r}", where=samples[0].where)
     return total
-
-
-def _listen(loaded: Loaded, batch: Batch, meter: Meter, options: Options) -> tuple[str, ...]:
-    """Let the thinker hear a batch; no row is left out."""
-    meter.count(mark_tokens(batch.encoded, options.tokens))
-    listen(loaded, batch)
-    return ()
 
 
 def _check_silent(silent: Sequence[str], num_rows: int) -> None:
@@ -250,10 +245,12 @@ def listen(loaded: Loaded, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
     running, model = loaded.model_info.family.running, loaded.model
     audio = [audio_of(running, model, encoded) for encoded in batch.encoded]
-    running.thinker(model).base_model(**embedded(running, model, loaded.inputs, batch.encoded, audio), use_cache=False)
+    inputs = embedded(running, model, loaded.inputs, batch.encoded, audio)
+    # Not the head: logits of 8,192 tokens over 150,000 words would take 2.5 GB, and nothing needs them.
+    running.thinker(model).base_model(**inputs, use_cache=False)
 
 
-def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tuple[str, ...]:
+def _speak(loaded: Loaded, batch: Batch, meter: Meter) -> tuple[str, ...]:
     """Let the model answer one sample aloud; every step of the talker counts.
 
     Returns the row, with the reason, if it was answered with nothing; then no step counts.
@@ -272,9 +269,8 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter, _options: Options) -> tup
 def speak(loaded: Loaded, encoded: Encoded) -> None:
     """Let the model answer one sample aloud, seeded each time; `SilenceError` if it says nothing."""
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
-    tensors = loaded.inputs.collate([encoded])
     family = loaded.model_info.family
     assert family.voice is not None  # it has a talker
     device = family.running.device(loaded.model)
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    tensors = {name: tensor.to(device) for name, tensor in loaded.inputs.collate([encoded]).items()}
     family.voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, SPEECH_STEPS)

@@ -108,14 +108,17 @@ def _hear(loaded: Loaded, samples: Sequence[Sample], options: Options) -> list[_
     sequence = batches(loaded.inputs, samples, options.batch_tokens, max_unreadable=options.max_unreadable)
     with Progress("embedding audio", len(samples)) as progress:
         for batch in sequence:
-            answered = [encoded for encoded in batch.encoded if len(encoded.input_ids) > encoded.num_prompt_tokens]
-            audio = []
-            for encoded in answered:
+            rows, audio = [], []
+            for encoded in batch.encoded:
+                if len(encoded.input_ids) == encoded.num_prompt_tokens:
+                    continue  # no answer
                 embeddings = audio_of(running, model, encoded)
-                audio.append(None if embeddings is None else embeddings.cpu())
-            if answered:
-                rows = tuple(without_features(encoded) for encoded in answered)
-                heard.append(_Heard(rows, tuple(audio), batch.weight))
+                if embeddings is not None:
+                    embeddings = embeddings.cpu()  # those of all rows might fill a device that holds the model
+                rows.append(without_features(encoded))
+                audio.append(embeddings)
+            if rows:
+                heard.append(_Heard(tuple(rows), tuple(audio), batch.weight))
             progress.advance(batch.position.num_rows - num_rows)
             num_rows = batch.position.num_rows
     if not heard:
@@ -128,7 +131,7 @@ def _loss_without(loaded: Loaded, heard: Sequence[_Heard], cut: set[int], progre
     shape = loaded.model_info.shape.components["thinker"]
     everything = ComponentPlan.identity(shape)
     thinker = replace(everything, layers=tuple(layer for layer in everything.layers if layer not in cut))
-    nats = num_tokens = 0.0
+    nats = num_tokens = 0.0  # both weighted
     with masked(loaded.model, PruningPlan(loaded.model_info.base_model, False, thinker)):
         for batch in heard:
             losses = _token_losses(loaded, batch)
@@ -136,7 +139,7 @@ def _loss_without(loaded: Loaded, heard: Sequence[_Heard], cut: set[int], progre
             num_tokens += batch.weight * len(losses)
             progress.advance()
     mean = nats / num_tokens
-    return mean if math.isfinite(mean) else math.inf
+    return mean if math.isfinite(mean) else math.inf  # `min` of a number and NaN would depend on their order
 
 
 @torch.inference_mode()

@@ -68,7 +68,8 @@ def measure_saliency(
         _check_order(loaded, components)
     measure = calibrate_by_layer if loaded.streamed else calibrate
     wanted = identity(loaded, data, components=components, options=options)
-    is_shared = output is None and cache is not None  # under a name of its own: who holds it measures the same
+    # Under a name of its own, who holds the lock measures the same, so it is worth waiting for.
+    is_shared = output is None and cache is not None
     if output is None and cache is not None:
         name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
         output = cache / f"{name}.safetensors"
@@ -78,18 +79,18 @@ def measure_saliency(
     if output.is_dir():
         raise InputError("is a directory", where=output, fix="name a file")
     saved = _read_saved(output, wanted)
-    if saved is None or _num_ordered(saved) < num_ordered:
-        with lock_resume_file(output, waits=is_shared) as resume:
-            saved = _read_saved(output, wanted)  # another process may have measured the same
-            if saved is None:
-                options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
-                saved = measure(loaded, data, components=components, options=options)
-                saved.save(output)
-            else:
-                logger.info("saliency measured before: %s", output)
-            saved = _ordered(saved, loaded, data, num_ordered, options, output)
-    else:
+    if saved is not None and _num_ordered(saved) >= num_ordered:
         logger.info("saliency measured before: %s", output)
+        return _with_first(saved, num_ordered)
+    with lock_resume_file(output, waits=is_shared) as resume:
+        saved = _read_saved(output, wanted)  # another process may have measured the same
+        if saved is None:
+            options = replace(options, resume=resume, spool=options.spool or spool_beside(output))
+            saved = measure(loaded, data, components=components, options=options)
+            saved.save(output)
+        else:
+            logger.info("saliency measured before: %s", output)
+        saved = _ordered(saved, loaded, data, num_ordered, options, output)
     return _with_first(saved, num_ordered)
 
 
@@ -102,8 +103,9 @@ def _check_order(loaded: Loaded, components: Sequence[str]) -> None:
 
 
 def _num_ordered(saliency: Saliency) -> int:
-    thinker = saliency.components.get("thinker")
-    return 0 if thinker is None else len(thinker.layer_order.layers)
+    if "thinker" not in saliency.components:
+        return 0
+    return len(saliency.component("thinker").layer_order.layers)
 
 
 def _ordered(
@@ -137,4 +139,6 @@ def _read_saved(path: Path, wanted: Mapping[str, str]) -> Saliency | None:
         saliency = load_saliency(path)
     except InputError:  # not there, or another file: it is replaced
         return None
-    return saliency if wanted.items() <= saliency.provenance.items() else None
+    if wanted.items() <= saliency.provenance.items():
+        return saliency
+    return None

@@ -64,7 +64,10 @@ class Meter:
         spans = min(spans, shape.num_layers)
         sums = _zeros(shape, spans)
         if state is not None:
-            _check_same_form(state, sums)
+            given, needed = _form_of(state), _form_of(sums)
+            if given != needed:
+                problem = f"is not of this decoder: {given} instead of {needed}"
+                raise InputError(problem, where="state of a measurement")
             sums = dict(state)
         self._sums = {name: tensor.to(self._device, copy=True) for name, tensor in sums.items()}
         self._counted: torch.Tensor | None = None  # [N], which of the T tokens count; None: all
@@ -116,7 +119,7 @@ class Meter:
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """What is measured within the context does not count if it ends in an error."""
-        before = {name: tensor.clone() for name, tensor in self._sums.items()}
+        before = {name: tensor.clone() for name, tensor in self._sums.items()}  # `_add` changes them in place
         try:
             yield
         except BaseException:
@@ -137,8 +140,12 @@ class Meter:
     def layer(self, number: int, layer: nn.Module) -> Iterator[None]:
         """Measure every forward pass of one layer, the decoder's `number`-th, within the context."""
         experts, router = self._running.experts(layer), self._running.router(layer)
+
+        def before_layer(_layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            self._compare(number, arguments[0])
+
         with ExitStack() as stack:
-            stack.callback(layer.register_forward_pre_hook(self._before_layer(number)).remove)
+            stack.callback(layer.register_forward_pre_hook(before_layer).remove)
             if number + 1 == self._num_layers:
                 stack.callback(layer.register_forward_hook(self._after_last_layer).remove)
             if router is not None and self._raw:
@@ -166,7 +173,7 @@ class Meter:
 
     def _add(self, number: int, experts: torch.Tensor, weights: torch.Tensor, norms: torch.Tensor) -> None:
         """Add g * ||h|| of the tokens that count; all of shape [T, K]."""
-        gates = self._raw_gates if self._raw_gates is not None else weights
+        gates = weights if self._raw_gates is None else self._raw_gates
         experts = self._select_counted(experts.to(self._device))
         gates = self._select_counted(gates.to(self._device))
         norms = self._select_counted(norms.to(self._device))
@@ -177,12 +184,6 @@ class Meter:
         self._sums["gate_norm_sum"][number] += by_expert.sum(dim=0)
         chosen = experts.flatten()
         self._sums["routed_tokens"][number].index_add_(0, chosen, torch.ones_like(chosen))
-
-    def _before_layer(self, number: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(_layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            self._compare(number, arguments[0])
-
-        return hook
 
     def _after_last_layer(self, _layer: nn.Module, _arguments: Any, output: torch.Tensor) -> None:
         self._compare(self._num_layers, output)
@@ -195,13 +196,14 @@ class Meter:
         """Take in the hidden states [..., H] number `number` and compare them with those before."""
         if number == 0:
             num_tokens = hidden.shape[:-1].numel() if self._counted is None else len(self._counted)
-            self._sums["tokens"] += num_tokens
+            self._sums["tokens"] += num_tokens  # once in a pass
         if not self._recent.maxlen:
-            return
+            return  # no spans are measured
         directions = self._directions(hidden)
         if self._recent:
             for place, earlier in enumerate(self._recent):
                 self._recent[place] = earlier.to(directions.device)  # once, where layers lie on several devices
+            # The newest first: it is one layer away, which is the first row of the sums.
             cosines = [(earlier * directions).sum(dim=-1) for earlier in reversed(self._recent)]
             sums = torch.stack(cosines).sum(dim=1, dtype=torch.float64)
             self._sums["cosine_sum"][: len(sums), number] += sums.to(self._device)
@@ -242,12 +244,6 @@ def _zeros(shape: ComponentShape, spans: int) -> State:
     }
 
 
-def _check_same_form(state: Mapping[str, torch.Tensor], like: State) -> None:
-    """Raise `InputError` unless both have tensors of the same names, shapes and types."""
-    given, needed = _form_of(state), _form_of(like)
-    if given != needed:
-        raise InputError(f"is not of this decoder: {given} instead of {needed}", where="state of a measurement")
-
-
 def _form_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Names, shapes and types."""
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}

@@ -27,6 +27,7 @@ from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 logger = logging.getLogger(__name__)
 
 SAVE_INTERVAL_SECONDS = 120.0
+DAMAGES = (SafetensorError, OSError, KeyError, ValueError, InputError)  # what a damaged file can raise while it is read
 _FORMAT = "autoreap.resume.1"
 _NAMED = 3  # what differs, in a message
 
@@ -65,7 +66,7 @@ class Part:
 
 
 def _multiply(tensor: torch.Tensor, weight: float) -> torch.Tensor:
-    """Whole numbers stay whole."""
+    """Counts stay whole numbers, as the file of a measurement has them."""
     if tensor.is_floating_point():
         return tensor * weight
     return (tensor.double() * weight).round().to(tensor.dtype)
@@ -112,9 +113,20 @@ class ResumeFile:
                 for key, tensor in (state or {}).items():
                     tensors[f"{name}/{kind}/{key}"] = tensor
         metadata = {"format": _FORMAT, "identity": json.dumps(self._identity), "parts": json.dumps(parts)}
-        with atomic_write(self._path) as partial:
-            partial.write_bytes(save(tensors, metadata))  # `save_file` has no OSError for a full disk
+        write_tensors(self._path, tensors, metadata)
         self._saved = time.monotonic()
+
+
+def write_tensors(path: Path, tensors: State, metadata: dict[str, str]) -> None:
+    """Write both as a safetensors file, whole or not at all."""
+    with atomic_write(path) as partial:
+        partial.write_bytes(save(tensors, metadata))  # `save_file` has no OSError for a full disk
+
+
+def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
+    """Tensors and metadata of a safetensors file; one of `DAMAGES` if they can't be read."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 @contextmanager
@@ -138,6 +150,7 @@ def lock_resume_file(output: Path, *, waits: bool = False) -> Iterator[Path]:
 
     with waiting_lock(lock, on_wait=say) if waits else exclusive(lock, problem, fix):
         yield path
+        # Not in a `finally`: what was measured before an error is there for the next call.
         path.unlink(missing_ok=True)
 
 
@@ -160,10 +173,8 @@ _PARTS = TypeAdapter(dict[StrictStr, _PartEntry])
 def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
     """The parts in `path`, none if they are not of the same measurement or can't be read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found: dict[str, str] = {}
+        tensors, metadata = read_tensors(path)
+        found: dict[str, str] = {}  # of a file of another format nothing is known, so everything differs
         if metadata.get("format") == _FORMAT:
             found = validate(_IDENTITY, parse_json(metadata["identity"]), "identity")
         changed = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
@@ -171,7 +182,7 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
             logger.info(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
             return {}
         entries = validate(_PARTS, parse_json(metadata["parts"]), "parts")
-    except (SafetensorError, OSError, KeyError, ValueError, InputError) as error:
+    except DAMAGES as error:
         logger.info(f"starting anew: {path} is damaged: {error}")
         return {}
     parts = {}

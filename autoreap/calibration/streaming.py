@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from autoreap.calibration.batching import Batch, batches, estimate_tokens
-from autoreap.calibration.calibrator import MAX_SPAN, Options, decoder_of, identity, listen, origin, sum_part
+from autoreap.calibration.calibrator import Options, decoder_of, identity, listen, new_meter, origin, spans_of, sum_part
 from autoreap.calibration.meter import Meter
 from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, open_spool
@@ -53,7 +53,7 @@ def calibrate_by_layer(
         for modality in MODALITIES:
             if modality in data:
                 groups[modality] = _embed(loaded, data[modality], options, shape, spool)
-        _run_layers(loaded, [*itertools.chain(*groups.values())], shape, spool)
+        _run_layers(loaded, [*itertools.chain(*groups.values())], shape.num_layers, spool)
     sums = {}
     skipped = {}
     layer_cosine = None
@@ -68,16 +68,12 @@ def calibrate_by_layer(
     return Saliency({"thinker": measured}, measurement | origin(loaded.model_info.base_model, data, skipped, silent={}))
 
 
-def _spans(modality: str, shape: ComponentShape) -> int:
-    return min(MAX_SPAN, shape.num_layers) if modality == "audio" else 0
-
-
 def _check_estimate(loaded: Loaded, data: Mapping[str, Sequence[Sample]], shape: ComponentShape, spool: Spool) -> None:
     """Find a lack of room before the first row is embedded."""
     state_bytes = decoder_of(loaded, "thinker").config.hidden_size * loaded.model.dtype.itemsize
     num_states = 0.0
     for modality, samples in data.items():
-        num_states += estimate_tokens(loaded.inputs, samples) * (_spans(modality, shape) + 1)
+        num_states += estimate_tokens(loaded.inputs, samples) * (spans_of(modality, shape) + 1)
     spool.check(int(num_states * state_bytes))
 
 
@@ -121,16 +117,14 @@ def _embed(
     loaded: Loaded, samples: Sequence[Sample], options: Options, shape: ComponentShape, spool: Spool
 ) -> list[_Group]:
     """Spool what the decoder is given of each batch of one modality."""
-    running, device = loaded.model_info.family.running, loaded.model.device
     modality = samples[0].modality
-    spans = _spans(modality, shape)
     groups = []
     sequence = batches(loaded.inputs, samples, options.batch_tokens, max_unreadable=options.max_unreadable)
     with Progress(f"embedding {modality}", len(samples)) as progress:
         position = Part().position
         for weight, of_weight in itertools.groupby(sequence, key=lambda batch: batch.weight):
-            meter = Meter(running, shape, device, spans=spans, gates=options.gates)
-            group = _Group(modality, spans, meter, [], Part(weight=weight))
+            meter = new_meter(loaded, "thinker", modality, options)
+            group = _Group(modality, spans_of(modality, shape), meter, [], Part(weight=weight))
             for batch in of_weight:
                 counted = mark_tokens(batch.encoded, options.tokens)
                 group.batches.append(_store(loaded, batch, counted, group, spool))
@@ -158,6 +152,7 @@ def _store(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, s
         else:
             plain[key] = value
     stored = _Stored(f"{group.modality}-{batch.position.num_rows}", counted, plain, lengths)
+    # Of h_0 to h_L so many are on disk at once: those that the next layers are compared with, and the newest.
     arguments_bytes = sum(tensor.nbytes for tensor in tensors.values())
     spool.reserve((group.spans + 1) * hidden.nbytes + arguments_bytes)
     spool.save(stored.hidden_file(0), {"hidden": hidden})
@@ -173,14 +168,12 @@ def _load_arguments(stored: _Stored, spool: Spool, device: torch.device) -> dict
     return arguments | tensors
 
 
-def _run_layers(loaded: Loaded, groups: Sequence[_Group], shape: ComponentShape, spool: Spool) -> None:
+def _run_layers(loaded: Loaded, groups: Sequence[_Group], num_layers: int, spool: Spool) -> None:
     """All layers, one after the other, each over all batches."""
-    logger.info(
-        f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output"
-    )
+    logger.info(f"going through {num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output")
     num_batches = sum(len(group.batches) for group in groups)
-    with Progress("calibrating thinker, batches of layers", shape.num_layers * num_batches) as progress:
-        for number in range(shape.num_layers):
+    with Progress("calibrating thinker, batches of layers", num_layers * num_batches) as progress:
+        for number in range(num_layers):
             _run_layer(loaded, number, groups, spool, progress)
 
 
@@ -198,6 +191,7 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
                     for each in range(max(0, number - group.spans), number + 1):
                         states.append(spool.load(stored.hidden_file(each), device)["hidden"])
                     *earlier, hidden = states
+                    # The meter has forgotten them: since this batch ran last, it has seen all others.
                     group.meter.count(stored.counted, earlier)
                     output = run(hidden, _load_arguments(stored, spool, device))
                     if number >= group.spans:  # no later layer is compared with it
@@ -210,11 +204,8 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
 
 def _add_up(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample], options: Options) -> Meter:
     """The weighted sums of one modality."""
-    model_info = loaded.model_info
     part = Part()
     for group in groups:
         assert group.part.weight is not None
         part = replace(part.before(group.part.weight), state=group.meter.state())
-    shape = model_info.shape.components["thinker"]
-    state = sum_part(part, samples, options)
-    return Meter(model_info.family.running, shape, spans=groups[0].spans, gates=options.gates, state=state)
+    return new_meter(loaded, "thinker", groups[0].modality, options, sum_part(part, samples, options))

@@ -36,9 +36,8 @@ def read_shape(saliency: Saliency) -> ModelShape | None:
     except ValidationError:
         shape = None
     if shape is None or not _is_of(shape, saliency):
-        raise InputError(
-            "the model's shape is broken, or not that of the measurements", where="saliency", fix="calibrate again"
-        )
+        problem = "the model's shape is broken, or not that of the measurements"
+        raise InputError(problem, where="saliency", fix="calibrate again")
     return shape
 
 
@@ -55,6 +54,7 @@ def _is_of(shape: ModelShape, saliency: Saliency) -> bool:
 def component_shape(measured: ComponentSaliency) -> ComponentShape:
     """The decoder that was measured; top-k is the number of experts that took each audio token."""
     audio = measured.modalities["audio"]
+    # The largest of all layers: one without experts routes nothing.
     routed = audio.routed_tokens.sum(axis=1).max() / max(audio.tokens, 1)
     return ComponentShape(measured.num_layers, measured.num_experts, min(max(1, round(routed)), measured.num_experts))
 
@@ -96,6 +96,7 @@ def kept_share(saliency: FloatArray, kept: Sequence[Sequence[int]]) -> FloatArra
 def cut_order(layer_cosine: FloatArray, pinned: frozenset[int], num_cut: int) -> tuple[int, ...]:
     """The first `num_cut` layers in the order in which `layers_to_cut` takes single ones; fewer if fewer are free."""
     order: list[int] = []
+    # One more each time; what is new is the next in order.
     for number in range(1, min(num_cut, layer_cosine.shape[1] - len(pinned)) + 1):
         order.extend(layers_to_cut(layer_cosine, number, pinned) - set(order))
     return tuple(order)
@@ -114,7 +115,7 @@ def turnover_from_audio(
     measured: ComponentSaliency, num_kept: int, lambdas: Sequence[float], betas: Sequence[float]
 ) -> FloatArray:
     """The turnover of the `num_kept` experts against lambda = 0, mean over layers, [len(lambdas), len(betas)]."""
-    audio_only = retained_experts(measured.affinity(0, 0), num_kept)
+    audio_only = retained_experts(measured.affinity(0, 0), num_kept)  # A = S1: beta does not count without lambda
     rows = []
     for lambda_ in lambdas:
         row = []
@@ -288,16 +289,8 @@ def headline(summary: ComponentSummary) -> list[str]:
 
 def layer_table(summary: ComponentSummary) -> list[list[str]]:
     """A header, and a row of text for each layer; of a dense one, what it says of layers alone."""
-    header = [
-        "layer",
-        f"top {summary.num_retained} hold",
-        "effective",
-        "no audio",
-        "no token",
-        "cosine",
-        "cut",
-        "moved",
-    ]
+    top = f"top {summary.num_retained} hold"
+    header = ["layer", top, "effective", "no audio", "no token", "cosine", "cut", "moved"]
     rows = [header]
     for layer in summary.layers:
         rows.append(
@@ -314,8 +307,8 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
         )
     if not summary.shape.is_dense:
         return rows
-    about_layers = [header.index(name) for name in _OF_LAYERS]
     table = []
     for row in rows:
-        table.append([row[number] for number in about_layers])
+        columns = dict(zip(header, row, strict=True))
+        table.append([columns[name] for name in _OF_LAYERS])
     return table

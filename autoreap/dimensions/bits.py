@@ -42,6 +42,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
             decoder, edit = family.running.decoder(model, component), plan.component(component)
             if plan.bits is None or decoder is None or (component == "talker" and plan.drop_speech):
                 continue
+            # A talker that is not pruned is quantised whole: transformers reads all experts of a checkpoint alike.
             numbers = edit.layers if edit else range(len(decoder.layers))
             for number in numbers:
                 kept = edit.experts[number] if edit else ()
@@ -69,7 +70,9 @@ def matrices(
 def rounded(weights: nn.Parameter, kept: tuple[int, ...], bits: int, group_size: int) -> Iterator[None]:
     """What `weights` [E, R, C] or [R, C] round to in the place of the `kept` rows, or of all of it."""
     values = weights.detach()
-    with standing_in(weights, kept, to_nearest(values[list(kept)] if kept else values, bits, group_size)):
+    if kept:
+        values = values[list(kept)]
+    with standing_in(weights, kept, to_nearest(values, bits, group_size)):
         yield
 
 
@@ -98,7 +101,7 @@ def scales_of(weights: torch.Tensor, bits: int, group_size: int) -> torch.Tensor
     from compressed_tensors.quantization.utils import calculate_qparams
 
     groups = weights.float().reshape(len(weights), -1, group_size)
-    scales: torch.Tensor
+    scales: torch.Tensor  # the zero points beside them are all 0, as codes are symmetric
     scales, _ = calculate_qparams(groups.amin(-1), groups.amax(-1), scheme(bits, group_size).weights)
     return scales.to(torch.bfloat16)
 

@@ -43,6 +43,7 @@ def narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
     import torch
 
     original = router.weight
+    # Stock routers take top-k among so many, and a layer may hold fewer experts than a token goes to.
     num_experts, top_k = router.num_experts, router.top_k
     keep = torch.tensor(kept, device=original.device)
 
@@ -66,9 +67,13 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     if edit is None or role.layer is None:
         return role
     kept = edit.experts[role.layer]
-    if role.expert is not None:
-        return replace(role, expert=kept.index(role.expert)) if role.expert in kept else None
-    return replace(role, rows=kept) if role.rows_are_experts else role
+    if role.rows_are_experts:
+        return replace(role, rows=kept)
+    if role.expert is None:
+        return role
+    if role.expert not in kept:
+        return None
+    return replace(role, expert=kept.index(role.expert))
 
 
 def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:

@@ -50,6 +50,7 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
     waiting = torch.empty(weights.shape, dtype=values.dtype, pin_memory=values.is_cuda)
     places, originals, others = [values], [waiting], [weights]
     if kept:
+        # Views, one an expert: an index of several at once would make a copy on the device.
         places, originals, others = [values[expert] for expert in kept], list(waiting), list(weights)
     for place, original in zip(places, originals, strict=True):
         original.copy_(place)

@@ -53,7 +53,9 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     edit = plan.component(role.part) if role.part in COMPONENTS else None
     if edit is None or role.layer is None:
         return role
-    return replace(role, layer=edit.layers.index(role.layer)) if role.layer in edit.layers else None
+    if role.layer not in edit.layers:
+        return None
+    return replace(role, layer=edit.layers.index(role.layer))
 
 
 def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:

@@ -66,7 +66,9 @@ def trained_tensor(role: TensorRole, plan: PruningPlan) -> torch.Tensor | None:
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Mark what is trained; `writing.rewrite` takes it from the plan."""
-    return role if trained_tensor(role, plan) is None else replace(role, is_fitted=True)
+    if trained_tensor(role, plan) is None:
+        return role
+    return replace(role, is_fitted=True)
 
 
 def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:

@@ -22,7 +22,9 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> AbstractC
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Drop the talker and the waveform decoder."""
-    return None if plan.drop_speech and role.part in SPEAKING_PARTS else role
+    if plan.drop_speech and role.part in SPEAKING_PARTS:
+        return None
+    return role
 
 
 def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:

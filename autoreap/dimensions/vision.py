@@ -27,9 +27,13 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
 
 def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
     """Drop the tower."""
-    return None if plan.strip_vision and role.part == "vision" else role
+    if plan.strip_vision and role.part == "vision":
+        return None
+    return role
 
 
 def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
     """Describe the stub that the stock class builds in the tower's place, and add its few tensors."""
-    return layout.write_no_vision(config) if plan.strip_vision else {}
+    if plan.strip_vision:
+        return layout.write_no_vision(config)
+    return {}

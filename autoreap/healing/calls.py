@@ -1,6 +1,5 @@
 """What the decoder is given of the calibration rows that are fitted on."""
 
-import importlib.metadata
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from autoreap.errors import InputError, MediaError, SilenceError
 from autoreap.models.decoder_calls import catch_arguments, catch_steps
 from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded
+from autoreap.models.places import library_versions
 from autoreap.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ def decoder_calls(
     calls = []
     decoder = decoder_of(loaded, "thinker")
     for batch in batches(loaded.inputs, samples, batch_tokens, max_unreadable=1.0):
+        # The decoder's layers are not run, so a model that is read layer by layer needs none in memory.
         arguments = catch_arguments(decoder, partial(listen, loaded, batch))
         hidden = arguments.pop("inputs_embeds")
         counted = mark_tokens(batch.encoded, tokens).flatten().nonzero().squeeze(1)
@@ -90,7 +91,7 @@ def spoken_calls(loaded: Loaded, samples: Sequence[Sample], max_tokens: int = MA
     shuffled = list(samples)
     random.Random(0).shuffle(shuffled)
     calls: list[DecoderCall] = []
-    num_tokens = 0
+    num_tokens = 0  # that the talker was given: how many is known only once it has spoken
     with Progress("answers aloud, tokens", max_tokens) as progress:
         for sample in shuffled:
             if num_tokens >= max_tokens:
@@ -115,6 +116,6 @@ def computed_with(loaded: Loaded) -> dict[str, str]:
     """The device, the type and the versions that decide how numbers are rounded."""
     return {
         "where": f"{loaded.model.device}, {loaded.model.dtype}",
-        "versions": " ".join(importlib.metadata.version(name) for name in ("torch", "transformers")),
+        "versions": " ".join(library_versions().values()),
         "autoreap": __version__,
     }

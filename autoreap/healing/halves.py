@@ -34,6 +34,7 @@ class HalvedLayer:
         """The first half, for the layer's input. The output of the layer is the residual plus the block's output."""
         given = []
 
+        # The stock layer does the rest: with a silent block it returns what attention has left on the stream.
         def add_nothing(normalised: torch.Tensor) -> torch.Tensor:
             given.append(normalised)
             return torch.zeros_like(normalised)
@@ -54,7 +55,9 @@ class LayerRunner:
     @contextmanager
     def layer(self, number: int) -> Iterator[HalvedLayer]:
         """Layer `number`, with its weights in memory while the context lasts."""
-        streamed = self._loaded.streamed
-        module = self._loaded.read_layer(number) if streamed else self._decoder.layers[number]
+        if self._loaded.streamed:
+            module = self._loaded.read_layer(number)
+        else:
+            module = self._decoder.layers[number]
         with only_layer(self._decoder, number, module, is_last=number + 1 == self._num_layers) as run:
             yield HalvedLayer(module, self._loaded.model_info.family.running.block(module), run)

@@ -84,8 +84,7 @@ class Healer:
             for modality in sorted(heal.data):
                 calls += self._calls_of(component, modality, heal.tokens, heal.condition)
                 streams.append(self._streams_of(component, modality, heal.tokens))
-            fit = _DecoderFit(self._loaded, component, plan, self._stored_dtype(component), self._check)
-            weights = fit.run(calls, streams)
+            weights = _DecoderFit(self._loaded, component, plan, self._check).run(calls, streams)
             fitted |= weights
             digests[component] = digest_of(weights)
         return plan.with_fitted(fitted, digests) if plan.heals else plan
@@ -117,6 +116,7 @@ class Healer:
     def _streams_of(self, component: str, modality: str, tokens: str) -> Streams:
         key = (component, modality, tokens)
         if key not in self._streams:
+            # The unpruned model hears the rows as they are, whatever the condition under which the pruned one does.
             calls = self._calls_of(component, modality, tokens, condition="")
             identity = {
                 "model": self._loaded.model_info.checkpoint.fingerprint,
@@ -128,15 +128,6 @@ class Healer:
                 identity["said"] = digest_of_named((str(number), call.hidden) for number, call in enumerate(calls))
             self._streams[key] = take_streams(self._loaded, component, calls, identity, self._folder, self._check)
         return self._streams[key]
-
-    def _stored_dtype(self, component: str) -> torch.dtype:
-        """The type of the down projections in the checkpoint; fitted weights are rounded to it once."""
-        layout = self._loaded.model_info.family.layout
-        for name, info in self._loaded.model_info.checkpoint.tensors.items():
-            role = layout.role(name)
-            if role.part == component and role.is_down_projection:
-                return stored_type(info)
-        raise AssertionError("a decoder has down projections")
 
 
 def refitted(loaded: Loaded, plan: PruningPlan, data: Mapping[str, Sequence[Sample]], folder: Path) -> PruningPlan:
@@ -167,7 +158,6 @@ class _DecoderFit:
         loaded: Loaded,
         component: str,
         plan: PruningPlan,
-        stored_dtype: torch.dtype,
         check: Callable[[], None],
     ) -> None:
         heal, edit = plan.healing(component), plan.component(component)
@@ -179,7 +169,7 @@ class _DecoderFit:
         self._plan = plan
         self._heal: Healing = heal
         self._edit: ComponentPlan = edit
-        self._stored_dtype = stored_dtype
+        self._stored_dtype = _stored_dtype(loaded, component)
         self._check = check
 
     @torch.inference_mode()
@@ -192,11 +182,13 @@ class _DecoderFit:
         for number, following in zip(self._edit.layers, (*self._edit.layers[1:], depth), strict=True):
             self._check()
             kept = self._edit.experts[number]
+            # The order matters: what stays is rounded, then fitted for what it now gives, then the fit is rounded too.
             with self._runner.layer(number) as layer, ExitStack() as stack:
                 self._route(layer.module, kept, stack)
                 down = self._running.down_projection(layer.module)
                 self._round(layer.module, kept, stack, fitted=False)
                 halves = [layer.run_attention(each, call.arguments) for each, call in zip(hidden, calls, strict=True)]
+                # Of the method `cuts`, only layers that stand right before a cut are fitted.
                 if self._heal.method != "cuts" or following > number + 1:
                     given = _counted([half.normalised for half in halves], calls)
                     outputs = [layer.block(half.normalised) for half in halves]
@@ -211,6 +203,7 @@ class _DecoderFit:
                     fitted[self._component, number] = weights
                     stack.enter_context(standing_in(down, kept, weights))
                 self._round(layer.module, kept, stack, fitted=True)
+                # The block runs again, with the fitted weights: later layers are fitted to what healed ones give them.
                 hidden = [half.residual + layer.block(half.normalised) for half in halves]
         return fitted
 
@@ -254,12 +247,21 @@ class _DecoderFit:
 
     def _changed(self, down: torch.Tensor, kept: tuple[int, ...], changes: Sequence[torch.Tensor]) -> torch.Tensor:
         """The fitted weights, rounded once, on the CPU."""
-        if not kept:
+        if not kept:  # a dense layer
             return (down.double() + changes[0]).to(self._stored_dtype).cpu()
         fitted = down.new_empty((len(kept), *down.shape[1:]), dtype=self._stored_dtype)
         for place, expert in enumerate(kept):
             fitted[place] = (down[expert].double() + changes[place]).to(self._stored_dtype)
         return fitted.cpu()
+
+
+def _stored_dtype(loaded: Loaded, component: str) -> torch.dtype:
+    """The type of the down projections in the checkpoint; fitted weights are rounded to it once."""
+    for name, info in loaded.model_info.checkpoint.tensors.items():
+        role = loaded.model_info.family.layout.role(name)
+        if role.part == component and role.is_down_projection:
+            return stored_type(info)
+    raise AssertionError("a decoder has down projections")
 
 
 def _counted(tensors: Sequence[torch.Tensor], calls: Sequence[DecoderCall]) -> torch.Tensor:

@@ -19,18 +19,16 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
 from autoreap.calibration.calibrator import decoder_of
+from autoreap.calibration.resume import DAMAGES, SAVE_INTERVAL_SECONDS, read_tensors, write_tensors
 from autoreap.data.draws import draw_rows
 from autoreap.data.samples import Sample, digest
 from autoreap.dimensions.healed import digest_of_named
 from autoreap.dimensions.polished import standing_in
 from autoreap.errors import HealingError, InputError
-from autoreap.files import atomic_write
 from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows
 from autoreap.masking import masked
 from autoreap.models.loading import Loaded
@@ -43,14 +41,13 @@ from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
 logger = logging.getLogger(__name__)
 
-SAVE_INTERVAL_SECONDS = 120.0
 MAX_TOKENS = 131_072  # of each modality: their embeddings are in memory, half a gigabyte at a hidden size of 2,048
 _EVALUATION_STEPS = 10  # between two evaluations
 _PATIENCE_STEPS = 100  # without a better evaluation, then the training ends
 _HELD_OUT = 0.1  # of the rows, for validation; so many at least that they can say something
 _MAX_GRADIENT_NORM = 1.0
 _FORMAT = "autoreap.polish.1"
-_KINDS = ("trained", "best", "exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW names its moving averages of gradients and of their squares
 
 
 @dataclass(frozen=True)
@@ -139,12 +136,12 @@ def polish(
     for _, samples in sorted(data.items()):
         rows = drawn_rows(loaded, samples, MAX_TOKENS)
         num_validating = min(max(MIN_DIFFERENT, round(_HELD_OUT * len(rows))), len(rows) // 2)
-        validating = {number for number, _ in draw_rows(rows, num_validating)}
-        for chosen, taken in ((training, False), (held_out, True)):
-            part = [row for number, row in enumerate(rows) if (number in validating) == taken]
-            if part:
-                chosen += _ask(loaded, part, options.batch_tokens)
-            num_rows += 0 if taken else len(part)
+        validating = dict(draw_rows(rows, num_validating))  # rows by their numbers
+        trained_on = [row for number, row in enumerate(rows) if number not in validating]
+        training += _ask(loaded, trained_on, options.batch_tokens)
+        if validating:  # of a single row none is held out
+            held_out += _ask(loaded, [*validating.values()], options.batch_tokens)
+        num_rows += len(trained_on)
     with _trainable(loaded, plan) as live:
         student = _Student(loaded, live, _stored_types(loaded, live))
         state = _State(options.learning_rate, student.weights())
@@ -156,15 +153,9 @@ def polish(
         _train(student, state, training, held_out, options, resume, identity)
         after = student.evaluate(state.best, held_out)
     stored = {name: weights.to(student.types[name]).cpu() for name, weights in state.best.items()}
+    trained = digest_of_named(sorted(stored.items()))
     digests = {modality: digest(samples) for modality, samples in data.items()}
-    record = Polishing(
-        digests,
-        state.best_step,
-        options.learning_rate,
-        options.batch_tokens,
-        options.seed,
-        digest_of_named(sorted(stored.items())),
-    )
+    record = Polishing(digests, state.best_step, options.learning_rate, options.batch_tokens, options.seed, trained)
     return Polished(
         replace(plan, polish=record, polished=stored),
         score(before),
@@ -189,6 +180,7 @@ def _train(
     with Progress("polishing, steps", options.steps) as progress:
         progress.advance(state.step)
         while state.step < options.steps and state.step - state.best_step < _PATIENCE_STEPS:
+            # From the step alone: a training that goes on after a kill takes the batches that it would have taken.
             epoch, place = divmod(state.step, len(training))
             order = list(range(len(training)))
             random.Random(f"{options.seed}/{epoch}").shuffle(order)
@@ -289,10 +281,12 @@ def _stored_types(loaded: Loaded, names: Mapping[str, Any]) -> dict[str, torch.d
 @contextmanager
 def _trainable(loaded: Loaded, plan: PruningPlan) -> Iterator[dict[str, nn.Parameter]]:
     """The model under `plan`, with copies of what is trained in their places; nothing else has a gradient."""
-    modules = _trained_modules(loaded, plan)  # by the original numbers of the layers
+    # Before the mask, which renumbers layers: names are those of the original ones.
+    modules = _trained_modules(loaded, plan)
     frozen = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
     live = {}
     with ExitStack() as stack:
+        # First of all: the routers that are copied are those that the mask has narrowed.
         stack.enter_context(masked(loaded.model, plan))
         for parameter in frozen:
             stack.callback(parameter.requires_grad_, True)
@@ -332,6 +326,7 @@ class _Student:
         if not torch.isfinite(loss):
             raise HealingError(f"the loss at step {state.step + 1} is not a number; give a lower --learning-rate")
         torch.autograd.backward(loss)
+        # The model computes in its own type; the optimiser steps in float32, as small steps vanish in bfloat16.
         for name, parameter in self._live.items():
             assert parameter.grad is not None
             state.trained[name].grad = parameter.grad.float()
@@ -403,34 +398,36 @@ class _State:
         for name, weights in self.trained.items():
             tensors[f"trained/{name}"] = weights
             tensors[f"best/{name}"] = self.best[name]
-            for kind in _KINDS[2:]:
+            for kind in _MOMENTS:  # before the first step the optimiser has none
                 tensors[f"{kind}/{name}"] = self.optimizer.state[weights].get(kind, torch.zeros_like(weights))
         place = _Place(self.step, self.best_step, self.best_loss)
         metadata = {"format": _FORMAT, "identity": json.dumps(dict(identity)), "place": json.dumps(asdict(place))}
-        with atomic_write(path) as partial:
-            partial.write_bytes(save(tensors, metadata))
+        write_tensors(path, tensors, metadata)
 
     def load(self, path: Path, identity: Mapping[str, str]) -> None:
         """Go on from a file of the same training; one of another, or a damaged one, is ignored."""
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, metadata = read_tensors(path)
             if metadata["format"] != _FORMAT or parse_json(metadata["identity"]) != dict(identity):
                 logger.info(f"starting anew: {path} is of another training")
                 return
             place = validate(_PLACE, parse_json(metadata["place"]), "place")
-            found = {kind: {name: tensors[f"{kind}/{name}"] for name in self.trained} for kind in _KINDS}
-        except (SafetensorError, OSError, KeyError, ValueError, InputError) as error:
+            # Looked up before anything changes: a damaged file leaves the state as it was.
+            trained, best, *moments = (self._tensors_of(kind, tensors) for kind in ("trained", "best", *_MOMENTS))
+        except DAMAGES as error:
             logger.info(f"starting anew: {path} is damaged: {error}")
             return
         self.step, self.best_step, self.best_loss = place.step, place.best_step, place.best_loss
         for name, weights in self.trained.items():
-            weights.copy_(found["trained"][name])
-            self.best[name] = found["best"][name].to(weights.device)
-            moments = {kind: found[kind][name].to(weights.device) for kind in _KINDS[2:]}
-            self.optimizer.state[weights] = {"step": torch.tensor(float(place.step)), **moments}
+            weights.copy_(trained[name])
+            self.best[name] = best[name].to(weights.device)
+            self.optimizer.state[weights] = {"step": torch.tensor(float(place.step))}
+            for kind, moment in zip(_MOMENTS, moments, strict=True):
+                self.optimizer.state[weights][kind] = moment[name].to(weights.device)
         logger.info(f"going on from {path}, after {self.step} steps")
+
+    def _tensors_of(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensors[f"{kind}/{name}"] for name in self.trained}
 
 
 def _identity(

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import torch
-from safetensors import safe_open
 
 from autoreap.dimensions import experts, layers
 from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.loading import ModelInfo
+from autoreap.models.tensors import read_tensor
 from autoreap.plan import COMPONENTS, FittedWeights, PruningPlan
 
 
@@ -32,12 +32,11 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
         role = layout.role(name)
         if role.part not in healed or role.layer is None or not role.is_down_projection:
             continue
+        # In this order, as `DIMENSIONS` has them: which experts are kept is said of the original layers.
         kept = experts.rewrite_tensor(role, plan)
         renumbered = kept and layers.rewrite_tensor(kept, plan)
         if renumbered:
-            info = written.tensors[renumbered.full_name]
-            with safe_open(info.shard, framework="pt") as file:
-                tensor = file.get_tensor(info.name)
+            tensor = read_tensor(written.tensors[renumbered.full_name])
             found.setdefault((role.part, role.layer), []).append((renumbered.expert, tensor))
     fitted: FittedWeights = {place: _joined(parts) for place, parts in found.items()}
     return replace(plan, fitted=fitted)

@@ -51,22 +51,23 @@ def fit_ridge(
     inputs = [regressor.inputs.to(torch.float64) for regressor in regressors]
     weighted = []
     for regressor, given in zip(regressors, inputs, strict=True):
-        of_token = weights if regressor.rows is None else weights[regressor.rows]
-        weighted.append(given * of_token.to(torch.float64).unsqueeze(1))
+        of_rows = weights[_rows_of(regressor)]
+        weighted.append(given * of_rows.to(torch.float64).unsqueeze(1))
     grams = torch.stack([left.T @ given for left, given in zip(weighted, inputs, strict=True)])  # [K, I, I]
     mean = grams.diagonal(dim1=1, dim2=2).mean()
     if not torch.isfinite(mean):
         raise HealingError(f"{where}: activations are not finite")
     changes = [given.new_zeros(missing.shape[1], given.shape[1]) for given in inputs]
     if mean == 0:
-        return changes
+        return changes  # no token reaches any map, and there is nothing to factor
     penalty = ridge * mean * torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
     factors, info = torch.linalg.cholesky_ex(grams + penalty)
     if info.any():
         raise HealingError(f"{where}: the system is singular at a ridge of {ridge:g}")
     for _ in range(NUM_SWEEPS):
         for number, regressor in enumerate(regressors):
-            rows = slice(None) if regressor.rows is None else regressor.rows
+            rows = _rows_of(regressor)
+            # (G + c m 1) D^T = Z^T W rest + G D_before^T: `rest` lacks what this map adds already, so it is put back.
             right = weighted[number].T @ rest[rows] + grams[number] @ changes[number].T  # [I, H]
             changed = torch.cholesky_solve(right, factors[number]).T
             rest[rows] -= inputs[number] @ (changed - changes[number]).T
@@ -74,3 +75,7 @@ def fit_ridge(
     if not torch.isfinite(rest).all():
         raise HealingError(f"{where}: the fit is not finite")
     return changes
+
+
+def _rows_of(regressor: Regressor) -> torch.Tensor | slice:
+    return slice(None) if regressor.rows is None else regressor.rows

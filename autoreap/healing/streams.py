@@ -41,6 +41,7 @@ def _mapped(path: Path, shape: tuple[int, int, int], dtype: torch.dtype, *, is_n
     if is_new:
         with path.open("wb") as file:
             file.truncate(num_values * dtype.itemsize)
+    # Shared while it is filled: what is written goes to the file. Afterwards nobody may change it.
     return torch.from_file(str(path), shared=is_new, size=num_values, dtype=dtype).view(shape)
 
 
@@ -73,6 +74,7 @@ def take_streams(
         if needed > free:
             problem = f"the unpruned model's streams need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
             raise InputError(problem, where=root, fix="free some space")
+        # What a killed process left there is overwritten: without the file `_COMPLETE` it counts for nothing.
         own_directory(folder)
         _fill(loaded, component, calls, Streams(folder, shape, dtype, is_new=True), check)
         (folder / _COMPLETE).write_text(json.dumps(dict(identity)))
