@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from autoreap.dimensions import DIMENSIONS
 from autoreap.errors import InputError
 from autoreap.models.families import Family, family_of
-from autoreap.plan import COMPONENTS, PruningPlan, no_vision
+from autoreap.plan import PruningPlan, no_vision
 
 
 @contextmanager
@@ -41,10 +41,7 @@ def family_of_model(model: PreTrainedModel) -> Family:
 def _check_fits(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
     if plan.strip_vision and not family.running.vision_entrances(model):
         raise no_vision("plan: strip_vision")
-    for component in COMPONENTS:
-        decoder, edit = family.running.decoder(model, component), plan.component(component)
-        if decoder is None or edit is None:
-            continue  # a talker that was not loaded has nothing to mask
+    for component, decoder, edit in family.edited_decoders(model, plan):
         if len(edit.experts) != len(decoder.layers):
             raise InputError(
                 f"the plan is for {len(edit.experts)} layers, the {component} has {len(decoder.layers)}",

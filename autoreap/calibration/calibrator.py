@@ -97,11 +97,14 @@ def calibrate(
             skipped[modality] = len(position.unreadable)
             if component == "talker":
                 silent[modality] = len(position.silent)
-        measured[component] = ComponentSaliency(
-            modalities={modality: meter.sums() for modality, meter in meters.items()},
-            layer_cosine=meters["audio"].layer_cosine(),
-        )
+        measured[component] = read_meters(meters)
     return Saliency(measured, measurement | origin(loaded.model_info.base_model, data, skipped, silent))
+
+
+def read_meters(meters: Mapping[str, Meter]) -> ComponentSaliency:
+    """What was measured of one component, by meters of each modality."""
+    sums = {modality: meter.sums() for modality, meter in meters.items()}
+    return ComponentSaliency(sums, meters["audio"].layer_cosine())
 
 
 def identity(
@@ -117,7 +120,7 @@ def identity(
     if "audio" not in data:
         raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
     model_info, model = loaded.model_info, loaded.model
-    decoders = [decoder_of(loaded, component) for component in components]
+    decoders = [loaded.decoder(component) for component in components]
     digests = {f"data.{modality}": digest(samples) for modality, samples in data.items()}
     return {
         "model_fingerprint": model_info.checkpoint.fingerprint,
@@ -125,7 +128,7 @@ def identity(
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
-        "device": model_info.family.running.device(model).type,
+        "device": loaded.running.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),
         "attention_implementation": _implementations(decoders, "_attn_implementation"),
@@ -139,10 +142,7 @@ def identity(
 
 
 def origin(
-    base_model: BaseModel,
-    data: Mapping[str, Sequence[Sample]],
-    skipped: Mapping[str, int],
-    silent: Mapping[str, int],
+    base_model: BaseModel, data: Mapping[str, Sequence[Sample]], skipped: Mapping[str, int], silent: Mapping[str, int]
 ) -> dict[str, str]:
     """Where a measurement came from, for people: names of model and sets, and how many rows were left out."""
     facts = {"model": base_model.name}
@@ -162,14 +162,6 @@ def _implementations(decoders: Sequence[Decoder], attribute: str) -> str:
     return ",".join(sorted(names))
 
 
-def decoder_of(loaded: Loaded, component: str) -> Decoder:
-    """The decoder of `component`; `InputError` if the model in memory has none."""
-    decoder = loaded.model_info.family.running.decoder(loaded.model, component)
-    if decoder is None:
-        raise InputError(f"this model has no {component}", where="--component")
-    return decoder
-
-
 def spans_of(modality: str, shape: ComponentShape) -> int:
     """For how many spans of layers the cosine is measured: on audio alone, by which layers are ranked."""
     return min(MAX_SPAN, shape.num_layers) if modality == "audio" else 0
@@ -177,9 +169,9 @@ def spans_of(modality: str, shape: ComponentShape) -> int:
 
 def new_meter(loaded: Loaded, component: str, modality: str, options: Options, state: State | None = None) -> Meter:
     """A meter of a decoder on rows of one modality; `state` is what was measured before."""
-    running, shape = loaded.model_info.family.running, loaded.model_info.shape.components[component]
+    shape, device = loaded.model_info.shape.components[component], loaded.running.device(loaded.model)
     spans = spans_of(modality, shape)
-    return Meter(running, shape, running.device(loaded.model), spans=spans, gates=options.gates, state=state)
+    return Meter(loaded.running, shape, device, spans=spans, gates=options.gates, state=state)
 
 
 def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options: Options, file: ResumeFile) -> Meter:
@@ -203,7 +195,7 @@ def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options:
             # A meter adds each token once; rows of a weight have a sum of their own, which is multiplied afterwards.
             part = part.before(weight)
             meter = new_meter(loaded, component, modality, options, part.state)
-            with meter.attach(decoder_of(loaded, component).layers):
+            with meter.attach(loaded.decoder(component).layers):
                 for batch in of_weight:
                     silent = part.position.silent
                     if component == "talker":
@@ -232,18 +224,15 @@ def sum_part(part: Part, samples: Sequence[Sample], options: Options) -> State:
 
 
 def _check_silent(silent: Sequence[str], num_rows: int) -> None:
-    if len(silent) <= _MAX_SILENT * num_rows and len(silent) < num_rows:
-        return
-    raise InputError(
-        f"{len(silent)} of {num_rows} rows so far were answered with nothing: {'; '.join(silent[:_NAMED])}",
-        fix="ask in the rows what is answered aloud, or measure the thinker alone",
-    )
+    if len(silent) > _MAX_SILENT * num_rows or len(silent) == num_rows:
+        problem = f"{len(silent)} of {num_rows} rows so far were answered with nothing: {'; '.join(silent[:_NAMED])}"
+        raise InputError(problem, fix="ask in the rows what is answered aloud, or measure the thinker alone")
 
 
 @torch.inference_mode()
 def listen(loaded: Loaded, batch: Batch) -> None:
     """One forward pass of the thinker, but for its head, over prompts and answers."""
-    running, model = loaded.model_info.family.running, loaded.model
+    running, model = loaded.running, loaded.model
     audio = [audio_of(running, model, encoded) for encoded in batch.encoded]
     inputs = embedded(running, model, loaded.inputs, batch.encoded, audio)
     # Not the head: logits of 8,192 tokens over 150,000 words would take 2.5 GB, and nothing needs them.
@@ -269,8 +258,7 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter) -> tuple[str, ...]:
 def speak(loaded: Loaded, encoded: Encoded) -> None:
     """Let the model answer one sample aloud, seeded each time; `SilenceError` if it says nothing."""
     torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
-    family = loaded.model_info.family
-    assert family.voice is not None  # it has a talker
-    device = family.running.device(loaded.model)
+    voice, device = loaded.model_info.family.voice, loaded.running.device(loaded.model)
+    assert voice is not None  # it has a talker
     tensors = {name: tensor.to(device) for name, tensor in loaded.inputs.collate([encoded]).items()}
-    family.voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, SPEECH_STEPS)
+    voice.speak(loaded.model, tensors, loaded.inputs.end_token_id, SPEECH_STEPS)

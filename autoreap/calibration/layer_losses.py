@@ -48,11 +48,7 @@ def _no_answers(samples: Sequence[Sample]) -> InputError:
 
 
 def order_layers(
-    loaded: Loaded,
-    samples: Sequence[Sample],
-    num_layers: int,
-    known: LayerOrder,
-    options: Options,
+    loaded: Loaded, samples: Sequence[Sample], num_layers: int, known: LayerOrder, options: Options
 ) -> Iterator[LayerOrder]:
     """The first `num_layers` layers of the thinker in the order in which greedy cuts them; each time it is one longer.
 
@@ -102,7 +98,7 @@ class _Heard:
 @torch.inference_mode()
 def _hear(loaded: Loaded, samples: Sequence[Sample], options: Options) -> list[_Heard]:
     """The batches of calibration without rows that have no answer; no cut changes what is heard."""
-    running, model = loaded.model_info.family.running, loaded.model
+    running, model = loaded.running, loaded.model
     heard = []
     num_rows = 0
     sequence = batches(loaded.inputs, samples, options.batch_tokens, max_unreadable=options.max_unreadable)
@@ -145,7 +141,7 @@ def _loss_without(loaded: Loaded, heard: Sequence[_Heard], cut: set[int], progre
 @torch.inference_mode()
 def _token_losses(loaded: Loaded, batch: _Heard) -> torch.Tensor:
     """The negative log-likelihood of each answer token of a batch, the end among them; float64 [A]."""
-    running, model = loaded.model_info.family.running, loaded.model
+    running, model = loaded.running, loaded.model
     thinker: Any = running.thinker(model)
     inputs = embedded(running, model, loaded.inputs, batch.encoded, batch.audio)
     hidden = thinker.base_model(**inputs, use_cache=False).last_hidden_state  # [B, T, H]

@@ -245,5 +245,4 @@ def _zeros(shape: ComponentShape, spans: int) -> State:
 
 
 def _form_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Names, shapes and types."""
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}

@@ -197,5 +197,4 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
 
 
 def _tensors_below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> State:
-    """Those whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -34,11 +34,8 @@ class Spool:
     def check(self, num_bytes: int) -> None:
         """`InputError` if the spool has no room for `num_bytes` in all."""
         if num_bytes > self._free_bytes:
-            raise InputError(
-                f"hidden states need {num_bytes / 1e9:.2f} GB on disk, {self._free_bytes / 1e9:.2f} GB are free",
-                where=self._folder.parent,
-                fix="free some space, or calibrate on fewer rows",
-            )
+            problem = f"hidden states need {num_bytes / 1e9:.2f} GB on disk, {self._free_bytes / 1e9:.2f} GB are free"
+            raise InputError(problem, where=self._folder.parent, fix="free some space, or calibrate on fewer rows")
 
     def save(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write the file `name`; `AutoreapError` if it can't be."""
@@ -60,11 +57,8 @@ class Spool:
 def open_spool(folder: Path) -> Iterator[Spool]:
     """An empty spool; what a killed process left there goes, and so does everything at the end."""
     own_directory(folder)
-    with exclusive(
-        folder.with_name(f"{folder.name}.lock"),
-        "another calibration keeps its hidden states here",
-        fix="wait for it, or use another -o",
-    ):
+    lock = folder.with_name(f"{folder.name}.lock")
+    with exclusive(lock, "another calibration keeps its hidden states here", fix="wait for it, or use another -o"):
         try:
             for left in folder.iterdir():
                 left.unlink()

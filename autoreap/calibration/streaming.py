@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from autoreap.calibration.batching import Batch, batches, estimate_tokens
-from autoreap.calibration.calibrator import Options, decoder_of, identity, listen, new_meter, origin, spans_of, sum_part
+from autoreap.calibration.calibrator import Options, identity, listen, new_meter, origin, read_meters, spans_of, sum_part
 from autoreap.calibration.meter import Meter
 from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, open_spool
@@ -26,7 +26,7 @@ from autoreap.models.families.encoded import mark_tokens
 from autoreap.models.loading import Loaded
 from autoreap.plan import ComponentShape
 from autoreap.progress import Progress
-from autoreap.saliency import ComponentSaliency, Saliency
+from autoreap.saliency import Saliency
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +53,26 @@ def calibrate_by_layer(
         for modality in MODALITIES:
             if modality in data:
                 groups[modality] = _embed(loaded, data[modality], options, shape, spool)
-        _run_layers(loaded, [*itertools.chain(*groups.values())], shape.num_layers, spool)
-    sums = {}
+        logger.info(
+            f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output"
+        )
+        every_group = [*itertools.chain(*groups.values())]
+        num_batches = sum(len(group.batches) for group in every_group)
+        with Progress("calibrating thinker, batches of layers", shape.num_layers * num_batches) as progress:
+            for number in range(shape.num_layers):
+                _run_layer(loaded, number, every_group, spool, progress)
+    meters = {}
     skipped = {}
-    layer_cosine = None
     for modality, of_modality in groups.items():
-        meter = _add_up(loaded, of_modality, data[modality], options)
-        sums[modality] = meter.sums()
+        meters[modality] = _add_up(loaded, of_modality, data[modality], options)
         skipped[modality] = len(of_modality[-1].part.position.unreadable)
-        if modality == "audio":
-            layer_cosine = meter.layer_cosine()
-    assert layer_cosine is not None  # `identity` refuses data without audio
-    measured = ComponentSaliency(sums, layer_cosine)
-    return Saliency({"thinker": measured}, measurement | origin(loaded.model_info.base_model, data, skipped, silent={}))
+    provenance = measurement | origin(loaded.model_info.base_model, data, skipped, silent={})
+    return Saliency({"thinker": read_meters(meters)}, provenance)
 
 
 def _check_estimate(loaded: Loaded, data: Mapping[str, Sequence[Sample]], shape: ComponentShape, spool: Spool) -> None:
     """Find a lack of room before the first row is embedded."""
-    state_bytes = decoder_of(loaded, "thinker").config.hidden_size * loaded.model.dtype.itemsize
+    state_bytes = loaded.decoder("thinker").config.hidden_size * loaded.model.dtype.itemsize
     num_states = 0.0
     for modality, samples in data.items():
         num_states += estimate_tokens(loaded.inputs, samples) * (spans_of(modality, shape) + 1)
@@ -137,7 +139,7 @@ def _embed(
 
 def _store(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, spool: Spool) -> _Stored:
     """Spool h_0 and what else the decoder is given."""
-    given = catch_arguments(decoder_of(loaded, "thinker"), lambda: listen(loaded, batch))
+    given = catch_arguments(loaded.decoder("thinker"), lambda: listen(loaded, batch))
     hidden = given.pop("inputs_embeds")
     tensors: dict[str, torch.Tensor] = {}
     plain = {}
@@ -168,19 +170,10 @@ def _load_arguments(stored: _Stored, spool: Spool, device: torch.device) -> dict
     return arguments | tensors
 
 
-def _run_layers(loaded: Loaded, groups: Sequence[_Group], num_layers: int, spool: Spool) -> None:
-    """All layers, one after the other, each over all batches."""
-    logger.info(f"going through {num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output")
-    num_batches = sum(len(group.batches) for group in groups)
-    with Progress("calibrating thinker, batches of layers", num_layers * num_batches) as progress:
-        for number in range(num_layers):
-            _run_layer(loaded, number, groups, spool, progress)
-
-
 @torch.inference_mode()
 def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spool, progress: Progress) -> None:
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
-    decoder, device = decoder_of(loaded, "thinker"), loaded.model.device
+    decoder, device = loaded.decoder("thinker"), loaded.model.device
     is_last = number + 1 == loaded.model_info.shape.components["thinker"].num_layers
     layer = loaded.read_layer(number)
     with only_layer(decoder, number, layer, is_last=is_last) as run:

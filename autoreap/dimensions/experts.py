@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Narrow every router to its retained experts; the experts' own weights stay untouched where they are."""
     with ExitStack() as stack:
-        for component in COMPONENTS:
-            decoder, edit = family.running.decoder(model, component), plan.component(component)
-            if decoder is None or edit is None:
-                continue
+        for _, decoder, edit in family.edited_decoders(model, plan):
             for layer, kept in zip(decoder.layers, edit.experts, strict=True):
                 router = family.running.router(layer)
                 if router is not None and len(kept) < router.num_experts:
@@ -43,7 +40,6 @@ def narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
     import torch
 
     original = router.weight
-    # Stock routers take top-k among so many, and a layer may hold fewer experts than a token goes to.
     num_experts, top_k = router.num_experts, router.top_k
     keep = torch.tensor(kept, device=original.device)
 
@@ -54,6 +50,7 @@ def narrowed(router: Router, kept: tuple[int, ...]) -> Iterator[None]:
     handle = router.register_forward_hook(to_original)
     try:
         router.weight = torch.nn.Parameter(original.detach()[keep], requires_grad=False)
+        # The stock router raises an error where it is to choose more experts than there are.
         router.num_experts, router.top_k = len(kept), min(top_k, len(kept))
         yield
     finally:

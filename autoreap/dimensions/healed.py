@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from autoreap.errors import InputError
 from autoreap.models.families.family import Family
 from autoreap.models.families.layout import CheckpointLayout, Config, Shapes, TensorRole
-from autoreap.plan import COMPONENTS, FittedWeights, PruningPlan
+from autoreap.plan import FittedWeights, PruningPlan
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Let the fitted weights stand in for the resident ones, which wait in the host's memory."""
     with ExitStack() as stack:
-        for component in COMPONENTS:
-            decoder, edit = family.running.decoder(model, component), plan.component(component)
-            if decoder is None or edit is None:
-                continue  # a talker that was not loaded has no weights to fit
+        for component, decoder, edit in family.edited_decoders(model, plan):
             check_fitted(plan, component)
             for (of, number), weights in (plan.fitted or {}).items():
                 if of == component:
@@ -66,11 +63,8 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
 def check_fitted(plan: PruningPlan, component: str) -> None:
     """Raise `InputError` if the weights that the plan's healing of `component` stands for are not fitted yet."""
     if not plan.is_fitted(component):
-        raise InputError(
-            f"heals the {component}, and its weights are not fitted yet",
-            where="plan",
-            fix="fit them with healing.healer.Healer",
-        )
+        problem = f"heals the {component}, and its weights are not fitted yet"
+        raise InputError(problem, where="plan", fix="fit them with healing.healer.Healer")
 
 
 def digest_of(fitted: FittedWeights) -> str:

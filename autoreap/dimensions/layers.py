@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
     """Run the retained layers alone, numbered as they will be: the cache is built from these numbers."""
     with ExitStack() as stack:
-        for component in COMPONENTS:
-            decoder, edit = family.running.decoder(model, component), plan.component(component)
-            if decoder is None or edit is None or len(edit.layers) == len(decoder.layers):
+        for component, decoder, edit in family.edited_decoders(model, plan):
+            if len(edit.layers) == len(decoder.layers):
                 continue
             stack.enter_context(_shortened(decoder, family.running, edit.layers))
             if component == "thinker" and family.voice is not None:

@@ -11,7 +11,7 @@ import torch
 
 from autoreap import __version__
 from autoreap.calibration.batching import batches, encode, estimate_tokens
-from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, decoder_of, listen, speak
+from autoreap.calibration.calibrator import DEFAULT_BATCH_TOKENS, listen, speak
 from autoreap.data.conditions import read_condition
 from autoreap.data.draws import draw_rows
 from autoreap.data.samples import Sample
@@ -68,7 +68,7 @@ def decoder_calls(
         changed = read_condition(condition, where="heal_condition")
         samples = [replace(sample, condition=changed) for sample in samples]
     calls = []
-    decoder = decoder_of(loaded, "thinker")
+    decoder = loaded.decoder("thinker")
     for batch in batches(loaded.inputs, samples, batch_tokens, max_unreadable=1.0):
         # The decoder's layers are not run, so a model that is read layer by layer needs none in memory.
         arguments = catch_arguments(decoder, partial(listen, loaded, batch))
@@ -78,23 +78,23 @@ def decoder_calls(
     return calls
 
 
-def spoken_calls(loaded: Loaded, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[DecoderCall]:
+def spoken_calls(loaded: Loaded, samples: Sequence[Sample]) -> list[DecoderCall]:
     """What the talker's decoder is given while the model answers `samples` aloud, a call for each answer.
 
     All that it is given counts, as in calibration. Rows are taken in a random order, the same one each time, until they
-    have `max_tokens` tokens; those that can't be read or are answered with nothing are left out.
+    have `MAX_TOKENS` tokens; those that can't be read or are answered with nothing are left out.
 
     Raises:
         InputError: no row is answered.
     """
-    decoder = decoder_of(loaded, "talker")
+    decoder = loaded.decoder("talker")
     shuffled = list(samples)
     random.Random(0).shuffle(shuffled)
     calls: list[DecoderCall] = []
     num_tokens = 0  # that the talker was given: how many is known only once it has spoken
-    with Progress("answers aloud, tokens", max_tokens) as progress:
+    with Progress("answers aloud, tokens", MAX_TOKENS) as progress:
         for sample in shuffled:
-            if num_tokens >= max_tokens:
+            if num_tokens >= MAX_TOKENS:
                 break
             try:
                 encoded = encode(loaded.inputs, sample, with_answer=False)

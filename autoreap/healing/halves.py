@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoreap.calibration.calibrator import decoder_of
 from autoreap.calibration.meter import replace_forward
 from autoreap.models.decoder_calls import RunLayer, only_layer
 from autoreap.models.loading import Loaded
@@ -22,13 +21,13 @@ class Halfway:
     normalised: torch.Tensor
 
 
+@dataclass(frozen=True)
 class HalvedLayer:
     """A layer in its decoder; see `LayerRunner`."""
 
-    def __init__(self, module: nn.Module, block: nn.Module, run: RunLayer) -> None:
-        self.module = module
-        self.block = block
-        self._run = run
+    module: nn.Module
+    block: nn.Module
+    run: RunLayer
 
     def run_attention(self, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> Halfway:
         """The first half, for the layer's input. The output of the layer is the residual plus the block's output."""
@@ -40,7 +39,7 @@ class HalvedLayer:
             return torch.zeros_like(normalised)
 
         with replace_forward(self.block, add_nothing):
-            residual = self._run(hidden, arguments)
+            residual = self.run(hidden, arguments)
         return Halfway(residual, given[0])
 
 
@@ -49,7 +48,7 @@ class LayerRunner:
 
     def __init__(self, loaded: Loaded, component: str) -> None:
         self._loaded = loaded
-        self._decoder = decoder_of(loaded, component)
+        self._decoder = loaded.decoder(component)
         self._num_layers = loaded.model_info.shape.components[component].num_layers
 
     @contextmanager
@@ -60,4 +59,4 @@ class LayerRunner:
         else:
             module = self._decoder.layers[number]
         with only_layer(self._decoder, number, module, is_last=number + 1 == self._num_layers) as run:
-            yield HalvedLayer(module, self._loaded.model_info.family.running.block(module), run)
+            yield HalvedLayer(module, self._loaded.running.block(module), run)

@@ -73,10 +73,9 @@ class Healer:
         """
         fitted: dict[tuple[str, int], torch.Tensor] = {}
         digests = {}
-        for component in COMPONENTS:
-            heal, edit = plan.healing(component), plan.component(component)
-            decoder = self._loaded.model_info.family.running.decoder(self._loaded.model, component)
-            if heal is None or edit is None or decoder is None:
+        for component, _, _ in self._loaded.model_info.family.edited_decoders(self._loaded.model, plan):
+            heal = plan.healing(component)
+            if heal is None:
                 continue
             self._check_data(heal)
             calls: list[DecoderCall] = []
@@ -92,11 +91,8 @@ class Healer:
     def _check_data(self, heal: Healing) -> None:
         for modality, expected in heal.data.items():
             if self._digests.get(modality) != expected:
-                raise InputError(
-                    f"the plan is healed on other {modality} rows",
-                    where="calibration set",
-                    fix="give the rows that the saliency was measured on, or plan again",
-                )
+                fix = "give the rows that the saliency was measured on, or plan again"
+                raise InputError(f"the plan is healed on other {modality} rows", where="calibration set", fix=fix)
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -153,17 +149,11 @@ def is_same_fit(scored: PruningPlan, fitted: PruningPlan) -> bool:
 class _DecoderFit:
     """Goes through the retained layers of one decoder, and fits each to what the unpruned one computes."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        component: str,
-        plan: PruningPlan,
-        check: Callable[[], None],
-    ) -> None:
+    def __init__(self, loaded: Loaded, component: str, plan: PruningPlan, check: Callable[[], None]) -> None:
         heal, edit = plan.healing(component), plan.component(component)
         assert heal is not None
         assert edit is not None
-        self._running = loaded.model_info.family.running
+        self._running = loaded.running
         self._runner = LayerRunner(loaded, component)
         self._component = component
         self._plan = plan
@@ -266,5 +256,4 @@ def _stored_dtype(loaded: Loaded, component: str) -> torch.dtype:
 
 def _counted(tensors: Sequence[torch.Tensor], calls: Sequence[DecoderCall]) -> torch.Tensor:
     """The tokens that count [N, H], of batches [B, T, H]."""
-    chosen = [tensor.flatten(0, 1)[call.counted] for tensor, call in zip(tensors, calls, strict=True)]
-    return torch.cat(chosen)
+    return torch.cat([tensor.flatten(0, 1)[call.counted] for tensor, call in zip(tensors, calls, strict=True)])

@@ -22,7 +22,6 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
-from autoreap.calibration.calibrator import decoder_of
 from autoreap.calibration.resume import DAMAGES, SAVE_INTERVAL_SECONDS, read_tensors, write_tensors
 from autoreap.data.draws import draw_rows
 from autoreap.data.samples import Sample, digest
@@ -103,11 +102,8 @@ def answered_rows(data: Mapping[str, Sequence[Sample]], *, sees: bool) -> dict[s
         if modality == "audio" or sees:
             rows[modality] = [sample for sample in samples if sample.media and sample.text]
     if len(rows["audio"]) < 2 * MIN_DIFFERENT:
-        raise InputError(
-            f"needs {2 * MIN_DIFFERENT} audio rows with an answer at least, got {len(rows['audio'])}",
-            where=data["audio"][0].where,
-            fix="give rows of audio with their text",
-        )
+        problem = f"needs {2 * MIN_DIFFERENT} audio rows with an answer at least, got {len(rows['audio'])}"
+        raise InputError(problem, where=data["audio"][0].where, fix="give rows of audio with their text")
     return {modality: samples for modality, samples in rows.items() if samples}
 
 
@@ -245,7 +241,7 @@ def _trainable_through(value: Any) -> Any:
 
 def _states(loaded: Loaded, call: DecoderCall, numbers: torch.Tensor) -> torch.Tensor:
     """The decoder's hidden states before the head at the tokens `numbers` [A, H]."""
-    decoder: Any = decoder_of(loaded, "thinker")
+    decoder: Any = loaded.decoder("thinker")
     states: torch.Tensor = decoder(inputs_embeds=call.hidden, **call.arguments).last_hidden_state
     return states.flatten(0, 1)[numbers.to(states.device)]
 
@@ -255,12 +251,11 @@ def _states(loaded: Loaded, call: DecoderCall, numbers: torch.Tensor) -> torch.T
 
 def _trained_modules(loaded: Loaded, plan: PruningPlan) -> dict[str, nn.Module]:
     """Routers and norms of the retained layers and the last norm, by the names of their weights within the decoder."""
-    running = loaded.model_info.family.running
-    decoder: Any = decoder_of(loaded, "thinker")
+    decoder: Any = loaded.decoder("thinker")
     modules: dict[str, nn.Module] = {}
     for number in plan.thinker.layers:
         layer = decoder.layers[number]
-        router = running.router(layer)
+        router = loaded.running.router(layer)
         for name, module in layer.named_modules():
             if module is router or name.endswith("norm"):
                 modules[f"layers.{number}.{name}.weight"] = module
@@ -268,7 +263,6 @@ def _trained_modules(loaded: Loaded, plan: PruningPlan) -> dict[str, nn.Module]:
 
 
 def _stored_types(loaded: Loaded, names: Mapping[str, Any]) -> dict[str, torch.dtype]:
-    """The type in the checkpoint of the weights `names`."""
     layout = loaded.model_info.family.layout
     types = {}
     for name, info in loaded.model_info.checkpoint.tensors.items():
@@ -309,7 +303,7 @@ class _Student:
         self._loaded = loaded
         self._live = live
         self.types = types
-        self._head: Any = loaded.model_info.family.running.thinker(loaded.model).get_output_embeddings()
+        self._head: Any = loaded.running.thinker(loaded.model).get_output_embeddings()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """As they are, in float32."""

@@ -51,7 +51,7 @@ def take_streams(
     calls: Sequence[DecoderCall],
     identity: Mapping[str, str],
     root: Path,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None],
 ) -> Streams:
     """The streams of the unpruned `component` over `calls`, taken once for each `identity` and kept below `root`.
 

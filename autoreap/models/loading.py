@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from autoreap.models.families.chat_inputs import ChatInputs
+    from autoreap.models.families.running import Decoder, RunningModel
     from autoreap.models.layer_reader import LayerReader
 
 ACTIVATIONS = 1.1  # of the weights: a batch of utterances beside them, and what the allocator keeps
@@ -52,6 +53,18 @@ class Loaded:
     model: PreTrainedModel
     inputs: ChatInputs
     streamed: bool = False
+
+    @property
+    def running(self) -> RunningModel:
+        """The family's, of such a model."""
+        return self.model_info.family.running
+
+    def decoder(self, component: str) -> Decoder:
+        """The decoder of `component`; `InputError` if the model in memory has none."""
+        decoder = self.running.decoder(self.model, component)
+        if decoder is None:
+            raise InputError(f"this model has no {component}", where="--component")
+        return decoder
 
     @cached_property
     def _layers(self) -> LayerReader:
@@ -97,11 +110,8 @@ def load(
             unless the CPU was asked for: there is an accelerator that can't be used, or the model does not fit.
     """
     if stream_layers and speech:
-        raise InputError(
-            "the talker can't be calibrated layer by layer, nor healed: it speaks with the whole model in memory",
-            where="--stream-layers",
-            fix="leave it out, or give --component thinker",
-        )
+        problem = "the talker can't be calibrated layer by layer, nor healed: it speaks with the whole model in memory"
+        raise InputError(problem, where="--stream-layers", fix="leave it out, or give --component thinker")
     if device is None:
         _check_accelerator()
     if keep_packed is None:
@@ -231,7 +241,6 @@ def shortage(
 
 
 def _bytes_in_memory(info: TensorInfo, dtype: str) -> int:
-    """Bytes of a stored tensor that is loaded in the type `dtype`."""
     import torch
 
     if dtype != "auto":

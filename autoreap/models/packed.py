@@ -115,7 +115,6 @@ def _check_config(config: Mapping[str, Any], where: Path) -> bool:
 
 
 def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
-    """Of the three tensors that begin with `prefix`."""
     codes = tensors[prefix + CODES]
     for part in (SCALES, SHAPE):
         if prefix + part not in tensors:

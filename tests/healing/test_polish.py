@@ -15,7 +15,6 @@ from pages import ROOT
 from random_qwen2_audio import save_hearing_model
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
-from autoreap.calibration.calibrator import decoder_of
 from autoreap.calibration.measure import read_calibration
 from autoreap.cli import main
 from autoreap.data.samples import Sample
@@ -102,7 +101,7 @@ def test_routers_and_norms_of_retained_layers_are_trained_and_nothing_else(
 ) -> None:
     trained = polished.plan.polished
     assert trained is not None
-    decoder: Any = decoder_of(loaded, "thinker")
+    decoder: Any = loaded.decoder("thinker")
     num_experts = plan.thinker.num_retained_experts
     for name, weights in trained.items():
         original = decoder.get_parameter(name)
@@ -150,7 +149,7 @@ def passes(loaded: Loaded, *, interrupt_at: int | None = None) -> Iterator[list[
         if len(counted) == interrupt_at:
             raise KeyboardInterrupt
 
-    decoder: Any = decoder_of(loaded, "thinker")
+    decoder: Any = loaded.decoder("thinker")
     handle = decoder.register_forward_pre_hook(hook)
     try:
         yield counted

@@ -36,10 +36,7 @@ class Placeholders:
 
 
 def read_chat_inputs(
-    path: Path,
-    placeholders: Placeholders,
-    num_audio_tokens: Callable[[int], int],
-    default_frame_size: dict[str, int],
+    path: Path, placeholders: Placeholders, num_audio_tokens: Callable[[int], int], default_frame_size: dict[str, int]
 ) -> "ChatInputs":
     """Those of the checkpoint at `path`; frames of video are of `default_frame_size` unless it says otherwise.
 

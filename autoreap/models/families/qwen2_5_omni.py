@@ -122,11 +122,9 @@ class Qwen25OmniVoice(QwenOmniVoice):
 
     def speak(self, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], end_token: int, max_steps: int) -> None:
         """There is no voice to speak with."""
-        raise InputError(
-            f"the voices of a Qwen2.5-Omni are in {_VOICES}, a pickle, which is not read",
-            where="--component talker",
-            fix="calibrate the thinker; layers of the talker can be cut by name, with --layers",
-        )
+        problem = f"the voices of a Qwen2.5-Omni are in {_VOICES}, a pickle, which is not read"
+        fix = "calibrate the thinker; layers of the talker can be cut by name, with --layers"
+        raise InputError(problem, where="--component talker", fix=fix)
 
 
 _WHOLE, _THINKER = Qwen25OmniLayout(), Qwen25OmniThinkerLayout()
