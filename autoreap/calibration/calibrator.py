@@ -97,11 +97,11 @@ def calibrate(
             skipped[modality] = len(position.unreadable)
             if component == "talker":
                 silent[modality] = len(position.silent)
-        measured[component] = read_meters(meters)
+        measured[component] = sum_meters(meters)
     return Saliency(measured, measurement | origin(loaded.model_info.base_model, data, skipped, silent))
 
 
-def read_meters(meters: Mapping[str, Meter]) -> ComponentSaliency:
+def sum_meters(meters: Mapping[str, Meter]) -> ComponentSaliency:
     """What was measured of one component, by meters of each modality."""
     sums = {modality: meter.sums() for modality, meter in meters.items()}
     return ComponentSaliency(sums, meters["audio"].layer_cosine())

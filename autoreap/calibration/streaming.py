@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from autoreap.calibration.batching import Batch, batches, estimate_tokens
-from autoreap.calibration.calibrator import Options, identity, listen, new_meter, origin, read_meters, spans_of, sum_part
+from autoreap.calibration.calibrator import Options, identity, listen, new_meter, origin, spans_of, sum_meters, sum_part
 from autoreap.calibration.meter import Meter
 from autoreap.calibration.resume import Part
 from autoreap.calibration.spool import Spool, open_spool
@@ -67,7 +67,7 @@ def calibrate_by_layer(
         meters[modality] = _add_up(loaded, of_modality, data[modality], options)
         skipped[modality] = len(of_modality[-1].part.position.unreadable)
     provenance = measurement | origin(loaded.model_info.base_model, data, skipped, silent={})
-    return Saliency({"thinker": read_meters(meters)}, provenance)
+    return Saliency({"thinker": sum_meters(meters)}, provenance)
 
 
 def _check_estimate(loaded: Loaded, data: Mapping[str, Sequence[Sample]], shape: ComponentShape, spool: Spool) -> None:
