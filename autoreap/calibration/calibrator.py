@@ -147,6 +147,7 @@ def origin(
     """Where a measurement came from, for people: names of model and sets, and how many rows were left out."""
     facts = {"model": base_model.name}
     for modality, samples in data.items():
+        # Rows of one file or data set are told together.
         num_rows = Counter((_ROW.sub("", sample.where), sample.weight) for sample in samples)
         sets = [{"set": name, "weight": weight, "rows": rows} for (name, weight), rows in num_rows.items()]
         facts[f"data.{modality}.sets"] = json.dumps(sets, ensure_ascii=False)
@@ -206,6 +207,7 @@ def _measure(loaded: Loaded, component: str, samples: Sequence[Sample], options:
                     _check_silent(silent, len(samples))
                     progress.advance(batch.position.num_rows - part.position.num_rows)
                     part = replace(part, position=replace(batch.position, silent=silent))
+                    # Between batches alone: the sums within one could not be gone on from.
                     if file.is_due:
                         file.keep(name, replace(part, state=meter.state()))
                         file.save()

@@ -26,6 +26,7 @@ class Outputs:
     def record(self, outputs: torch.Tensor, pairs: torch.Tensor) -> None:
         """Take in the `outputs` [R, H] of `pairs` [R, 1], numbers in [0, T * K)."""
         norms = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32)
+        # Experts may lie on another device than the router that gave the weights.
         self.norms = self.norms.to(norms.device)
         self.norms.view(-1).index_copy_(0, pairs.flatten(), norms)
         self._num_recorded += len(norms)
@@ -67,6 +68,7 @@ class RecordingWeights(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what is asked of the weights, and on the way what the class is for."""
+        # Of plain tensors: with these weights among its arguments, the call would come back here.
         plain = list(args)
         for place, part in enumerate(args):
             if isinstance(part, cls):
@@ -84,7 +86,9 @@ class RecordingWeights(torch.Tensor):
     @classmethod
     def _record(cls, left: Any, right: Any) -> None:
         """Of a product; only outputs have two dimensions, and a weight for each row."""
-        weights, outputs = (left, right) if isinstance(left, cls) else (right, left)
+        weights, outputs = left, right
+        if not isinstance(left, cls):
+            weights, outputs = right, left
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             return
         if weights.pairs.shape == (len(outputs), 1):

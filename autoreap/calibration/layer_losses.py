@@ -79,6 +79,7 @@ def order_layers(
             for layer in free:
                 if layer not in order.layers:
                     losses[layer] = _loss_without(loaded, batches_heard, {*order.layers, layer}, progress)
+            # Of equal losses the first, which is the lower number: a dict keeps its order.
             best = min(losses, key=lambda layer: losses[layer])
             if not math.isfinite(losses[best]):
                 raise ScoringError("layers can't be ranked by loss: the model's output is not a number")
@@ -135,7 +136,8 @@ def _loss_without(loaded: Loaded, heard: Sequence[_Heard], cut: set[int], progre
             num_tokens += batch.weight * len(losses)
             progress.advance()
     mean = nats / num_tokens
-    return mean if math.isfinite(mean) else math.inf  # `min` of a number and NaN would depend on their order
+    # Not NaN: the lowest of numbers and NaN would depend on their order.
+    return mean if math.isfinite(mean) else math.inf
 
 
 @torch.inference_mode()
@@ -146,6 +148,7 @@ def _token_losses(loaded: Loaded, batch: _Heard) -> torch.Tensor:
     inputs = embedded(running, model, loaded.inputs, batch.encoded, batch.audio)
     hidden = thinker.base_model(**inputs, use_cache=False).last_hidden_state  # [B, T, H]
     is_answer = mark_tokens(batch.encoded, "answer")[:, 1:].to(hidden.device)
+    # The head sees these alone: logits of all tokens would take gigabytes.
     states = hidden[:, :-1][is_answer]  # [A, H]: each token is foretold by the one before it
     tokens = inputs["input_ids"][:, 1:].to(hidden.device)[is_answer]  # [A]
     head = thinker.get_output_embeddings()

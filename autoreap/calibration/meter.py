@@ -60,7 +60,9 @@ class Meter:
         self._running = running
         self._raw = gates == "raw"
         self._num_layers, self._num_experts = shape.num_layers, shape.num_experts
-        self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)  # MPS has no float64
+        self._device = torch.device(device)
+        if self._device.type == "mps":
+            self._device = torch.device("cpu")  # MPS has no float64
         spans = min(spans, shape.num_layers)
         sums = _zeros(shape, spans)
         if state is not None:
@@ -119,7 +121,8 @@ class Meter:
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
         """What is measured within the context does not count if it ends in an error."""
-        before = {name: tensor.clone() for name, tensor in self._sums.items()}  # `_add` changes them in place
+        # Clones, as the sums are added to in place.
+        before = {name: tensor.clone() for name, tensor in self._sums.items()}
         try:
             yield
         except BaseException:

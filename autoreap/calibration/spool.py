@@ -39,6 +39,7 @@ class Spool:
 
     def save(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write the file `name`; `AutoreapError` if it can't be."""
+        # safetensors refuses views that are not contiguous.
         try:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, self._folder / name)
         except (SafetensorError, OSError) as error:

@@ -141,6 +141,7 @@ def _store(loaded: Loaded, batch: Batch, counted: torch.Tensor, group: _Group, s
     """Spool h_0 and what else the decoder is given."""
     given = catch_arguments(loaded.decoder("thinker"), lambda: listen(loaded, batch))
     hidden = given.pop("inputs_embeds")
+    # A safetensors file holds tensors by name and nothing else; the rest is small, and stays in memory.
     tensors: dict[str, torch.Tensor] = {}
     plain = {}
     lengths = {}

@@ -181,9 +181,12 @@ class _DecoderFit:
                 # Of the method `cuts`, only layers that stand right before a cut are fitted.
                 if self._heal.method != "cuts" or following > number + 1:
                     given = _counted([half.normalised for half in halves], calls)
-                    outputs = [layer.block(half.normalised) for half in halves]
-                    if self._heal.method != "block":
-                        outputs = [half.residual + output for half, output in zip(halves, outputs, strict=True)]
+                    outputs = []
+                    for half in halves:
+                        output = layer.block(half.normalised)
+                        if self._heal.method != "block":  # then what earlier layers and attention drifted by counts too
+                            output = half.residual + output
+                        outputs.append(output)
                     missing = self._target(streams, number, following).to(given.device, torch.float64)
                     missing -= _counted(outputs, calls)
                     regressors = self._regressors(layer.module, given, kept)
@@ -228,6 +231,7 @@ class _DecoderFit:
         if router is None:
             return [Regressor(self._running.before_down(module, given))]
         _, gates, experts = router(given)
+        # The router is narrowed to the retained experts, and its hook still names them by their original numbers.
         regressors = []
         for expert in kept:
             rows, places = torch.where(experts == expert)

@@ -138,19 +138,19 @@ def polish(
         if validating:  # of a single row none is held out
             held_out += _ask(loaded, [*validating.values()], options.batch_tokens)
         num_rows += len(trained_on)
+    digests = {modality: digest(samples) for modality, samples in data.items()}
     with _trainable(loaded, plan) as live:
         student = _Student(loaded, live, _stored_types(loaded, live))
         state = _State(options.learning_rate, student.weights())
         before = student.evaluate(student.rounded(state.trained), held_out)
         state.best_loss = score(before).value
-        identity = _identity(loaded, plan, data, options)
+        identity = _identity(loaded, plan, digests, options)
         if resume is not None and resume.exists():
             state.load(resume, identity)
         _train(student, state, training, held_out, options, resume, identity)
         after = student.evaluate(state.best, held_out)
     stored = {name: weights.to(student.types[name]).cpu() for name, weights in state.best.items()}
     trained = digest_of_named(sorted(stored.items()))
-    digests = {modality: digest(samples) for modality, samples in data.items()}
     record = Polishing(digests, state.best_step, options.learning_rate, options.batch_tokens, options.seed, trained)
     return Polished(
         replace(plan, polish=record, polished=stored),
@@ -385,18 +385,16 @@ class _State:
         self.best_loss = float("inf")
         self.best_step = self.step = 0
         self.optimizer = torch.optim.AdamW(list(weights.values()), lr=learning_rate, weight_decay=0.0)
+        for tensor in weights.values():
+            # As the optimiser makes them at its first step; made here, a file is read into them in one way.
+            moments = {moment: torch.zeros_like(tensor) for moment in _MOMENTS}
+            self.optimizer.state[tensor] = {"step": torch.tensor(0.0), **moments}
 
     def save(self, path: Path, identity: Mapping[str, str]) -> None:
         """Write all of it, whole or not at all."""
-        tensors = {}
-        for name, weights in self.trained.items():
-            tensors[f"trained/{name}"] = weights
-            tensors[f"best/{name}"] = self.best[name]
-            for kind in _MOMENTS:  # before the first step the optimiser has none
-                tensors[f"{kind}/{name}"] = self.optimizer.state[weights].get(kind, torch.zeros_like(weights))
         place = _Place(self.step, self.best_step, self.best_loss)
         metadata = {"format": _FORMAT, "identity": json.dumps(dict(identity)), "place": json.dumps(asdict(place))}
-        write_tensors(path, tensors, metadata)
+        write_tensors(path, self._tensors(), metadata)
 
     def load(self, path: Path, identity: Mapping[str, str]) -> None:
         """Go on from a file of the same training; one of another, or a damaged one, is ignored."""
@@ -406,32 +404,35 @@ class _State:
                 logger.info(f"starting anew: {path} is of another training")
                 return
             place = validate(_PLACE, parse_json(metadata["place"]), "place")
-            # Looked up before anything changes: a damaged file leaves the state as it was.
-            trained, best, *moments = (self._tensors_of(kind, tensors) for kind in ("trained", "best", *_MOMENTS))
+            # All are looked up before one changes: a damaged file leaves the state as it was.
+            pairs = [(tensor, tensors[name]) for name, tensor in self._tensors().items()]
         except DAMAGES as error:
             logger.info(f"starting anew: {path} is damaged: {error}")
             return
         self.step, self.best_step, self.best_loss = place.step, place.best_step, place.best_loss
-        for name, weights in self.trained.items():
-            weights.copy_(trained[name])
-            self.best[name] = best[name].to(weights.device)
-            self.optimizer.state[weights] = {"step": torch.tensor(float(place.step))}
-            for kind, moment in zip(_MOMENTS, moments, strict=True):
-                self.optimizer.state[weights][kind] = moment[name].to(weights.device)
+        for tensor, stored in pairs:
+            tensor.copy_(stored)
+        for weights in self.trained.values():
+            self.optimizer.state[weights]["step"].fill_(place.step)
         logger.info(f"going on from {path}, after {self.step} steps")
 
-    def _tensors_of(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensors[f"{kind}/{name}"] for name in self.trained}
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that a file of the training holds, by names within it."""
+        tensors = {}
+        for name, weights in self.trained.items():
+            tensors[f"trained/{name}"] = weights
+            tensors[f"best/{name}"] = self.best[name]
+            for moment in _MOMENTS:
+                tensors[f"{moment}/{name}"] = self.optimizer.state[weights][moment]
+        return tensors
 
 
-def _identity(
-    loaded: Loaded, plan: PruningPlan, data: Mapping[str, Sequence[Sample]], options: PolishOptions
-) -> dict[str, str]:
+def _identity(loaded: Loaded, plan: PruningPlan, digests: Mapping[str, str], options: PolishOptions) -> dict[str, str]:
     """All that the trained weights follow from."""
     return {
         "plan": plan.digest(),
         "fitted": str(plan.heal and plan.heal.weights),
         "options": json.dumps(asdict(options)),
         **computed_with(loaded),
-        **{f"data.{modality}": digest(samples) for modality, samples in data.items()},
+        **{f"data.{modality}": value for modality, value in digests.items()},
     }

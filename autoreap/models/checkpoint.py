@@ -68,6 +68,7 @@ def resolve_model(model: str) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
+    # A model of the hub is named org/name; all else was meant as a path.
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise InputError("no such model directory", where=model, fix="a directory, a hub name as in org/name, or tiny")
     from huggingface_hub import snapshot_download
@@ -122,6 +123,7 @@ def check_links(folder: Path) -> None:
     for below in entries:
         if below.is_dir() and not below.is_symlink():
             entries += below.iterdir()
+    # Resolved, a link counts by where it ends: it may lead to another link.
     for entry in entries:
         if entry.is_symlink() and not any(entry.resolve().is_relative_to(root) for root in roots):
             raise InputError("is a link to outside the model's folder", where=entry, fix="copy the file to here")

@@ -95,5 +95,6 @@ class LayerReader:
             if name not in parameters or parameters[name][index].shape != weights.shape:
                 problem = f"tensor {weights.values.name} of shape {weights.shape} fits no parameter"
                 raise InputError(problem, where=weights.values.shard)
+            # Else torch refuses to write into a leaf that asks for a gradient.
             with torch.no_grad():
                 parameters[name][index].copy_(weights.read())

@@ -27,6 +27,7 @@ _FIX = "take the model in bfloat16, and let autoreap quantise it with bits"
 _METHODS = {"fp8": "FP8", "fbgemm_fp8": "FP8", "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes"}
 # All other types hold codes of quantised weights. Indices and masks are stored in I64 and BOOL.
 _READABLE = ("F64", "F32", "F16", "BF16", "I64", "BOOL")
+# What quantisers call their codes and scales, which may be stored in an ordinary type.
 _CODES = re.compile(
     r".*(weight_scale(_inv)?|(input|weight|output)_(scale|zero_point)|activation_scale|scale_inv|qweight|qzeros|scales"
     r"|g_idx|weight_packed|SCB|absmax|quant_map|quant_state\..*)"
@@ -121,9 +122,11 @@ def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[st
             raise InputError(f"tensor {prefix}{part} is missing", where=codes.shard, fix="fetch the checkpoint again")
     shape = _read_shape(tensors[prefix + SHAPE])
     fits = codes.dtype == "I32" and codes.shape[:-1] == shape[:-1]
+    # A code has one bit at least.
     if not fits or codes.shape[-1] * WORD_BITS < shape[-1] or math.prod(shape) <= 0:
         problem = f"tensor {codes.name} of shape {codes.shape} in {codes.dtype} can't hold a matrix of shape {shape}"
         raise InputError(problem, where=codes.shard, fix="fetch the checkpoint again")
+    # (0,): without weights of their own, so that each weight is counted once.
     return {prefix + CODES: shape, prefix + SCALES: (0,), prefix + SHAPE: (0,)}
 
 

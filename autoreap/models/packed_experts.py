@@ -54,6 +54,7 @@ class _PackedMatrices:
     def unpack(self, experts: torch.Tensor) -> None:
         """Unpack those of `experts` [N]."""
         _, num_rows, num_columns = self.weights.shape
+        # A few at a time: codes, and what they become on the way to weights, are in memory beside them.
         for some in torch.split(experts, max(1, _AT_ONCE // (num_rows * num_columns))):
             codes, scales = self.codes[some].flatten(0, 1), self.scales[some].flatten(0, 1)
             values = unpacked(codes, scales, num_columns).view(-1, num_rows, num_columns)
@@ -87,9 +88,11 @@ def add_packed_layers(family: Family, checkpoint: Checkpoint, model: PreTrainedM
             matrices[attribute] = _PackedMatrices(unpacked_into[name], stored.pop(name))
             delattr(module, attribute)  # else `fill` would make room for it in this layer, too
         reader.fill(layer, [*chain.from_iterable(stored.values())])
+        # Of a layer without experts, nothing is left out: `fill` has read all of it.
         if experts is not None:
             _unpack_when_run(experts, matrices)
         decoder.layers.append(layer)
+    # It was loaded with none; the cache is built from this number.
     decoder.config.num_hidden_layers = num_layers
 
 

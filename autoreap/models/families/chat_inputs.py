@@ -179,7 +179,7 @@ class ChatInputs:
         return len(self.tokenizer)
 
     def text_tokens(self, text: str) -> list[int]:
-        """The tokens of `text`, nothing before or after them."""
+        """The tokens of `text`, nothing before or after them: the chat template has put there what belongs there."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _chat(self, content: str | list[dict[str, str]], *, awaits_answer: bool) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _EXPERT_TENSOR = re.compile(
     r"mlp\.experts\.(?P<expert>\d+)\.(?P<rest>(gate|up|down)_proj\.weight(_packed|_scale|_shape)?)"
 )
+# transformers writes a tensor for each expert, and loads those that are fused as they are in memory, too.
 _ROWS_ARE_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -202,7 +203,7 @@ class Qwen3OmniVoice(QwenOmniVoice):
             warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")  # the stock class does so itself
             model.generate(
                 **inputs,
-                speaker=next(iter(talker.speaker_id)),
+                speaker=next(iter(talker.speaker_id)),  # any: what is said does not matter
                 thinker_eos_token_id=end_token,
                 thinker_max_new_tokens=max_steps // 3,  # 12.5 frames a second over some four tokens
                 talker_max_new_tokens=max_steps,

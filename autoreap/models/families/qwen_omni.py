@@ -152,6 +152,7 @@ class RunningQwenOmni(RunningModel):
         stock = self.layout.stock_class()
         config = stock.config_class.from_pretrained(path)
         thinker = getattr(config, "thinker_config", config)
+        # The thinker alone never had a voice.
         if not speech and thinker is not config:
             config.enable_audio_output = False
         if not layers:
@@ -234,6 +235,7 @@ class QwenOmniVoice(Voice):
             return
         modules = dict(model._modules)
         try:
+            # `generate` asks this whether to speak.
             stock.has_talker = False
             for name in self.modules:
                 del model._modules[name]

@@ -163,6 +163,7 @@ class RunningModel(ABC):
 
     def disable_vision(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
         """Make `model` refuse images and video; the (module, attribute) pairs whose deletion undoes it."""
+        # An entrance that is closed already is left out: a mask would open it when it ends.
         opened = [(module, name) for module, name in self.vision_entrances(model) if name not in vars(module)]
         for module, name in opened:
             setattr(module, name, _refuse)

@@ -31,6 +31,7 @@ def read_model(
     if is_packed:
         # Packed, transformers unpacks a matrix only in a forward pass of the whole model: layers alone could not run.
         config.quantization_config["dequantize"] = True
+    # No pickle is read, and no code that comes with a checkpoint runs.
     with nullcontext() if layers else _unreported():
         model = read(path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False)
     if is_packed and dtype != "auto":
@@ -57,6 +58,7 @@ def tensors_in_memory(stock: Any, config: Mapping[str, Any]) -> tuple[dict[str, 
     Raises:
         InputError: the class can't be built from this config.
     """
+    # As text, as a cache needs keys that can be hashed; and copies of what it keeps, as callers change them.
     shapes, tied = _tensors_of(stock, json.dumps(config, sort_keys=True))
     return dict(shapes), dict(tied)
 
