@@ -94,7 +94,10 @@ def batches(
             unreadable.append(str(error))
             check_unreadable(unreadable, len(order), max_unreadable, option="--max-unreadable")
             continue
-        if rows and (sample.weight != weight or not _fits([*rows, encoded], budget)):
+        # Padding costs what tokens cost.
+        longest = max(len(row.input_ids) for row in [*rows, encoded])
+        is_full = longest * (len(rows) + 1) > budget
+        if rows and (is_full or sample.weight != weight):
             yield Batch(tuple(rows), weight, Position(number, tuple(unreadable)))
             rows = []
         rows.append(encoded)
@@ -142,11 +145,6 @@ def estimate_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
         if math.isfinite(length):
             total += length
     return total
-
-
-def _fits(rows: Sequence[Encoded], budget: int) -> bool:
-    longest = max(len(encoded.input_ids) for encoded in rows)
-    return longest * len(rows) <= budget  # padding costs what tokens cost
 
 
 def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:

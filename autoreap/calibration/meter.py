@@ -89,15 +89,13 @@ class Meter:
     def sums(self) -> ModalitySums:
         """What was measured of the experts."""
         state = self.state()
-        return ModalitySums(
-            gate_norm_sum=state["gate_norm_sum"].numpy(),
-            routed_tokens=state["routed_tokens"].numpy(),
-            tokens=int(state["tokens"]),
-        )
+        norms, routed = state["gate_norm_sum"].numpy(), state["routed_tokens"].numpy()
+        return ModalitySums(gate_norm_sum=norms, routed_tokens=routed, tokens=int(state["tokens"]))
 
     def layer_cosine(self) -> FloatArray:
         """[S, L]; see `ComponentSaliency.layer_cosine`."""
         state = self.state()
+        # NaN where h_{l + n} lies beyond the last layer.
         cosine = torch.full((len(state["cosine_sum"]), self._num_layers), torch.nan, dtype=torch.float64)
         for span, sums in enumerate(state["cosine_sum"], start=1):
             cosine[span - 1, : self._num_layers - span + 1] = sums[span:] / state["tokens"].clamp(min=1)

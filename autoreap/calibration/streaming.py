@@ -176,7 +176,7 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
     """h_l to h_{l+1} of every batch; the layer is in memory no longer than this takes."""
     decoder, device = loaded.decoder("thinker"), loaded.model.device
     is_last = number + 1 == loaded.model_info.shape.components["thinker"].num_layers
-    layer = loaded.read_layer(number)
+    layer = loaded.layer_reader.read(number)
     with only_layer(decoder, number, layer, is_last=is_last) as run:
         for group in groups:
             with group.meter.layer(number, layer):

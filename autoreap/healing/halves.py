@@ -23,7 +23,7 @@ class Halfway:
 
 @dataclass(frozen=True)
 class HalvedLayer:
-    """A layer in its decoder; see `LayerRunner`."""
+    """A layer that runs in its decoder; see `halved_layer`."""
 
     module: nn.Module
     block: nn.Module
@@ -43,20 +43,14 @@ class HalvedLayer:
         return Halfway(residual, given[0])
 
 
-class LayerRunner:
-    """Runs single layers of a decoder, those in memory or, of a streamed model, from disk."""
-
-    def __init__(self, loaded: Loaded, component: str) -> None:
-        self._loaded = loaded
-        self._decoder = loaded.decoder(component)
-        self._num_layers = loaded.model_info.shape.components[component].num_layers
-
-    @contextmanager
-    def layer(self, number: int) -> Iterator[HalvedLayer]:
-        """Layer `number`, with its weights in memory while the context lasts."""
-        if self._loaded.streamed:
-            module = self._loaded.read_layer(number)
-        else:
-            module = self._decoder.layers[number]
-        with only_layer(self._decoder, number, module, is_last=number + 1 == self._num_layers) as run:
-            yield HalvedLayer(module, self._loaded.running.block(module), run)
+@contextmanager
+def halved_layer(loaded: Loaded, component: str, number: int) -> Iterator[HalvedLayer]:
+    """Layer `number` of a decoder; of a streamed model, its weights are in memory while the context lasts."""
+    decoder = loaded.decoder(component)
+    num_layers = loaded.model_info.shape.components[component].num_layers
+    if loaded.streamed:
+        module = loaded.layer_reader.read(number)
+    else:
+        module = decoder.layers[number]
+    with only_layer(decoder, number, module, is_last=number + 1 == num_layers) as run:
+        yield HalvedLayer(module, loaded.running.block(module), run)

@@ -25,7 +25,7 @@ from autoreap.dimensions.healed import digest_of, digest_of_named, standing_in
 from autoreap.dimensions.routing import choosing
 from autoreap.errors import InputError
 from autoreap.healing.calls import DecoderCall, computed_with, decoder_calls, drawn_rows, spoken_calls
-from autoreap.healing.halves import LayerRunner
+from autoreap.healing.halves import halved_layer
 from autoreap.healing.ridge import Regressor, fit_ridge
 from autoreap.healing.streams import Streams, take_streams
 from autoreap.models.loading import Loaded
@@ -154,7 +154,7 @@ class _DecoderFit:
         assert heal is not None
         assert edit is not None
         self._running = loaded.running
-        self._runner = LayerRunner(loaded, component)
+        self._loaded = loaded
         self._component = component
         self._plan = plan
         self._heal: Healing = heal
@@ -173,7 +173,7 @@ class _DecoderFit:
             self._check()
             kept = self._edit.experts[number]
             # The order matters: what stays is rounded, then fitted for what it now gives, then the fit is rounded too.
-            with self._runner.layer(number) as layer, ExitStack() as stack:
+            with halved_layer(self._loaded, self._component, number) as layer, ExitStack() as stack:
                 self._route(layer.module, kept, stack)
                 down = self._running.down_projection(layer.module)
                 self._round(layer.module, kept, stack, fitted=False)

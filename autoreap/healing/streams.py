@@ -14,7 +14,7 @@ import torch
 from autoreap.errors import InputError
 from autoreap.files import own_directory, waiting_lock
 from autoreap.healing.calls import DecoderCall
-from autoreap.healing.halves import LayerRunner
+from autoreap.healing.halves import halved_layer
 from autoreap.models.loading import Loaded
 from autoreap.progress import Progress
 
@@ -86,12 +86,11 @@ def _fill(
     loaded: Loaded, component: str, calls: Sequence[DecoderCall], streams: Streams, check: Callable[[], None]
 ) -> None:
     num_layers = len(streams.blocks)
-    runner = LayerRunner(loaded, component)
     hidden = [call.hidden for call in calls]
     with Progress(f"what the unpruned {component} computes, layers", num_layers) as progress:
         for number in range(num_layers):
             check()
-            with runner.layer(number) as layer:
+            with halved_layer(loaded, component, number) as layer:
                 place = 0
                 for each, call in enumerate(calls):
                     halfway = layer.run_attention(hidden[each], call.arguments)

@@ -20,7 +20,6 @@ from autoreap.plan import BaseModel, ModelShape
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
     from autoreap.models.families.chat_inputs import ChatInputs
@@ -67,14 +66,11 @@ class Loaded:
         return decoder
 
     @cached_property
-    def _layers(self) -> LayerReader:
+    def layer_reader(self) -> LayerReader:
+        """What reads layers of the thinker from the checkpoint."""
         from autoreap.models.layer_reader import LayerReader
 
         return LayerReader(self.model_info.family, self.model_info.checkpoint, self.model)
-
-    def read_layer(self, number: int) -> nn.Module:
-        """Layer `number` of the thinker from the checkpoint; see `LayerReader.read`."""
-        return self._layers.read(number)
 
 
 def open_model(model: str) -> ModelInfo:

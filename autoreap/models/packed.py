@@ -91,28 +91,29 @@ def _check_config(config: Mapping[str, Any], where: Path) -> bool:
         return False
     if not isinstance(section, Mapping):
         raise InputError(f"{_KEYS[0]} must be a mapping, got {shown(section)}", where=where, fix="fetch it again")
+    problem = _unreadable(section)
+    if problem is not None:
+        raise InputError(f"{_KEYS[0]}: {problem}", where=where, fix=_FIX)
+    return True
+
+
+def _unreadable(section: Mapping[str, Any]) -> str | None:
+    """Why weights that are quantised as `section` says are not read; None if they are."""
     method = str(section.get("quant_method"))
     if method != METHOD:
-        problem = f"{_KEYS[0]}: quantised models are not read, but for those of {METHOD}; this is "
-        problem += _METHODS.get(method, shown(method))
-        raise InputError(problem, where=where, fix=_FIX)
+        title = _METHODS.get(method, shown(method))
+        return f"quantised models are not read, but for those of {METHOD}; this is {title}"
     groups = section.get("config_groups")
     if section.get("format") != FORMAT or not isinstance(groups, Mapping):
-        problem = f"{_KEYS[0]}: of {METHOD} only {FORMAT} is read, not {shown(section.get('format'))}"
-        raise InputError(problem, where=where, fix=_FIX)
+        return f"of {METHOD} only {FORMAT} is read, not {shown(section.get('format'))}"
     for name, group in groups.items():
         weights = group.get("weights") if isinstance(group, Mapping) else None
-        if (
-            not isinstance(weights, Mapping)
-            or weights.get("type", "int") != "int"
-            or not weights.get("symmetric", True)
-        ):
-            problem = f"{_KEYS[0]}: group {shown(name)} is not of symmetric integers, and is not read"
-            raise InputError(problem, where=where, fix=_FIX)
+        is_mapping = isinstance(weights, Mapping)
+        if not is_mapping or weights.get("type", "int") != "int" or not weights.get("symmetric", True):
+            return f"group {shown(name)} is not of symmetric integers, and is not read"
         if group.get("input_activations"):
-            problem = f"{_KEYS[0]}: group {shown(name)} quantises activations, too, and is not read"
-            raise InputError(problem, where=where, fix=_FIX)
-    return True
+            return f"group {shown(name)} quantises activations, too, and is not read"
+    return None
 
 
 def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
@@ -120,7 +121,13 @@ def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[st
     for part in (SCALES, SHAPE):
         if prefix + part not in tensors:
             raise InputError(f"tensor {prefix}{part} is missing", where=codes.shard, fix="fetch the checkpoint again")
-    shape = _read_shape(tensors[prefix + SHAPE])
+    stored = tensors[prefix + SHAPE]
+    if stored.dtype != "I64" or stored.shape != (2,):
+        problem = f"tensor {stored.name} is of shape {stored.shape} in {stored.dtype}, not two of I64"
+        raise InputError(problem, where=stored.shard, fix="fetch the checkpoint again")
+    with stored.shard.open("rb") as file:
+        file.seek(stored.offset)
+        shape = struct.unpack("<2q", file.read(16))
     fits = codes.dtype == "I32" and codes.shape[:-1] == shape[:-1]
     # A code has one bit at least.
     if not fits or codes.shape[-1] * WORD_BITS < shape[-1] or math.prod(shape) <= 0:
@@ -128,12 +135,3 @@ def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[st
         raise InputError(problem, where=codes.shard, fix="fetch the checkpoint again")
     # (0,): without weights of their own, so that each weight is counted once.
     return {prefix + CODES: shape, prefix + SCALES: (0,), prefix + SHAPE: (0,)}
-
-
-def _read_shape(tensor: TensorInfo) -> tuple[int, ...]:
-    if tensor.dtype != "I64" or tensor.shape != (2,):
-        problem = f"tensor {tensor.name} is of shape {tensor.shape} in {tensor.dtype}, not two of I64"
-        raise InputError(problem, where=tensor.shard, fix="fetch the checkpoint again")
-    with tensor.shard.open("rb") as file:
-        file.seek(tensor.offset)
-        return struct.unpack("<2q", file.read(16))

@@ -20,16 +20,15 @@ def place_of(running: RunningModel, model: PreTrainedModel) -> str:
     device, accelerators = own.type, [own]
     if len(devices) > 1:
         device, accelerators = "auto", [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    names = {_name_of(accelerator) for accelerator in accelerators if accelerator.type == "cuda"}
+    names = set()
+    for accelerator in accelerators:
+        if accelerator.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(accelerator)
+            names.add(f"{torch.cuda.get_device_name(accelerator)}, {major}.{minor}")
     if names:
         device += f" ({' and '.join(sorted(names))})"
     dtype = str(model.dtype).removeprefix("torch.")
     return f"{device}, {dtype}"
-
-
-def _name_of(accelerator: torch.device) -> str:
-    major, minor = torch.cuda.get_device_capability(accelerator)
-    return f"{torch.cuda.get_device_name(accelerator)}, {major}.{minor}"
 
 
 def choose_device(place: str) -> tuple[str, str]:

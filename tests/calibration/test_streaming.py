@@ -170,7 +170,7 @@ def test_a_layer_read_alone_holds_the_weights_of_the_stock_model(checkpoints: Ma
     for stored in ("separate", "fused"):
         loaded = streamed(checkpoints[stored])
         for number, expected in enumerate(stock.thinker.model.language_model.layers):
-            layer = loaded.read_layer(number)
+            layer = loaded.layer_reader.read(number)
             assert not layer.training
             state = layer.state_dict()
             assert list(state) == list(expected.state_dict())

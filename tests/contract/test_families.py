@@ -95,7 +95,7 @@ class FamilyContract(DimensionContract):
         streamed = Loaded(open_model(str(base)), empty, cast(Any, None), streamed=True)
         assert whole is not None
         for number, layer in enumerate(whole.layers):
-            expected, read = layer.state_dict(), streamed.read_layer(number).state_dict()
+            expected, read = layer.state_dict(), streamed.layer_reader.read(number).state_dict()
             assert read.keys() == expected.keys()
             for name, tensor in expected.items():
                 assert torch.equal(read[name], tensor), f"{name} of layer {number}"

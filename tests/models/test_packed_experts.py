@@ -92,7 +92,7 @@ def test_a_layer_that_is_read_alone_is_unpacked_as_the_stock_class_unpacks_it(pa
     stock: Any = load(packed, device="cpu", keep_packed=False).model
     streamed = load(packed, device="cpu", stream_layers=True)
     for number, expected in enumerate(stock.thinker.model.language_model.layers):
-        own, stocks = streamed.read_layer(number).state_dict(), expected.state_dict()
+        own, stocks = streamed.layer_reader.read(number).state_dict(), expected.state_dict()
         assert own.keys() == stocks.keys()
         assert all(torch.equal(own[name], stocks[name]) for name in own)
 

@@ -65,6 +65,7 @@ def _collate_audio(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
 
 def _collate_pictures(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     inputs = {}
+    # Under one name each, as many as there are: which row they are of is told by the placeholders.
     images = [encoded for encoded in batch if encoded.pixels is not None and not encoded.is_video]
     videos = [encoded for encoded in batch if encoded.is_video]
     if images:

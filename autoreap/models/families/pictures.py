@@ -6,6 +6,7 @@ are resized like images here; the real processor enlarges small frames, and shri
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,21 +26,21 @@ def read_pictures(path: Path, default_frame_size: dict[str, int]) -> "Pictures":
     )
 
 
+@dataclass(frozen=True)
 class Pictures:
-    """Holds the image processor of one checkpoint, and the same with the size limits of video."""
+    """The image processor of one checkpoint, and the same with the size limits of video."""
 
-    def __init__(self, image_processor: Qwen2VLImageProcessorPil, frame_processor: Qwen2VLImageProcessorPil) -> None:
-        self._image_processor = image_processor
-        self._frame_processor = frame_processor
+    image_processor: Qwen2VLImageProcessorPil
+    frame_processor: Qwen2VLImageProcessorPil
 
     @property
     def frames_per_patch(self) -> int:
         """How many frames of a video a patch goes through."""
-        return int(self._image_processor.temporal_patch_size)
+        return int(self.image_processor.temporal_patch_size)
 
     def num_tokens(self, grid: tuple[int, int, int]) -> int:
         """How many tokens the patches of a grid (temporal, height, width) become."""
-        return math.prod(grid) // int(self._image_processor.merge_size) ** 2
+        return math.prod(grid) // int(self.image_processor.merge_size) ** 2
 
     def patches(self, images: Sequence[Image.Image], *, is_video: bool) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """[patches, patch_dim] and the grid of an image, or of a video's frames.
@@ -49,7 +50,7 @@ class Pictures:
         The patch layout [..., channel, temporal, height, width] is Qwen2-VL's; an image alone fills the temporal
         dimension with copies of itself, so a video is assembled from its frames' own patches.
         """
-        processor = self._frame_processor if is_video else self._image_processor
+        processor = self.frame_processor if is_video else self.image_processor
         processed = processor(list(images), return_tensors="pt")
         _, height, width = (int(size) for size in processed["image_grid_thw"][0])
         per_frame = processed["pixel_values"].view(len(images), height * width, -1)
