@@ -92,6 +92,7 @@ def batches(
         except MediaError as error:
             logger.info(f"left out: {error}")
             unreadable.append(str(error))
+            # Each time, not at the end: a set that is mostly broken is refused before hours have gone into it.
             check_unreadable(unreadable, len(order), max_unreadable, option="--max-unreadable")
             continue
         # Padding costs what tokens cost.
@@ -149,6 +150,7 @@ def estimate_tokens(inputs: ChatInputs, samples: Sequence[Sample]) -> float:
 
 def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
     """About how long `sample` will be, without decoding media; infinite if a header can't be read."""
+    # Text alone is encoded fast enough to know its length.
     if not sample.media:
         return len(encode(inputs, sample, with_answer=True).input_ids)
     tokens: float = len(inputs.encode_text(f"{sample.question or ''} {sample.text or ''}", sample.where).input_ids)
@@ -163,6 +165,7 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
         if not images and sample.image is not None:
             images = (sample.image,)
         if images:
+            # One header of a list: the others are taken to be as large.
             with opened_image(images[0], sample.where) as image:
                 shown = max(len(images) / _FRAMES_PER_TOKEN, 1)  # an image alone fills a patch in time, too
                 tokens += shown * image.width * image.height / _PIXELS_PER_TOKEN

@@ -128,6 +128,7 @@ def identity(
         "autoreap": __version__,
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__,
+        # From here to the implementations: what decides how numbers are rounded.
         "device": loaded.running.device(model).type,
         "dtype": str(model.dtype),
         "experts_implementation": _implementations(decoders, "_experts_implementation"),

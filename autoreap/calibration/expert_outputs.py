@@ -79,6 +79,7 @@ class RecordingWeights(torch.Tensor):
             return cls._make(result, func(weights.pairs, *args[1:], **(kwargs or {})), weights.outputs)
         if func is torch.Tensor.to and isinstance(args[0], cls):
             return cls._make(result, args[0].pairs.to(result.device), args[0].outputs)
+        # By this the stock experts weight their outputs.
         if func is torch.Tensor.mul:
             cls._record(*args)
         return result

@@ -165,6 +165,7 @@ class Meter:
                 if weights.outputs.is_complete:
                     self._add(number, top_k_index, top_k_weights, weights.outputs.norms)
                     return output
+                # This implementation weights its outputs otherwise, so these are lost: all pairs run again.
                 self._weights_record = False
             output, norms = run_pair_by_pair(experts, hidden, top_k_index, top_k_weights)
             self._add(number, top_k_index, top_k_weights, norms)

@@ -57,6 +57,7 @@ class Spool:
 @contextmanager
 def open_spool(folder: Path) -> Iterator[Spool]:
     """An empty spool; what a killed process left there goes, and so does everything at the end."""
+    # All that lies in it is deleted, and its name can be guessed: it must be this user's own.
     own_directory(folder)
     lock = folder.with_name(f"{folder.name}.lock")
     with exclusive(lock, "another calibration keeps its hidden states here", fix="wait for it, or use another -o"):

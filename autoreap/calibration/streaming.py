@@ -193,6 +193,7 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
                     if not is_last:
                         spool.save(stored.hidden_file(number + 1), {"hidden": output})
                     progress.advance()
+            # Else it would keep the last hidden states of this group on the device.
             group.meter.count(None)
 
 

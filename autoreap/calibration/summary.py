@@ -69,6 +69,7 @@ def top_share(saliency: FloatArray, num_experts: int) -> FloatArray:
 def effective_experts(saliency: FloatArray) -> FloatArray:
     """exp(entropy) of each layer's shares of `saliency` [L, E], [L]: E if all are equal, 1 if one has it all."""
     shares = _shares(saliency, saliency)
+    # Of a share of 0 the term is 0, which is the limit of p log p.
     logarithms = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
     effective: FloatArray = np.exp(-(shares * logarithms).sum(axis=1)) * shares.any(axis=1)
     return effective
@@ -202,9 +203,11 @@ def summarise(saliency: Saliency, name: str, values: Candidate) -> ComponentSumm
     num_kept = num_retained(values.retention, shape)
     lambda_ = values.lambda_ if name == "thinker" else 0.0
     pinned = edges(shape.num_layers)
+    # While vision is kept, the layers below which it enters can't be cut either.
     if model is not None and name == "thinker":
         pinned = pinned_layers(model, strip_vision=False)
     kept = retained_experts(measured.affinity(lambda_, values.beta), num_kept)
+    # There is nothing to weigh for a talker: its experts are ranked by audio alone.
     lambdas = tuple(sorted({*LAMBDAS, lambda_})) if name == "thinker" else ()
     betas = tuple(sorted({*BETAS, values.beta}))
     tokens = {}

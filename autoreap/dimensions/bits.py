@@ -69,6 +69,7 @@ def matrices(
 @contextmanager
 def rounded(weights: nn.Parameter, kept: tuple[int, ...], bits: int, group_size: int) -> Iterator[None]:
     """What `weights` [E, R, C] or [R, C] round to in the place of the `kept` rows, or of all of it."""
+    # Experts that are cut keep their values: nothing is routed to them.
     values = weights.detach()
     if kept:
         values = values[list(kept)]
@@ -86,6 +87,7 @@ def to_nearest(weights: torch.Tensor, bits: int, group_size: int) -> torch.Tenso
     rows, places = weights.flatten(0, -2), nearest.flatten(0, -2)
     slab = max(1, _SLAB // rows.shape[-1])
     for start in range(0, len(rows), slab):
+        # As a checkpoint's bytes are packed: scales are found, and codes rounded, in float32.
         part = rows[start : start + slab].float()
         scales = scales_of(part, bits, group_size)
         places[start : start + slab] = fake_quantize(part, scales, None, arguments)

@@ -25,6 +25,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
         for _, decoder, edit in family.edited_decoders(model, plan):
             for layer, kept in zip(decoder.layers, edit.experts, strict=True):
                 router = family.running.router(layer)
+                # A router that keeps all its experts needs no mask, and a dense layer has none.
                 if router is not None and len(kept) < router.num_experts:
                     stack.enter_context(narrowed(router, kept))
         yield

@@ -24,6 +24,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
             if len(edit.layers) == len(decoder.layers):
                 continue
             stack.enter_context(_shortened(decoder, family.running, edit.layers))
+            # The hidden state that the talker listens to is named by its number.
             if component == "thinker" and family.voice is not None:
                 stack.enter_context(family.voice.with_moved_input(model, edit.layers))
         yield

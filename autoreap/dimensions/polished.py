@@ -23,6 +23,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
     """Let the trained weights stand in for the resident ones. Routers are narrowed already."""
     from torch import nn
 
+    # A name leads to the original layer: this is entered before layers are cut and renumbered.
     decoder = cast("nn.Module", family.running.decoder(model, "thinker"))
     with ExitStack() as stack:
         for name, weights in polished_weights(plan).items():

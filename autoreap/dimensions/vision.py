@@ -21,6 +21,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
     try:
         yield
     finally:
+        # What refuses lies on the instance; behind it, the method of the class shows again.
         for module, method in closed:
             delattr(module, method)
 

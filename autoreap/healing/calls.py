@@ -48,6 +48,7 @@ class DecoderCall:
 
 def drawn_rows(loaded: Loaded, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Sample]:
     """Rows of about `max_tokens` tokens, drawn evenly from `samples`, in their order; all where there are fewer."""
+    # About so many, as rows are of different lengths.
     limit = int(max_tokens / max(estimate_tokens(loaded.inputs, samples), 1) * len(samples))
     return [sample for _, sample in draw_rows(samples, max(1, limit))]
 

@@ -143,6 +143,7 @@ def polish(
         student = _Student(loaded, live, _stored_types(loaded, live))
         state = _State(options.learning_rate, student.weights())
         before = student.evaluate(student.rounded(state.trained), held_out)
+        # The student as it was counts, too: where no step helps, its weights are what comes of it.
         state.best_loss = score(before).value
         identity = _identity(loaded, plan, digests, options)
         if resume is not None and resume.exists():
@@ -183,6 +184,7 @@ def _train(
             student.descend(state, training[order[place]])
             state.step += 1
             progress.advance()
+            # The last step is evaluated, whatever its number.
             if state.step % _EVALUATION_STEPS and state.step < options.steps:
                 continue
             weights = student.rounded(state.trained)
@@ -345,6 +347,7 @@ class _Student:
         states = _states(self._loaded, batch.call, batch.foretelling)
         ours = log_softmax(self._head(states).float(), dim=-1)  # [A, V]
         theirs = log_softmax(self._head(batch.states).float(), dim=-1)
+        # torch takes the model first and the truth second: this is KL(theirs || ours).
         return kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
 
     @torch.no_grad()

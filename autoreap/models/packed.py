@@ -108,8 +108,8 @@ def _unreadable(section: Mapping[str, Any]) -> str | None:
         return f"of {METHOD} only {FORMAT} is read, not {shown(section.get('format'))}"
     for name, group in groups.items():
         weights = group.get("weights") if isinstance(group, Mapping) else None
-        is_mapping = isinstance(weights, Mapping)
-        if not is_mapping or weights.get("type", "int") != "int" or not weights.get("symmetric", True):
+        fits = isinstance(weights, Mapping) and weights.get("type", "int") == "int" and weights.get("symmetric", True)
+        if not fits:
             return f"group {shown(name)} is not of symmetric integers, and is not read"
         if group.get("input_activations"):
             return f"group {shown(name)} quantises activations, too, and is not read"

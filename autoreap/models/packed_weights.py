@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
 
 
+# Its values are checked each time that one is made, and every slab of weights asks for it.
 @lru_cache
 def scheme(bits: int, group_size: int) -> QuantizationScheme:
     """How weights are quantised, as the library names it."""
@@ -31,6 +32,7 @@ def unpacked(codes: torch.Tensor, scales: torch.Tensor, num_columns: int) -> tor
     They are those that the stock class unpacks, to the bit.
     """
     bits = codes.shape[-1] * WORD_BITS // num_columns
+    # Rows that fill their words; of others, what pads the last word would have to be cut off.
     if bits in (4, 8) and num_columns * bits % WORD_BITS == 0:
         return _unpacked_by_bytes(codes, scales, bits)
     from compressed_tensors.compressors import BaseCompressor

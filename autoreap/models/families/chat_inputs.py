@@ -47,6 +47,7 @@ def read_chat_inputs(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if tokenizer.chat_template is None:
             raise ValueError("there is no chat template")
+        # One that it does not know would become several tokens, and the embeddings would have no place to go to.
         vocabulary = tokenizer.get_vocab()
         for token in placeholders.tokens:
             if token not in vocabulary:
@@ -184,6 +185,7 @@ class ChatInputs:
 
     def _chat(self, content: str | list[dict[str, str]], *, awaits_answer: bool) -> str:
         """The user's turn, with or without the beginning of the assistant's."""
+        # As text, not as tokens: placeholders are repeated in it before it is tokenised.
         turns = [{"role": "user", "content": content}]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=awaits_answer))
 

@@ -74,6 +74,7 @@ class TensorRole:
         return self.part == "thinker" and REST.fullmatch(within_layer) is not None
 
 
+# In a whole model the component stands before it; in a thinker that was saved alone, nothing does.
 _DECODER_TENSOR = re.compile(r"(?P<prefix>(\w+\.)?model\.layers\.)(?P<layer>\d+)\.(?P<rest>.+)")
 
 
