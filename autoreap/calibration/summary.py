@@ -201,14 +201,16 @@ def summarise(saliency: Saliency, name: str, values: Candidate) -> ComponentSumm
     model = read_shape(saliency)
     shape = component_shape(measured) if model is None else model.components[name]
     num_kept = num_retained(values.retention, shape)
-    lambda_ = values.lambda_ if name == "thinker" else 0.0
     pinned = edges(shape.num_layers)
-    # While vision is kept, the layers below which it enters can't be cut either.
-    if model is not None and name == "thinker":
-        pinned = pinned_layers(model, strip_vision=False)
+    lambda_ = 0.0
+    lambdas: tuple[float, ...] = ()
+    if name == "thinker":  # a talker's experts are ranked by audio alone: there is nothing to weigh
+        lambda_ = values.lambda_
+        lambdas = tuple(sorted({*LAMBDAS, lambda_}))
+        # While vision is kept, the layers below which it enters can't be cut either.
+        if model is not None:
+            pinned = pinned_layers(model, strip_vision=False)
     kept = retained_experts(measured.affinity(lambda_, values.beta), num_kept)
-    # There is nothing to weigh for a talker: its experts are ranked by audio alone.
-    lambdas = tuple(sorted({*LAMBDAS, lambda_})) if name == "thinker" else ()
     betas = tuple(sorted({*BETAS, values.beta}))
     tokens = {}
     kept_shares = {}
@@ -237,6 +239,7 @@ def _layers(
     audio, num_kept = measured.modalities["audio"], len(kept[0])
     most_cut = preset_values("aggressive", measured.num_layers)[1]
     order = cut_order(measured.layer_cosine, pinned, most_cut)
+    places = {layer: place for place, layer in enumerate(order, start=1)}
     top = top_share(audio.per_token(), num_kept)
     effective = effective_experts(audio.per_token())
     without_audio = count_never_routed([audio])
@@ -253,7 +256,7 @@ def _layers(
                 never_routed_audio=int(without_audio[layer]),
                 never_routed=int(without_any[layer]),
                 cosine=cosine if np.isfinite(cosine) else None,
-                cut_order=order.index(layer) + 1 if layer in order else None,
+                cut_order=places.get(layer),
                 protected=layer in pinned,
                 turnover=float(moved[layer]),
             )
@@ -277,7 +280,9 @@ def headline(summary: ComponentSummary) -> list[str]:
         cuts.append(f"layers cut first by loss: {summary.layer_order.in_words}")
     if shape.is_dense:
         return [f"{shape.num_layers} dense layers", tokens, *cuts]
-    choice = f"lambda {summary.lambda_:g}, beta {summary.beta:g}" if summary.lambdas else "ranked by audio alone"
+    choice = "ranked by audio alone"
+    if summary.lambdas:
+        choice = f"lambda {summary.lambda_:g}, beta {summary.beta:g}"
     held = ", ".join(f"{share:.1%} of {modality} saliency" for modality, share in summary.kept_share.items())
     return [
         f"{shape.num_layers} layers of {shape.num_experts} experts, {shape.top_k} for each token; "
@@ -296,6 +301,8 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
     header = ["layer", top, "effective", "no audio", "no token", "cosine", "cut", "moved"]
     rows = [header]
     for layer in summary.layers:
+        cosine = "" if layer.cosine is None else f"{layer.cosine:.4f}"
+        cut = "protected" if layer.protected else str(layer.cut_order or "")
         rows.append(
             [
                 str(layer.layer),
@@ -303,8 +310,8 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
                 f"{layer.effective_experts:.1f}",
                 str(layer.never_routed_audio),
                 str(layer.never_routed),
-                "" if layer.cosine is None else f"{layer.cosine:.4f}",
-                "protected" if layer.protected else str(layer.cut_order or ""),
+                cosine,
+                cut,
                 f"{layer.turnover:.0%}",
             ]
         )
