@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from autoreap.calibration.batching import Batch, batches, estimate_tokens
+from autoreap.calibration.batching import START, Batch, Position, batches, estimate_tokens
 from autoreap.calibration.calibrator import Options, identity, listen, new_meter, origin, spans_of, sum_meters, sum_part
 from autoreap.calibration.meter import Meter
 from autoreap.calibration.resume import Part
@@ -65,7 +65,7 @@ def calibrate_by_layer(
     skipped = {}
     for modality, of_modality in groups.items():
         meters[modality] = _add_up(loaded, of_modality, data[modality], options)
-        skipped[modality] = len(of_modality[-1].part.position.unreadable)
+        skipped[modality] = len(of_modality[-1].position.unreadable)
     provenance = measurement | origin(loaded.model_info.base_model, data, skipped, silent={})
     return Saliency({"thinker": sum_meters(meters)}, provenance)
 
@@ -109,10 +109,11 @@ class _Group:
     """Batches of one modality and weight in a row, and their meter."""
 
     modality: str
+    weight: float
     spans: int
     meter: Meter
     batches: list[_Stored]
-    part: Part
+    position: Position = START
 
 
 def _embed(
@@ -123,16 +124,16 @@ def _embed(
     groups = []
     sequence = batches(loaded.inputs, samples, options.batch_tokens, max_unreadable=options.max_unreadable)
     with Progress(f"embedding {modality}", len(samples)) as progress:
-        position = Part().position
+        position = START
         for weight, of_weight in itertools.groupby(sequence, key=lambda batch: batch.weight):
             meter = new_meter(loaded, "thinker", modality, options)
-            group = _Group(modality, spans_of(modality, shape), meter, [], Part(weight=weight))
+            group = _Group(modality, weight, spans_of(modality, shape), meter, [])
             for batch in of_weight:
                 counted = mark_tokens(batch.encoded, options.tokens)
                 group.batches.append(_store(loaded, batch, counted, group, spool))
                 progress.advance(batch.position.num_rows - position.num_rows)
                 position = batch.position
-            group.part = replace(group.part, position=position)
+            group.position = position
             groups.append(group)
     return groups
 
@@ -201,6 +202,5 @@ def _add_up(loaded: Loaded, groups: Sequence[_Group], samples: Sequence[Sample],
     """The weighted sums of one modality."""
     part = Part()
     for group in groups:
-        assert group.part.weight is not None
-        part = replace(part.before(group.part.weight), state=group.meter.state())
+        part = replace(part.before(group.weight), state=group.meter.state())
     return new_meter(loaded, "thinker", groups[0].modality, options, sum_part(part, samples, options))
