@@ -79,11 +79,11 @@ def decoder_calls(
     return calls
 
 
-def spoken_calls(loaded: Loaded, samples: Sequence[Sample]) -> list[DecoderCall]:
+def spoken_calls(loaded: Loaded, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[DecoderCall]:
     """What the talker's decoder is given while the model answers `samples` aloud, a call for each answer.
 
     All that it is given counts, as in calibration. Rows are taken in a random order, the same one each time, until they
-    have `MAX_TOKENS` tokens; those that can't be read or are answered with nothing are left out.
+    have `max_tokens` tokens; those that can't be read or are answered with nothing are left out.
 
     Raises:
         InputError: no row is answered.
@@ -93,9 +93,9 @@ def spoken_calls(loaded: Loaded, samples: Sequence[Sample]) -> list[DecoderCall]
     random.Random(0).shuffle(shuffled)
     calls: list[DecoderCall] = []
     num_tokens = 0  # that the talker was given: how many is known only once it has spoken
-    with Progress("answers aloud, tokens", MAX_TOKENS) as progress:
+    with Progress("answers aloud, tokens", max_tokens) as progress:
         for sample in shuffled:
-            if num_tokens >= MAX_TOKENS:
+            if num_tokens >= max_tokens:
                 break
             try:
                 encoded = encode(loaded.inputs, sample, with_answer=False)
