@@ -1,6 +1,7 @@
 """Numbers as people write them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from autoreap.scores import Metric
 
@@ -60,6 +61,11 @@ def value_text(name: str, value: float) -> str:
     if unit == "ratio":
         return f"{value:.3f}"
     return f"{value:.2%}"
+
+
+def parameter_text(value: Any) -> str:
+    """A value that a trial samples, short: 0.333, 8, affinity."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def metric_text(name: str, metric: Metric) -> str:

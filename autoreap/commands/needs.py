@@ -76,7 +76,6 @@ PUBLISHED_NEED = Need(
 
 def need_of(model_info: ModelInfo) -> Need:
     """What an opened checkpoint takes."""
-
     layout, shape = model_info.family.layout, model_info.shape.components["thinker"]
     parameters = {"experts": 0, "rest": 0, "audio": 0, "vision": 0}
     layer_parameters = stored = 0

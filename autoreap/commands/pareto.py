@@ -25,7 +25,7 @@ def pareto(
     """
     from autoreap.report.front_table import FORMATS, front_table, plot_front, write_front_csv
     from autoreap.search.front import explain_empty_front, front_of, nearest
-    from autoreap.search.held_out import with_held_out
+    from autoreap.search.held_out import points_as_dicts
 
     if png:
         check_output(png, "--png", FORMATS)
@@ -45,7 +45,7 @@ def pareto(
         baseline["held_out"] = recorded.held_out.as_dict()["baseline"]
     document = {
         "study": recorded.name,
-        "points": with_held_out([point.as_dict() for point in front], recorded.held_out),
+        "points": points_as_dicts(recorded, front),
         "baseline": baseline,
     }
     if recorded.controls:

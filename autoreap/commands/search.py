@@ -119,7 +119,7 @@ def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
     """What a search has found, as plain values and for people."""
     from autoreap.report.front_table import front_table
     from autoreap.search.front import explain_empty_front
-    from autoreap.search.held_out import with_held_out
+    from autoreap.search.held_out import points_as_dicts
     from autoreap.search.non_inferiority import quality_lines
     from autoreap.writing.verification import behaviour_text
 
@@ -130,10 +130,7 @@ def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
     for path in result.drawn:
         label = "front" if path.suffix == ".png" else "report"
         lines.append(f"{label:<8} {path}")
-    document: dict[str, Any] = {
-        "study": found.name,
-        "points": with_held_out([point.as_dict() for point in result.front], found.held_out),
-    }
+    document: dict[str, Any] = {"study": found.name, "points": points_as_dicts(found, result.front)}
     if shipped:
         document["shipped"] = shipped.as_dict()
         plan = found.plan(shipped.trial)

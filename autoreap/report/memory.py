@@ -17,9 +17,11 @@ CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hea
 
 def open_searched_model(study: StudyRecord) -> ModelInfo | None:
     """The model that `study` searched, from this disk alone; None where it is gone or has changed."""
-    base = next((trial.plan.base_model for trial in study.trials if trial.plan is not None), None)
-    path = _local_path(base.name) if base is not None else None
-    if base is None or path is None:
+    base = study.base_model
+    if base is None:
+        return None
+    path = _local_path(base.name)
+    if path is None:
         return None
     try:
         model_info = open_model(path)

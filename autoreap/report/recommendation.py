@@ -43,10 +43,9 @@ def _pick(study: StudyRecord, rule: str) -> int | None:
 
 def _rows(study: StudyRecord, trial: TrialRecord) -> list[dict[str, Any]]:
     rows = _split_rows("search", search_checks(study, trial), study.baseline.metrics, trial.metrics)
-    on_report = report_checks(study, trial)
-    if on_report is not None and study.held_out is not None:
-        own = study.held_out.trials[trial.number].metrics
-        rows += _split_rows("report", on_report, study.held_out.baseline, own)
+    on_report, own = report_checks(study, trial), study.held_out_of(trial.number)
+    if on_report is not None and own is not None and study.held_out is not None:
+        rows += _split_rows("report", on_report, study.held_out.baseline, own.metrics)
     return rows
 
 

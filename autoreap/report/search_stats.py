@@ -36,8 +36,12 @@ def search_stats(study: StudyRecord) -> dict[str, Any]:
         "hypervolume": hypervolumes(study.points, study.objectives),
         "importance": importances(study),
         "importance_needs": MIN_TRIALS_FOR_IMPORTANCE,
-        "plans": len({point.plan_digest for point in study.points}),
+        "plans": _num_plans(study),
     }
+
+
+def _num_plans(study: StudyRecord) -> int:
+    return len({point.plan_digest for point in study.points})
 
 
 def _failures(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -99,7 +103,7 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
 
 def importances(study: StudyRecord) -> dict[str, dict[str, float]]:
     """For each objective the share of each parameter, by Optuna's default measure; nothing of a small study."""
-    if len({point.plan_digest for point in study.points}) < MIN_TRIALS_FOR_IMPORTANCE:
+    if _num_plans(study) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     found = {}
     for place, name in enumerate(study.objectives):

@@ -1,12 +1,11 @@
 """candidate -> plan -> what is known of it without inference -> objective values."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoreap.candidate import Candidate
 from autoreap.data.eval_set import EvalSet
-from autoreap.errors import InputError, ScoringError
+from autoreap.errors import InputError
 from autoreap.evaluation import latency
 from autoreap.evaluation.outcomes import language_metrics
 from autoreap.models.loading import ModelInfo
@@ -14,7 +13,7 @@ from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
-from autoreap.search.constraints import STATIC, Constraint
+from autoreap.search.constraints import STATIC, Constraint, measured_value
 from autoreap.writing.footprint import Footprint
 
 
@@ -76,14 +75,7 @@ def objective_values(objectives: Iterable[str], size_bytes: int, metrics: Mappin
         ScoringError: a metric is missing or not finite. It must never reach the sampler, where it could rank well.
     """
     measured = metric_values(size_bytes, metrics)
-    values = []
-    for name in objectives:
-        if name not in measured:
-            raise ScoringError(f"metric {name} was not measured")
-        if not math.isfinite(measured[name]):
-            raise ScoringError(f"metric {name} is {measured[name]}")
-        values.append(float(measured[name]))
-    return tuple(values)
+    return tuple(float(measured_value(name, measured)) for name in objectives)
 
 
 def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str]:
@@ -121,6 +113,6 @@ def check_device(names: Collection[str], where: object = "objectives and constra
         raise InputError(problem, where=where, fix="use size_bytes, or a GPU")
 
 
-def needs_likelihoods(objectives: Sequence[str] | Mapping[str, str]) -> bool:
+def needs_likelihoods(objectives: Iterable[str]) -> bool:
     """Whether an objective is a negative log-likelihood, which takes a pass more."""
     return any(name.startswith("nll.") for name in objectives)

@@ -16,8 +16,6 @@ from autoreap.search.space import SpaceConfig
 # Of a range without a step of its own, as shares of its scale. A small change may leave the plan as it is, so the next
 # larger one is looked at, too.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-
-
 _NUM_RANKINGS = 20  # a plan of the 30B model takes a tenth of a second
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoreap.data.tasks import base_name, task_of_metric
+from autoreap.data.tasks import Task, base_name, task_of_metric
 from autoreap.formatting import metric_text, points_text
 from autoreap.scores import Difference, Metric
 from autoreap.search.front import feasible_points
@@ -76,18 +76,16 @@ class MarginCheck:
         return f"{self.metric} {difference}, margin {100 * self.margin:g}: {self.verdict_text()}"
 
 
-def is_quality(metric: str) -> bool:
-    """Whether `metric` is a rate of answers over all rows of a task: no likelihood, cost or language of its own."""
-    return "/" not in metric and task_of_metric(metric) is not None
+def quality_task(metric: str) -> Task | None:
+    """The task of a rate of answers over all its rows; None of a likelihood, a cost, or the rate of one language."""
+    return None if "/" in metric else task_of_metric(metric)
 
 
-def margin_of(metric: str, margins: Mapping[str, float]) -> float:
-    """The margin of `metric`: stated for it, or for all of its kind, or the usual one of its task."""
+def margin_of(metric: str, task: Task, margins: Mapping[str, float]) -> float:
+    """The margin of `metric`: stated for it, or for all of its kind, or the usual one of its `task`."""
     for name in (metric, base_name(metric)):
         if name in margins:
             return margins[name]
-    task = task_of_metric(metric)
-    assert task is not None  # callers pass metrics of answers
     return task.MARGIN
 
 
@@ -103,17 +101,16 @@ def check_margins(
     """
     checks = []
     for name, difference in differences.items():
-        if not is_quality(name):
+        task = quality_task(name)
+        if task is None:
             continue
-        task = task_of_metric(name)
         metric = metrics[name]
-        assert task is not None
         if task.DIRECTION == "minimize":
             loss, bound = difference.value, difference.high
         else:
             loss, bound = -difference.value, -difference.low
         bound = max(bound, RULE_OF_THREE / (metric.denominator or 1))
-        margin = margin_of(name, margins)
+        margin = margin_of(name, task, margins)
         checks.append(MarginCheck(name, margin, difference, loss, bound, metric.num_samples or 0))
     return checks
 
@@ -122,10 +119,10 @@ def margin_limits(baseline: Mapping[str, Metric], margins: Mapping[str, float]) 
     """By quality metric, the worst score with which a candidate can still be non-inferior to `baseline`."""
     limits = {}
     for name, metric in baseline.items():
-        task = task_of_metric(name)
-        if not is_quality(name) or task is None or not metric.denominator:
+        task = quality_task(name)
+        if task is None or not metric.denominator:
             continue
-        margin = margin_of(name, margins)
+        margin = margin_of(name, task, margins)
         worst = metric.value + margin if task.DIRECTION == "minimize" else metric.value - margin
         limits[name] = Limit(worst, task.DIRECTION, metric.denominator)
     return limits
@@ -166,9 +163,9 @@ def search_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck]:
 
 def report_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck] | None:
     """Of `trial` on the report split; None where it was not scored there."""
-    if study.held_out is None or trial.number not in study.held_out.trials:
+    held_out = study.held_out_of(trial.number)
+    if held_out is None:
         return None
-    held_out = study.held_out.trials[trial.number]
     return check_margins(held_out.metrics, held_out.against_baseline, study.margins)
 
 
@@ -194,8 +191,8 @@ def is_refuted(study: StudyRecord, point: TrialRecord) -> bool:
 def quality_lines(study: StudyRecord, trial: TrialRecord) -> list[str]:
     """What both splits say of a scored trial against the unpruned model, a line a metric and split."""
     lines = _split_lines("search", trial.metrics, trial.against_baseline, study.margins)
-    if study.held_out is not None and trial.number in study.held_out.trials:
-        held_out = study.held_out.trials[trial.number]
+    held_out = study.held_out_of(trial.number)
+    if held_out is not None:
         lines += _split_lines("report", held_out.metrics, held_out.against_baseline, study.margins)
     return lines
 

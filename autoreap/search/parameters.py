@@ -79,8 +79,8 @@ def _read_parameter(name: str, written: Any) -> Parameter:
         return tuple(written)
     if not isinstance(written, dict):
         _check_value(name, written)
-        value: Parameter = written
-        return value
+        fixed: Parameter = written
+        return fixed
     spec = {key: part for key, part in written.items() if key != "when"}
     if set(spec) == {"value"}:
         return _read_parameter(name, spec["value"])
@@ -97,7 +97,7 @@ def _read_range(name: str, spec: Mapping[str, Any]) -> Range:
     step = spec.get("step", 1 if is_integer else None)
     _check_value(name, low)
     _check_value(name, high)
-    if type(low) not in (int, float):
+    if type(low) not in (int, float):  # `isinstance` would take true and false for integers
         raise ValueError(f"has no order; list its choices instead, got {spec!r}")
     if low > high:
         raise ValueError(f"low must not exceed high, got {spec!r}")
@@ -136,12 +136,16 @@ def _read_condition(
 
 def lowest(spec: Any) -> float:
     """The lowest value that a parameter can take."""
-    return float(spec.low if isinstance(spec, Range) else min(spec) if isinstance(spec, tuple) else spec)
+    if isinstance(spec, Range):
+        return float(spec.low)
+    return float(min(spec) if isinstance(spec, tuple) else spec)
 
 
 def highest(spec: Any) -> float:
     """The highest value that a parameter can take."""
-    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
+    if isinstance(spec, Range):
+        return float(spec.high)
+    return float(max(spec) if isinstance(spec, tuple) else spec)
 
 
 def can_be(parameter: Parameter, value: Any) -> bool:
