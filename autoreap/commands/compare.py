@@ -56,7 +56,6 @@ def _has_colour() -> bool:
 
 
 def _outcomes(name: str, storage: str | None) -> "dict[str, tuple[Outcome, ...]]":
-    """What A or B names: a file, a checkpoint or a trial."""
     from autoreap.evaluation.outcomes import load_outcomes
 
     path = _path(name, storage)

@@ -194,7 +194,6 @@ def _packages(requirements: Iterable[str], constraints: Path) -> list[Finding]:
 
 
 def _libraries(errors: Mapping[str, str]) -> list[Finding]:
-    """What can't be imported."""
     findings = []
     vision = errors.get("torchvision")
     for name, use in _USED.items():

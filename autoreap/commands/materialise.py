@@ -119,7 +119,7 @@ def _write_trial(
     expected: Expected | str = ""
     scored = plan
     if not writing.dry_run:
-        check_target(writing.target, model_info.checkpoint.path)
+        check_target(writing.target, model_info.checkpoint.path)  # before weights are fitted, which takes minutes
         plan = jobs.refitted_trial(study, plan, model_info, DEFAULT_ROOT)
     if evals:
         expected = jobs.answers_of_mask(model_info, plan, evals)

@@ -43,11 +43,7 @@ def pareto(
     baseline = recorded.baseline.as_dict()
     if recorded.held_out is not None:
         baseline["held_out"] = recorded.held_out.as_dict()["baseline"]
-    document = {
-        "study": recorded.name,
-        "points": points_as_dicts(recorded, front),
-        "baseline": baseline,
-    }
+    document = {"study": recorded.name, "points": points_as_dicts(recorded, front), "baseline": baseline}
     if recorded.controls:
         document["controls"] = {name: control.as_dict() for name, control in recorded.controls.items()}
     table = front_table(recorded, points)

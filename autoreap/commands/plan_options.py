@@ -127,7 +127,6 @@ class Planning:
         return candidate
 
     def _of_preset(self, component: str, shape: "ModelShape") -> tuple[float | None, int | None]:
-        """Retention and layers to cut, None without a preset."""
         if component not in shape.components:
             raise InputError(f"this model has no {component}", where="--component")
         if self.preset is None:

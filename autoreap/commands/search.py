@@ -116,7 +116,6 @@ def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: flo
 
 
 def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
-    """What a search has found, as plain values and for people."""
     from autoreap.report.front_table import front_table
     from autoreap.search.front import explain_empty_front
     from autoreap.search.held_out import points_as_dicts

@@ -28,11 +28,7 @@ def write_starter(folder: Path, model: str = _EMBEDDED) -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = "is not empty" if folder.is_dir() else "is a file"
         raise InputError(problem, where=folder, fix="name a new directory")
-    names = {
-        "model": model,
-        "study": f"space-{Path(model).name}",
-        "prompt": _PROMPTS.get(model, _PROMPT),
-    }
+    names = {"model": model, "study": f"space-{Path(model).name}", "prompt": _PROMPTS.get(model, _PROMPT)}
     _copy(resources.files("autoreap") / "starter_files", folder, names)
     return sorted(path for path in folder.rglob("*") if path.suffix in (*_TEXTS, ".jsonl"))
 

@@ -43,15 +43,12 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
         for split, comparison in _compare_with_baseline(folder, trial.number).items():
             of_trial[split] = _split_details(split, comparison)
             wanted += [_wanted(split, pair) for pair in _worst(comparison)]
+    memory = {"gigabytes": GIGABYTES, "baseline": memory_of(model_info, None), "stored": stored_type(model_info)}
     return {
         "details": details,
         "plans": _plans(trials, num_experts, model_info),
         "experts": num_experts,
-        "memory": {
-            "gigabytes": GIGABYTES,
-            "baseline": memory_of(model_info, None),
-            "stored": stored_type(model_info),
-        },
+        "memory": memory,
         "recordings": read_recordings(study.scoring, wanted, MAX_AUDIO_BYTES),
     }
 

@@ -63,7 +63,6 @@ def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
 
 
 def _scores(label: str, scored: TrialRecord | ScoredModel, names: Sequence[str]) -> list[str]:
-    """The first cells of a row."""
     return [label, size_text(scored.size_bytes), *(metric_text(name, scored.metrics[name]) for name in names)]
 
 

@@ -34,7 +34,6 @@ def recommendation(study: StudyRecord) -> dict[str, Any]:
 
 
 def _pick(study: StudyRecord, rule: str) -> int | None:
-    """The trial that `rule` picks; None where it picks none."""
     try:
         return select(study, rule)[0].number
     except InputError:

@@ -137,7 +137,6 @@ def _best_block(cosine: FloatArray, span: int, pinned: frozenset[int]) -> int | 
 
 
 def _draw_layers(figure: "FigureBase", _measured: ComponentSaliency, summary: ComponentSummary) -> None:
-    """Figures of each layer as bars, one panel a figure."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     layers = summary.layers

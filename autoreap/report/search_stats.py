@@ -45,7 +45,6 @@ def _num_plans(study: StudyRecord) -> int:
 
 
 def _failures(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """Each reason with its trials, the most frequent first."""
     by_reason: dict[str, list[int]] = {}
     for trial in trials:
         if trial.status is TrialStatus.FAILED:

@@ -139,8 +139,6 @@ def _fitting(words: "_Words", text: str) -> Constraint:
 
 
 class _Words:
-    """The words of a constraint, taken one by one."""
-
     def __init__(self, text: str) -> None:
         self._text = text
         self._words: list[str] = _WORD.findall(text)

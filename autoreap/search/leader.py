@@ -268,7 +268,6 @@ class Leader:
         return tried | {planned.digest for _, planned in self._running.values()} | self._queued
 
     def _note_untried(self) -> None:
-        """Say and store how many neighbours of the front are left."""
         untried = set()
         for point in pareto(self._points, self._objectives):
             untried |= {neighbour.digest for neighbour in self._neighbourhood.of(point)}
@@ -307,7 +306,6 @@ class Leader:
             self._start(trial, planned)
 
     def _start(self, trial: Trial, planned: PlannedCandidate) -> None:
-        """Give the trial to an idle scorer."""
         self._log.begin(f"trial {trial.number}")
         self._running[trial.number] = (trial, planned)
         incumbents: tuple[Incumbent, ...] = ()
@@ -344,7 +342,6 @@ class Leader:
         return not isinstance(self._study.sampler, GPSampler) and not records.is_preset(trial)
 
     def _take_result(self, trial: Trial, planned: PlannedCandidate, result: JobResult) -> None:
-        """Write the trial's files, then tell the study."""
         if result.pruned is not None:
             records.record_pruned(self._study, trial, result.pruned.as_dict())
             return
@@ -402,7 +399,6 @@ class Leader:
         return "; ".join(violated)
 
     def _incumbents(self) -> tuple[Incumbent, ...]:
-        """The front as it is."""
         front = pareto(self._points, self._objectives)
         members = {point.number for point in front}
         # Of a large eval set they take memory, and who has left the front comes back no more.
@@ -430,7 +426,6 @@ class Leader:
         return self._numerators[point.number]
 
     def _finish(self, tracker: Tracker, failures: FailuresInARow, number: int) -> None:
-        """Report a trial that has ended: to MLflow and to the log."""
         frozen = self._study.get_trials(deepcopy=False)[number]
         if not frozen.state.is_finished():
             return
@@ -447,7 +442,6 @@ class Leader:
         return [trial for trial in self._of_plan.values() if trial.is_scored]
 
     def _note(self, frozen: FrozenTrial) -> TrialRecord:
-        """Remember a finished trial."""
         trial = records.read_trial(frozen, list(self._objectives))
         self._trials[trial.number] = trial
         known = self._of_plan.get(trial.plan_digest)

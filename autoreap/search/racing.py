@@ -97,8 +97,6 @@ class CandidatePruned(Exception):  # noqa: N818 - no error: the candidate is as 
 
 @dataclass
 class _Tally:
-    """What was counted of one metric."""
-
     num_samples: int = 0
     numerator: int = 0
     denominator: int = 0

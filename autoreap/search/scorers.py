@@ -329,7 +329,6 @@ class RayPool:
         return None
 
     def _welcome(self, scorer: Any, reference: Any) -> None:
-        """An actor has started, or could not."""
         try:
             facts: ScorerFacts = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # its own exception, such as a model that is not there

@@ -112,7 +112,6 @@ class SpaceConfig:
 
 
 def _read_objectives(section: Any) -> dict[str, str]:
-    """metric -> minimize or maximize."""
     if not isinstance(section, dict) or not section:
         raise error_of([((), "must map metrics to minimise or maximise")])
     objectives = {}

@@ -101,7 +101,8 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
     known = study_names(url)
     if name not in known:
-        raise InputError(f"no study {name!r}", where=public_url(url), fix=f"known: {', '.join(known) or 'none'}")
+        fix = f"known: {', '.join(known) or 'none'}"
+        raise InputError(f"no study {name!r}", where=public_url(url), fix=fix)
     study = optuna.load_study(study_name=name, storage=open_storage(url))
     check_format(study)
     return study
@@ -159,6 +160,7 @@ def leading(study: str, url: str, root: Path) -> Iterator[None]:
         with exclusive(root / f"{study}.lock", problem, fix):
             yield
         return
+    # The server's locks have numbers for names, of 64 bits with a sign.
     key = int.from_bytes(hashlib.sha256(f"autoreap/{study}".encode()).digest()[:8], signed=True)
     try:
         engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
@@ -166,6 +168,7 @@ def leading(study: str, url: str, root: Path) -> Iterator[None]:
     except Exception as error:  # whatever the database's driver raises
         raise _cannot_open(url, error) from None
     try:
+        # Held as long as this connection, so that it goes with the process, however that ends:
         # https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             raise InputError(problem, where=f"study {study}", fix=fix)

@@ -99,7 +99,9 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
         check_format(study)
     constraints = [constraint.text for constraint in space.constraints]
     changes = {}
-    for name, value in {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}.items():
+    facts = {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}
+    for name, value in facts.items():
+        # Constraints judge trials: before the first one they may still change.
         if name in known and (trials or name != "constraints"):
             if _is_same(known[name], value):
                 continue

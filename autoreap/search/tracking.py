@@ -89,12 +89,7 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        study: str,
-        *,
-        tracking_uri: str | None = None,
-        pause_seconds: float = FIRST_PAUSE_SECONDS,
+        self, folder: Path, study: str, *, tracking_uri: str | None = None, pause_seconds: float = FIRST_PAUSE_SECONDS
     ) -> None:
         self._folder = folder
         self._study = study
@@ -136,7 +131,7 @@ class Tracker:
             logger.warning("what MLflow did not take is logged when the same command resumes the search")
 
     def _log(self, label: str, entry: Callable[["_StudyRuns"], None]) -> None:
-        self._waiting[label] = entry
+        self._waiting[label] = entry  # a later entry of one label stands for the earlier one
         if time.monotonic() >= self._next_try:
             self._flush()
 
@@ -207,7 +202,6 @@ class _StudyRuns:
         return str(run.info.run_id)
 
     def _finished_children(self) -> dict[str, Any]:
-        """The finished children by their trial tag."""
         query = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status != 'RUNNING'"
         children: dict[str, Any] = {}
         token = None
@@ -265,7 +259,7 @@ class _StudyRuns:
         children = self._finished_children()
         for number, trial in scores.trials.items():
             run = children.get(f"{self._study}/{number}")
-            if run is not None:
+            if run is not None:  # a trial that MLflow did not take yet is logged when the search resumes
                 self._log_changed_metrics(run, "report.", trial.metrics)
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
@@ -278,6 +272,7 @@ class _StudyRuns:
         on_front = {f"{self._study}/{number}" for number in front}
         for tag, run in self._finished_children().items():
             before, now = run.data.tags.get(FRONT_TAG), str(tag in on_front).lower()
+            # Most trials were never on the front: they get no tag, which saves a request each.
             if before != now and (before or tag in on_front):
                 self._client.set_tag(run.info.run_id, FRONT_TAG, now)
 
@@ -296,7 +291,7 @@ class _StudyRuns:
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric as LoggedMetric
 
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000)  # MLflow wants milliseconds
         logged = [LoggedMetric(name, value, now, 0) for name, value in metrics.items()]
         self._client.log_batch(run_id, metrics=logged)
 
@@ -358,7 +353,6 @@ def _address(file: Path) -> str:
 
 
 def _local_database(folder: Path) -> Path:
-    """The database in `folder`, made if it is not there."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     folder = folder.resolve()

@@ -108,8 +108,8 @@ def test_what_was_not_measured_never_counts_as_kept(value: float | None) -> None
 
 
 def test_what_follows_from_a_plan_is_known_before_scoring() -> None:
-    static = [is_static(parse_constraint(text).metric) for text in ("size <= 1 GB", "size at 4 bit <= 1 GB", "wer <= 5%")]
-    assert static == [True, True, False]
+    texts = ("size <= 1 GB", "size at 4 bit <= 1 GB", "wer <= 5%")
+    assert [is_static(parse_constraint(text).metric) for text in texts] == [True, True, False]
 
 
 def test_a_broken_constraint_is_told_with_the_value_that_breaks_it() -> None:
