@@ -49,7 +49,7 @@ def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShap
 
         model_info = open_model(name)
         return model_info.shape, model_info.base_model
-    if model is None:
+    if model is None:  # nothing of the model is opened: what was measured names it by its fingerprint
         return shape, BaseModel(name, saliency.model_fingerprint)
     from autoreap.models.checkpoint import open_checkpoint, resolve_model
 

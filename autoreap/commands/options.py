@@ -79,6 +79,7 @@ def terminal_width() -> int:
 def study_names() -> list[str]:
     """As Optuna stores them: to ask it would take a second at each press of a key. None where they can't be read."""
     path = Path("mlruns/studies.db")
+    # Read alone, and not for long: the shell waits, and a search may be writing.
     if not path.is_file():
         return []
     try:
@@ -212,6 +213,7 @@ def check_output(path: Path, option: str, formats: Sequence[str] = ()) -> None:
         raise InputError(problem, where=where, fix=f"end it in .{', .'.join(formats)}")
     if path.is_dir():
         raise InputError("is a directory", where=where, fix="name a file in it")
+    # Folders that are missing will be made; whether that can be done the nearest one that is there says.
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if nearest != path and not nearest.is_dir():
         raise InputError(f"can't be made: {nearest} is a file", where=where, fix="name another folder")

@@ -27,6 +27,7 @@ def pareto(
     from autoreap.search.front import explain_empty_front, front_of, nearest
     from autoreap.search.held_out import points_as_dicts
 
+    # Before a study is read from a server: a place that can't be written is found at once.
     if png:
         check_output(png, "--png", FORMATS)
     if csv:

@@ -97,10 +97,11 @@ class Planning:
         plan = make_plan(candidate, saliency, shape, base_model)
         if self.layers is None:
             return plan
+        # Layers that are named are no candidate's value: no search samples them, so they are cut from the plan.
         numbers = [int(number) for number in self.layers.split(",")]
         for name in COMPONENTS[component]:
             plan = without_layers(plan, name, numbers, shape)
-        return with_healing(plan, candidate, saliency, shape)
+        return with_healing(plan, candidate, saliency, shape)  # again, for the layers that are left
 
     def candidate(self, component: str, shape: "ModelShape") -> Candidate:
         """The values that the options name: the preset's, and explicit ones over them."""

@@ -92,10 +92,10 @@ def search(
         raise
     document, text = _describe(result)
     print_result(document, text, as_json=json)
+    # After the front is printed: what was found is not lost with what could not be made.
     if result.missing:
-        raise AutoreapError(
-            f"missing: {'; '.join(result.missing)} (the same command makes it, and scores nothing again)"
-        )
+        missing = "; ".join(result.missing)
+        raise AutoreapError(f"missing: {missing} (the same command makes it, and scores nothing again)")
 
 
 def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: float | None) -> None:
@@ -106,11 +106,12 @@ def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: flo
     num_restarts = int(os.environ.get(_RESTARTS, "0")) + 1
     if num_restarts > _MAX_RESTARTS:
         return
+    # As it was started, with -m and such; an option that is there twice counts as the last one says.
     command = [sys.executable, *sys.orig_argv[1:]]
     if hours is not None:
         command += ["--hours", str(max(hours - hours_spent, _FEW_HOURS))]
     logger.warning("%s; a new process goes on (%d of %d)", error, num_restarts, _MAX_RESTARTS)
-    sys.stdout.flush()
+    sys.stdout.flush()  # `execve` replaces this process with all that it has not written
     sys.stderr.flush()
     os.execve(sys.executable, command, os.environ | {_RESTARTS: str(num_restarts)})
 

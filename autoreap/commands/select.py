@@ -42,7 +42,7 @@ def select(
 
     max_size_bytes = _bytes(max_size) if max_size else None
     bounds = {"max_wer_increase": max_wer_increase, "max_size_bytes": max_size_bytes}
-    check_bounds(rule, **bounds)
+    check_bounds(rule, **bounds)  # `select_point` checks, too, but only once the study is read
     recorded = load_study(study, storage)
     point, reason = select_point(recorded, rule, **bounds)
     (document,) = points_as_dicts(recorded, [point])

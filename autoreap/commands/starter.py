@@ -23,6 +23,7 @@ def write_starter(folder: Path, model: str = _EMBEDDED) -> list[Path]:
     """
     if model not in ("", _EMBEDDED) and Path(model).is_dir():
         model = str(Path(model).resolve())  # the project's commands are run in its own directory
+    # It goes into YAML, and into commands that are copied into a shell.
     if not model or any(not letter.isprintable() or letter in " `'\"$" for letter in model):
         raise InputError(f"must be a directory or a name, without spaces and quotes, got {model!r}", where="--model")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

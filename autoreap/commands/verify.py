@@ -27,6 +27,7 @@ def verify(
     from autoreap.scores import metrics_as_dict
     from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
+    # From cheap to dear: a missing file is found before gigabytes are read, and these before a model is loaded.
     record = load_record(checkpoint)
     logger.info("verifying structure")
     opened = check_structure(checkpoint)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def _expert_map(edit: ComponentPlan, num_experts: int) -> list[str]:
 
     The first expert is the highest bit of the first digit. A dense layer counts as one expert; a cut layer is empty.
     """
-    layers, num_digits = set(edit.layers), -(-max(num_experts, 1) // 4)
+    layers, num_digits = set(edit.layers), math.ceil(max(num_experts, 1) / 4)
     rows = []
     for layer, retained in enumerate(edit.experts):
         bits = 0

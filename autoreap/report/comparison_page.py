@@ -52,7 +52,10 @@ def utterance(pair: Pair) -> dict[str, Any]:
 
 
 def _side(outcome: Outcome, found: list[Column] | None, side: int) -> dict[str, Any]:
-    runs = [[EQUAL, visible(outcome.output), visible(outcome.output)]] if found is None else _runs(found, side)
+    if found is None:  # an answer to a question has no words to align: it is shown as it is
+        runs = [[EQUAL, visible(outcome.output), visible(outcome.output)]]
+    else:
+        runs = _runs(found, side)
     failed = visible(outcome.reason or "failed") if outcome.failed else ""
     return {"count": outcome.counts.numerator, "failed": failed, "runs": runs}
 

@@ -109,6 +109,7 @@ def _body(pair: Pair, width: int, colour: bool) -> list[str]:
         reference: Row = [(visible(column.reference or ""), None) for column in chunk]
         sides: list[Row] = [[_shown(column.cells[side], column) for column in chunk] for side in (0, 1)]
         for name, row in zip(_SIDES, [reference, *sides], strict=True):
+            # A side without a word in this chunk, such as a reference beside insertions, gets no line.
             if any(text for text, _ in row):
                 lines.append(f"    {name:<{_HEAD - 4}}{_line(row, widths, colour)}".rstrip())
     return lines
@@ -170,6 +171,7 @@ def _chunks(found: Sequence[Column], width: int) -> list[list[Column]]:
 def _line(row: Row, widths: Sequence[int], colour: bool) -> str:
     padded = []
     for (text, kind), width in zip(row, widths, strict=True):
+        # By cells: a Chinese character takes two columns. Before the colour, whose escapes take none.
         padding = " " * (width - cell_len(text))
         if colour and kind:
             text = f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"

@@ -92,6 +92,7 @@ def write_front_csv(study: StudyRecord, points: Sequence[TrialRecord], path: Pat
     entries: dict[str, TrialRecord | ScoredModel] = {str(point.number): point for point in points}
     entries |= study.controls
     entries[BASELINE] = study.baseline
+    # `newline=""`: the csv module ends its lines itself, and a blank line would follow each on Windows.
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *parameters])
@@ -142,6 +143,7 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _write_labels(figure, axes, {place: ", ".join(trials) for place, trials in labels.items()})
+    # The format is said, since the partial file has another ending.
     with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix.removeprefix(".").lower())
     pyplot.close(figure)  # pyplot keeps each figure that it made until then

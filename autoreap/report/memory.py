@@ -37,6 +37,7 @@ def _local_path(name: str) -> str | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    # An error of one kind each: not cached, no such name, a cache that can't be read. Each means "not on this disk".
     try:
         return str(snapshot_download(name, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
@@ -57,6 +58,7 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
     quantised = plan.bits if plan else None
     entries: list[dict[str, Any]] = []
     for seconds in CLIPS_SECONDS:
+        # A plan that quantises is stored as it is; what it would take at other bits is another plan's.
         for bits in BITS[:1] if quantised else BITS:
             needed = footprint.memory_needed(seconds, bits)
             entry: dict[str, Any] = {

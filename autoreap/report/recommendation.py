@@ -17,13 +17,12 @@ def recommendation(study: StudyRecord) -> dict[str, Any]:
     """
     if not study.points:
         return {"trial": None, "knee": None}
-    safe = _pick(study, "safe")
-    shown = safe
+    safe = shown = _pick(study, "safe")
     if shown is None:
         nearest = nearest_to_safe(study)
-        shown = None if nearest is None else nearest.point.number
-    if shown is None:
-        return {"trial": None, "knee": None}
+        if nearest is None:
+            return {"trial": None, "knee": None}
+        shown = nearest.point.number
     return {
         "trial": shown,
         "is_safe": safe is not None,
@@ -60,7 +59,7 @@ def _split_rows(
                 "unpruned": _interval(unpruned[check.metric]),
                 "own": _interval(own[check.metric]),
                 "difference": check.difference.as_dict(),
-                "margin": round(100 * check.margin, 6),
+                "margin": round(100 * check.margin, 6),  # 0.007 * 100 is 0.7000000000000001
                 "verdict": check.verdict,
                 "needed": check.num_needed,
             }

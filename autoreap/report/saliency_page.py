@@ -73,8 +73,10 @@ def _svg(picture: Picture, measured: ComponentSaliency, summary: ComponentSummar
         figure = Figure(figsize=(_WIDTH, picture.height(summary)), layout="constrained")
         picture.draw(figure, measured, summary)
         written = io.StringIO()
+        # Without a date and the names of tools: they would differ where the measurement does not.
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=metadata)
+    # Within a page of HTML there is no XML declaration and no document type: the element alone.
     document = written.getvalue()
     return document[document.index("<svg") :].replace(_AS_THE_PAGE, "currentColor")
 

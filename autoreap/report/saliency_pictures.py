@@ -52,6 +52,7 @@ def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: 
     from matplotlib.ticker import MaxNLocator
 
     affinity = measured.affinity(summary.lambda_, summary.beta)
+    # Stable, as the plan breaks ties: of equal experts the lower index comes first.
     order = np.argsort(-affinity, axis=1, kind="stable")
     means = measured.modalities["audio"].per_token().mean(axis=1, keepdims=True)
     panels: dict[str, FloatArray | None] = {}
@@ -106,6 +107,7 @@ def _draw_cosines(figure: "FigureBase", measured: ComponentSaliency, summary: Co
     if not change.count():
         _say(axes, "not measured")
         return
+    # Coloured by hand: what may not be cut is faded and what was not measured left out, and the bar shows neither.
     colours = ScalarMappable(LogNorm(change.min(), change.max()), colormaps["viridis_r"])
     cells = colours.to_rgba(change)
     cells[..., 3] = np.where(np.ma.getmaskarray(change), 0, np.where(free, 1, 0.3))
@@ -178,7 +180,7 @@ def _draw_turnover(figure: "FigureBase", measured: ComponentSaliency, summary: C
     shares = summary.turnover.T
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=max(shares.max(), 0.01), aspect="auto", origin="lower")
     for (row, column), share in np.ndenumerate(shares):
-        colour = "black" if share > 0.6 * shares.max() else "white"
+        colour = "black" if share > 0.6 * shares.max() else "white"  # to be read on a bright cell and on a dark one
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(summary.lambdas)), labels=[f"{value:g}" for value in summary.lambdas])
     axes.set_yticks(range(len(summary.betas)), labels=[f"{value:g}" for value in summary.betas])

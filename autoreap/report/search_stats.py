@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna._hypervolume import compute_hypervolume
+from optuna._hypervolume import compute_hypervolume  # there is no public name for it
 from optuna.trial import create_trial
 
 from autoreap.search.front import log_to_minimise
@@ -85,7 +85,7 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
     """
     kept = [point for point in points if not point.violations and point.duplicate_of is None]
     costs = np.array([log_to_minimise(point, objectives) for point in kept])
-    if not len(kept) or not np.ptp(costs, axis=0).all():
+    if not kept or not np.ptp(costs, axis=0).all():
         return []  # nothing spans a volume
     scaled = (costs - costs.min(axis=0)) / np.ptp(costs, axis=0)
     corner = np.ones(len(objectives))
@@ -93,7 +93,7 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
     front = np.empty((0, len(objectives)))
     total = compute_hypervolume(scaled, corner)
     for point, cost in zip(kept, scaled, strict=True):
-        if any((other <= cost).all() for other in front):
+        if any((other <= cost).all() for other in front):  # dominated: it adds nothing
             continue
         front = np.vstack([front[(front < cost).any(axis=1)], cost])
         steps.append([point.number, round(compute_hypervolume(front, corner) / total, 4) if total else 1.0])
@@ -106,6 +106,7 @@ def importances(study: StudyRecord) -> dict[str, dict[str, float]]:
         return {}
     found = {}
     for place, name in enumerate(study.objectives):
+        # A study in memory, of this objective's logarithms: on a linear scale one candidate that babbles decides all.
         single = optuna.create_study(direction="minimize")
         for point in study.points:
             cost = log_to_minimise(point, study.objectives)[place]

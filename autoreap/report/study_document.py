@@ -54,7 +54,7 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
 
 
 def _is_error_rate(name: str) -> bool:
-    """Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%."""
+    # Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%.
     task = task_of_metric(name)
     return task is not None and task.DIRECTION == "minimize" and unit_of(name) == "rate"
 

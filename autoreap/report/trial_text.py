@@ -55,6 +55,7 @@ def trial_details(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT) ->
     comparison, missing = None, ""
     if trial.is_scored:
         baseline, own = study.outcomes_path(None, root), study.outcomes_path(number, root)
+        # Scores are in the study, answers in files beside it, which may have been cleared away.
         gone = [path for path in (baseline, own) if not path.is_file()]
         if gone:
             missing = f"its answers can't be compared: {gone[0]} is missing"

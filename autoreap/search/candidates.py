@@ -48,6 +48,7 @@ class Planner:
     def plan(self, candidate: Candidate) -> PlannedCandidate:
         """The exact edit that `candidate` stands for, and its footprint."""
         plan = make_plan(candidate, self._saliency, self.shape, self._model_info.base_model)
+        # On paper, from the headers of the checkpoint: no weight is read.
         footprint = Footprint.of(self._model_info.checkpoint, plan)
         return PlannedCandidate(plan, plan.digest(), footprint.size_bytes(), self._static(footprint))
 
@@ -96,13 +97,13 @@ def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str
 def check_objectives(objectives: Mapping[str, str], evals: EvalSet, where: object = "objectives") -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     known = measured_metrics(evals, objectives)
-    for task in evals.tasks:
+    for task in evals.tasks:  # measured only where an objective asks for it, so `measured_metrics` has none
         known[f"nll.{task.metric}"] = "minimize"
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
-            better = known[metric].replace("z", "s")
+            better = known[metric].replace("z", "s")  # Optuna spells it with z, the space with s
             raise InputError(f"{metric} is better {better}d", where=where, fix=f"{metric}: {better}")
 
 

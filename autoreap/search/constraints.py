@@ -75,6 +75,7 @@ class Constraint:
         value, bound = measured_value(self.metric, values), self.offset
         if self.factor:
             bound += self.factor * measured_value(self.metric, baseline)
+        # Above 0 is broken, as Optuna's samplers read it.
         excess = value - bound if self.is_upper else bound - value
         return excess / max(abs(bound), _LEAST_SCALE)
 
@@ -95,7 +96,7 @@ def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str,
         directions: metric -> minimize or maximize.
     """
     for constraint in constraints:
-        if constraint.clip_seconds is not None:
+        if constraint.clip_seconds is not None:  # `fits` is of no metric of the evals, and always an upper bound
             continue
         direction = directions.get(constraint.metric)
         if direction is None:
@@ -210,7 +211,7 @@ def _changed_baseline(words: _Words) -> tuple[float, float]:
 def _absolute(words: _Words, metric: str) -> tuple[float, float]:
     """Factor and offset of an amount, or of a share of the baseline."""
     number = words.number()
-    if words.next == "%":
+    if words.next == "%":  # of the baseline, or a unit: the word after it tells
         words.take("%")
         if words.may_take("of"):
             words.take("baseline")

@@ -27,6 +27,7 @@ def feasible_points(points: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The points that keep every constraint, the first of each plan, smallest first."""
     feasible = []
     for point in _distinct(points):
+        # A value that is not finite compares with nothing, so it would be dominated by nothing.
         if not point.violations and all(map(math.isfinite, point.values.values())):
             feasible.append(point)
     return in_order_of_size(feasible)
@@ -126,9 +127,14 @@ def log_to_minimise(point: TrialRecord, objectives: Mapping[str, str]) -> list[f
     """
     costs = []
     for name, direction in objectives.items():
-        value = point.values[name] if direction == "minimize" else 1 - point.values[name]
-        costs.append(math.log(max(value, least_error(point.metrics.get(name)))))
+        error = error_of(point.values[name], direction)
+        costs.append(math.log(max(error, least_error(point.metrics.get(name)))))
     return costs
+
+
+def error_of(value: float, direction: str) -> float:
+    """What is to be minimised of a rate: itself, or 1 minus it where more is better."""
+    return value if direction == "minimize" else 1 - value
 
 
 def least_error(metric: Metric | None) -> float:

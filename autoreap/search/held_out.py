@@ -70,7 +70,7 @@ def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
     visual = evals.visual_metrics()
     if visual:
         logger.info("not scored, because members of the front have no vision: %s", ", ".join(visual))
-    return evals.without(visual)
+    return evals.without(visual)  # for all, the baseline too: what is compared must have answered the same
 
 
 def estimated_seconds(study: StudyRecord, num_searched: int, num_answers: int, num_members: int) -> float | None:
@@ -183,6 +183,7 @@ class HeldOutScorer:
         except (InputError, OSError) as error:
             logger.info("%s is scored again on the report split: %s", name, error)
             return None
+        # Rows that could not be read then may be readable now: the answers must be to just what is asked today.
         ids = {metric: [outcome.id for outcome in listed] for metric, listed in outcomes.items()}
         return outcomes if ids == self._evaluator.ids else None
 
@@ -219,6 +220,7 @@ def ties(members: Mapping[int, Outcomes], names: Iterable[str]) -> dict[int, lis
             compared.
         names: the metrics to compare; those that no member has do not count, and without any nothing is tied.
     """
+    # An objective may be of one language, such as `wer/zh`; answers are stored by task.
     split = {number: with_languages(outcomes) for number, outcomes in members.items()}
     pairs = combinations(members, 2) if len(members) <= MAX_FOR_ALL_PAIRS else pairwise(members)
     wanted = list(names)

@@ -188,6 +188,7 @@ class Leader:
 
     def _begin_session(self) -> None:
         """Seed the sampler by the trials so far: a resumed search must not repeat the first one's draws."""
+        # After the presets are queued, for they count: the record of a session says what to draw again.
         number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(self._space, number)
         records.record_session(self._study, number, self._space.seed, self._space.sampler)
@@ -197,12 +198,13 @@ class Leader:
         while True:
             signals.check()
             self._start_waiting()
+            # All scorers get work before the first result is waited for.
             while self._pool.has_idle and self._num_taken < num_trials and time.monotonic() < deadline:
                 trial = self._ask(num_trials)
                 if trial is None:
                     break
                 self._begin(trial)
-                self._finish(tracker, failures, trial.number)
+                self._finish(tracker, failures, trial.number)  # of one that is settled without being scored
             if not self._running:
                 return
             self._log.beat(len(self._running))
@@ -212,6 +214,7 @@ class Leader:
             self._take_result(trial, planned, result)
             del self._running[trial.number]  # only now: a signal in between must find it among what runs
             self._finish(tracker, failures, trial.number)
+            # Others drew an equal plan while this one ran: its result is theirs, too.
             for duplicate in self._settle_waiting(planned.digest):
                 self._finish(tracker, failures, duplicate.number)
 
@@ -264,6 +267,7 @@ class Leader:
     @property
     def _tried(self) -> set[str]:
         """Digests of the plans that were tried, are being scored, or are queued."""
+        # What was interrupted counts once it is tried again: until then its plan has no score.
         tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
         return tried | {planned.digest for _, planned in self._running.values()} | self._queued
 
@@ -296,7 +300,7 @@ class Leader:
         if broken:
             records.record_infeasible(self._study, trial, broken)
             self._num_fruitless += 1
-        elif self._is_running(planned):
+        elif self._is_running(planned):  # two scorers must not answer one plan
             self._waiting.append((trial, planned))
             self._num_fruitless += 1
         elif self._settle_as_duplicate(trial, planned):
@@ -330,7 +334,7 @@ class Leader:
                 records.record_plan(trial, known.plan, planned.digest)
             records.record_result(self._study, trial, values, scored, known.against_baseline, duplicate_of=known.number)
             return True
-        if not self._may_prune(trial):
+        if not self._may_prune(trial):  # the equal plan was stopped, but this trial needs a score
             return False
         details = {"reason": known.reason, "num_utterances": known.num_utterances}
         records.record_pruned(self._study, trial, details, duplicate_of=known.number)
@@ -420,13 +424,14 @@ class Leader:
             except (InputError, OSError) as error:
                 logger.warning("candidates are not compared with trial %d by samples: %s", point.number, error)
                 outcomes = {}
+            # Only what a race needs of them: the answers themselves would be sent to every actor with every job.
             for metric, listed in outcomes.items():
                 numerators[metric] = {outcome.id: outcome.counts.numerator for outcome in listed}
             self._numerators[point.number] = numerators
         return self._numerators[point.number]
 
     def _finish(self, tracker: Tracker, failures: FailuresInARow, number: int) -> None:
-        frozen = self._study.get_trials(deepcopy=False)[number]
+        frozen = self._study.get_trials(deepcopy=False)[number]  # Optuna numbers trials from 0 on, without gaps
         if not frozen.state.is_finished():
             return
         trial = self._note(frozen)

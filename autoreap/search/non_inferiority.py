@@ -52,10 +52,11 @@ class MarginCheck:
 
         An interval shrinks with the square root of the number of utterances.
         """
-        room = self.margin - max(self.loss, 0.0)
+        loss = max(self.loss, 0.0)  # a gain counts as no loss
+        room = self.margin - loss
         if room <= 0:
             return None
-        return math.ceil(self.num_samples * ((self.bound - max(self.loss, 0.0)) / room) ** 2)
+        return math.ceil(self.num_samples * ((self.bound - loss) / room) ** 2)
 
     @property
     def verdict(self) -> str:

@@ -53,7 +53,7 @@ def read_parameters(section: Any) -> Parameters:
         if name not in known:
             mistakes.append(((name,), f"unknown key; known: {', '.join(known)}"))
             continue
-        fraction = FRACTION_OF_COUNT.get(name)
+        fraction = FRACTION_OF_COUNT.get(name)  # None of most, and no key of a section
         if fraction in section:
             mistakes.append(((name,), f"counts what {fraction} gives as a fraction; give one of them"))
         when = written.get("when") if isinstance(written, dict) else None
@@ -101,6 +101,7 @@ def _read_range(name: str, spec: Mapping[str, Any]) -> Range:
         raise ValueError(f"has no order; list its choices instead, got {spec!r}")
     if low > high:
         raise ValueError(f"low must not exceed high, got {spec!r}")
+    # `type`, not `isinstance`: in Python true is an integer, in a file it is a mistake.
     if is_integer and (type(step) is not int or step <= 0):
         raise ValueError(f"step must be an integer above 0, got {step!r}")
     if step is not None and (type(step) not in (int, float) or not step > 0):
@@ -163,6 +164,7 @@ def _check_value(name: str, value: Any) -> None:
         if type(value) is not int or value <= 0:
             raise ValueError(f"must be an integer above 0, got {value!r}")
         return
+    # Alone, with ordinary values for the rest: rules between parameters are judged for each trial.
     try:
         Candidate.from_parameters({name: value})
     except InputError as error:

@@ -602,7 +602,9 @@ def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[i
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not is_interrupted or trial.number in retried or not params:
             continue
-        deaths = trial.user_attrs.get(_DEATHS, 0) + (trial.number not in spared)
+        deaths = trial.user_attrs.get(_DEATHS, 0)
+        if trial.number not in spared:
+            deaths += 1
         if deaths >= MAX_DEATHS:
             continue
         attributes = {_RETRY_OF: trial.number, _DEATHS: deaths}

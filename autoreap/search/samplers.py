@@ -61,6 +61,7 @@ def _check_arguments(space: SpaceConfig, made: type[BaseSampler]) -> None:
             fits = [kind for kind in fits if kind is bool]
         if not fits:
             raise _refused(space, f"{name} must be {signature[name].annotation}, got {value!r}", "change it")
+    # Such as PartialFixedSampler, which wants a sampler to wrap.
     for name, parameter in signature.items():
         if parameter.default is parameter.empty and name not in space.sampler_arguments:
             raise _refused(space, f"{space.sampler} needs {name}, which a file can't give", "use another sampler")

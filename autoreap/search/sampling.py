@@ -36,7 +36,7 @@ _BITS = ("bits", "bits_rest")
 
 def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if `space` can't be searched on a model of `shape`: each trial would fail, or one in many."""
-    make_sampler(space, 0)
+    make_sampler(space, 0)  # raises where the sampler can't do what the space needs
     if shape.components["thinker"].is_dense:
         _check_dense(space)
     if not shape.has_vision and space.searches("strip_vision"):
@@ -123,6 +123,7 @@ def check_groups(space: SpaceConfig, model_info: ModelInfo) -> None:
     if not isinstance(groups, tuple):
         groups = (int(lowest(groups)), int(highest(groups)))
     drops_speech = space.spec("drop_speech") is True
+    # Rewritten on paper, from the headers: the rewriting itself knows which rows are packed.
     for group in groups:
         candidate = Candidate(bits=bits, bits_rest=rest, bits_group=group, drop_speech=drops_speech)
         plan = make_plan(candidate, None, model_info.shape, model_info.base_model)
@@ -235,7 +236,7 @@ def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
     for trial in study.get_trials(deepcopy=False):
         for name, known in trial.distributions.items():
             wanted = searched.get(name)
-            if wanted is None:  # fixed by now, or no longer there
+            if wanted is None:  # fixed by now, or no longer there: nothing is drawn for it any more
                 continue
             try:
                 check_distribution_compatibility(known, wanted)
@@ -254,6 +255,7 @@ def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution |
         return CategoricalDistribution(spec)
     if not isinstance(spec, Range):
         return None
+    # Only with a whole step, which integers always have: `lambda: {low: 0, high: 4}` may be 0.5.
     if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
         return IntDistribution(int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)
     return FloatDistribution(spec.low, spec.high, step=spec.step, log=spec.log)

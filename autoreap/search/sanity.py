@@ -65,6 +65,7 @@ def warn_of_shared_rows(calibration: Mapping[str, Iterable[Sample]], report: Eva
     judged: dict[str, Sample] = {}
     for task in report.tasks:
         for sample in task.samples:
+            # By content, not by name: one recording may lie in two files, or under two ids.
             judged |= dict.fromkeys(contents(sample), sample)
     num_shared, example = 0, None
     for samples in calibration.values():

@@ -279,7 +279,7 @@ class RayPool:
         self.where, self.batch_size, self.num_answers = "", 0, 0
         gpu_text = "a GPU each" if num_gpus else "no GPU"
         logger.info("%d scorers on a Ray cluster of %d nodes, %s", num_scorers, len(ray.nodes()), gpu_text)
-        while not self._idle:
+        while not self._idle:  # the leader must know device and batch size before it begins
             self._look()
 
     @property
@@ -376,6 +376,7 @@ class _ScorerActor:
 
     def load(self) -> ScorerFacts:
         """Load the model, and say how candidates will be scored on it."""
+        # Paths may be relative to the folder that the search was started in; an actor may start in another one.
         try:
             os.chdir(self._folder)
         except OSError as error:
@@ -388,6 +389,7 @@ class _ScorerActor:
     def score(self, job: Job, drafts: Drafts | None) -> JobResult:
         """Score one candidate. Where the device is lost to this process it ends, and Ray starts another."""
         assert self._scorer is not None
+        # With each job, since an actor that was started again has none; taken once, since they never change.
         if drafts is not None and not self._has_drafts:
             self._scorer.draft_from(drafts)
             self._has_drafts = True

@@ -73,6 +73,7 @@ class SearchLog:
 
     def _remaining_seconds(self, num_finished: int, seconds: Sequence[float]) -> float | None:
         """An upper bound, because duplicates take no time; None where nothing is known."""
+        # Whichever comes first, the deadline or the last trial.
         left = self._deadline - time.monotonic()
         recent = seconds[-_RECENT:]
         if recent:

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError
 from autoreap.formatting import count_text, metric_text, size_text, unit_of, value_text
-from autoreap.search.front import explain_empty_front, feasible_points, front_of, least_error, log_to_minimise
+from autoreap.search.front import error_of, explain_empty_front, feasible_points, front_of, least_error, log_to_minimise
 from autoreap.search.held_out import smaller_ties_text
 from autoreap.search.non_inferiority import (
     MarginCheck,
@@ -163,7 +163,7 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     bounds = ", ".join(_limit_text(name, study.objectives[name], limit) for name, limit in limits.items())
     useful = list(front)
     for name, limit in limits.items():
-        useful = [point for point in useful if _error(point.values[name], study.objectives[name]) <= limit]
+        useful = [point for point in useful if error_of(point.values[name], study.objectives[name]) <= limit]
     if not useful:
         baseline = ", ".join(f"{name} {metric_text(name, study.baseline.metrics[name])}" for name in limits)
         problem = f"no point of the front is useful, that is, has {bounds} (unpruned: {baseline})"
@@ -172,6 +172,7 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     losses = _losses(useful, study.objectives)
     condition = f" with {bounds}" if bounds else ""
     ends = _ends(list(losses.values()))
+    # Never empty: no mixture of the ends is better than an end itself.
     candidates = [point for point in useful if not _is_above(losses[point.number], ends)]
     chosen = min(candidates, key=lambda point: (sorted(losses[point.number], reverse=True), -point.size_bytes))
     reason = f"best trade-off of the {count_text(len(useful), 'front point')}{condition}"
@@ -201,6 +202,7 @@ def _is_above(point: Sequence[float], ends: Sequence[Sequence[float]]) -> bool:
     differs = columns.any(axis=1)  # in an objective in which no end loses anything, no mixture can be better
     columns, own = columns[differs], np.array(point)[differs]
     margins = np.ones((len(columns), 1))
+    # Unknown: the weight of each end, and the margin, which is as large as can be (linprog minimises, hence -1).
     found = linprog(
         c=[0.0] * len(ends) + [-1.0],
         A_ub=np.hstack([columns, margins]),
@@ -223,13 +225,9 @@ def _error_limits(study: StudyRecord) -> dict[str, float]:
     for name, direction in study.objectives.items():
         baseline = study.baseline.metrics.get(name)
         if baseline is not None and task_of_metric(name) and unit_of(name) == "rate":
-            error = max(_error(baseline.value, direction), least_error(baseline))
+            error = max(error_of(baseline.value, direction), least_error(baseline))
             limits[name] = max(error, math.sqrt(error))
     return limits
-
-
-def _error(value: float, direction: str) -> float:
-    return value if direction == "minimize" else 1 - value
 
 
 def _limit_text(name: str, direction: str, limit: float) -> str:

@@ -153,6 +153,7 @@ def _read_sampler(section: Any) -> _Sampler:
     """Class and arguments of the sampler; whether they fit each other is judged where it is made."""
     arguments = dict(section) if isinstance(section, dict) else {"name": section}
     name = str(arguments.pop("name", None))
+    # The class itself is looked up when a search begins: to read a file of a space takes no Optuna.
     if name not in SAMPLERS and not name.endswith("Sampler"):
         message = f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers, got {section!r}"
         raise error_of([(("name",), message)])
@@ -160,7 +161,7 @@ def _read_sampler(section: Any) -> _Sampler:
 
 
 def _read_rule(written: Any) -> str | None:
-    if written is False:
+    if written is False:  # None would be an absent key, which is the default
         return None
     if written not in SELECTION_RULES:
         raise ValueError(f"must be one of {', '.join(SELECTION_RULES)}, or false")

@@ -125,7 +125,7 @@ class Tracker:
             runs.log_artifacts(artifacts)
             runs.end(status)
 
-        self._next_try = time.monotonic()
+        self._next_try = time.monotonic()  # however long the pause would be: there is no later try in this run
         self._log("the front", end)
         if self._waiting:
             logger.warning("what MLflow did not take is logged when the same command resumes the search")
@@ -250,6 +250,7 @@ class _StudyRuns:
         if files.is_dir():
             for path in sorted(files.iterdir()):
                 self._client.log_artifact(run_id, str(path))
+        # Last: a run that is still RUNNING is half logged, and is made again.
         self._client.set_terminated(run_id, status=_RUN_STATUS.get(trial.status, "FAILED"))
         self._logged.add(tag)
 
@@ -281,6 +282,7 @@ class _StudyRuns:
         self._client.set_terminated(self._parent, status)
 
     def _log_changed_metrics(self, run: Any, prefix: str, metrics: Mapping[str, Metric]) -> None:
+        # MLflow keeps a history of each metric: the same value again would be a second point of it.
         changed = {}
         for name, value in _flatten(metrics).items():
             if run.data.metrics.get(prefix + name) != value:
