@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autoreap.scores import Metric
+from autoreap.scores import Difference, Metric
 
 # What a metric is measured in, by the ending of its name. A name without one of these endings is a rate.
 UNIT_OF_ENDING = {
@@ -76,9 +76,10 @@ def metric_text(name: str, metric: Metric) -> str:
     return f"{value} [{value_text(name, metric.low)}, {value_text(name, metric.high)}]"
 
 
-def points_text(value: float, low: float, high: float) -> str:
+def points_text(difference: Difference) -> str:
     """A difference of rates with its interval, in percentage points: +0.42 points [-0.10, +0.95]."""
-    return f"{100 * value:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+    value, low, high = 100 * difference.value, 100 * difference.low, 100 * difference.high
+    return f"{value:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
 def visible_metrics(metrics: Mapping[str, Metric], objectives: Iterable[str]) -> list[str]:

@@ -42,12 +42,11 @@ def figures_text(comparison: Comparison) -> str:
     """One line a metric: both sides, the paired difference and the verdict."""
     rows = []
     for metric, measured in comparison.metrics.items():
-        difference = measured.difference
         row = [
             metric,
             metric_text(metric, measured.first),
             metric_text(metric, measured.second),
-            points_text(difference.value, difference.low, difference.high),
+            points_text(measured.difference),
             f"{measured.num_better:,}",
             f"{measured.num_worse:,}",
             f"{measured.num_equal:,}",

@@ -96,7 +96,8 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
         if any((other <= cost).all() for other in front):  # dominated: it adds nothing
             continue
         front = np.vstack([front[(front < cost).any(axis=1)], cost])
-        steps.append([point.number, round(compute_hypervolume(front, corner) / total, 4) if total else 1.0])
+        share = compute_hypervolume(front, corner) / total if total else 1.0
+        steps.append([point.number, round(share, 4)])
     return steps
 
 

@@ -26,7 +26,8 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
     splits: dict[str, Mapping[str, Metric]] = {"search": study.baseline.metrics}
     if study.held_out is not None:
         splits["report"] = study.held_out.baseline
-    scores, units, rates = {}, {"size_bytes": unit_of("size_bytes")}, set()
+    scores: dict[str, list[str]] = {}
+    units, rates = {"size_bytes": unit_of("size_bytes")}, set()
     for split, metrics in splits.items():
         visible = visible_metrics(metrics, study.objectives)
         scores[split] = [name for name in visible if not is_static(name)]
@@ -70,10 +71,16 @@ def _scores(scored: ScoredModel | TrialRecord, held_out: Mapping[str, Metric] | 
 def _brief(metrics: Mapping[str, Metric]) -> dict[str, list[float]]:
     brief = {}
     for name, metric in metrics.items():
-        values = [metric.value] if metric.is_static else [metric.value, metric.low, metric.high]
-        # More digits than are shown, fewer than are stored; bytes and parameters are whole.
-        brief[name] = [value if isinstance(value, int) else float(f"{value:.7g}") for value in values]
+        values = [metric.value]
+        if not metric.is_static:
+            values += [metric.low, metric.high]
+        brief[name] = [_rounded(value) for value in values]
     return brief
+
+
+def _rounded(value: float) -> float:
+    # More digits than are shown, fewer than are stored; bytes and parameters are whole.
+    return value if isinstance(value, int) else float(f"{value:.7g}")
 
 
 def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[str, Any]]:

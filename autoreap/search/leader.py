@@ -138,8 +138,7 @@ class Leader:
                 logger.warning("%s; the unpruned model answers again", error)
         if outcomes is None:
             result = self._score_alone(Job(BASELINE, None, metric_values(size_bytes, static)))
-            evaluation = _evaluation_of(result)
-            metrics = _with_static(evaluation, static)
+            evaluation, metrics = _evaluation_of(result, static)
             objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
             if known is not None:
                 _check_same_scores(metrics, known.metrics)
@@ -169,8 +168,7 @@ class Leader:
             planned = self._planner.plan(control(name, num_layers))
             result = self._score_alone(Job(f"control {name}", planned.plan, planned.static_values))
             try:
-                evaluation = _evaluation_of(result)
-                metrics = _with_static(evaluation, planned.static)
+                evaluation, metrics = _evaluation_of(result, planned.static)
             except ScoringError as error:  # nothing depends on it; a resumed search tries again
                 logger.warning("control %s is not scored: %s", name, error)
                 continue
@@ -350,8 +348,7 @@ class Leader:
             records.record_pruned(self._study, trial, result.pruned.as_dict())
             return
         try:
-            evaluation = _evaluation_of(result)
-            metrics = _with_static(evaluation, planned.static)
+            evaluation, metrics = _evaluation_of(result, planned.static)
             values = objective_values(self._objectives, planned.size_bytes, metrics)
             self._judge(trial, metric_values(planned.size_bytes, metrics), static=False)
         except ScoringError as error:
@@ -483,19 +480,15 @@ class Leader:
                 self._note(frozen)
 
 
-def _evaluation_of(result: JobResult) -> Evaluation:
-    """The evaluation; `ScoringError` with the reason where there is none."""
-    if result.evaluation is None:
+def _evaluation_of(result: JobResult, static: Mapping[str, Metric]) -> tuple[Evaluation, dict[str, Metric]]:
+    """The evaluation, and all metrics of the candidate; `ScoringError` with the reason where nothing was scored."""
+    evaluation = result.evaluation
+    if evaluation is None:
         raise ScoringError(result.error or "nothing was scored")
-    return result.evaluation
-
-
-def _with_static(evaluation: Evaluation, static: Mapping[str, Metric]) -> dict[str, Metric]:
-    """All metrics of a candidate: of answers, static, timed."""
-    # Timed ones come last, as they have always been stored: tables and JSON have the metrics in this order.
+    # Static ones before timed ones, as they have always been stored: tables and JSON have them in this order.
     metrics = evaluation.metrics()
     timed = {name: metrics.pop(name) for name in evaluation.costs}
-    return {**metrics, **static, **timed}
+    return evaluation, {**metrics, **static, **timed}
 
 
 def _check_same_scores(metrics: Mapping[str, Metric], known: Mapping[str, Metric]) -> None:

@@ -73,8 +73,8 @@ class MarginCheck:
 
     def in_words(self) -> str:
         """`accuracy -0.55 points [-2.20, +0.82], margin 1: undecided, about 1,760 utterances would decide`."""
-        difference = points_text(self.difference.value, self.difference.low, self.difference.high)
-        return f"{self.metric} {difference}, margin {100 * self.margin:g}: {self.verdict_text()}"
+        margin = f"margin {100 * self.margin:g}"
+        return f"{self.metric} {points_text(self.difference)}, {margin}: {self.verdict_text()}"
 
 
 def quality_task(metric: str) -> Task | None:
@@ -204,10 +204,9 @@ def _split_lines(
     checks = {check.metric: check for check in check_margins(metrics, differences, margins)}
     lines = []
     for name, difference in differences.items():
-        text = f"{name} {metric_text(name, metrics[name])} on the {split} split"
-        change = points_text(difference.value, difference.low, difference.high)
         verdict = difference.verdict
-        if name in checks:
+        if name in checks:  # a language or a likelihood has no margin
             verdict = f"{checks[name].verdict_text()} (margin {100 * checks[name].margin:g})"
-        lines.append(f"{text}, {change} against the unpruned model: {verdict}")
+        score, change = metric_text(name, metrics[name]), points_text(difference)
+        lines.append(f"{name} {score} on the {split} split, {change} against the unpruned model: {verdict}")
     return lines

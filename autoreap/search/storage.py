@@ -83,27 +83,21 @@ def _alone_with(file: Path | None) -> AbstractContextManager[None]:
     return waiting_lock(file.with_name(f".{file.name}.lock"), seconds=LOCK_SECONDS)
 
 
-def study_names(url: str) -> list[str]:
-    """All studies in a storage; `InputError` if it can't be opened."""
-    try:
-        return list(optuna.get_all_study_names(open_storage(url)))
-    except InputError:
-        raise
-    except Exception as error:  # whatever the database's driver raises
-        raise _cannot_open(url, error) from None
-
-
 def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """The study `name`, for reading; `InputError` lists the known ones."""
     url = storage or default_storage()
     file = sqlite_file(url)
     if file is not None and not _is_there(file):
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
-    known = study_names(url)
+    opened = open_storage(url)
+    try:
+        known = optuna.get_all_study_names(opened)
+    except Exception as error:  # whatever the database's driver raises
+        raise _cannot_open(url, error) from None
     if name not in known:
         fix = f"known: {', '.join(known) or 'none'}"
         raise InputError(f"no study {name!r}", where=public_url(url), fix=fix)
-    study = optuna.load_study(study_name=name, storage=open_storage(url))
+    study = optuna.load_study(study_name=name, storage=opened)
     check_format(study)
     return study
 
