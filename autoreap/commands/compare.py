@@ -51,7 +51,7 @@ def compare(
 
 
 def _has_colour() -> bool:
-    """Never in a file; https://no-color.org."""
+    # Never in a file, and not where a user or a terminal wants none: https://no-color.org.
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -68,6 +68,7 @@ def _outcomes(name: str, storage: str | None) -> "dict[str, tuple[Outcome, ...]]
 
 
 def _path(name: str, storage: str | None) -> Path:
+    # What lies on the disk comes first: a study is looked up only where nothing has that name.
     if Path(name).is_file():
         return Path(name)
     if Path(name).is_dir():

@@ -111,6 +111,7 @@ def look(*, ask_network: bool = False) -> Machine:
     except (IndexError, ValueError):
         last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         errors, accelerators = dict.fromkeys(("torch", "transformers"), f"importing it ends the process: {last}"), []
+    studies = "mlruns" if Path("mlruns").exists() else "."
     return Machine(
         python=platform.python_version(),
         errors=errors,
@@ -118,7 +119,7 @@ def look(*, ask_network: bool = False) -> Machine:
         has_driver=shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists(),
         memory_bytes=psutil.virtual_memory().available,
         free_bytes={
-            "mlruns": psutil.disk_usage("mlruns" if Path("mlruns").exists() else ".").free,
+            "mlruns": psutil.disk_usage(studies).free,
             tempfile.gettempdir(): psutil.disk_usage(tempfile.gettempdir()).free,
         },
         num_cores=_num_cores(),
@@ -173,8 +174,8 @@ def examine(machine: Machine, requirements: Iterable[str], constraints: Path) ->
         findings.append(Finding("threads", NOTE, f"{text}: CPU oversubscribed", "set OMP_NUM_THREADS=1"))
     else:
         findings.append(Finding("threads", GOOD, text))
-    is_away = "can't" in machine.hub
-    findings.append(Finding("hub", NOTE if is_away else GOOD, machine.hub))
+    state = NOTE if "can't" in machine.hub else GOOD
+    findings.append(Finding("hub", state, machine.hub))
     return findings
 
 

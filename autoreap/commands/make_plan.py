@@ -44,7 +44,7 @@ def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShap
     if name is None:
         raise InputError("does not name the model that was measured", where="saliency", fix="name it with --model")
     shape = read_shape(saliency)
-    if shape is None:
+    if shape is None:  # the file does not carry it, so the model must be on this disk
         from autoreap.models.loading import open_model
 
         model_info = open_model(name)

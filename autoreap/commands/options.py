@@ -64,6 +64,7 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
 
     # A bundle's fields have defaults, and may stand before an argument without one: by name the order does not matter.
     by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    # typer looks at the signature, and `wraps` would show it that of `command`.
     run.__dict__["__signature__"] = signature.replace(parameters=by_name)
     return run
 

@@ -103,6 +103,7 @@ def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: flo
 
     Comes back where that has been done too often.
     """
+    # In the environment, since nothing else of this process lives on in the next one.
     num_restarts = int(os.environ.get(_RESTARTS, "0")) + 1
     if num_restarts > _MAX_RESTARTS:
         return

@@ -55,6 +55,7 @@ def select(
 
 
 def _bytes(text: str) -> float:
+    # Decimal units, as sizes are shown: 20GB are 20,000,000,000 bytes.
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise InputError(f"must be a size such as 20GB, got {text!r}", where="--max-size")

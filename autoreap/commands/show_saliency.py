@@ -74,5 +74,6 @@ def saliency(
 
 
 def _provenance(provenance: Mapping[str, str]) -> list[str]:
+    # `shape` is for `plan`, which needs no model then; no person reads it.
     width = max(map(len, provenance))
     return [f"{key:<{width}}  {value}" for key, value in provenance.items() if key != "shape"]

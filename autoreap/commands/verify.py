@@ -1,6 +1,7 @@
 """autoreap verify: is a checkpoint still what was written and measured?"""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,6 @@ def verify(
     Example:
         autoreap verify qwen3-omni-small
     """
-    from dataclasses import replace
-
     from autoreap.scores import metrics_as_dict
     from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 

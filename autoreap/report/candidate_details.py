@@ -73,7 +73,7 @@ def _compare_with_baseline(folder: Path, trial: int) -> dict[str, Comparison]:
         if baseline.is_file() and own.is_file():
             try:
                 found[split] = compare_outcomes(load_outcomes(baseline), load_outcomes(own))
-            except InputError as error:
+            except InputError as error:  # a line that is damaged costs one comparison, not the report
                 logger.warning("trial %d is not compared on the %s split: %s", trial, split, error)
     return found
 
@@ -162,8 +162,11 @@ def _expert_map(edit: ComponentPlan, num_experts: int) -> list[str]:
     layers, num_digits = set(edit.layers), math.ceil(max(num_experts, 1) / 4)
     rows = []
     for layer, retained in enumerate(edit.experts):
+        if layer not in layers:
+            rows.append("")
+            continue
         bits = 0
         for expert in retained or [0]:
             bits |= 1 << (4 * num_digits - 1 - expert)
-        rows.append(f"{bits:0{num_digits}x}" if layer in layers else "")
+        rows.append(f"{bits:0{num_digits}x}")
     return rows

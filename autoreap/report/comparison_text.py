@@ -120,7 +120,7 @@ def _shortened(found: Sequence[Column]) -> list[Column]:
     for has_reference, run in groupby(found, lambda column: column.reference is not None):
         columns = list(run)
         num_more = 0 if has_reference else len(columns) - _MAX_INSERTED
-        if num_more <= 1:
+        if num_more <= 1:  # `(1 more)` takes as much room as the word
             kept += columns
             continue
         kept += columns[:_MAX_INSERTED]

@@ -114,7 +114,7 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     from matplotlib import pyplot
 
     metric, front = drawn_metric(study), front_of(study)
-    unit = 1e9 if study.baseline.size_bytes >= 1e9 else 1e6
+    unit = 1e9 if study.baseline.size_bytes >= 1e9 else 1e6  # the embedded model has 6 MB
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
     for points, style, colour, label in ((study.points, "o", _LIGHT, "trials"), (front, "o-", _FRONT, "front")):
         sizes = [point.size_bytes / unit for point in points]
@@ -133,7 +133,8 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     reference = study.baseline.metrics[metric]
     axes.axhline(reference.value, color=_UNPRUNED, linewidth=1, linestyle="--")
     axes.plot(study.baseline.size_bytes / unit, reference.value, "D", color=_UNPRUNED, label="unpruned")
-    axes.set_xlabel("size, GB" if unit == 1e9 else "size, MB")
+    unit_name = "GB" if unit == 1e9 else "MB"
+    axes.set_xlabel(f"size, {unit_name}")
     axes.set_ylabel(f"{metric} (95% intervals)")
     axes.set_yscale("log")  # errors are compared by ratio: 2% and 4% lie as far apart as 20% and 40%
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -163,7 +164,7 @@ def _write_labels(figure: Any, axes: Any, labels: Mapping[tuple[float, float], s
                 left, bottom = corner
                 break
         taken.append((left, bottom, width))
-        points = 72 / figure.dpi
+        points = 72 / figure.dpi  # matplotlib takes an offset in points, 72 an inch
         axes.annotate(text, place, ((left - x) * points, (bottom - y) * points), textcoords="offset points")
 
 

@@ -56,10 +56,11 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
     footprint = Footprint.of(model_info.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
     quantised = plan.bits if plan else None
+    # A plan that quantises is stored as it is; what it would take at other bits is another plan's.
+    all_bits = BITS[:1] if quantised else BITS
     entries: list[dict[str, Any]] = []
     for seconds in CLIPS_SECONDS:
-        # A plan that quantises is stored as it is; what it would take at other bits is another plan's.
-        for bits in BITS[:1] if quantised else BITS:
+        for bits in all_bits:
             needed = footprint.memory_needed(seconds, bits)
             entry: dict[str, Any] = {
                 "clip_seconds": seconds,

@@ -41,5 +41,5 @@ def embed_json(data: Any) -> Markup:
 
 
 def _asset(name: str) -> Markup:
-    """A style or script of `page/`, which is ours and goes into the page as it is."""
+    # A style or script of ours: it goes into the page as it is, unlike all that a model says.
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))

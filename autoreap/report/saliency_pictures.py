@@ -164,6 +164,7 @@ def _draw_layers(figure: "FigureBase", _measured: ComponentSaliency, summary: Co
         axes.yaxis.set_major_locator(MaxNLocator(5, integer="share" not in title))
         if "share" in title:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    # In the first panel: what these experts would hold if all were equal.
     grid[0, 0].axhline(num_kept / num_experts, color="white", linewidth=1, linestyle="--")
     for axes in grid[1]:
         axes.set_xlabel("layer (orange: among the first to be cut)")

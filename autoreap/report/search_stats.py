@@ -23,7 +23,7 @@ def search_stats(study: StudyRecord) -> dict[str, Any]:
     began = [trial.started for trial in study.trials if trial.started]
     ended = [trial.ended for trial in study.trials if trial.ended]
     times = {}
-    if began and ended:
+    if began and ended:  # a study may have only queued trials
         times = {"began": f"{min(began):%Y-%m-%d %H:%M}", "ended": f"{max(ended):%Y-%m-%d %H:%M}"}
     return {
         **times,

@@ -95,7 +95,7 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
         row |= {key: value for key, value in parts.items() if value is not None}
         if trial.started is not None and first is not None:
             row["start"] = round((trial.started - first).total_seconds(), 1)
-            seconds = trial.wall_seconds
+            seconds = trial.wall_seconds  # None of one that runs, or was interrupted at an unknown time
             row["seconds"] = None if seconds is None else round(seconds, 1)
         if trial.violations:
             row["broken"] = list(trial.violations)

@@ -205,7 +205,9 @@ def _changed_baseline(words: _Words) -> tuple[float, float]:
     # 0.5% more could be a share of the baseline or half a point, so a unit that says which is asked for.
     units = set(_UNITS[words.kind]) - {"", "%"}
     offset = _amount(words, words.number(), units or {""})
-    return 1.0, offset if sign == "+" else -offset
+    if sign == "-":
+        offset = -offset
+    return 1.0, offset
 
 
 def _absolute(words: _Words, metric: str) -> tuple[float, float]:

@@ -101,7 +101,7 @@ class Leader:
             Interrupted: a signal came; the trials it interrupted are tried first next time.
             one of `STORAGE_ERRORS`: the storage can't be read or written.
         """
-        self._recover(spared=[])
+        self._recover([])
         try:
             self._score_baseline()
             self._score_controls()
@@ -118,7 +118,8 @@ class Leader:
             begun = [*self._running, *(trial.number for trial, _ in self._waiting)]
             # What runs is marked as interrupted now, so that the next run and MLflow don't find it running. A candidate
             # that is running when the device is lost may be what broke it, so that counts against it.
-            self._recover(spared=[] if isinstance(error, DeviceLostError) else begun)
+            spared = [] if isinstance(error, DeviceLostError) else begun
+            self._recover(spared)
             for number in begun:
                 self._track(tracker, self._trials[number])
             raise
@@ -185,7 +186,6 @@ class Leader:
         return self._pool.wait()[1]
 
     def _begin_session(self) -> None:
-        """Seed the sampler by the trials so far: a resumed search must not repeat the first one's draws."""
         # After the presets are queued, for they count: the record of a session says what to draw again.
         number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(self._space, number)

@@ -94,7 +94,8 @@ def _read_parameter(name: str, written: Any) -> Parameter:
 def _read_range(name: str, spec: Mapping[str, Any]) -> Range:
     low, high, log = spec["low"], spec["high"], spec.get("log", False)
     is_integer = name in INTEGERS
-    step = spec.get("step", 1 if is_integer else None)
+    usual_step = 1 if is_integer else None
+    step = spec.get("step", usual_step)
     _check_value(name, low)
     _check_value(name, high)
     if type(low) not in (int, float):  # `isinstance` would take true and false for integers
@@ -137,16 +138,20 @@ def _read_condition(
 
 def lowest(spec: Any) -> float:
     """The lowest value that a parameter can take."""
-    if isinstance(spec, Range):
-        return float(spec.low)
-    return float(min(spec) if isinstance(spec, tuple) else spec)
+    return float(_ends(spec)[0])
 
 
 def highest(spec: Any) -> float:
     """The highest value that a parameter can take."""
+    return float(_ends(spec)[1])
+
+
+def _ends(spec: Any) -> tuple[Any, Any]:
     if isinstance(spec, Range):
-        return float(spec.high)
-    return float(max(spec) if isinstance(spec, tuple) else spec)
+        return spec.low, spec.high
+    if isinstance(spec, tuple):
+        return min(spec), max(spec)
+    return spec, spec
 
 
 def can_be(parameter: Parameter, value: Any) -> bool:

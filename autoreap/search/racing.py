@@ -214,7 +214,7 @@ class Race:
         return self._best_rate(name, self._objectives[name], metric.denominator)
 
     def _is_worse_by_sample(self, name: str, incumbent: Incumbent) -> bool:
-        """What a sample says; once all is scored, the score decides."""
+        # Only while there is more to come: once all is scored, the score decides.
         if (incumbent.trial, name) not in self._exceeded:
             return False
         return self._tallies[name].num_samples < (incumbent.metrics[name].num_samples or 0)

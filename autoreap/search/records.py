@@ -401,9 +401,9 @@ def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str
     stored = trial.user_attrs
     match trial.state:
         case TrialState.COMPLETE:
-            result = stored[_RESULT]
-            is_duplicate = result.get("duplicate_of") is not None
-            return TrialStatus.DUPLICATE if is_duplicate else TrialStatus.SCORED, None, result
+            is_duplicate = stored[_RESULT].get("duplicate_of") is not None
+            status = TrialStatus.DUPLICATE if is_duplicate else TrialStatus.SCORED
+            return status, None, stored[_RESULT]
         # Optuna has no state for a trial that was never run because of its plan, so both are "pruned" there.
         case TrialState.PRUNED if _INFEASIBLE in stored:
             return TrialStatus.INFEASIBLE, stored[_INFEASIBLE], {}

@@ -156,6 +156,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     hours = options.hours or space.hours
     deadline = math.inf if hours is None else started + hours * 3600
     storage = options.storage or default_storage(options.root)
+    # The lock comes first and goes last: nobody else may write while signals and errors are still dealt with.
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
         resident = _Resident(model_info, options)
         run = _Run(space, evals, model_info, options, name, storage, signals, draw, resident)
@@ -167,7 +168,8 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
             return replace(result, missing=(f"the rest of the trials: {error}", *result.missing))
         if error is not None:
             if records.read_baseline(study) is not None:
-                _draw(study, run, tracker, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+                status = "KILLED" if isinstance(error, Interrupted) else "FAILED"
+                _draw(study, run, tracker, status)
             raise error
         return _finalise(study, run, tracker)
 
@@ -208,7 +210,8 @@ def _score_candidates(
     # Checked before the model is loaded, which takes minutes; the saliency's digest is known only after that.
     fingerprint, evals_digest = run.model_info.checkpoint.fingerprint, run.evals.search.digest
     facts = {"model": fingerprint, "evals": evals_digest, "code": code_digest()}
-    identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
+    may_change = ("code",) if options.allow_other_code else ()
+    identity = Identity(facts, may_change)
     with damage_in_one_line(run.name, run.storage):
         check_stored_study(space, storage, run.name, identity)
     tracker = Tracker(options.root, run.name, tracking_uri=options.tracking_uri)

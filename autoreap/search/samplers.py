@@ -76,11 +76,8 @@ def _types(annotation: str) -> tuple[Any, ...]:
 
 
 def _arguments(space: SpaceConfig) -> Mapping[str, Any]:
-    """What the sampler is made with.
-
-    A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
-    groups, or the conditional ones are drawn at random.
-    """
+    # A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
+    # groups, or the conditional ones are drawn at random.
     given = space.sampler_arguments
     together = given.get("multivariate", len(space.objectives) == 1)
     if space.sampler == SAMPLERS["tpe"] and space.conditions and together:

@@ -274,7 +274,7 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed or quantised,
     each preset is tried so, too.
     """
-    decisive = ("experts" if "experts" in space.parameters else "retention", "layers_cut")
+    share = "experts" if "experts" in space.parameters else "retention"
     offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
     searched = [name for name in offered if space.searches(name)]
     thinker = shape.components["thinker"]
@@ -290,7 +290,7 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
         # Conditions look at what a trial of this preset will have: its own values, and those that the space fixes.
         told = offered | {name: values[name] for name in searched}
         drawn = [name for name in searched if _holds(space, name, told)]
-        outside = [name for name in {*drawn, *decisive} if not can_be(offered[name], values[name])]
+        outside = [name for name in {*drawn, share, "layers_cut"} if not can_be(offered[name], values[name])]
         if outside:
             name = min(outside)
             logger.info(f"preset {preset_name}{suffix} lies outside the space ({name} {values[name]}), not tried")

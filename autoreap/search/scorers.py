@@ -231,7 +231,7 @@ class LocalPool:
 
     def wait(self) -> tuple[Job, JobResult]:
         assert self._job is not None
-        job, self._job = self._job, None
+        job, self._job = self._job, None  # idle from now on, also if a signal ends the job
         return job, self._scorer.score(job, self._on_outcome)
 
     def draft_from(self, drafts: Drafts) -> None:
@@ -312,9 +312,11 @@ class RayPool:
         """Look once at what the actors do: one becomes idle, one dies, or a job is finished."""
         self._check()
         pending = [*self._starting, *self._running]
-        if not pending and not self._idle:
-            raise AutoreapError("all scorers were lost; the same command resumes the search")
-        finished, _ = self._ray.wait(pending, timeout=_POLL_SECONDS) if pending else ([], [])
+        if not pending:
+            if not self._idle:
+                raise AutoreapError("all scorers were lost; the same command resumes the search")
+            return None
+        finished, _ = self._ray.wait(pending, timeout=_POLL_SECONDS)
         for reference in finished:
             if reference in self._starting:
                 self._welcome(self._starting.pop(reference), reference)

@@ -58,7 +58,7 @@ class Signals:
             yield
         finally:
             self._deferred = False
-        self.check()
+        self.check()  # not in `finally`: an error that is on its way must not be replaced
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal came."""

@@ -74,7 +74,7 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def _alone_with(file: Path | None) -> AbstractContextManager[None]:
-    """While a database is opened: Optuna makes its tables then, and two processes must not make the same one."""
+    # Optuna makes the tables of a database when it opens it, and two processes must not make the same one.
     if file is None:
         return nullcontext()
     file.parent.mkdir(parents=True, exist_ok=True)

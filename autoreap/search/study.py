@@ -116,7 +116,7 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
 
 
 def _is_same(known: Any, value: Any) -> bool:
-    """Whether they are equal. The order of objectives counts too: a trial's values have it."""
+    # The order of objectives counts too: a trial's values have it.
     if isinstance(value, dict) and list(known) != list(value):
         return False
     return bool(known == value)

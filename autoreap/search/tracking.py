@@ -99,7 +99,7 @@ class Tracker:
         self._first_pause = pause_seconds
         self._pause = 0.0
         self._next_try = time.monotonic()
-        self._flush()
+        self._flush()  # a server that is not there is told now, before anything is scored
 
     def log_study(self, facts: StudyFacts) -> None:
         """What is searched, on which model and data."""
@@ -179,7 +179,7 @@ class _StudyRuns:
         self._logged = set(self._finished_children())
 
     def _find_or_create_experiment(self) -> str:
-        """A database in a folder has it from the start."""
+        # A database in a folder has it from the start; on a server another study may make it at the same moment.
         from mlflow.exceptions import MlflowException
 
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
@@ -190,7 +190,7 @@ class _StudyRuns:
                 experiment = self._client.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
                     raise
-        return str(experiment.experiment_id)  # another study may have made it just now
+        return str(experiment.experiment_id)
 
     def _find_or_create_parent(self) -> str:
         found = self._client.search_runs([self._experiment], f"tags.`{STUDY_TAG}` = '{self._study}'", max_results=1)
@@ -350,7 +350,7 @@ def connect(folder: Path, tracking_uri: str | None) -> Any:
 
 
 def _address(file: Path) -> str:
-    """With a driver: where MLflow reads none it makes a folder of the address as it is written, `a%3Fb` for `a?b`."""
+    # With a driver: where MLflow reads none it makes a folder of the address as it is written, `a%3Fb` for `a?b`.
     return sqlite_url(file, "sqlite+pysqlite")
 
 

@@ -113,7 +113,7 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
 
 
 def _follow_move(path: Path, experiment: str) -> None:
-    """MLflow stores where files lie from the root of the disk on: after `mv` it would make the old folder again."""
+    # MLflow stores where files lie from the root of the disk on: after `mv` it would make the old folder again.
     now = artifacts_of(path.parent)
     with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection, connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
