@@ -1,8 +1,9 @@
 """Numbers as people write them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from autoreap.scores import Metric
+from autoreap.scores import Difference, Metric
 
 # What a metric is measured in, by the ending of its name. A name without one of these endings is a rate.
 UNIT_OF_ENDING = {
@@ -62,6 +63,11 @@ def value_text(name: str, value: float) -> str:
     return f"{value:.2%}"
 
 
+def parameter_text(value: Any) -> str:
+    """A value that a trial samples, short: 0.333, 8, affinity."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def metric_text(name: str, metric: Metric) -> str:
     """A metric in its unit, with its interval if it was measured on samples: `2.10% [1.50%, 2.80%]`."""
     value = value_text(name, metric.value)
@@ -70,9 +76,10 @@ def metric_text(name: str, metric: Metric) -> str:
     return f"{value} [{value_text(name, metric.low)}, {value_text(name, metric.high)}]"
 
 
-def points_text(value: float, low: float, high: float) -> str:
+def points_text(difference: Difference) -> str:
     """A difference of rates with its interval, in percentage points: +0.42 points [-0.10, +0.95]."""
-    return f"{100 * value:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+    value, low, high = 100 * difference.value, 100 * difference.low, 100 * difference.high
+    return f"{value:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
 def visible_metrics(metrics: Mapping[str, Metric], objectives: Iterable[str]) -> list[str]:

@@ -31,7 +31,7 @@ def calibrate(
 
     components = COMPONENTS[component]
     config = calibration.config()
-    data = jobs.read_calibration(config, num_ordered=layer_losses or 0)
+    data = jobs.read_calibration(config, num_ordered=layer_losses or 0)  # a bad row is found before a model is loaded
     model_info = open_model(model)
     pinned = pinned_layers(model_info.shape, strip_vision=False)  # a plan may keep vision or not
     num_layers = model_info.shape.components["thinker"].num_layers
@@ -40,7 +40,7 @@ def calibrate(
     options = Options.of(config)
     saliency = jobs.calibrated(loaded, data, components, options=options, output=output, num_ordered=num_ordered)
     measured = saliency.components[components[0]]
-    tokens = {m: sums.tokens for m, sums in measured.modalities.items()}
+    tokens = {modality: sums.tokens for modality, sums in measured.modalities.items()}
     document: dict[str, Any] = {"path": str(output), "tokens": tokens}
     text = f"{output}: tokens {tokens}"
     if layer_losses:

@@ -2,21 +2,19 @@
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from autoreap.commands.options import Json, Storage, load_study, print_result
+from autoreap.commands.options import Json, Storage, load_study, print_result, terminal_width
 from autoreap.errors import InputError, printable
 
 if TYPE_CHECKING:
     from autoreap.evaluation.outcomes import Outcome
 
 _SIDE = "outcomes (JSONL), STUDY/NUMBER, STUDY/baseline, or a checkpoint that carries utterances"
-_WIDTH = 100  # where there is no terminal
 
 
 def compare(
@@ -43,21 +41,21 @@ def compare(
         from autoreap.report.comparison_page import write_comparison_page
 
         write_comparison_page(comparison, (first, second), html)
-    width = shutil.get_terminal_size((_WIDTH, 0)).columns
-    text = comparison_text(comparison, worst, width=width, colour=_has_colour())
     document = {"a": first, "b": second, **comparison.as_dict(worst)}
-    wrote = [printable(f"\nwrote {html}")] if html else []
-    text = "\n".join([printable(f"A  {first}\nB  {second}\n"), text, *wrote])
-    print_result(document, text, as_json=json, is_coloured=True)
+    # Names come from the user and are made printable here: in the text between them escapes are colours.
+    lines = [printable(f"A  {first}\nB  {second}\n")]
+    lines.append(comparison_text(comparison, worst, width=terminal_width(), colour=_has_colour()))
+    if html:
+        lines.append(printable(f"\nwrote {html}"))
+    print_result(document, "\n".join(lines), as_json=json, is_coloured=True)
 
 
 def _has_colour() -> bool:
-    """Never in a file; https://no-color.org."""
+    # Never in a file, and not where a user or a terminal wants none: https://no-color.org.
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _outcomes(name: str, storage: str | None) -> "dict[str, tuple[Outcome, ...]]":
-    """What A or B names: a file, a checkpoint or a trial."""
     from autoreap.evaluation.outcomes import load_outcomes
 
     path = _path(name, storage)
@@ -70,6 +68,7 @@ def _outcomes(name: str, storage: str | None) -> "dict[str, tuple[Outcome, ...]]
 
 
 def _path(name: str, storage: str | None) -> Path:
+    # What lies on the disk comes first: a study is looked up only where nothing has that name.
     if Path(name).is_file():
         return Path(name)
     if Path(name).is_dir():
@@ -82,5 +81,5 @@ def _path(name: str, storage: str | None) -> Path:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
     from autoreap.search.storage import DEFAULT_ROOT
 
-    study = load_study(trial[1], storage)
-    return study.outcomes_path(None if trial[2] == "baseline" else int(trial[2]), DEFAULT_ROOT)
+    number = None if trial[2] == "baseline" else int(trial[2])
+    return load_study(trial[1], storage).outcomes_path(number, DEFAULT_ROOT)

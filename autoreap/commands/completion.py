@@ -20,8 +20,7 @@ _ZSH_FIRST_TIME = '\n\n[[ $zsh_eval_context[-1] == loadautofunc ]] && _autoreap_
 
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], Argument(metavar="SHELL", help=_SHELL)],
-    json: Json = False,
+    shell: Annotated[Literal["bash", "zsh", "fish"], Argument(metavar="SHELL", help=_SHELL)], json: Json = False
 ) -> None:
     """Print a script that completes commands in your shell.
 

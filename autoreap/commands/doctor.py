@@ -59,8 +59,11 @@ def doctor(
         fix = f" ({each.fix})" if each.fix else ""
         lines.append(f"{each.state:<7} {each.subject}: {each.text}{fix}")
     lines += ["", f"{need.model}: {need.arithmetic()}"]
-    lines += [f"{'yes' if each.works else 'no':<7} {each.command}: {each.text}" for each in able]
+    for ability in able:
+        works = "yes" if ability.works else "no"
+        lines.append(f"{works:<7} {ability.command}: {ability.text}")
     print_result(document, "\n".join(lines), as_json=json)
+    # After the findings are printed: a script learns from the exit code, a person from what stands above it.
     if broken:
         raise UnhealthyError("; ".join(f"{each.subject}: {each.text} ({each.fix})" for each in broken))
 
@@ -74,6 +77,7 @@ def _place(model: str) -> str | None:
 
     from autoreap.commands.needs import PUBLISHED
 
+    # Nothing is fetched: 70 GB would come before the answer whether they fit.
     try:
         return str(snapshot_download(model, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):

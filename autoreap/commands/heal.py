@@ -58,11 +58,13 @@ def heal(
     if writing.dry_run:
         print_result(*writing.write(base_info, plan, expected=""), as_json=json)
         return
+    # Before rows are read and weights are trained: a place that can't be written would cost all of that.
     for source in (checkpoint, base_info.checkpoint.path):
         check_target(writing.target, source)
     data = jobs.answered_rows(jobs.read_calibration(calibration.config()), sees=not plan.strip_vision)
     written = check_structure(checkpoint)
     check_content(written, record)
+    # What was healed in closed form lies in the checkpoint alone: training starts from these very weights.
     plan = jobs.with_written_weights(plan, base_info, written)
     options = jobs.PolishOptions(steps, learning_rate, batch_tokens, seed)
     state = writing.target.with_name(f"{writing.target.name}.polish")  # the writing has a lock of its own
@@ -72,7 +74,7 @@ def heal(
         if polished.is_better:
             expected, comparison = _compared(loaded, plan, polished, data, evals, writing, Path(scratch))
             del loaded
-            release()
+            release()  # the checkpoint is loaded next, to compare its answers
             document, text = writing.write(base_info, polished.plan, expected=expected)
     if not polished.is_better:
         problem = f"{checkpoint}: polishing does not help significantly, so nothing was written"

@@ -22,6 +22,6 @@ def init(
     from autoreap.commands.starter import write_starter
 
     written = [str(path) for path in write_starter(folder, model)]
-    first_words = f"next: cd {shlex.quote(str(folder))} && less README.md"
     lines = [f"wrote {path}" for path in written]
-    print_result({"folder": str(folder), "files": written}, "\n".join([*lines, first_words]), as_json=json)
+    lines.append(f"next: cd {shlex.quote(str(folder))} && less README.md")
+    print_result({"folder": str(folder), "files": written}, "\n".join(lines), as_json=json)

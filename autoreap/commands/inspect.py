@@ -11,11 +11,7 @@ if TYPE_CHECKING:
     from autoreap.writing.output_tensor import OutputTensor
 
 
-def inspect(
-    model: Model,
-    plan: Plan = None,
-    json: Json = False,
-) -> None:
+def inspect(model: Model, plan: Plan = None, json: Json = False) -> None:
     """Count parameters and bytes per component.
 
     Example:
@@ -31,13 +27,13 @@ def inspect(
     if plan:
         tensors = plan_rewrite(model_info.checkpoint, load_plan(plan)).tensors
     sizes = component_sizes(tensors, model_info.family.layout)
-    rows = [
-        f"{name:<18}{s.num_parameters:>18,}{size_text(s.num_bytes):>14}{s.num_tensors:>9,}" for name, s in sizes.items()
-    ]
-    header = f"{'component':<18}{'parameters':>18}{'bytes':>14}{'tensors':>9}"
+    lines = [f"{'component':<18}{'parameters':>18}{'bytes':>14}{'tensors':>9}"]
+    for name, size in sizes.items():
+        lines.append(f"{name:<18}{size.num_parameters:>18,}{size_text(size.num_bytes):>14}{size.num_tensors:>9,}")
+    lines.append(f"fingerprint {model_info.checkpoint.fingerprint}")
     document = {
         "model": model,
         "fingerprint": model_info.checkpoint.fingerprint,
         "components": {name: vars(size) for name, size in sizes.items()},
     }
-    print_result(document, "\n".join([header, *rows, f"fingerprint {model_info.checkpoint.fingerprint}"]), as_json=json)
+    print_result(document, "\n".join(lines), as_json=json)

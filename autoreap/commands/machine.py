@@ -105,11 +105,13 @@ def look(*, ask_network: bool = False) -> Machine:
     """At this machine, and with `ask_network` at whether the hub can be reached."""
     # -P: a file of the current folder must not be taken for a library, as it is not when `autoreap` runs.
     probe = subprocess.run([sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True)
+    # The last line: a library may print something of its own when it is imported.
     try:
         errors, accelerators = json.loads(probe.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         errors, accelerators = dict.fromkeys(("torch", "transformers"), f"importing it ends the process: {last}"), []
+    studies = "mlruns" if Path("mlruns").exists() else "."
     return Machine(
         python=platform.python_version(),
         errors=errors,
@@ -117,14 +119,21 @@ def look(*, ask_network: bool = False) -> Machine:
         has_driver=shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists(),
         memory_bytes=psutil.virtual_memory().available,
         free_bytes={
-            "mlruns": psutil.disk_usage("mlruns" if Path("mlruns").exists() else ".").free,
+            "mlruns": psutil.disk_usage(studies).free,
             tempfile.gettempdir(): psutil.disk_usage(tempfile.gettempdir()).free,
         },
-        num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        num_cores=_num_cores(),
         load=psutil.getloadavg()[0],
         threads=os.environ.get("OMP_NUM_THREADS", ""),
         hub=_hub(ask_network=ask_network),
     )
+
+
+def _num_cores() -> int:
+    # Those that this process may use: a container or a batch system may give it fewer than there are.
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _hub(*, ask_network: bool) -> str:
@@ -153,14 +162,20 @@ def examine(machine: Machine, requirements: Iterable[str], constraints: Path) ->
     findings += [*_packages(requirements, constraints), *_libraries(machine.errors), _accelerator(machine)]
     findings.append(Finding("memory", GOOD, f"{size_text(machine.memory_bytes)} of RAM are free"))
     for folder, free in machine.free_bytes.items():
-        fix = f"a checkpoint is written beside {folder} at its full size; free some" if free < _FEW_BYTES else ""
-        findings.append(Finding("disk", NOTE if fix else GOOD, f"{size_text(free)} are free for {folder}", fix))
+        text = f"{size_text(free)} are free for {folder}"
+        if free < _FEW_BYTES:
+            fix = f"a checkpoint is written beside {folder} at its full size; free some"
+            findings.append(Finding("disk", NOTE, text, fix))
+        else:
+            findings.append(Finding("disk", GOOD, text))
+    # Threads that wait for each other on busy cores make torch slow.
     text = f"{machine.num_cores} cores, {machine.load:.1f} busy, OMP_NUM_THREADS {machine.threads or 'not set'}"
     if not machine.threads and machine.load >= machine.num_cores / 2:
         findings.append(Finding("threads", NOTE, f"{text}: CPU oversubscribed", "set OMP_NUM_THREADS=1"))
     else:
         findings.append(Finding("threads", GOOD, text))
-    findings.append(Finding("hub", NOTE if "can't" in machine.hub else GOOD, machine.hub))
+    state = NOTE if "can't" in machine.hub else GOOD
+    findings.append(Finding("hub", state, machine.hub))
     return findings
 
 
@@ -185,6 +200,7 @@ def _packages(requirements: Iterable[str], constraints: Path) -> list[Finding]:
         if version is None or not each.specifier.contains(version, prereleases=True):
             text = f"{each.name} {version or 'is missing'}"
             findings.append(Finding("packages", BROKEN, text, f"pip install '{each}'"))
+        # `public`: torch 2.9.1+cu128 is the tested 2.9.1, built for another driver.
         if version and Version(version).public != pins.get(each.name, Version(version).public):
             others.append(f"{each.name} {version} ({pins[each.name]})")
     if others:
@@ -194,7 +210,6 @@ def _packages(requirements: Iterable[str], constraints: Path) -> list[Finding]:
 
 
 def _libraries(errors: Mapping[str, str]) -> list[Finding]:
-    """What can't be imported."""
     findings = []
     vision = errors.get("torchvision")
     for name, use in _USED.items():
@@ -216,8 +231,10 @@ def _libraries(errors: Mapping[str, str]) -> list[Finding]:
 
 def _accelerator(machine: Machine) -> Finding:
     if machine.accelerators:
-        sizes = [(gpu.name, size_text(gpu.free_bytes), size_text(gpu.total_bytes)) for gpu in machine.accelerators]
-        return Finding("accelerator", GOOD, "; ".join(f"{name}, {free} of {total} free" for name, free, total in sizes))
+        texts = []
+        for gpu in machine.accelerators:
+            texts.append(f"{gpu.name}, {size_text(gpu.free_bytes)} of {size_text(gpu.total_bytes)} free")
+        return Finding("accelerator", GOOD, "; ".join(texts))
     if machine.has_driver and "torch" not in machine.errors:
         fix = "install the torch for your driver: https://pytorch.org/get-started/locally"
         return Finding("accelerator", NOTE, "a GPU's driver is there, but torch sees no GPU", fix)
@@ -235,14 +252,14 @@ def abilities(machine: Machine, need: Need, findings: Sequence[Finding]) -> list
     calibrate = Ability("calibrate", fits, text)
     search = Ability("search, evaluate", fits, text)
     if not fits:
-        streamed = (need.memory(on_cpu=on_cpu, streamed=True) for on_cpu in (False, True))
-        fits_streamed, text_streamed = _fit(machine, *streamed)
-        if fits_streamed:
-            calibrate = Ability("calibrate", True, f"with --stream-layers, {text_streamed}")
-        packed = (need.packed_memory(_FEWEST_BITS, on_cpu=on_cpu) for on_cpu in (False, True))
-        fits_packed, text_packed = _fit(machine, *packed)
-        if fits_packed and need.num_experts:
-            search = Ability("search, evaluate", True, f"search with --base-bits {_FEWEST_BITS}, {text_packed}")
+        on_gpu, on_cpu = need.memory(on_cpu=False, streamed=True), need.memory(on_cpu=True, streamed=True)
+        fits, text = _fit(machine, on_gpu, on_cpu)
+        if fits:
+            calibrate = Ability("calibrate", True, f"with --stream-layers, {text}")
+        on_gpu = need.packed_memory(_FEWEST_BITS, on_cpu=False)
+        fits, text = _fit(machine, on_gpu, need.packed_memory(_FEWEST_BITS, on_cpu=True))
+        if fits and need.num_experts:
+            search = Ability("search, evaluate", True, f"search with --base-bits {_FEWEST_BITS}, {text}")
     folder, free = next(iter(machine.free_bytes.items()))
     room = f"{size_text(need.total_bytes)} at most, {size_text(free)} free for {folder}; it needs little memory"
     return [

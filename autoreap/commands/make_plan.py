@@ -44,12 +44,12 @@ def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShap
     if name is None:
         raise InputError("does not name the model that was measured", where="saliency", fix="name it with --model")
     shape = read_shape(saliency)
-    if shape is None:
+    if shape is None:  # the file does not carry it, so the model must be on this disk
         from autoreap.models.loading import open_model
 
         model_info = open_model(name)
         return model_info.shape, model_info.base_model
-    if model is None:
+    if model is None:  # nothing of the model is opened: what was measured names it by its fingerprint
         return shape, BaseModel(name, saliency.model_fingerprint)
     from autoreap.models.checkpoint import open_checkpoint, resolve_model
 

@@ -58,6 +58,7 @@ def materialise(
     if evals and not writing.compares:
         taken = "--dry-run" if writing.dry_run else "--skip-behaviour"
         raise InputError(f"compares answers, which {taken} leaves out", where="--evals", fix="take one of them")
+    # Without both no source is named, with both there are two.
     if plan is not None and trial is None:
         document, text = _write_plan(writing, source, plan, evals, calibration, loading)
     elif trial is not None and plan is None:
@@ -68,6 +69,7 @@ def materialise(
         from autoreap.search.storage import DEFAULT_ROOT
         from autoreap.search.tracking import register as register_version
 
+        # Last, when the checkpoint is verified: a version in the registry must be one that can be loaded.
         version = register_version(
             writing.target, register, f"{source}/{trial}", folder=DEFAULT_ROOT, tracking_uri=tracking_uri
         )
@@ -92,8 +94,10 @@ def _write_plan(
         from autoreap.healing.healer import STREAMS
         from autoreap.search.storage import DEFAULT_ROOT
 
+        # A plan says how it is healed, not with what result: the weights are fitted again.
         data = jobs.healing_data(calibration.config() if calibration.is_given else None)
-        loaded = loading.load(model_info, "both" if plan.talker_heal else "thinker")
+        component = "both" if plan.talker_heal else "thinker"
+        loaded = loading.load(model_info, component)
         plan = jobs.refitted(loaded, plan, data, DEFAULT_ROOT / STREAMS)
     expected: Expected | str = "no --evals to answer"
     if evals:
@@ -119,7 +123,7 @@ def _write_trial(
     expected: Expected | str = ""
     scored = plan
     if not writing.dry_run:
-        check_target(writing.target, model_info.checkpoint.path)
+        check_target(writing.target, model_info.checkpoint.path)  # before weights are fitted, which takes minutes
         plan = jobs.refitted_trial(study, plan, model_info, DEFAULT_ROOT)
     if evals:
         expected = jobs.answers_of_mask(model_info, plan, evals)

@@ -33,14 +33,17 @@ class Need:
 
         `streamed` is with one decoder layer in memory at a time.
         """
-        on_disk = (self.num_layers - 1) * self.layer_parameters if streamed else 0
-        return round((self.num_parameters - on_disk) * (4 if on_cpu else self.bytes_each) * ACTIVATIONS)
+        num_parameters = self.num_parameters
+        if streamed:
+            num_parameters -= (self.num_layers - 1) * self.layer_parameters
+        bytes_each = 4 if on_cpu else self.bytes_each
+        return round(num_parameters * bytes_each * ACTIVATIONS)
 
     def packed_memory(self, bits: int, *, on_cpu: bool) -> int:
         """The same to search with `--base-bits`, without vision: experts packed, and those of one layer unpacked."""
         bytes_each = 4 if on_cpu else self.bytes_each
         experts = self.parameters["experts"]
-        packed = experts * (bits + SCALE_BITS / DEFAULT_GROUP_SIZE) / 8
+        packed = experts * (bits + SCALE_BITS / DEFAULT_GROUP_SIZE) / 8  # a group of weights shares one scale
         unpacked = self.num_parameters - experts - self.parameters["vision"] + experts / self.num_layers
         return round((packed + unpacked * bytes_each) * ACTIVATIONS)
 
@@ -76,15 +79,16 @@ PUBLISHED_NEED = Need(
 
 def need_of(model_info: ModelInfo) -> Need:
     """What an opened checkpoint takes."""
-
     layout, shape = model_info.family.layout, model_info.shape.components["thinker"]
     parameters = {"experts": 0, "rest": 0, "audio": 0, "vision": 0}
     layer_parameters = stored = 0
     for tensor in model_info.checkpoint.tensors.values():
         role = layout.role(tensor.name)
         if role.part == "thinker":
-            parameters["experts" if role.is_expert_matrix else "rest"] += tensor.num_parameters
-            layer_parameters += tensor.num_parameters * (role.layer == 0)
+            part = "experts" if role.is_expert_matrix else "rest"
+            parameters[part] += tensor.num_parameters
+            if role.layer == 0:  # all layers are alike
+                layer_parameters += tensor.num_parameters
         elif role.part in parameters:
             parameters[role.part] += tensor.num_parameters
         else:

@@ -3,8 +3,10 @@
 import inspect
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from glob import glob
@@ -60,9 +62,16 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = bundle(**values)
         command(**given)
 
+    # A bundle's fields have defaults, and may stand before an argument without one: by name the order does not matter.
     by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    # typer looks at the signature, and `wraps` would show it that of `command`.
     run.__dict__["__signature__"] = signature.replace(parameters=by_name)
     return run
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 100 where there is none, such as in a file."""
+    return shutil.get_terminal_size((100, 0)).columns
 
 
 # ---------------------------------------------------------------- what a shell may offer
@@ -71,14 +80,12 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
 def study_names() -> list[str]:
     """As Optuna stores them: to ask it would take a second at each press of a key. None where they can't be read."""
     path = Path("mlruns/studies.db")
+    # Read alone, and not for long: the shell waits, and a search may be writing.
     if not path.is_file():
         return []
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)
-        try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)) as connection:
             return [str(name) for (name,) in connection.execute("SELECT study_name FROM studies ORDER BY study_name")]
-        finally:
-            connection.close()
     except sqlite3.Error:
         return []
 
@@ -109,7 +116,7 @@ def weighted_set(text: str) -> WeightedSet:
     try:
         weight = float(ending)
     except ValueError:
-        return WeightedSet(text, 1.0)
+        name = ""
     if not name:
         return WeightedSet(text, 1.0)
     if not 0 < weight < float("inf"):
@@ -178,11 +185,7 @@ class Calibration:
 
         named = {"audio": self.audio or [], "video": self.video or [], "mixed": self.mixed or []}
         config = calibration_of(
-            self.calibration,
-            named,
-            max_unreadable=self.max_unreadable,
-            tokens=self.tokens,
-            gates=self.gates,
+            self.calibration, named, max_unreadable=self.max_unreadable, tokens=self.tokens, gates=self.gates
         )
         return config.limited(self.calibration_samples)
 
@@ -207,10 +210,11 @@ def check_output(path: Path, option: str, formats: Sequence[str] = ()) -> None:
     """Raise `InputError` where a file can't be written, before any work is done for it; `formats` are endings."""
     where = f"{option} {path}"
     if formats and path.suffix.removeprefix(".").lower() not in formats:
-        raise InputError(f"is in no format that can be drawn: {path.suffix or 'no ending'}", where=where,
-            fix=f"end it in .{', .'.join(formats)}")  # fmt: skip
+        problem = f"is in no format that can be drawn: {path.suffix or 'no ending'}"
+        raise InputError(problem, where=where, fix=f"end it in .{', .'.join(formats)}")
     if path.is_dir():
         raise InputError("is a directory", where=where, fix="name a file in it")
+    # Folders that are missing will be made; whether that can be done the nearest one that is there says.
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if nearest != path and not nearest.is_dir():
         raise InputError(f"can't be made: {nearest} is a file", where=where, fix="name another folder")

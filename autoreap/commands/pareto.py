@@ -25,8 +25,9 @@ def pareto(
     """
     from autoreap.report.front_table import FORMATS, front_table, plot_front, write_front_csv
     from autoreap.search.front import explain_empty_front, front_of, nearest
-    from autoreap.search.held_out import with_held_out
+    from autoreap.search.held_out import points_as_dicts
 
+    # Before a study is read from a server: a place that can't be written is found at once.
     if png:
         check_output(png, "--png", FORMATS)
     if csv:
@@ -43,11 +44,7 @@ def pareto(
     baseline = recorded.baseline.as_dict()
     if recorded.held_out is not None:
         baseline["held_out"] = recorded.held_out.as_dict()["baseline"]
-    document = {
-        "study": recorded.name,
-        "points": with_held_out([point.as_dict() for point in front], recorded.held_out),
-        "baseline": baseline,
-    }
+    document = {"study": recorded.name, "points": points_as_dicts(recorded, front), "baseline": baseline}
     if recorded.controls:
         document["controls"] = {name: control.as_dict() for name, control in recorded.controls.items()}
     table = front_table(recorded, points)

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from autoreap.saliency import Saliency
 
 
+# The options that have name and value of a candidate's parameter; they are passed on as they are.
+_AS_PARAMETERS = (
+    *("beta", "saliency", "seed", "similarity_threshold", "protect_first", "protect_last", "layer_selection"),
+    *("heal", "heal_ridge", "heal_condition", "bits_group", "active_experts", "drop_speech"),
+)
 _LAYER_SELECTION = (
     "by cosine one by one (default single) or as a block, or by what answers lose (calibrate --layer-losses)"
 )
@@ -92,10 +97,11 @@ class Planning:
         plan = make_plan(candidate, saliency, shape, base_model)
         if self.layers is None:
             return plan
+        # Layers that are named are no candidate's value: no search samples them, so they are cut from the plan.
         numbers = [int(number) for number in self.layers.split(",")]
         for name in COMPONENTS[component]:
             plan = without_layers(plan, name, numbers, shape)
-        return with_healing(plan, candidate, saliency, shape)
+        return with_healing(plan, candidate, saliency, shape)  # again, for the layers that are left
 
     def candidate(self, component: str, shape: "ModelShape") -> Candidate:
         """The values that the options name: the preset's, and explicit ones over them."""
@@ -104,24 +110,12 @@ class Planning:
 
         if self.strip_vision and not shape.has_vision:
             raise no_vision("--strip-vision")
-        given: dict[str, Any] = {
+        given: dict[str, Any] = {name: getattr(self, name) for name in _AS_PARAMETERS}
+        given |= {
             "lambda": self.lambda_,
-            "beta": self.beta,
-            "saliency": self.saliency,
-            "seed": self.seed,
-            "similarity_threshold": self.similarity_threshold,
-            "protect_first": self.protect_first,
-            "protect_last": self.protect_last,
-            "layer_selection": self.layer_selection,
-            "heal": self.heal,
-            "heal_ridge": self.heal_ridge,
-            "heal_condition": self.heal_condition,
             "bits": self.bits and int(self.bits),
             "bits_rest": self.bits_rest and int(self.bits_rest),
-            "bits_group": self.bits_group,
-            "active_experts": self.active_experts,
-            "strip_vision": self.strip_vision or self.preset is not None,
-            "drop_speech": self.drop_speech,
+            "strip_vision": self.strip_vision or self.preset is not None,  # every preset strips it
         }
         for name in COMPONENTS[component]:
             prefix = "" if name == "thinker" else f"{name}."
@@ -134,7 +128,6 @@ class Planning:
         return candidate
 
     def _of_preset(self, component: str, shape: "ModelShape") -> tuple[float | None, int | None]:
-        """Retention and layers to cut, None without a preset."""
         if component not in shape.components:
             raise InputError(f"this model has no {component}", where="--component")
         if self.preset is None:
@@ -150,6 +143,13 @@ def in_words(plan: "PruningPlan") -> str:
     """What `plan` keeps, in a line."""
     from autoreap.plan import COMPONENTS
 
-    parts = [f"{name} with {edit.in_words}" for name in COMPONENTS if (edit := plan.component(name)) is not None]
-    dropped = [name for name, gone in (("vision", plan.strip_vision), ("speech", plan.drop_speech)) if gone]
-    return ", ".join([*parts, *(f"without {name}" for name in dropped), *plan.treatments])
+    parts = []
+    for name in COMPONENTS:
+        edit = plan.component(name)
+        if edit is not None:
+            parts.append(f"{name} with {edit.in_words}")
+    if plan.strip_vision:
+        parts.append("without vision")
+    if plan.drop_speech:
+        parts.append("without speech")
+    return ", ".join([*parts, *plan.treatments])

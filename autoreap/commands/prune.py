@@ -41,6 +41,7 @@ def prune(
     if values == Candidate() and planning.layers is None:
         raise InputError("names nothing to prune", where="prune", fix="give --preset medium, or --retention 0.5")
     check_candidate(values, shape)
+    # What ranks nothing needs no measurement, and no weight of the model in memory.
     if not needs_saliency(values) or not calibration.is_given:
         plan = planning.plan(component, None, shape, base_model)  # or the error that says what is to be measured
         result = writing.write(model_info, plan, expected="no weight was loaded to compare with")
@@ -57,7 +58,9 @@ def prune(
     data = jobs.read_calibration(config, num_ordered=num_ordered)
     with TemporaryDirectory() as scratch:
         loaded = loading.load(model_info, component)
-        spool = spool_beside(Path(scratch) / "dry" if writing.dry_run else writing.target)
+        # What calibration spills goes to the disk that will hold the checkpoint: /tmp may be small, or memory.
+        beside = Path(scratch) / "dry" if writing.dry_run else writing.target
+        spool = spool_beside(beside)
         options = replace(Options.of(config), spool=spool)
         components = COMPONENTS[component]
         saliency = jobs.calibrated(loaded, data, components, options=options, num_ordered=num_ordered)

@@ -25,7 +25,7 @@ def report(
     from autoreap.report.study_page import write_report
     from autoreap.search.front import front_of
 
-    check_output(output, "-o")
+    check_output(output, "-o")  # before the study is read, and its answers are compared
     recorded = load_study(study, storage)
     if not any(trial.is_finished for trial in recorded.trials):
         raise InputError("has no finished trial yet", where=f"study {study}", fix="search longer")

@@ -92,10 +92,10 @@ def search(
         raise
     document, text = _describe(result)
     print_result(document, text, as_json=json)
+    # After the front is printed: what was found is not lost with what could not be made.
     if result.missing:
-        raise AutoreapError(
-            f"missing: {'; '.join(result.missing)} (the same command makes it, and scores nothing again)"
-        )
+        missing = "; ".join(result.missing)
+        raise AutoreapError(f"missing: {missing} (the same command makes it, and scores nothing again)")
 
 
 def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: float | None) -> None:
@@ -103,23 +103,24 @@ def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: flo
 
     Comes back where that has been done too often.
     """
+    # In the environment, since nothing else of this process lives on in the next one.
     num_restarts = int(os.environ.get(_RESTARTS, "0")) + 1
     if num_restarts > _MAX_RESTARTS:
         return
+    # As it was started, with -m and such; an option that is there twice counts as the last one says.
     command = [sys.executable, *sys.orig_argv[1:]]
     if hours is not None:
         command += ["--hours", str(max(hours - hours_spent, _FEW_HOURS))]
     logger.warning("%s; a new process goes on (%d of %d)", error, num_restarts, _MAX_RESTARTS)
-    sys.stdout.flush()
+    sys.stdout.flush()  # `execve` replaces this process with all that it has not written
     sys.stderr.flush()
     os.execve(sys.executable, command, os.environ | {_RESTARTS: str(num_restarts)})
 
 
 def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
-    """What a search has found, as plain values and for people."""
     from autoreap.report.front_table import front_table
     from autoreap.search.front import explain_empty_front
-    from autoreap.search.held_out import with_held_out
+    from autoreap.search.held_out import points_as_dicts
     from autoreap.search.non_inferiority import quality_lines
     from autoreap.writing.verification import behaviour_text
 
@@ -130,10 +131,7 @@ def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
     for path in result.drawn:
         label = "front" if path.suffix == ".png" else "report"
         lines.append(f"{label:<8} {path}")
-    document: dict[str, Any] = {
-        "study": found.name,
-        "points": with_held_out([point.as_dict() for point in result.front], found.held_out),
-    }
+    document: dict[str, Any] = {"study": found.name, "points": points_as_dicts(found, result.front)}
     if shipped:
         document["shipped"] = shipped.as_dict()
         plan = found.plan(shipped.trial)

@@ -34,28 +34,28 @@ def select(
         autoreap select tiny-tiny --rule smallest --max-wer-increase 0.5
     """
     from autoreap.formatting import scores_text
-    from autoreap.search.held_out import with_held_out
+    from autoreap.report.trial_text import how_to_write
+    from autoreap.search.held_out import points_as_dicts
     from autoreap.search.non_inferiority import quality_lines
     from autoreap.search.selection import check_bounds
     from autoreap.search.selection import select as select_point
 
     max_size_bytes = _bytes(max_size) if max_size else None
     bounds = {"max_wer_increase": max_wer_increase, "max_size_bytes": max_size_bytes}
-    check_bounds(rule, **bounds)
+    check_bounds(rule, **bounds)  # `select_point` checks, too, but only once the study is read
     recorded = load_study(study, storage)
     point, reason = select_point(recorded, rule, **bounds)
-    (document,) = with_held_out([point.as_dict()], recorded.held_out)
+    (document,) = points_as_dicts(recorded, [point])
     document |= {"rule": rule, "reason": reason}
     scores = scores_text(point.metrics, point.size_bytes, recorded.objectives)
-    name = f"{recorded.name}-trial-{point.number}"
-    write = f"to write it: autoreap materialise {recorded.name} --trial {point.number} -o {name}"
-    quality = [f"  {line}" for line in quality_lines(recorded, point)]
-    print_result(
-        document, "\n".join([f"trial {point.number}: {scores}", f"why: {reason}", *quality, write]), as_json=json
-    )
+    lines = [f"trial {point.number}: {scores}", f"why: {reason}"]
+    lines += [f"  {line}" for line in quality_lines(recorded, point)]
+    lines.append(how_to_write(recorded, point))
+    print_result(document, "\n".join(lines), as_json=json)
 
 
 def _bytes(text: str) -> float:
+    # Decimal units, as sizes are shown: 20GB are 20,000,000,000 bytes.
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B?\s*", text, re.IGNORECASE)
     if not match:
         raise InputError(f"must be a size such as 20GB, got {text!r}", where="--max-size")

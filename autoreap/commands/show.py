@@ -1,13 +1,10 @@
 """autoreap show: the trials of a study, or all about one of them."""
 
-import shutil
 from typing import Annotated
 
 from typer import Option
 
-from autoreap.commands.options import Json, Storage, Study, load_study, print_result
-
-_WIDTH = 100  # where there is no terminal
+from autoreap.commands.options import Json, Storage, Study, load_study, print_result, terminal_width
 
 
 def show(
@@ -29,8 +26,7 @@ def show(
     recorded = load_study(study, storage)
     if trial is not None:
         details = trial_details(recorded, trial)
-        width = shutil.get_terminal_size((_WIDTH, 0)).columns
-        print_result(details.as_dict(), details_text(details, width=width), as_json=json)
+        print_result(details.as_dict(), details_text(details, width=terminal_width()), as_json=json)
         return
     document = {"study": recorded.name, "trials": [trial_as_dict(each) for each in recorded.trials]}
     lines = [trial_line(each, list(recorded.objectives)) for each in recorded.trials]

@@ -11,7 +11,7 @@ from autoreap.commands.options import COMPONENTS, ComponentName, Json, check_out
 
 _LEGEND = """
 cosine     between input and output of the layer on audio; cut: order in which single layers go"""
-_LEGEND_OF_EXPERTS = """
+_LEGEND_OF_EXPERTS = """\
 top hold   share of S1 in as many of its highest experts as are kept
 effective  exp(entropy) of the shares of S1: how many equal experts would spread it as wide
 no audio   experts that took no audio token; no token: that took none at all
@@ -36,6 +36,7 @@ def saliency(
         autoreap saliency saliency.safetensors --retention 0.5 --html saliency.html
     """
     from autoreap.calibration.summary import headline, layer_table, summarise
+    from autoreap.report.tables import text_table
     from autoreap.saliency import load_saliency
 
     if png:
@@ -57,22 +58,22 @@ def saliency(
             write_saliency_page(measured, names, values, html)
     lines = _provenance(measured.provenance)
     for name, summary in summaries.items():
-        lines += ["", name, *(f"  {line}" for line in headline(summary)), "", *_aligned(layer_table(summary))]
+        lines += ["", name]
+        lines += [f"  {line}" for line in headline(summary)]
+        header, *rows = layer_table(summary)
+        lines += ["", text_table(header, rows, left=())]
     document = {
         "provenance": dict(measured.provenance),
         "retention": values.retention,
         "components": {name: summary.as_dict() for name, summary in summaries.items()},
     }
-    has_experts = not all(summary.shape.is_dense for summary in summaries.values())
-    text = "\n".join([*lines, _LEGEND + _LEGEND_OF_EXPERTS * has_experts])
-    print_result(document, text, as_json=json)
+    lines.append(_LEGEND)
+    if not all(summary.shape.is_dense for summary in summaries.values()):
+        lines.append(_LEGEND_OF_EXPERTS)
+    print_result(document, "\n".join(lines), as_json=json)
 
 
 def _provenance(provenance: Mapping[str, str]) -> list[str]:
+    # `shape` is for `plan`, which needs no model then; no person reads it.
     width = max(map(len, provenance))
     return [f"{key:<{width}}  {value}" for key, value in provenance.items() if key != "shape"]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,6 +1,7 @@
 """autoreap verify: is a checkpoint still what was written and measured?"""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,10 @@ def verify(
     Example:
         autoreap verify qwen3-omni-small
     """
-    from dataclasses import replace
-
     from autoreap.scores import metrics_as_dict
     from autoreap.writing.verification import Verified, check_content, check_structure, load_record
 
+    # From cheap to dear: a missing file is found before gigabytes are read, and these before a model is loaded.
     record = load_record(checkpoint)
     logger.info("verifying structure")
     opened = check_structure(checkpoint)

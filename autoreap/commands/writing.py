@@ -61,13 +61,15 @@ class Writing:
         from autoreap.writing.shards import shards_of
 
         verified: dict[str, str] = {}
-        if self.dry_run:
+        if self.dry_run:  # the same rewrite that `materialise` carries out, so its figures are those of the result
             rewrite = plan_rewrite(model_info.checkpoint, plan)
         else:
             from autoreap.models.checkpoint import open_checkpoint
             from autoreap.writing.materialiser import materialise
 
-            behaviour = _behaviour("--skip-behaviour" if self.skip_behaviour else expected, self.carry)
+            if self.skip_behaviour:
+                expected = "--skip-behaviour"
+            behaviour = _behaviour(expected, self.carry)
             written = materialise(model_info.checkpoint.path, plan, self.target, facts=facts, behaviour=behaviour)
             rewrite, verified = written.rewrite, written.record.levels(open_checkpoint(self.target))
         document = {

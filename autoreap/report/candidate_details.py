@@ -2,19 +2,21 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoreap.errors import InputError
 from autoreap.evaluation.comparison import Comparison, Pair, compare_outcomes
-from autoreap.evaluation.outcomes import load_outcomes
+from autoreap.evaluation.outcomes import OUTCOMES_NAME, load_outcomes
 from autoreap.models.loading import ModelInfo
 from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
 from autoreap.report.comparison_page import utterance
 from autoreap.report.memory import GIGABYTES, memory_of, open_searched_model, stored_type
 from autoreap.report.recordings import Wanted, read_recordings
-from autoreap.search.records import StudyRecord, TrialRecord, trials_folder
+from autoreap.search.held_out import OUTCOMES as REPORT_OUTCOMES
+from autoreap.search.records import BASELINE, StudyRecord, TrialRecord, trials_folder
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a s
 NUM_WORST = 3  # utterances of each metric
 MAX_AUDIO_BYTES = 1_500_000  # as text in the page
 MAX_PLAN_BYTES = 2_500_000  # as text in the page; a plan of the 30B model takes 2.5 kB
-_FILES = {"search": "outcomes.jsonl", "report": "report.jsonl"}  # split -> the answers to it, in a trial's folder
+_FILES = {"search": OUTCOMES_NAME, "report": REPORT_OUTCOMES}  # split -> the answers to it, in a trial's folder
 _MAX_RUN = 240  # characters of a run of words; an output may be a book
 
 
@@ -35,22 +37,19 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
     folder, model_info = trials_folder(study.name, root), open_searched_model(study)
     num_experts = _num_experts(study, model_info)
     wanted: list[Wanted] = []
-    details = {}
+    details: dict[str, dict[str, Any]] = {}
     trials = _in_order_of_interest(study, [*picked, *(point.number for point in front)])
     for trial in trials[:MAX_DETAILED]:
-        compared = _compare_with_baseline(folder, trial.number)
-        details[str(trial.number)] = {split: _split_details(split, found) for split, found in compared.items()}
-        for split, comparison in compared.items():
+        of_trial = details.setdefault(str(trial.number), {})
+        for split, comparison in _compare_with_baseline(folder, trial.number).items():
+            of_trial[split] = _split_details(split, comparison)
             wanted += [_wanted(split, pair) for pair in _worst(comparison)]
+    memory = {"gigabytes": GIGABYTES, "baseline": memory_of(model_info, None), "stored": stored_type(model_info)}
     return {
         "details": details,
         "plans": _plans(trials, num_experts, model_info),
         "experts": num_experts,
-        "memory": {
-            "gigabytes": GIGABYTES,
-            "baseline": memory_of(model_info, None),
-            "stored": stored_type(model_info),
-        },
+        "memory": memory,
         "recordings": read_recordings(study.scoring, wanted, MAX_AUDIO_BYTES),
     }
 
@@ -70,11 +69,11 @@ def _compare_with_baseline(folder: Path, trial: int) -> dict[str, Comparison]:
     """Split -> the trial against the baseline, where the answers of both are still there."""
     found = {}
     for split, name in _FILES.items():
-        baseline, own = folder / "baseline" / name, folder / str(trial) / name
+        baseline, own = folder / BASELINE / name, folder / str(trial) / name
         if baseline.is_file() and own.is_file():
             try:
                 found[split] = compare_outcomes(load_outcomes(baseline), load_outcomes(own))
-            except InputError as error:
+            except InputError as error:  # a line that is damaged costs one comparison, not the report
                 logger.warning("trial %d is not compared on the %s split: %s", trial, split, error)
     return found
 
@@ -115,13 +114,18 @@ def _num_experts(study: StudyRecord, model_info: ModelInfo | None) -> dict[str, 
     """Experts a layer of each decoder; where the model is gone, as many as any plan of the study proves."""
     if model_info is not None:
         return {name: shape.num_experts for name, shape in model_info.shape.components.items()}
-    highest = dict.fromkeys(COMPONENTS, 0)
+    num_experts = dict.fromkeys(COMPONENTS, 1)
     for trial in study.trials:
+        if trial.plan is None:
+            continue
         for name in COMPONENTS:
-            edit = trial.plan.component(name) if trial.plan is not None else None
-            for retained in edit.experts if edit is not None else ():
-                highest[name] = max([highest[name], *retained])
-    return {name: expert + 1 for name, expert in highest.items()}
+            edit = trial.plan.component(name)
+            if edit is None:
+                continue
+            for retained in edit.experts:
+                if retained:
+                    num_experts[name] = max(num_experts[name], max(retained) + 1)
+    return num_experts
 
 
 def _plans(
@@ -155,11 +159,14 @@ def _expert_map(edit: ComponentPlan, num_experts: int) -> list[str]:
 
     The first expert is the highest bit of the first digit. A dense layer counts as one expert; a cut layer is empty.
     """
-    layers, num_digits = set(edit.layers), -(-max(num_experts, 1) // 4)
+    layers, num_digits = set(edit.layers), math.ceil(max(num_experts, 1) / 4)
     rows = []
     for layer, retained in enumerate(edit.experts):
+        if layer not in layers:
+            rows.append("")
+            continue
         bits = 0
         for expert in retained or [0]:
             bits |= 1 << (4 * num_digits - 1 - expert)
-        rows.append(f"{bits:0{num_digits}x}" if layer in layers else "")
+        rows.append(f"{bits:0{num_digits}x}")
     return rows

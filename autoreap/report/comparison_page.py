@@ -16,13 +16,14 @@ def write_comparison_page(comparison: Comparison, names: tuple[str, str], path: 
     """Write it. `names` are what A and B are called."""
     rows = []
     for metric, measured in comparison.metrics.items():
-        difference = measured.difference
-        cells = [verdict_text(measured), points_text(difference.value, difference.low, difference.high)]
+        cells = [verdict_text(measured), points_text(measured.difference)]
         cells += [metric_text(metric, side) for side in (measured.first, measured.second)]
         cells += [f"{number:,}" for number in (measured.num_better, measured.num_worse, measured.num_equal)]
-        is_significant = difference.verdict != NO_DIFFERENCE
+        is_significant = measured.difference.verdict != NO_DIFFERENCE
         rows.append({"metric": metric, "cells": cells, "is_significant": is_significant})
-    pairs = [pair for listed in comparison.pairs.values() for pair in listed]
+    pairs: list[Pair] = []
+    for of_metric in comparison.pairs.values():
+        pairs += of_metric
     worst_first = sorted(pairs, key=lambda pair: (-pair.growth, not pair.second.failed))
     write_page(
         "comparison.html",
@@ -52,7 +53,10 @@ def utterance(pair: Pair) -> dict[str, Any]:
 
 
 def _side(outcome: Outcome, found: list[Column] | None, side: int) -> dict[str, Any]:
-    runs = [[EQUAL, visible(outcome.output), visible(outcome.output)]] if found is None else _runs(found, side)
+    if found is None:  # an answer to a question has no words to align: it is shown as it is
+        runs = [[EQUAL, visible(outcome.output), visible(outcome.output)]]
+    else:
+        runs = _runs(found, side)
     failed = visible(outcome.reason or "failed") if outcome.failed else ""
     return {"count": outcome.counts.numerator, "failed": failed, "runs": runs}
 

@@ -42,12 +42,11 @@ def figures_text(comparison: Comparison) -> str:
     """One line a metric: both sides, the paired difference and the verdict."""
     rows = []
     for metric, measured in comparison.metrics.items():
-        difference = measured.difference
         row = [
             metric,
             metric_text(metric, measured.first),
             metric_text(metric, measured.second),
-            points_text(difference.value, difference.low, difference.high),
+            points_text(measured.difference),
             f"{measured.num_better:,}",
             f"{measured.num_worse:,}",
             f"{measured.num_equal:,}",
@@ -109,6 +108,7 @@ def _body(pair: Pair, width: int, colour: bool) -> list[str]:
         reference: Row = [(visible(column.reference or ""), None) for column in chunk]
         sides: list[Row] = [[_shown(column.cells[side], column) for column in chunk] for side in (0, 1)]
         for name, row in zip(_SIDES, [reference, *sides], strict=True):
+            # A side without a word in this chunk, such as a reference beside insertions, gets no line.
             if any(text for text, _ in row):
                 lines.append(f"    {name:<{_HEAD - 4}}{_line(row, widths, colour)}".rstrip())
     return lines
@@ -120,7 +120,7 @@ def _shortened(found: Sequence[Column]) -> list[Column]:
     for has_reference, run in groupby(found, lambda column: column.reference is not None):
         columns = list(run)
         num_more = 0 if has_reference else len(columns) - _MAX_INSERTED
-        if num_more <= 1:
+        if num_more <= 1:  # `(1 more)` takes as much room as the word
             kept += columns
             continue
         kept += columns[:_MAX_INSERTED]
@@ -170,6 +170,7 @@ def _chunks(found: Sequence[Column], width: int) -> list[list[Column]]:
 def _line(row: Row, widths: Sequence[int], colour: bool) -> str:
     padded = []
     for (text, kind), width in zip(row, widths, strict=True):
+        # By cells: a Chinese character takes two columns. Before the colour, whose escapes take none.
         padding = " " * (width - cell_len(text))
         if colour and kind:
             text = f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"

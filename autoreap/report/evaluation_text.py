@@ -13,7 +13,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
     rows = []
     for name, metric in evaluation.metrics().items():
         row = [name, metric_text(name, metric), "", "", ""]
-        if metric.denominator is not None:
+        if metric.denominator is not None:  # a rate of counts; a time or a size has none
             reasons = Counter(outcome.reason or "failed" for outcome in outcomes.get(name, ()) if outcome.failed)
             failed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
             counts = f"{metric.numerator:,.0f}/{metric.denominator:,}"

@@ -1,22 +1,21 @@
 """The front as a table, as a file for a spreadsheet, and as a picture."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoreap.files import atomic_write
-from autoreap.formatting import metric_text, size_text, visible_metrics
+from autoreap.formatting import metric_text, parameter_text, size_text, visible_metrics
 from autoreap.report.tables import text_table
-from autoreap.scores import Metric
 from autoreap.search.front import drawn_metric, front_of, worse_elsewhere
 from autoreap.search.held_out import smaller_ties
 from autoreap.search.non_inferiority import smallest_safe
-from autoreap.search.records import StudyRecord, TrialRecord
+from autoreap.search.records import BASELINE, ScoredModel, StudyRecord, TrialRecord
 
 FORMATS = ("png", "svg", "pdf", "jpg")  # of a picture
 _CHARACTER_PIXELS, _LINE_PIXELS = 13, 24  # of a label, at the picture's 150 dots an inch
-_LIGHT, _FRONT, _BASELINE = "#9aa5b1", "#0b6e99", "#c2410c"
+_LIGHT, _FRONT, _UNPRUNED = "#9aa5b1", "#0b6e99", "#c2410c"
 
 
 def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
@@ -26,27 +25,31 @@ def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
     """
     names = visible_metrics(study.baseline.metrics, study.objectives)
     held_out = study.held_out
-    on_report = [name for name in study.objectives if held_out is not None and name in held_out.baseline]
-    parameters = sorted({name for point in points for name in point.params})
+    on_report: list[str] = []
+    if held_out is not None:
+        on_report = [name for name in study.objectives if name in held_out.baseline]
+    parameters = _sampled_parameters(points)
     header = ["trial", "size"]
-    header += [name if study.baseline.metrics[name].is_static else f"{name} [95%]" for name in names]
-    header += [*(f"{name} (report split) [95%]" for name in on_report), *parameters]
+    for name in names:
+        header.append(name if study.baseline.metrics[name].is_static else f"{name} [95%]")
+    header += [f"{name} (report split) [95%]" for name in on_report]
+    header += parameters
     rows = []
     for point in points:
-        row = [str(point.number), size_text(point.size_bytes)]
-        row += [metric_text(name, point.metrics[name]) for name in names]
+        row = _scores(str(point.number), point, names)
         row += [_held_out_text(study, point, points, name) for name in on_report]
-        row += [_value_text(point.params.get(name)) for name in parameters]
+        for name in parameters:
+            value = point.params.get(name)
+            row.append("" if value is None else parameter_text(value))
         rows.append(row)
     for name, control in study.controls.items():
-        rows.append(_reference_row(name, control.size_bytes, control.metrics, names, len(header)))
-    baseline = _reference_row("baseline", study.baseline.size_bytes, study.baseline.metrics, names, len(header))
+        rows.append(_scores(name, control, names))
+    baseline = _scores(BASELINE, study.baseline, names)
     if held_out is not None:
-        for place, name in enumerate(on_report, start=2 + len(names)):
-            baseline[place] = metric_text(name, held_out.baseline[name])
+        baseline += [metric_text(name, held_out.baseline[name]) for name in on_report]
     rows.append(baseline)
     lines = [text_table(header, rows, left=())]
-    if any(smaller_ties(held_out, point, points) for point in points):
+    if any(smaller_ties(study, point, points) for point in points):
         lines.append("~N: not significantly different from the smaller trial N on the report split (paired, 95%)")
     worse: dict[str, list[str]] = {}
     for point in points:
@@ -59,64 +62,59 @@ def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
     return "\n".join(lines)
 
 
-def _reference_row(
-    label: str, size_bytes: int, metrics: Mapping[str, Metric], names: Sequence[str], num_columns: int
-) -> list[str]:
-    row = [label, size_text(size_bytes), *(metric_text(name, metrics[name]) for name in names)]
-    return row + [""] * (num_columns - len(row))
+def _scores(label: str, scored: TrialRecord | ScoredModel, names: Sequence[str]) -> list[str]:
+    return [label, size_text(scored.size_bytes), *(metric_text(name, scored.metrics[name]) for name in names)]
+
+
+def _sampled_parameters(points: Iterable[TrialRecord]) -> list[str]:
+    """Of any of `points`: a parameter with a condition is not sampled by each."""
+    names: set[str] = set()
+    for point in points:
+        names |= point.params.keys()
+    return sorted(names)
 
 
 def _held_out_text(study: StudyRecord, point: TrialRecord, points: Sequence[TrialRecord], name: str) -> str:
-    if study.held_out is None or point.number not in study.held_out.trials:
+    held_out = study.held_out_of(point.number)
+    if held_out is None:
         return ""
-    text = metric_text(name, study.held_out.trials[point.number].metrics[name])
-    tied = smaller_ties(study.held_out, point, points)
+    text = metric_text(name, held_out.metrics[name])
+    tied = smaller_ties(study, point, points)
     return f"{text} ~{tied[0].number}" if tied else text
-
-
-def _value_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write_front_csv(study: StudyRecord, points: Sequence[TrialRecord], path: Path) -> None:
     """A row a point, then the controls and the unpruned model; `wer`, `wer.low` and `wer.high` are fractions."""
-    metrics = list(study.baseline.metrics)
-    parameters = sorted({name for point in points for name in point.params})
+    metrics, parameters = list(study.baseline.metrics), _sampled_parameters(points)
     header = ["trial", "size_bytes"]
     for name in metrics:
         header += [name, f"{name}.low", f"{name}.high"]
+    entries: dict[str, TrialRecord | ScoredModel] = {str(point.number): point for point in points}
+    entries |= study.controls
+    entries[BASELINE] = study.baseline
+    # `newline=""`: the csv module ends its lines itself, and a blank line would follow each on Windows.
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *parameters])
-        for label, size_bytes, measured, params in _csv_entries(study, points):
-            row: list[Any] = [label, size_bytes]
+        for label, scored in entries.items():
+            row: list[Any] = [label, scored.size_bytes]
             for name in metrics:
-                metric = measured.get(name)
+                metric = scored.metrics.get(name)
                 row += ["", "", ""] if metric is None else [metric.value, metric.low, metric.high]
-            writer.writerow([*row, *(params.get(name, "") for name in parameters)])
-
-
-def _csv_entries(
-    study: StudyRecord, points: Sequence[TrialRecord]
-) -> Iterator[tuple[str, int, Mapping[str, Metric], Mapping[str, Any]]]:
-    for point in points:
-        yield str(point.number), point.size_bytes, point.metrics, point.params
-    for name, control in study.controls.items():
-        yield name, control.size_bytes, control.metrics, {}
-    yield "baseline", study.baseline.size_bytes, study.baseline.metrics, {}
+            params = scored.params if isinstance(scored, TrialRecord) else {}
+            row += [params.get(name, "") for name in parameters]
+            writer.writerow(row)
 
 
 def plot_front(study: StudyRecord, path: Path) -> None:
     """Size against WER (see `drawn_metric`) in one of `FORMATS`: all trials, the front with intervals, the baseline."""
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # no window: a search runs without a display
     from matplotlib import pyplot
 
     metric, front = drawn_metric(study), front_of(study)
-    unit = 1e9 if study.baseline.size_bytes >= 1e9 else 1e6
+    unit = 1e9 if study.baseline.size_bytes >= 1e9 else 1e6  # the embedded model has 6 MB
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
     for points, style, colour, label in ((study.points, "o", _LIGHT, "trials"), (front, "o-", _FRONT, "front")):
         sizes = [point.size_bytes / unit for point in points]
@@ -131,11 +129,12 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     if recommended is not None:
         place = (recommended.size_bytes / unit, recommended.metrics[metric].value)
         label = f"shipped: {recommended.number}" if study.shipped == recommended.number else "recommended"
-        axes.plot(*place, "s", markersize=15, fillstyle="none", color=_BASELINE, label=label)
+        axes.plot(*place, "s", markersize=15, fillstyle="none", color=_UNPRUNED, label=label)
     reference = study.baseline.metrics[metric]
-    axes.axhline(reference.value, color=_BASELINE, linewidth=1, linestyle="--")
-    axes.plot(study.baseline.size_bytes / unit, reference.value, "D", color=_BASELINE, label="unpruned")
-    axes.set_xlabel("size, GB" if unit == 1e9 else "size, MB")
+    axes.axhline(reference.value, color=_UNPRUNED, linewidth=1, linestyle="--")
+    axes.plot(study.baseline.size_bytes / unit, reference.value, "D", color=_UNPRUNED, label="unpruned")
+    unit_name = "GB" if unit == 1e9 else "MB"
+    axes.set_xlabel(f"size, {unit_name}")
     axes.set_ylabel(f"{metric} (95% intervals)")
     axes.set_yscale("log")  # errors are compared by ratio: 2% and 4% lie as far apart as 20% and 40%
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -145,9 +144,10 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _write_labels(figure, axes, {place: ", ".join(trials) for place, trials in labels.items()})
+    # The format is said, since the partial file has another ending.
     with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix.removeprefix(".").lower())
-    pyplot.close(figure)
+    pyplot.close(figure)  # pyplot keeps each figure that it made until then
 
 
 def _write_labels(figure: Any, axes: Any, labels: Mapping[tuple[float, float], str]) -> None:
@@ -158,9 +158,13 @@ def _write_labels(figure: Any, axes: Any, labels: Mapping[tuple[float, float], s
         x, y = axes.transData.transform(place)
         width = _CHARACTER_PIXELS * len(text)
         corners = [(x + 8, y + 8), (x - 8 - width, y - 8 - _LINE_PIXELS), (x + 8, y - 8 - _LINE_PIXELS)]
-        left, bottom = next((corner for corner in corners if _is_free(corner, width, taken)), corners[0])
+        left, bottom = corners[0]
+        for corner in corners:
+            if _is_free(corner, width, taken):
+                left, bottom = corner
+                break
         taken.append((left, bottom, width))
-        points = 72 / figure.dpi
+        points = 72 / figure.dpi  # matplotlib takes an offset in points, 72 an inch
         axes.annotate(text, place, ((left - x) * points, (bottom - y) * points), textcoords="offset points")
 
 

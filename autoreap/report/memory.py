@@ -17,9 +17,11 @@ CLIPS_SECONDS = (30, 2400)  # a voice message, and what the model is said to hea
 
 def open_searched_model(study: StudyRecord) -> ModelInfo | None:
     """The model that `study` searched, from this disk alone; None where it is gone or has changed."""
-    base = next((trial.plan.base_model for trial in study.trials if trial.plan is not None), None)
-    path = _local_path(base.name) if base is not None else None
-    if base is None or path is None:
+    base = study.base_model
+    if base is None:
+        return None
+    path = _local_path(base.name)
+    if path is None:
         return None
     try:
         model_info = open_model(path)
@@ -35,6 +37,7 @@ def _local_path(name: str) -> str | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    # An error of one kind each: not cached, no such name, a cache that can't be read. Each means "not on this disk".
     try:
         return str(snapshot_download(name, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
@@ -53,9 +56,11 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
     footprint = Footprint.of(model_info.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
     quantised = plan.bits if plan else None
+    # A plan that quantises is stored as it is; what it would take at other bits is another plan's.
+    all_bits = BITS[:1] if quantised else BITS
     entries: list[dict[str, Any]] = []
     for seconds in CLIPS_SECONDS:
-        for bits in BITS[:1] if quantised else BITS:
+        for bits in all_bits:
             needed = footprint.memory_needed(seconds, bits)
             entry: dict[str, Any] = {
                 "clip_seconds": seconds,

@@ -18,9 +18,11 @@ _FOLDER = Path(__file__).parent / "page"
 
 def write_page(template: str, path: Path, **context: Any) -> None:
     """Render `template` of `page/` into the file `path`."""
+    # StrictUndefined: a name that is missing in a template is an error here, not a gap in the page.
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.globals |= {"asset": _asset, "embed": embed_json}
     page = environment.get_template(template).render(**context)
+    # A text may hold half a character (a lone surrogate, as JSON can), which UTF-8 can't write.
     with atomic_write(path) as partial:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -33,10 +35,11 @@ def read_words(language: str) -> dict[str, str]:
 
 def embed_json(data: Any) -> Markup:
     """JSON that can't end the script element it stands in."""
+    # A `</script>` in an output would end the element whatever quotes it stands in; as `\u003c` it is the same JSON.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 
 
 def _asset(name: str) -> Markup:
-    """A style or script of `page/`, which is ours and goes into the page as it is."""
+    # A style or script of ours: it goes into the page as it is, unlike all that a model says.
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))

@@ -17,13 +17,12 @@ def recommendation(study: StudyRecord) -> dict[str, Any]:
     """
     if not study.points:
         return {"trial": None, "knee": None}
-    safe = _pick(study, "safe")
-    shown = safe
+    safe = shown = _pick(study, "safe")
     if shown is None:
         nearest = nearest_to_safe(study)
-        shown = None if nearest is None else nearest.point.number
-    if shown is None:
-        return {"trial": None, "knee": None}
+        if nearest is None:
+            return {"trial": None, "knee": None}
+        shown = nearest.point.number
     return {
         "trial": shown,
         "is_safe": safe is not None,
@@ -34,7 +33,6 @@ def recommendation(study: StudyRecord) -> dict[str, Any]:
 
 
 def _pick(study: StudyRecord, rule: str) -> int | None:
-    """The trial that `rule` picks; None where it picks none."""
     try:
         return select(study, rule)[0].number
     except InputError:
@@ -43,10 +41,9 @@ def _pick(study: StudyRecord, rule: str) -> int | None:
 
 def _rows(study: StudyRecord, trial: TrialRecord) -> list[dict[str, Any]]:
     rows = _split_rows("search", search_checks(study, trial), study.baseline.metrics, trial.metrics)
-    on_report = report_checks(study, trial)
-    if on_report is not None and study.held_out is not None:
-        own = study.held_out.trials[trial.number].metrics
-        rows += _split_rows("report", on_report, study.held_out.baseline, own)
+    on_report, own = report_checks(study, trial), study.held_out_of(trial.number)
+    if on_report is not None and own is not None and study.held_out is not None:
+        rows += _split_rows("report", on_report, study.held_out.baseline, own.metrics)
     return rows
 
 
@@ -62,7 +59,7 @@ def _split_rows(
                 "unpruned": _interval(unpruned[check.metric]),
                 "own": _interval(own[check.metric]),
                 "difference": check.difference.as_dict(),
-                "margin": round(100 * check.margin, 6),
+                "margin": round(100 * check.margin, 6),  # 0.007 * 100 is 0.7000000000000001
                 "verdict": check.verdict,
                 "needed": check.num_needed,
             }

@@ -36,7 +36,7 @@ def read_recordings(setup: ScoringSetup | None, wanted: Sequence[Wanted], max_by
 
     Only what lies on this disk is read. Nothing where the evals file of the study is gone.
     """
-    if setup is None or not wanted or not Path(setup.evals).is_file():
+    if setup is None or not wanted or not Path(setup.evals).is_file():  # such as a study that was copied here
         return {}
     try:
         rows = _read_rows(load_evals(Path(setup.evals)), {(one.split, one.metric) for one in wanted})
@@ -47,9 +47,11 @@ def read_recordings(setup: ScoringSetup | None, wanted: Sequence[Wanted], max_by
     spent = 0
     for one in dict.fromkeys(wanted):
         sample = rows.get((one.split, one.metric, one.id))
+        # A file may have changed since: a row of this id that says something else is another recording.
         if sample is None or sample.audio is None or one.reference not in (sample.text, sample.answer):
             continue
         encoded = _encode(sample)
+        # One that is too long is passed over, and shorter ones after it may still have room.
         if encoded and spent + len(encoded) <= max_bytes:
             found[one.key] = encoded
             spent += len(encoded)

@@ -26,7 +26,9 @@ def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candida
     from matplotlib.figure import Figure
 
     summaries = {name: summarise(saliency, name, values) for name in components}
-    rows = [(name, picture) for name in components for picture in pictures(summaries[name])]
+    rows: list[tuple[str, Picture]] = []
+    for name in components:
+        rows += [(name, picture) for picture in pictures(summaries[name])]
     heights = [picture.height(summaries[name]) for name, picture in rows]
     with rc_context(_style(_INK)):
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
@@ -51,12 +53,14 @@ def write_saliency_page(saliency: Saliency, components: Sequence[str], values: C
         header, *rows = layer_table(summary)
         section = {"name": name, "headline": headline(summary), "figures": figures, "header": header, "rows": rows}
         sections.append(section)
+    # `shape` is there for `plan`, which needs no model then; no person reads it.
+    provenance = [(key, value) for key, value in saliency.provenance.items() if key != "shape"]
     write_page(
         "saliency.html",
         path,
         title=f"saliency of {saliency.provenance.get('model', 'an unnamed model')}",
         sections=sections,
-        provenance=[(key, value) for key, value in saliency.provenance.items() if key != "shape"],
+        provenance=provenance,
     )
 
 
@@ -69,8 +73,10 @@ def _svg(picture: Picture, measured: ComponentSaliency, summary: ComponentSummar
         figure = Figure(figsize=(_WIDTH, picture.height(summary)), layout="constrained")
         picture.draw(figure, measured, summary)
         written = io.StringIO()
+        # Without a date and the names of tools: they would differ where the measurement does not.
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=metadata)
+    # Within a page of HTML there is no XML declaration and no document type: the element alone.
     document = written.getvalue()
     return document[document.index("<svg") :].replace(_AS_THE_PAGE, "currentColor")
 

@@ -52,13 +52,16 @@ def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: 
     from matplotlib.ticker import MaxNLocator
 
     affinity = measured.affinity(summary.lambda_, summary.beta)
+    # Stable, as the plan breaks ties: of equal experts the lower index comes first.
     order = np.argsort(-affinity, axis=1, kind="stable")
     means = measured.modalities["audio"].per_token().mean(axis=1, keepdims=True)
     panels: dict[str, FloatArray | None] = {}
     for modality in MODALITIES:
         sums = measured.modalities.get(modality)
-        share = f": the kept experts hold {summary.kept_share[modality]:.0%}" if sums else ""
-        panels[f"{_NAMES[modality]}{share}"] = sums.per_token() if sums else None
+        if sums is None:
+            panels[_NAMES[modality]] = None
+            continue
+        panels[f"{_NAMES[modality]}: the kept experts hold {summary.kept_share[modality]:.0%}"] = sums.per_token()
     formula = f"S1 + {summary.lambda_:g} ReLU(S3 \N{MINUS SIGN} {summary.beta:g} S2)" if summary.lambda_ else "S1"
     panels[f"A = {formula}"] = affinity
     norm = LogNorm(0.01, 10.0, clip=True)
@@ -70,14 +73,12 @@ def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: 
             _say(axes, "not measured")
             continue
         relative = np.take_along_axis(scores, order, axis=1) / np.where(means > 0, means, 1)
-        image = axes.imshow(
-            np.ma.masked_less_equal(relative, 0), cmap=colours, norm=norm, aspect="auto", interpolation="none"
-        )
+        shown = np.ma.masked_less_equal(relative, 0)  # a logarithm has no 0: what is masked is drawn grey
+        image = axes.imshow(shown, cmap=colours, norm=norm, aspect="auto", interpolation="none")
         axes.axvline(summary.num_retained - 0.5, color=_LINE, linewidth=1.8)
+    label = f"experts of a layer, highest A first; right of the line dropped (keeps {summary.num_retained})"
     for axes in grid[1]:
-        axes.set_xlabel(
-            f"experts of a layer, highest A first; right of the line dropped (keeps {summary.num_retained})"
-        )
+        axes.set_xlabel(label)
     for axes in grid[:, 0]:
         axes.set_ylabel("layer")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -95,25 +96,30 @@ def _draw_cosines(figure: "FigureBase", measured: ComponentSaliency, summary: Co
 
     cosine = measured.layer_cosine
     num_spans, num_layers = cosine.shape
-    change = np.ma.masked_invalid(np.maximum(1 - cosine, 1e-6))
-    free = np.array([[_is_free(first, span, summary.pinned) for first in range(num_layers)] for span in _spans(cosine)])
+    change = np.ma.masked_invalid(np.maximum(1 - cosine, 1e-6))  # above 0, for the logarithm
+    spans = range(1, num_spans + 1)
+    free = np.ones((num_spans, num_layers), dtype=bool)
+    for row, span in enumerate(spans):
+        for column in range(num_layers):
+            free[row, column] = summary.pinned.isdisjoint(range(column, column + span))
     axes = figure.subplots()
     axes.set_title("change of the hidden states; numbers: single layers in the order of cuts; frames: the best block")
     if not change.count():
         _say(axes, "not measured")
         return
+    # Coloured by hand: what may not be cut is faded and what was not measured left out, and the bar shows neither.
     colours = ScalarMappable(LogNorm(change.min(), change.max()), colormaps["viridis_r"])
     cells = colours.to_rgba(change)
     cells[..., 3] = np.where(np.ma.getmaskarray(change), 0, np.where(free, 1, 0.3))
     axes.imshow(cells, aspect="auto", interpolation="none")
-    for span in _spans(cosine):
+    for span in spans:
         first = _best_block(cosine, span, summary.pinned)
         if first is not None:
             _outline(axes, first, span - 1)
     for layer in summary.layers:
         if layer.cut_order is not None:
             axes.text(layer.layer, 0, str(layer.cut_order), ha="center", va="center", fontsize=8, color="black")
-    axes.set_yticks(range(num_spans), labels=[str(span) for span in _spans(cosine)])
+    axes.set_yticks(range(num_spans), labels=[str(span) for span in spans])
     axes.set_ylabel("layers cut together")
     axes.set_xlabel("first layer of the cut")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -122,14 +128,6 @@ def _draw_cosines(figure: "FigureBase", measured: ComponentSaliency, summary: Co
     bar.formatter = FuncFormatter(lambda value, _: f"{value:g}")
     bar.minorticks_off()
     bar.set_label("1 \N{MINUS SIGN} cosine")
-
-
-def _spans(cosine: FloatArray) -> range:
-    return range(1, cosine.shape[0] + 1)
-
-
-def _is_free(first: int, span: int, pinned: frozenset[int]) -> bool:
-    return pinned.isdisjoint(range(first, first + span))
 
 
 def _best_block(cosine: FloatArray, span: int, pinned: frozenset[int]) -> int | None:
@@ -141,20 +139,17 @@ def _best_block(cosine: FloatArray, span: int, pinned: frozenset[int]) -> int | 
 
 
 def _draw_layers(figure: "FigureBase", _measured: ComponentSaliency, summary: ComponentSummary) -> None:
-    """Figures of each layer as bars, one panel a figure."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     layers = summary.layers
     num_experts, num_kept = summary.shape.num_experts, summary.num_retained
+    top_shares = [layer.top_share for layer in layers]
+    effective = [layer.effective_experts for layer in layers]
     without_audio = [layer.never_routed_audio for layer in layers]
     moved = [layer.turnover for layer in layers]
-    panels: tuple[tuple[str, Sequence[float], float], ...] = (
-        (
-            f"share of S1 in its {num_kept} highest experts (dashed: if all were equal)",
-            [x.top_share for x in layers],
-            1,
-        ),
-        (f"effective number of experts on audio, of {num_experts}", [x.effective_experts for x in layers], num_experts),
+    panels: tuple[tuple[str, Sequence[float], float], ...] = (  # title, heights, upper end of the axis
+        (f"share of S1 in its {num_kept} highest experts (dashed: if all were equal)", top_shares, 1),
+        (f"effective number of experts on audio, of {num_experts}", effective, num_experts),
         (f"experts that took no audio token, {sum(without_audio)} in all", without_audio, max(without_audio) + 1),
         ("share of the kept experts that lambda and beta brought in", moved, max(*moved, 0.1) * 1.1),
     )
@@ -169,6 +164,7 @@ def _draw_layers(figure: "FigureBase", _measured: ComponentSaliency, summary: Co
         axes.yaxis.set_major_locator(MaxNLocator(5, integer="share" not in title))
         if "share" in title:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    # In the first panel: what these experts would hold if all were equal.
     grid[0, 0].axhline(num_kept / num_experts, color="white", linewidth=1, linestyle="--")
     for axes in grid[1]:
         axes.set_xlabel("layer (orange: among the first to be cut)")
@@ -185,7 +181,7 @@ def _draw_turnover(figure: "FigureBase", measured: ComponentSaliency, summary: C
     shares = summary.turnover.T
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=max(shares.max(), 0.01), aspect="auto", origin="lower")
     for (row, column), share in np.ndenumerate(shares):
-        colour = "black" if share > 0.6 * shares.max() else "white"
+        colour = "black" if share > 0.6 * shares.max() else "white"  # to be read on a bright cell and on a dark one
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(summary.lambdas)), labels=[f"{value:g}" for value in summary.lambdas])
     axes.set_yticks(range(len(summary.betas)), labels=[f"{value:g}" for value in summary.betas])

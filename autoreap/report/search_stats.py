@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna._hypervolume import compute_hypervolume
+from optuna._hypervolume import compute_hypervolume  # there is no public name for it
 from optuna.trial import create_trial
 
 from autoreap.search.front import log_to_minimise
@@ -23,7 +23,7 @@ def search_stats(study: StudyRecord) -> dict[str, Any]:
     began = [trial.started for trial in study.trials if trial.started]
     ended = [trial.ended for trial in study.trials if trial.ended]
     times = {}
-    if began and ended:
+    if began and ended:  # a study may have only queued trials
         times = {"began": f"{min(began):%Y-%m-%d %H:%M}", "ended": f"{max(ended):%Y-%m-%d %H:%M}"}
     return {
         **times,
@@ -36,12 +36,15 @@ def search_stats(study: StudyRecord) -> dict[str, Any]:
         "hypervolume": hypervolumes(study.points, study.objectives),
         "importance": importances(study),
         "importance_needs": MIN_TRIALS_FOR_IMPORTANCE,
-        "plans": len({point.plan_digest for point in study.points}),
+        "plans": _num_plans(study),
     }
 
 
+def _num_plans(study: StudyRecord) -> int:
+    return len({point.plan_digest for point in study.points})
+
+
 def _failures(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """Each reason with its trials, the most frequent first."""
     by_reason: dict[str, list[int]] = {}
     for trial in trials:
         if trial.status is TrialStatus.FAILED:
@@ -82,7 +85,7 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
     """
     kept = [point for point in points if not point.violations and point.duplicate_of is None]
     costs = np.array([log_to_minimise(point, objectives) for point in kept])
-    if not len(kept) or not np.ptp(costs, axis=0).all():
+    if not kept or not np.ptp(costs, axis=0).all():
         return []  # nothing spans a volume
     scaled = (costs - costs.min(axis=0)) / np.ptp(costs, axis=0)
     corner = np.ones(len(objectives))
@@ -90,19 +93,21 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
     front = np.empty((0, len(objectives)))
     total = compute_hypervolume(scaled, corner)
     for point, cost in zip(kept, scaled, strict=True):
-        if any((other <= cost).all() for other in front):
+        if any((other <= cost).all() for other in front):  # dominated: it adds nothing
             continue
         front = np.vstack([front[(front < cost).any(axis=1)], cost])
-        steps.append([point.number, round(compute_hypervolume(front, corner) / total, 4) if total else 1.0])
+        share = compute_hypervolume(front, corner) / total if total else 1.0
+        steps.append([point.number, round(share, 4)])
     return steps
 
 
 def importances(study: StudyRecord) -> dict[str, dict[str, float]]:
     """For each objective the share of each parameter, by Optuna's default measure; nothing of a small study."""
-    if len({point.plan_digest for point in study.points}) < MIN_TRIALS_FOR_IMPORTANCE:
+    if _num_plans(study) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     found = {}
     for place, name in enumerate(study.objectives):
+        # A study in memory, of this objective's logarithms: on a linear scale one candidate that babbles decides all.
         single = optuna.create_study(direction="minimize")
         for point in study.points:
             cost = log_to_minimise(point, study.objectives)[place]

@@ -26,7 +26,8 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
     splits: dict[str, Mapping[str, Metric]] = {"search": study.baseline.metrics}
     if study.held_out is not None:
         splits["report"] = study.held_out.baseline
-    scores, units, rates = {}, {"size_bytes": unit_of("size_bytes")}, set()
+    scores: dict[str, list[str]] = {}
+    units, rates = {"size_bytes": unit_of("size_bytes")}, set()
     for split, metrics in splits.items():
         visible = visible_metrics(metrics, study.objectives)
         scores[split] = [name for name in visible if not is_static(name)]
@@ -34,9 +35,10 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
         rates |= {name for name in scores[split] if _is_error_rate(name)}
     head = recommendation(study)
     picked = [number for number in (head["trial"], head["knee"]) if number is not None]
+    base = study.base_model
     return {
         "study": study.name,
-        "model": _model_name(study),
+        "model": None if base is None else base.name,
         "objectives": study.objectives,
         "units": units,
         "log": sorted(rates),
@@ -53,16 +55,9 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
 
 
 def _is_error_rate(name: str) -> bool:
-    """Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%."""
+    # Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%.
     task = task_of_metric(name)
     return task is not None and task.DIRECTION == "minimize" and unit_of(name) == "rate"
-
-
-def _model_name(study: StudyRecord) -> str | None:
-    for trial in study.trials:
-        if trial.plan is not None:
-            return trial.plan.base_model.name
-    return None
 
 
 def _scores(scored: ScoredModel | TrialRecord, held_out: Mapping[str, Metric] | None) -> dict[str, Any]:
@@ -76,10 +71,16 @@ def _scores(scored: ScoredModel | TrialRecord, held_out: Mapping[str, Metric] | 
 def _brief(metrics: Mapping[str, Metric]) -> dict[str, list[float]]:
     brief = {}
     for name, metric in metrics.items():
-        values = [metric.value] if metric.is_static else [metric.value, metric.low, metric.high]
-        # More digits than are shown, fewer than are stored; bytes and parameters are whole.
-        brief[name] = [value if isinstance(value, int) else float(f"{value:.7g}") for value in values]
+        values = [metric.value]
+        if not metric.is_static:
+            values += [metric.low, metric.high]
+        brief[name] = [_rounded(value) for value in values]
     return brief
+
+
+def _rounded(value: float) -> float:
+    # More digits than are shown, fewer than are stored; bytes and parameters are whole.
+    return value if isinstance(value, int) else float(f"{value:.7g}")
 
 
 def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -90,22 +91,16 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
         if trial.status is TrialStatus.WAITING:
             continue
         row: dict[str, Any] = {"trial": trial.number, "params": trial.params, "state": trial.status}
-        if trial.reason is not None:
-            row["reason"] = trial.reason
-        if trial.duplicate_of is not None:
-            row["twin"] = trial.duplicate_of
-        if trial.preset is not None:
-            row["preset"] = trial.preset
-        if trial.retry_of is not None:
-            row["retry_of"] = trial.retry_of
+        parts = {"reason": trial.reason, "twin": trial.duplicate_of, "preset": trial.preset, "retry_of": trial.retry_of}
+        row |= {key: value for key, value in parts.items() if value is not None}
         if trial.started is not None and first is not None:
             row["start"] = round((trial.started - first).total_seconds(), 1)
-            seconds = trial.wall_seconds
+            seconds = trial.wall_seconds  # None of one that runs, or was interrupted at an unknown time
             row["seconds"] = None if seconds is None else round(seconds, 1)
         if trial.violations:
             row["broken"] = list(trial.violations)
         if trial.is_scored:
-            held_out = None if study.held_out is None else study.held_out.trials.get(trial.number)
+            held_out = study.held_out_of(trial.number)
             row["scores"] = _scores(trial, None if held_out is None else held_out.metrics)
             row["front"] = trial.number in on_front
             unhealed = study.unhealed(trial)

@@ -8,6 +8,7 @@ from autoreap.search.records import StudyRecord
 from autoreap.search.storage import DEFAULT_ROOT
 
 LANGUAGES = ("en", "zh")
+# In the order in which they use each other: they share one scope in the page.
 _SCRIPTS = ("utterance.js", "format.js", "chart.js", "details.js", "night.js", "report.js")
 
 

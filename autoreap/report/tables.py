@@ -16,8 +16,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seque
         table.add_column(heading, justify="left" if number in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    # Without markup, emoji and highlighting: a name may hold brackets and colons, which rich would take for its own.
     text = io.StringIO()
     console = Console(file=text, width=_WIDTH, color_system=None, markup=False, emoji=False, highlight=False)
     console.print(table)
+    # rich pads each line to the width of the table; in a file or a log that is only noise.
     lines = [line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")]
     return "\n".join(lines)

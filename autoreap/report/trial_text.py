@@ -8,12 +8,11 @@ from typing import Any
 
 from autoreap.evaluation.comparison import Comparison, compare_outcomes
 from autoreap.evaluation.outcomes import load_outcomes
-from autoreap.formatting import duration, metric_text, size_text, visible_metrics
+from autoreap.formatting import duration, metric_text, parameter_text, size_text, visible_metrics
 from autoreap.plan import COMPONENTS, ComponentPlan
 from autoreap.report.comparison_text import comparison_text
 from autoreap.scores import metrics_as_dict
 from autoreap.search.front import front_of, to_minimise, violations_text
-from autoreap.search.held_out import with_held_out
 from autoreap.search.non_inferiority import quality_lines
 from autoreap.search.records import StudyRecord, TrialRecord, TrialStatus
 from autoreap.search.storage import DEFAULT_ROOT
@@ -38,8 +37,11 @@ class TrialDetails:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        (document,) = with_held_out([trial_as_dict(self.trial)], self.study.held_out)
-        document = {"study": self.study.name, **document, "reason": self.reason}
+        document = {"study": self.study.name, **trial_as_dict(self.trial)}
+        held_out = self.study.held_out_of(self.trial.number)
+        if held_out is not None:
+            document["held_out"] = held_out.as_dict()
+        document["reason"] = self.reason
         if self.trial.stored_plan is not None:
             document["plan"] = self.trial.stored_plan
         if self.comparison is not None:
@@ -53,6 +55,7 @@ def trial_details(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT) ->
     comparison, missing = None, ""
     if trial.is_scored:
         baseline, own = study.outcomes_path(None, root), study.outcomes_path(number, root)
+        # Scores are in the study, answers in files beside it, which may have been cleared away.
         gone = [path for path in (baseline, own) if not path.is_file()]
         if gone:
             missing = f"its answers can't be compared: {gone[0]} is missing"
@@ -75,9 +78,7 @@ def trial_as_dict(trial: TrialRecord) -> dict[str, Any]:
 def details_text(details: TrialDetails, *, width: int) -> str:
     """All about the trial in lines of about `width` columns."""
     trial, study = details.trial, details.study
-    values = []
-    for name, value in trial.params.items():
-        values.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
+    values = [f"{name} {parameter_text(value)}" for name, value in trial.params.items()]
     lines = [
         f"trial {trial.number} of {study.name}: {trial.status}; {details.reason}",
         f"values   {', '.join(values) or 'none sampled'} ({trial.origin})",
@@ -91,9 +92,14 @@ def details_text(details: TrialDetails, *, width: int) -> str:
     if details.missing:
         lines.append(details.missing)
     if trial.is_scored:
-        name = f"{study.name}-trial-{trial.number}"
-        lines += ["", f"to write it: autoreap materialise {study.name} --trial {trial.number} -o {name}"]
+        lines += ["", how_to_write(study, trial)]
     return "\n".join(lines)
+
+
+def how_to_write(study: StudyRecord, trial: TrialRecord) -> str:
+    """The command that writes the checkpoint of a scored trial."""
+    name = f"{study.name}-trial-{trial.number}"
+    return f"to write it: autoreap materialise {study.name} --trial {trial.number} -o {name}"
 
 
 def _reason(study: StudyRecord, trial: TrialRecord) -> str:
@@ -113,7 +119,7 @@ def _reason(study: StudyRecord, trial: TrialRecord) -> str:
     if trial.violations:
         return f"violates {violations_text(trial)}"
     front = front_of(study)
-    if trial.number in {point.number for point in front}:
+    if any(point.number == trial.number for point in front):
         return "on the front"
     costs = to_minimise(trial.values, study.objectives)
     for point in front:
@@ -161,7 +167,9 @@ def _retained(trial: TrialRecord, width: int) -> list[str]:
         if edit is None:
             continue
         lines += ["", f"{name}: {len(edit.layers)} of {len(edit.experts)} layers, {_cut_text(edit)}"]
-        for layer in edit.layers if edit.num_retained_experts else ():
+        if edit.num_retained_experts == 0:  # a dense decoder
+            continue
+        for layer in edit.layers:
             text = f"layer {layer:>2}  experts {spans(edit.experts[layer])}"
             lines += textwrap.wrap(text, max(width - 2, 40), initial_indent="  ", subsequent_indent=" " * 20)
     return lines
@@ -170,7 +178,8 @@ def _retained(trial: TrialRecord, width: int) -> list[str]:
 def _cut_text(edit: ComponentPlan) -> str:
     cut = [layer for layer in range(len(edit.experts)) if layer not in edit.layers]
     experts = f"{edit.num_retained_experts} experts in each" if edit.num_retained_experts else "it is dense"
-    return f"without {spans(cut)}; {experts}" if cut else f"none cut; {experts}"
+    layers = f"without {spans(cut)}" if cut else "none cut"
+    return f"{layers}; {experts}"
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -181,4 +190,7 @@ def spans(numbers: Sequence[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    texts = []
+    for run in runs:
+        texts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ", ".join(texts)

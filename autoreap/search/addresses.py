@@ -35,6 +35,7 @@ def sqlite_file(url: str) -> Path | None:
         return None
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
+    # SQLAlchemy cuts a path at its `?` and opens another file, without a word.
     after = url.partition("?")[2]
     if "/" in after.partition("=")[0] or (after and not parsed.query):
         raise InputError("what follows a `?` is no part of the path", where=url, fix="write it as %3F")
@@ -53,10 +54,11 @@ def without_secrets(text: str, url: str = "") -> str:
     text = _WHO.sub("***@", text)
     text = _SECRET_ARGUMENT.sub(r"\1***", text)
     text = _NAMED_USER.sub(r"\1***", text)
+    # What no pattern finds: a driver may repeat user and password in words of its own.
     name, password = _sign_in(url)
     for secret in password:
         text = text.replace(secret, "***")
-    for secret in name:
+    for secret in name:  # a user is often a short word, which may be part of another one
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
     return text
 
@@ -69,6 +71,7 @@ def _sign_in(url: str) -> tuple[list[str], list[str]]:
         return [], []
     found = []
     for value, least in ((parsed.username, _LEAST_NAME), (parsed.password, _LEAST_PASSWORD)):
+        # The longest form first: a shorter one may be a part of it, and would leave the rest to be read.
         forms = {str(value or ""), quote(str(value or "")), quote(str(value or ""), safe="")}
         found.append(sorted((form for form in forms if len(form) >= least), key=len, reverse=True))
     return found[0], found[1]

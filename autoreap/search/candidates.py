@@ -1,12 +1,11 @@
 """candidate -> plan -> what is known of it without inference -> objective values."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoreap.candidate import Candidate
 from autoreap.data.eval_set import EvalSet
-from autoreap.errors import InputError, ScoringError
+from autoreap.errors import InputError
 from autoreap.evaluation import latency
 from autoreap.evaluation.outcomes import language_metrics
 from autoreap.models.loading import ModelInfo
@@ -14,7 +13,7 @@ from autoreap.plan import PruningPlan
 from autoreap.planning import make_plan
 from autoreap.saliency import Saliency
 from autoreap.scores import Metric
-from autoreap.search.constraints import STATIC, Constraint
+from autoreap.search.constraints import STATIC, Constraint, measured_value
 from autoreap.writing.footprint import Footprint
 
 
@@ -49,6 +48,7 @@ class Planner:
     def plan(self, candidate: Candidate) -> PlannedCandidate:
         """The exact edit that `candidate` stands for, and its footprint."""
         plan = make_plan(candidate, self._saliency, self.shape, self._model_info.base_model)
+        # On paper, from the headers of the checkpoint: no weight is read.
         footprint = Footprint.of(self._model_info.checkpoint, plan)
         return PlannedCandidate(plan, plan.digest(), footprint.size_bytes(), self._static(footprint))
 
@@ -76,14 +76,7 @@ def objective_values(objectives: Iterable[str], size_bytes: int, metrics: Mappin
         ScoringError: a metric is missing or not finite. It must never reach the sampler, where it could rank well.
     """
     measured = metric_values(size_bytes, metrics)
-    values = []
-    for name in objectives:
-        if name not in measured:
-            raise ScoringError(f"metric {name} was not measured")
-        if not math.isfinite(measured[name]):
-            raise ScoringError(f"metric {name} is {measured[name]}")
-        values.append(float(measured[name]))
-    return tuple(values)
+    return tuple(float(measured_value(name, measured)) for name in objectives)
 
 
 def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str]:
@@ -104,13 +97,13 @@ def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str
 def check_objectives(objectives: Mapping[str, str], evals: EvalSet, where: object = "objectives") -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     known = measured_metrics(evals, objectives)
-    for task in evals.tasks:
+    for task in evals.tasks:  # measured only where an objective asks for it, so `measured_metrics` has none
         known[f"nll.{task.metric}"] = "minimize"
     for metric, direction in objectives.items():
         if metric not in known:
             raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(known)}")
         if direction != known[metric]:
-            better = known[metric].replace("z", "s")
+            better = known[metric].replace("z", "s")  # Optuna spells it with z, the space with s
             raise InputError(f"{metric} is better {better}d", where=where, fix=f"{metric}: {better}")
 
 
@@ -121,6 +114,6 @@ def check_device(names: Collection[str], where: object = "objectives and constra
         raise InputError(problem, where=where, fix="use size_bytes, or a GPU")
 
 
-def needs_likelihoods(objectives: Sequence[str] | Mapping[str, str]) -> bool:
+def needs_likelihoods(objectives: Iterable[str]) -> bool:
     """Whether an objective is a negative log-likelihood, which takes a pass more."""
     return any(name.startswith("nll.") for name in objectives)

@@ -57,20 +57,11 @@ class Constraint:
     offset: float
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """The metrics that must be known to judge it."""
-        return (self.metric,)
-
-    @property
-    def is_static(self) -> bool:
-        """Whether it can be judged before anything is scored."""
-        return is_static(self.metric)
-
-    @property
     def clip_seconds(self) -> float | None:
         """The length of the clip with which it must fit; None of any other constraint."""
-        _, is_memory, seconds = self.metric.partition(MEMORY)
-        return float(seconds.removesuffix("s")) if is_memory else None
+        if not self.metric.startswith(MEMORY):
+            return None
+        return float(self.metric.removeprefix(MEMORY).removesuffix("s"))
 
     def violation(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float:
         """How far `values` are beyond the bound, as a share of it; 0 or less where they keep it.
@@ -81,9 +72,10 @@ class Constraint:
         Raises:
             ScoringError: a value is missing or not finite; it must never count as kept.
         """
-        value, bound = _value(self.metric, values), self.offset
+        value, bound = measured_value(self.metric, values), self.offset
         if self.factor:
-            bound += self.factor * _value(self.metric, baseline)
+            bound += self.factor * measured_value(self.metric, baseline)
+        # Above 0 is broken, as Optuna's samplers read it.
         excess = value - bound if self.is_upper else bound - value
         return excess / max(abs(bound), _LEAST_SCALE)
 
@@ -104,14 +96,16 @@ def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str,
         directions: metric -> minimize or maximize.
     """
     for constraint in constraints:
-        if constraint.clip_seconds is not None:
+        if constraint.clip_seconds is not None:  # `fits` is of no metric of the evals, and always an upper bound
             continue
         direction = directions.get(constraint.metric)
         if direction is None:
             known = ", ".join(directions)
             raise InputError(f"unknown metric in {constraint.text!r}", where=where, fix=f"known: {known}")
         if constraint.is_upper != (direction == "minimize"):
-            better, sense = ("lower", "<=") if direction == "minimize" else ("higher", ">=")
+            better, sense = "lower", "<="
+            if direction == "maximize":
+                better, sense = "higher", ">="
             problem = f"{constraint.metric} is better {better}, so {constraint.text!r} asks for a bad one"
             raise InputError(problem, where=where, fix=f"use {sense}")
 
@@ -146,8 +140,6 @@ def _fitting(words: "_Words", text: str) -> Constraint:
 
 
 class _Words:
-    """The words of a constraint, taken one by one."""
-
     def __init__(self, text: str) -> None:
         self._text = text
         self._words: list[str] = _WORD.findall(text)
@@ -186,10 +178,8 @@ class _Words:
         what = f"{self.next!r} is not understood" if self.next else "something is missing"
         before = " ".join(self._words[: self._at])
         place = f"after {before!r}" if before else "at the start"
-        return InputError(
-            f"{what} {place} of {self._text!r}: expected {expected}; for example: {FORMS[self.kind]}",
-            where="constraints",
-        )
+        problem = f"{what} {place} of {self._text!r}: expected {expected}; for example: {FORMS[self.kind]}"
+        return InputError(problem, where="constraints")
 
 
 def _metric(words: _Words) -> str:
@@ -212,15 +202,18 @@ def _changed_baseline(words: _Words) -> tuple[float, float]:
     sign = words.may_take("+", "-")
     if not sign:
         return 1.0, 0.0
-    # 0.5% more could be a share of the baseline or half a point
-    offset = _amount(words, words.number(), {unit for unit in _UNITS[words.kind] if unit not in ("", "%")} or {""})
-    return 1.0, offset if sign == "+" else -offset
+    # 0.5% more could be a share of the baseline or half a point, so a unit that says which is asked for.
+    units = set(_UNITS[words.kind]) - {"", "%"}
+    offset = _amount(words, words.number(), units or {""})
+    if sign == "-":
+        offset = -offset
+    return 1.0, offset
 
 
 def _absolute(words: _Words, metric: str) -> tuple[float, float]:
     """Factor and offset of an amount, or of a share of the baseline."""
     number = words.number()
-    if words.next == "%":
+    if words.next == "%":  # of the baseline, or a unit: the word after it tells
         words.take("%")
         if words.may_take("of"):
             words.take("baseline")
@@ -228,7 +221,8 @@ def _absolute(words: _Words, metric: str) -> tuple[float, float]:
         if "%" not in _UNITS[words.kind]:
             raise words.misunderstood("of baseline")
         return 0.0, number / 100
-    if metric.partition("/")[0].partition(".")[0] in _NEVER_ABOVE_ONE and number > 1 and not words.next:
+    measure = metric.partition("/")[0].partition(".")[0]  # `wer` of `wer.noisy/zh`
+    if measure in _NEVER_ABOVE_ONE and number > 1 and not words.next:
         raise words.misunderstood("%")
     return 0.0, _amount(words, number, set(_UNITS[words.kind]))
 
@@ -236,17 +230,20 @@ def _absolute(words: _Words, metric: str) -> tuple[float, float]:
 def _amount(words: _Words, number: float, allowed: set[str]) -> float:
     """`number` in the unit that follows it, which is one of `allowed`."""
     units = _UNITS[words.kind]
-    spelt = {unit.lower(): unit for unit in units if unit in allowed}
+    spelt = {unit.lower(): unit for unit in allowed}
     unit = spelt.get(words.next.lower())
     if unit is None:
-        raise words.misunderstood(" or ".join(each for each in units if each in allowed and each) or "nothing more")
+        named = [each for each in units if each and each in allowed]
+        raise words.misunderstood(" or ".join(named) or "nothing more")
     if words.next:
         words.take(words.next)
     return number * units[unit]
 
 
-def _value(metric: str, values: Mapping[str, float]) -> float:
-    value = values.get(metric)
-    if value is None or not math.isfinite(value):
-        raise ScoringError(f"metric {metric} {'was not measured' if value is None else f'is {value}'}")
-    return value
+def measured_value(metric: str, values: Mapping[str, float]) -> float:
+    """The value of `metric`; `ScoringError` where it is missing or not finite: NaN compares as neither good nor bad."""
+    if metric not in values:
+        raise ScoringError(f"metric {metric} was not measured")
+    if not math.isfinite(values[metric]):
+        raise ScoringError(f"metric {metric} is {values[metric]}")
+    return values[metric]

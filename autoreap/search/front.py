@@ -27,6 +27,7 @@ def feasible_points(points: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The points that keep every constraint, the first of each plan, smallest first."""
     feasible = []
     for point in _distinct(points):
+        # A value that is not finite compares with nothing, so it would be dominated by nothing.
         if not point.violations and all(map(math.isfinite, point.values.values())):
             feasible.append(point)
     return in_order_of_size(feasible)
@@ -53,7 +54,7 @@ def worse_elsewhere(study: StudyRecord, trial: TrialRecord) -> list[str]:
     On the report split where that was scored, else on the search split.
     """
     differences = trial.against_baseline
-    held_out = None if study.held_out is None else study.held_out.trials.get(trial.number)
+    held_out = study.held_out_of(trial.number)
     if held_out is not None:
         differences = {**differences, **held_out.against_baseline}
     worse = []
@@ -90,10 +91,10 @@ def _distinct(points: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def explain_empty_front(study: StudyRecord) -> str:
     """Why the front of `study` is empty."""
-    closest = nearest(study.points, 1)
-    if closest:
-        violated = violations_text(closest[0])
-        return f"no trial keeps every constraint; the nearest is trial {closest[0].number}, which violates {violated}"
+    if study.points:
+        (closest,) = nearest(study.points, 1)
+        violated = violations_text(closest)
+        return f"no trial keeps every constraint; the nearest is trial {closest.number}, which violates {violated}"
     infeasible = [trial for trial in study.trials if trial.status is TrialStatus.INFEASIBLE]
     if not infeasible:
         return "has no finished trial yet"
@@ -126,15 +127,21 @@ def log_to_minimise(point: TrialRecord, objectives: Mapping[str, str]) -> list[f
     """
     costs = []
     for name, direction in objectives.items():
-        value = point.values[name] if direction == "minimize" else 1 - point.values[name]
-        costs.append(math.log(max(value, least_error(point.metrics.get(name)))))
+        error = error_of(point.values[name], direction)
+        costs.append(math.log(max(error, least_error(point.metrics.get(name)))))
     return costs
+
+
+def error_of(value: float, direction: str) -> float:
+    """What is to be minimised of a rate: itself, or 1 minus it where more is better."""
+    return value if direction == "minimize" else 1 - value
 
 
 def least_error(metric: Metric | None) -> float:
     """Half of one error among what `metric` counted: it stands for no error at all where errors are compared."""
-    denominator = metric.denominator if metric is not None else None
-    return 0.5 / float(denominator or 1e9)
+    if metric is None or not metric.denominator:
+        return 0.5e-9  # not a rate of counts: only the logarithm of 0 must be avoided
+    return 0.5 / metric.denominator
 
 
 def drawn_metric(study: StudyRecord) -> str:

@@ -31,7 +31,7 @@ from autoreap.progress import Progress
 from autoreap.scores import NO_DIFFERENCE, compare
 from autoreap.search.front import front_of
 from autoreap.search.non_inferiority import smallest_safe
-from autoreap.search.records import HeldOutScores, HeldOutTrial, StudyRecord, TrialRecord, record_held_out
+from autoreap.search.records import BASELINE, HeldOutScores, HeldOutTrial, StudyRecord, TrialRecord, record_held_out
 from autoreap.validation import read_json
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 OUTCOMES = "report.jsonl"
 # A front of up to so many members is compared pair by pair: the number of pairs grows with the square.
 MAX_FOR_ALL_PAIRS = 16
-_BASELINE = "baseline"
 _INDEX = "held_out.json"  # whose answers are in the folder: member -> what they follow from
 
 
@@ -49,8 +48,9 @@ def unscored_members(study: StudyRecord, digest: str, tried: Collection[int] = (
     That one is the smallest that may ship: non-inferior on the search split, and not refuted by the report split.
     Of the trials `tried`, some could not be scored; none is tried again.
     """
-    known = study.held_out
-    done = {*tried, *(known.trials if known is not None and known.digest == digest else ())}
+    done = set(tried)
+    if study.held_out is not None and study.held_out.digest == digest:
+        done |= study.held_out.trials.keys()
     missing = [point for point in front_of(study) if point.number not in done]
     if missing:
         return missing
@@ -70,7 +70,7 @@ def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
     visual = evals.visual_metrics()
     if visual:
         logger.info("not scored, because members of the front have no vision: %s", ", ".join(visual))
-    return evals.without(visual)
+    return evals.without(visual)  # for all, the baseline too: what is compared must have answered the same
 
 
 def estimated_seconds(study: StudyRecord, num_searched: int, num_answers: int, num_members: int) -> float | None:
@@ -114,13 +114,13 @@ class HeldOutScorer:
         check: Callable[[], None],
         deadline: float = math.inf,
     ) -> None:
-        self._deadline = deadline
         self._study = study
         self._evaluator = evaluator
         self._healer = healer
         self._digest = digest
         self._folder = folder
         self._check = check
+        self._deadline = deadline
 
     def run(self, record: StudyRecord, points: Sequence[TrialRecord]) -> None:
         """Score `points`, in order of size, and store what the report split says of them.
@@ -129,7 +129,8 @@ class HeldOutScorer:
             Interrupted: a signal came; the member it interrupted is scored again next time.
             ScoringError: the baseline could not be scored.
         """
-        members: list[tuple[str, PruningPlan | None]] = [(_BASELINE, None)]
+        # The unpruned model comes first: its answers are the drafts of all others.
+        members: list[tuple[str, PruningPlan | None]] = [(BASELINE, None)]
         members += [(str(point.number), point.plan) for point in points]
         outcomes: dict[str, Outcomes] = {}
         with Progress("report split", len(members) * self._evaluator.num_answers) as progress:
@@ -139,21 +140,22 @@ class HeldOutScorer:
                 progress.advance()
 
             for name, plan in members:
-                identity = f"{record.model_fingerprint}/{self._digest}/{plan.digest() if plan else _BASELINE}"
+                digest = BASELINE if plan is None else plan.digest()
+                identity = f"{record.model_fingerprint}/{self._digest}/{digest}"
                 answered = self._known_outcomes(name, identity)
-                if answered is None and plan is not None and time.monotonic() >= self._deadline:
+                if answered is not None:
+                    progress.advance(self._evaluator.num_answers)
+                elif plan is not None and time.monotonic() >= self._deadline:
                     logger.warning("trial %s is not scored on the report split: confirm_hours are over", name)
                     continue
-                if answered is None:
+                else:
                     try:
                         answered = self._answer(name, plan, identity, count)
-                    except Exception as error:
+                    except Exception as error:  # of one candidate; without the baseline nothing could be compared
                         if plan is None or not (isinstance(error, ScoringError) or is_out_of_memory(error)):
                             raise
                         logger.warning("trial %s could not be scored on the report split: %s", name, error)
                         continue
-                else:
-                    progress.advance(self._evaluator.num_answers)
                 if plan is None:
                     self._evaluator.draft_from(answered)
                 outcomes[name] = answered
@@ -166,6 +168,7 @@ class HeldOutScorer:
             plan = self._healer.fit(plan)
         evaluation = self._evaluator.run(plan, count)
         evaluation.metrics()  # raises where nothing was scored
+        # The answers before the index: it must never name answers that are not there.
         evaluation.save_outcomes(self._folder / name / OUTCOMES)
         with atomic_write(self._folder / _INDEX) as partial:
             partial.write_text(json.dumps(self._index() | {name: identity}, indent=1), encoding="utf-8")
@@ -180,6 +183,7 @@ class HeldOutScorer:
         except (InputError, OSError) as error:
             logger.info("%s is scored again on the report split: %s", name, error)
             return None
+        # Rows that could not be read then may be readable now: the answers must be to just what is asked today.
         ids = {metric: [outcome.id for outcome in listed] for metric, listed in outcomes.items()}
         return outcomes if ids == self._evaluator.ids else None
 
@@ -195,23 +199,17 @@ class HeldOutScorer:
         for name, answered in outcomes.items():
             listed = {metric: tuple(some) for metric, some in answered.items()}
             metrics[name] = Evaluation(listed, 0.0, self._evaluator.num_unreadable).metrics()
-        objectives = answered_metrics(record.objectives)
-        tied = ties({int(name): answered for name, answered in outcomes.items() if name != _BASELINE}, objectives)
+        objectives = [name for name in record.objectives if task_of_metric(name)]
+        members = {int(name): answered for name, answered in outcomes.items() if name != BASELINE}
         trials = {}
-        for number, tied_with in tied.items():
-            name = str(number)
-            compared = compare_outcomes(outcomes[_BASELINE], outcomes[name]).metrics
+        for number, tied_with in ties(members, objectives).items():
+            compared = compare_outcomes(outcomes[BASELINE], members[number]).metrics
             differences = {metric: found.difference for metric, found in compared.items()}
-            trials[number] = HeldOutTrial(metrics[name], differences, tied_with)
-        missing = [name for name in objectives if name not in metrics[_BASELINE]]
+            trials[number] = HeldOutTrial(metrics[str(number)], differences, tied_with)
+        missing = [name for name in objectives if name not in metrics[BASELINE]]
         if missing:
             logger.info("not in the report split, so not scored there: %s", ", ".join(missing))
-        return HeldOutScores(self._digest, metrics[_BASELINE], trials, missing)
-
-
-def answered_metrics(names: Iterable[str]) -> list[str]:
-    """Those of the metrics `names` that come from answers, and so can be measured on another split."""
-    return [name for name in names if task_of_metric(name)]
+        return HeldOutScores(self._digest, metrics[BASELINE], trials, missing)
 
 
 def ties(members: Mapping[int, Outcomes], names: Iterable[str]) -> dict[int, list[int]]:
@@ -222,6 +220,7 @@ def ties(members: Mapping[int, Outcomes], names: Iterable[str]) -> dict[int, lis
             compared.
         names: the metrics to compare; those that no member has do not count, and without any nothing is tied.
     """
+    # An objective may be of one language, such as `wer/zh`; answers are stored by task.
     split = {number: with_languages(outcomes) for number, outcomes in members.items()}
     pairs = combinations(members, 2) if len(members) <= MAX_FOR_ALL_PAIRS else pairwise(members)
     wanted = list(names)
@@ -237,32 +236,37 @@ def ties(members: Mapping[int, Outcomes], names: Iterable[str]) -> dict[int, lis
 def _is_undecided(metric: str, first: Outcomes, second: Outcomes) -> bool:
     task = task_of_metric(metric)
     assert task is not None  # callers pass metrics of tasks
-    counts = [[outcome.counts for outcome in side[metric]] for side in (first, second)]
-    return compare(*counts, direction=task.DIRECTION).verdict == NO_DIFFERENCE
+    own = [outcome.counts for outcome in first[metric]]
+    other = [outcome.counts for outcome in second[metric]]
+    return compare(own, other, direction=task.DIRECTION).verdict == NO_DIFFERENCE
 
 
-def smaller_ties(held_out: HeldOutScores | None, point: TrialRecord, front: Sequence[TrialRecord]) -> list[TrialRecord]:
+def smaller_ties(study: StudyRecord, point: TrialRecord, front: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The smaller members of `front` without a significant difference from `point`, smallest first."""
-    if held_out is None or point.number not in held_out.trials:
+    held_out = study.held_out_of(point.number)
+    if held_out is None:
         return []
-    tied_with = held_out.trials[point.number].tied_with
+    tied_with = held_out.tied_with
     smaller = [other for other in front if other.number in tied_with and other.size_bytes < point.size_bytes]
     return sorted(smaller, key=lambda other: other.size_bytes)
 
 
-def smaller_ties_text(held_out: HeldOutScores | None, point: TrialRecord, front: Sequence[TrialRecord]) -> str:
+def smaller_ties_text(study: StudyRecord, point: TrialRecord, front: Sequence[TrialRecord]) -> str:
     """An addition to why `point` was picked; empty unless a smaller member does as well."""
-    smaller = smaller_ties(held_out, point, front)
+    smaller = smaller_ties(study, point, front)
     if not smaller:
         return ""
     names = " and ".join(f"trial {other.number} ({size_text(other.size_bytes)})" for other in smaller)
     return f"; on the report split its objectives are not significantly different from those of the smaller {names}"
 
 
-def with_held_out(points: Sequence[dict[str, Any]], held_out: HeldOutScores | None) -> list[dict[str, Any]]:
-    """Plain points for JSON, each with what the report split says of it as `held_out`, where it says something."""
+def points_as_dicts(study: StudyRecord, points: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+    """Plain values for JSON, each with what the report split says of it as `held_out`, where it says something."""
     documents = []
     for point in points:
-        trial = None if held_out is None else held_out.trials.get(point["trial"])
-        documents.append(point if trial is None else {**point, "held_out": trial.as_dict()})
+        document = point.as_dict()
+        held_out = study.held_out_of(point.number)
+        if held_out is not None:
+            document["held_out"] = held_out.as_dict()
+        documents.append(document)
     return documents

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import optuna
@@ -19,15 +20,16 @@ from autoreap.candidate import control
 from autoreap.errors import DeviceLostError, InputError, ScoringError
 from autoreap.evaluation.comparison import compare_outcomes
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, Evaluation, load_outcomes
-from autoreap.scores import Difference, Metric
+from autoreap.scores import Metric
 from autoreap.search import records
 from autoreap.search.candidates import PlannedCandidate, Planner, metric_values, objective_values
+from autoreap.search.constraints import is_static
 from autoreap.search.failures import FailuresInARow, RepeatedFailureError
 from autoreap.search.front import best_so_far, pareto
 from autoreap.search.neighbours import Neighbour, Neighbourhood
 from autoreap.search.non_inferiority import margin_limits, nearest_to_non_inferior, non_inferior_points
 from autoreap.search.racing import MIN_POPULATION, Incumbent, Limit, Numerators
-from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
+from autoreap.search.records import BASELINE, ScoredModel, TrialRecord, TrialStatus
 from autoreap.search.samplers import make_sampler
 from autoreap.search.sampling import enqueue_presets, sample
 from autoreap.search.scorers import Drafts, Job, JobResult, ScorerPool
@@ -38,7 +40,6 @@ from autoreap.search.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-BASELINE = "baseline"
 # The last part of the budget goes to the neighbours of the front, as long as there are untried ones: a sampler finds
 # where to look, and leaves plans out that differ by a step from the best ones (benchmarks/search_quality.py).
 _SHARE_FOR_NEIGHBOURS = 0.4
@@ -100,7 +101,7 @@ class Leader:
             Interrupted: a signal came; the trials it interrupted are tried first next time.
             one of `STORAGE_ERRORS`: the storage can't be read or written.
         """
-        self._recover(spared=())
+        self._recover([])
         try:
             self._score_baseline()
             self._score_controls()
@@ -109,13 +110,16 @@ class Leader:
             baseline = records.read_baseline(self._study)
             assert baseline is not None
             tracker.log_baseline(baseline.metrics)
-            for trial in self._trials.values():
+            for trial in self._trials.values():  # those that an earlier run could not log are missing in MLflow
                 self._track(tracker, trial)
             self._score_trials(tracker, signals, num_trials, deadline)
             self._note_untried()
         except (KeyboardInterrupt, RepeatedFailureError, DeviceLostError) as error:
             begun = [*self._running, *(trial.number for trial, _ in self._waiting)]
-            self._recover(spared=[] if isinstance(error, DeviceLostError) else begun)
+            # What runs is marked as interrupted now, so that the next run and MLflow don't find it running. A candidate
+            # that is running when the device is lost may be what broke it, so that counts against it.
+            spared = [] if isinstance(error, DeviceLostError) else begun
+            self._recover(spared)
             for number in begun:
                 self._track(tracker, self._trials[number])
             raise
@@ -128,18 +132,18 @@ class Leader:
         known = records.read_baseline(self._study)
         size_bytes, static = self._planner.unpruned()
         outcomes: Drafts | None = None
-        if known is not None:
+        if known is not None and path.is_file():
             try:
-                outcomes = load_outcomes(path) if path.is_file() else None
+                outcomes = load_outcomes(path)
             except InputError as error:
                 logger.warning("%s; the unpruned model answers again", error)
         if outcomes is None:
             result = self._score_alone(Job(BASELINE, None, metric_values(size_bytes, static)))
-            evaluation = _evaluation_of(result)
-            metrics = _with_static(evaluation, static)
+            evaluation, metrics = _evaluation_of(result, static)
             objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
             if known is not None:
                 _check_same_scores(metrics, known.metrics)
+            # The files before the record: a study with a baseline but no answers would have no drafts.
             evaluation.save(path.parent)
             outcomes = evaluation.outcomes
             if known is None:
@@ -165,8 +169,7 @@ class Leader:
             planned = self._planner.plan(control(name, num_layers))
             result = self._score_alone(Job(f"control {name}", planned.plan, planned.static_values))
             try:
-                evaluation = _evaluation_of(result)
-                metrics = _with_static(evaluation, planned.static)
+                evaluation, metrics = _evaluation_of(result, planned.static)
             except ScoringError as error:  # nothing depends on it; a resumed search tries again
                 logger.warning("control %s is not scored: %s", name, error)
                 continue
@@ -183,7 +186,7 @@ class Leader:
         return self._pool.wait()[1]
 
     def _begin_session(self) -> None:
-        """Seed the sampler by the trials so far: a resumed search must not repeat the first one's draws."""
+        # After the presets are queued, for they count: the record of a session says what to draw again.
         number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(self._space, number)
         records.record_session(self._study, number, self._space.seed, self._space.sampler)
@@ -193,12 +196,13 @@ class Leader:
         while True:
             signals.check()
             self._start_waiting()
+            # All scorers get work before the first result is waited for.
             while self._pool.has_idle and self._num_taken < num_trials and time.monotonic() < deadline:
                 trial = self._ask(num_trials)
                 if trial is None:
                     break
                 self._begin(trial)
-                self._finish(tracker, failures, trial.number)
+                self._finish(tracker, failures, trial.number)  # of one that is settled without being scored
             if not self._running:
                 return
             self._log.beat(len(self._running))
@@ -206,8 +210,9 @@ class Leader:
             assert isinstance(job.key, int)
             trial, planned = self._running[job.key]
             self._take_result(trial, planned, result)
-            del self._running[trial.number]
+            del self._running[trial.number]  # only now: a signal in between must find it among what runs
             self._finish(tracker, failures, trial.number)
+            # Others drew an equal plan while this one ran: its result is theirs, too.
             for duplicate in self._settle_waiting(planned.digest):
                 self._finish(tracker, failures, duplicate.number)
 
@@ -240,32 +245,31 @@ class Leader:
         non-inferior one that are smaller than it, then those of what fails by little; of each size only the best. Then
         come the neighbours of the front, smallest first.
         """
-        tried = self._tried
-        known = self._non_inferior()
-        limit = known[0].size_bytes if known else math.inf
         nearest = nearest_to_non_inferior(self._points, self._space.margins)
         trials = [*nearest, *self._trials.values()]
         best_of_size: dict[int, TrialRecord] = {}
         for point in nearest:
             best_of_size.setdefault(point.size_bytes, point)
+        limit = self._smallest_non_inferior
+        offered = []  # one iterator a point: neighbours are planned as they are looked at, and most never are
         for point in list(best_of_size.values())[:_NUM_NEAREST]:
-            for neighbour in self._neighbourhood.around(point, limit, trials):
-                if neighbour.digest not in tried:
-                    return neighbour
+            offered.append(self._neighbourhood.around(point, limit, trials))
         for point in pareto(self._points, self._objectives):
-            for neighbour in self._neighbourhood.of(point):
-                if neighbour.digest not in tried:
-                    return neighbour
+            offered.append(self._neighbourhood.of(point))
+        tried = self._tried
+        for neighbour in chain.from_iterable(offered):
+            if neighbour.digest not in tried:
+                return neighbour
         return None
 
     @property
     def _tried(self) -> set[str]:
         """Digests of the plans that were tried, are being scored, or are queued."""
+        # What was interrupted counts once it is tried again: until then its plan has no score.
         tried = {trial.plan_digest for trial in self._trials.values() if trial.status is not TrialStatus.INTERRUPTED}
         return tried | {planned.digest for _, planned in self._running.values()} | self._queued
 
     def _note_untried(self) -> None:
-        """Say and store how many neighbours of the front are left."""
         untried = set()
         for point in pareto(self._points, self._objectives):
             untried |= {neighbour.digest for neighbour in self._neighbourhood.of(point)}
@@ -276,9 +280,11 @@ class Leader:
         else:
             logger.info("the front is locally complete: each of its one-step neighbours was tried, none improves it")
 
-    def _non_inferior(self) -> list[TrialRecord]:
-        """The non-inferior candidates so far, smallest first."""
-        return non_inferior_points(self._points, self._space.margins)
+    @property
+    def _smallest_non_inferior(self) -> float:
+        """Size of the smallest non-inferior candidate so far, in bytes; infinity where there is none."""
+        known = non_inferior_points(self._points, self._space.margins)
+        return known[0].size_bytes if known else math.inf
 
     def _begin(self, trial: Trial) -> None:
         """Plan the trial. It is settled at once if nothing must be scored for it; else a scorer gets it."""
@@ -288,11 +294,11 @@ class Leader:
             records.record_failure(self._study, trial, f"{type(error).__name__}: {error}")
             return
         records.record_plan(trial, planned.plan, planned.digest)
-        broken = self._judge(trial, planned.static_values, is_static=True)
+        broken = self._judge(trial, planned.static_values, static=True)
         if broken:
             records.record_infeasible(self._study, trial, broken)
             self._num_fruitless += 1
-        elif self._is_running(planned):
+        elif self._is_running(planned):  # two scorers must not answer one plan
             self._waiting.append((trial, planned))
             self._num_fruitless += 1
         elif self._settle_as_duplicate(trial, planned):
@@ -302,17 +308,16 @@ class Leader:
             self._start(trial, planned)
 
     def _start(self, trial: Trial, planned: PlannedCandidate) -> None:
-        """Give the trial to an idle scorer."""
         self._log.begin(f"trial {trial.number}")
         self._running[trial.number] = (trial, planned)
-        incumbents = self._incumbents() if self._space.racing and self._may_prune(trial) else ()
-        limits = self._limits if self._may_be_smallest(planned) else {}
+        incumbents: tuple[Incumbent, ...] = ()
+        if self._space.racing and self._may_prune(trial):
+            incumbents = self._incumbents()
+        # What ships is the smallest non-inferior candidate, so one that may be it is not pruned for being dominated.
+        limits: Mapping[str, Limit] = {}
+        if planned.size_bytes < self._smallest_non_inferior:
+            limits = self._limits
         self._pool.start(Job(trial.number, planned.plan, planned.static_values, incumbents, limits))
-
-    def _may_be_smallest(self, planned: PlannedCandidate) -> bool:
-        """Whether no smaller candidate is known to be non-inferior."""
-        known = self._non_inferior()
-        return not known or planned.size_bytes < known[0].size_bytes
 
     def _settle_as_duplicate(self, trial: Trial, planned: PlannedCandidate) -> bool:
         """Tell the study what is known of an equal plan, at no cost. Whether there is one."""
@@ -320,39 +325,36 @@ class Leader:
         if known is None:
             return False
         if known.is_scored:
-            self._judge(trial, metric_values(known.size_bytes, known.metrics), is_static=False)
+            self._judge(trial, metric_values(known.size_bytes, known.metrics), static=False)
             scored = ScoredModel(known.metrics, known.size_bytes)
             values = list(known.values.values())
             if known.plan is not None:  # with the digest of its healed weights
                 records.record_plan(trial, known.plan, planned.digest)
             records.record_result(self._study, trial, values, scored, known.against_baseline, duplicate_of=known.number)
             return True
-        if not self._may_prune(trial):
+        if not self._may_prune(trial):  # the equal plan was stopped, but this trial needs a score
             return False
         details = {"reason": known.reason, "num_utterances": known.num_utterances}
         records.record_pruned(self._study, trial, details, duplicate_of=known.number)
         return True
 
     def _may_prune(self, trial: Trial) -> bool:
-        """Presets are what others are compared with, so they are scored to the end.
-
-        Optuna's GP ignores pruned trials, so it would draw the same values again.
-        """
+        # Presets are what others are compared with, so they are scored to the end.
+        # Optuna's GP ignores pruned trials, so it would draw the same values again.
         return not isinstance(self._study.sampler, GPSampler) and not records.is_preset(trial)
 
     def _take_result(self, trial: Trial, planned: PlannedCandidate, result: JobResult) -> None:
-        """Write the trial's files, then tell the study."""
         if result.pruned is not None:
             records.record_pruned(self._study, trial, result.pruned.as_dict())
             return
         try:
-            evaluation = _evaluation_of(result)
-            metrics = _with_static(evaluation, planned.static)
+            evaluation, metrics = _evaluation_of(result, planned.static)
             values = objective_values(self._objectives, planned.size_bytes, metrics)
-            self._judge(trial, metric_values(planned.size_bytes, metrics), is_static=False)
+            self._judge(trial, metric_values(planned.size_bytes, metrics), static=False)
         except ScoringError as error:
             records.record_failure(self._study, trial, result.error or f"{type(error).__name__}: {error}")
             return
+        # The files before the result: a finished trial without its answers could be neither compared nor shipped.
         folder = self._folder / str(trial.number)
         plan = replace(planned.plan, heal=result.healing)
         plan.save(folder / "plan.json")
@@ -360,13 +362,9 @@ class Leader:
         if result.healing is not None:
             records.record_plan(trial, plan, planned.digest)
         scored = ScoredModel(metrics, planned.size_bytes)
-        differences = self._against_baseline(evaluation)
+        compared = compare_outcomes(self._answers, evaluation.outcomes).metrics
+        differences = {name: measured.difference for name, measured in compared.items()}
         records.record_result(self._study, trial, values, scored, differences, seconds=evaluation.seconds)
-
-    def _against_baseline(self, evaluation: Evaluation) -> dict[str, Difference]:
-        """For each metric of answers the difference to the unpruned model, paired over the utterances."""
-        measured = compare_outcomes(self._answers, evaluation.outcomes).metrics
-        return {name: each.difference for name, each in measured.items()}
 
     def _is_running(self, planned: PlannedCandidate) -> bool:
         return any(other.digest == planned.digest for _, other in self._running.values())
@@ -387,14 +385,14 @@ class Leader:
                 self._waiting.remove((trial, planned))
                 self._start(trial, planned)
 
-    def _judge(self, trial: Trial, values: Mapping[str, float], *, is_static: bool) -> str:
+    def _judge(self, trial: Trial, values: Mapping[str, float], *, static: bool) -> str:
         """Tell the study by how much `trial` violates the static constraints, or the others.
 
         Returns the violated ones in words. A sampler learns from violations, of a pruned trial too.
         """
         violated = []
         for constraint in self._space.constraints:
-            if constraint.is_static == is_static:
+            if is_static(constraint.metric) == static:
                 violation = constraint.violation(values, self._unpruned)
                 trial.set_constraint(constraint.text, violation)
                 if violation > 0:
@@ -402,9 +400,9 @@ class Leader:
         return "; ".join(violated)
 
     def _incumbents(self) -> tuple[Incumbent, ...]:
-        """The front as it is."""
         front = pareto(self._points, self._objectives)
         members = {point.number for point in front}
+        # Of a large eval set they take memory, and who has left the front comes back no more.
         self._numerators = {number: known for number, known in self._numerators.items() if number in members}
         incumbents = []
         for point in front:
@@ -423,14 +421,14 @@ class Leader:
             except (InputError, OSError) as error:
                 logger.warning("candidates are not compared with trial %d by samples: %s", point.number, error)
                 outcomes = {}
+            # Only what a race needs of them: the answers themselves would be sent to every actor with every job.
             for metric, listed in outcomes.items():
                 numerators[metric] = {outcome.id: outcome.counts.numerator for outcome in listed}
             self._numerators[point.number] = numerators
         return self._numerators[point.number]
 
     def _finish(self, tracker: Tracker, failures: FailuresInARow, number: int) -> None:
-        """Report a trial that has ended: to MLflow and to the log."""
-        frozen = self._study.get_trials(deepcopy=False)[number]
+        frozen = self._study.get_trials(deepcopy=False)[number]  # Optuna numbers trials from 0 on, without gaps
         if not frozen.state.is_finished():
             return
         trial = self._note(frozen)
@@ -446,20 +444,21 @@ class Leader:
         return [trial for trial in self._of_plan.values() if trial.is_scored]
 
     def _note(self, frozen: FrozenTrial) -> TrialRecord:
-        """Remember a finished trial."""
         trial = records.read_trial(frozen, list(self._objectives))
         self._trials[trial.number] = trial
         known = self._of_plan.get(trial.plan_digest)
-        if (trial.is_scored and (known is None or not known.is_scored)) or (
-            trial.status is TrialStatus.PRUNED and known is None
-        ):
+        if known is None:
+            is_first = trial.is_scored or trial.status is TrialStatus.PRUNED
+        else:  # scores say more than a bound
+            is_first = trial.is_scored and not known.is_scored
+        if is_first:
             self._of_plan[trial.plan_digest] = trial
         return trial
 
     def _track(self, tracker: Tracker, trial: TrialRecord) -> None:
         tracker.log_trial(trial, self._folder / str(trial.number))
 
-    def _recover(self, spared: list[int] | tuple[()]) -> None:
+    def _recover(self, spared: list[int]) -> None:
         """Read what is finished. Trials that were interrupted are tried again; a stored result is kept.
 
         Safe because one process leads a study: what is running has no owner any more.
@@ -481,18 +480,15 @@ class Leader:
                 self._note(frozen)
 
 
-def _evaluation_of(result: JobResult) -> Evaluation:
-    """The evaluation; `ScoringError` with the reason where there is none."""
-    if result.evaluation is None:
+def _evaluation_of(result: JobResult, static: Mapping[str, Metric]) -> tuple[Evaluation, dict[str, Metric]]:
+    """The evaluation, and all metrics of the candidate; `ScoringError` with the reason where nothing was scored."""
+    evaluation = result.evaluation
+    if evaluation is None:
         raise ScoringError(result.error or "nothing was scored")
-    return result.evaluation
-
-
-def _with_static(evaluation: Evaluation, static: Mapping[str, Metric]) -> dict[str, Metric]:
-    """All metrics of a candidate: static ones before the timed ones, as they have always been stored."""
+    # Static ones before timed ones, as they have always been stored: tables and JSON have them in this order.
     metrics = evaluation.metrics()
     timed = {name: metrics.pop(name) for name in evaluation.costs}
-    return {**metrics, **static, **timed}
+    return evaluation, {**metrics, **static, **timed}
 
 
 def _check_same_scores(metrics: Mapping[str, Metric], known: Mapping[str, Metric]) -> None:
@@ -502,8 +498,5 @@ def _check_same_scores(metrics: Mapping[str, Metric], known: Mapping[str, Metric
         if before.denominator is None or now is None:  # not a rate: times differ from run to run
             continue
         if not before.low <= now.value <= before.high:
-            raise InputError(
-                f"{name} is {now.value:.2%} now, it was {before.value:.2%} [{before.low:.2%}, {before.high:.2%}]",
-                where=BASELINE,
-                fix="resume with the same versions, type and kind of device",
-            )
+            problem = f"{name} is {now.value:.2%} now, it was {before.value:.2%} [{before.low:.2%}, {before.high:.2%}]"
+            raise InputError(problem, where=BASELINE, fix="resume with the same versions, type and kind of device")

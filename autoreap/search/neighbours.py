@@ -16,8 +16,6 @@ from autoreap.search.space import SpaceConfig
 # Of a range without a step of its own, as shares of its scale. A small change may leave the plan as it is, so the next
 # larger one is looked at, too.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-
-
 _NUM_RANKINGS = 20  # a plan of the 30B model takes a tenth of a second
 
 
@@ -44,6 +42,7 @@ class Neighbourhood:
         for way in directions(point.params, self._space):
             for params in way:
                 neighbour = self._plan(params, point.number)
+                # Other values may round to the same experts and layers: then the next step is looked at.
                 if neighbour is not None and neighbour.digest != point.plan_digest:
                     yield neighbour
                     break
@@ -135,7 +134,7 @@ def _moves(spec: Parameter | None, value: Any) -> list[list[Any]]:
     if spec.step is not None:
         ways = [[value - spec.step], [value + spec.step]]
     elif spec.log:
-        factors = [(spec.high / spec.low) ** share for share in _SHARES]
+        factors = [(spec.high / spec.low) ** share for share in _SHARES]  # shares of the scale, so of the logarithm
         ways = [[value / factor for factor in factors], [value * factor for factor in factors]]
     else:
         steps = [(spec.high - spec.low) * share for share in _SHARES]

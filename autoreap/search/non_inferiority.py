@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoreap.data.tasks import base_name, task_of_metric
+from autoreap.data.tasks import Task, base_name, task_of_metric
 from autoreap.formatting import metric_text, points_text
 from autoreap.scores import Difference, Metric
 from autoreap.search.front import feasible_points
@@ -52,10 +52,11 @@ class MarginCheck:
 
         An interval shrinks with the square root of the number of utterances.
         """
-        room = self.margin - max(self.loss, 0.0)
+        loss = max(self.loss, 0.0)  # a gain counts as no loss
+        room = self.margin - loss
         if room <= 0:
             return None
-        return math.ceil(self.num_samples * ((self.bound - max(self.loss, 0.0)) / room) ** 2)
+        return math.ceil(self.num_samples * ((self.bound - loss) / room) ** 2)
 
     @property
     def verdict(self) -> str:
@@ -72,22 +73,20 @@ class MarginCheck:
 
     def in_words(self) -> str:
         """`accuracy -0.55 points [-2.20, +0.82], margin 1: undecided, about 1,760 utterances would decide`."""
-        difference = points_text(self.difference.value, self.difference.low, self.difference.high)
-        return f"{self.metric} {difference}, margin {100 * self.margin:g}: {self.verdict_text()}"
+        margin = f"margin {100 * self.margin:g}"
+        return f"{self.metric} {points_text(self.difference)}, {margin}: {self.verdict_text()}"
 
 
-def is_quality(metric: str) -> bool:
-    """Whether `metric` is a rate of answers over all rows of a task: no likelihood, cost or language of its own."""
-    return "/" not in metric and task_of_metric(metric) is not None
+def quality_task(metric: str) -> Task | None:
+    """The task of a rate of answers over all its rows; None of a likelihood, a cost, or the rate of one language."""
+    return None if "/" in metric else task_of_metric(metric)
 
 
-def margin_of(metric: str, margins: Mapping[str, float]) -> float:
-    """The margin of `metric`: stated for it, or for all of its kind, or the usual one of its task."""
+def margin_of(metric: str, task: Task, margins: Mapping[str, float]) -> float:
+    """The margin of `metric`: stated for it, or for all of its kind, or the usual one of its `task`."""
     for name in (metric, base_name(metric)):
         if name in margins:
             return margins[name]
-    task = task_of_metric(metric)
-    assert task is not None  # callers pass metrics of answers
     return task.MARGIN
 
 
@@ -103,17 +102,16 @@ def check_margins(
     """
     checks = []
     for name, difference in differences.items():
-        if not is_quality(name):
+        task = quality_task(name)
+        if task is None:
             continue
-        task = task_of_metric(name)
         metric = metrics[name]
-        assert task is not None
         if task.DIRECTION == "minimize":
             loss, bound = difference.value, difference.high
         else:
             loss, bound = -difference.value, -difference.low
         bound = max(bound, RULE_OF_THREE / (metric.denominator or 1))
-        margin = margin_of(name, margins)
+        margin = margin_of(name, task, margins)
         checks.append(MarginCheck(name, margin, difference, loss, bound, metric.num_samples or 0))
     return checks
 
@@ -122,10 +120,10 @@ def margin_limits(baseline: Mapping[str, Metric], margins: Mapping[str, float]) 
     """By quality metric, the worst score with which a candidate can still be non-inferior to `baseline`."""
     limits = {}
     for name, metric in baseline.items():
-        task = task_of_metric(name)
-        if not is_quality(name) or task is None or not metric.denominator:
+        task = quality_task(name)
+        if task is None or not metric.denominator:
             continue
-        margin = margin_of(name, margins)
+        margin = margin_of(name, task, margins)
         worst = metric.value + margin if task.DIRECTION == "minimize" else metric.value - margin
         limits[name] = Limit(worst, task.DIRECTION, metric.denominator)
     return limits
@@ -166,9 +164,9 @@ def search_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck]:
 
 def report_checks(study: StudyRecord, trial: TrialRecord) -> list[MarginCheck] | None:
     """Of `trial` on the report split; None where it was not scored there."""
-    if study.held_out is None or trial.number not in study.held_out.trials:
+    held_out = study.held_out_of(trial.number)
+    if held_out is None:
         return None
-    held_out = study.held_out.trials[trial.number]
     return check_margins(held_out.metrics, held_out.against_baseline, study.margins)
 
 
@@ -194,8 +192,8 @@ def is_refuted(study: StudyRecord, point: TrialRecord) -> bool:
 def quality_lines(study: StudyRecord, trial: TrialRecord) -> list[str]:
     """What both splits say of a scored trial against the unpruned model, a line a metric and split."""
     lines = _split_lines("search", trial.metrics, trial.against_baseline, study.margins)
-    if study.held_out is not None and trial.number in study.held_out.trials:
-        held_out = study.held_out.trials[trial.number]
+    held_out = study.held_out_of(trial.number)
+    if held_out is not None:
         lines += _split_lines("report", held_out.metrics, held_out.against_baseline, study.margins)
     return lines
 
@@ -206,10 +204,9 @@ def _split_lines(
     checks = {check.metric: check for check in check_margins(metrics, differences, margins)}
     lines = []
     for name, difference in differences.items():
-        text = f"{name} {metric_text(name, metrics[name])} on the {split} split"
-        change = points_text(difference.value, difference.low, difference.high)
         verdict = difference.verdict
-        if name in checks:
+        if name in checks:  # a language or a likelihood has no margin
             verdict = f"{checks[name].verdict_text()} (margin {100 * checks[name].margin:g})"
-        lines.append(f"{text}, {change} against the unpruned model: {verdict}")
+        score, change = metric_text(name, metrics[name]), points_text(difference)
+        lines.append(f"{name} {score} on the {split} split, {change} against the unpruned model: {verdict}")
     return lines

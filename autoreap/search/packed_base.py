@@ -53,6 +53,7 @@ def plan_of_base(model_info: ModelInfo, bits: int, space: SpaceConfig) -> Prunin
         raise InputError("the thinker is dense, it has no experts", where="--base-bits", fix="leave it out")
     group = space.parameters.get("bits_group")
     group_size = group if isinstance(group, int) else DEFAULT_GROUP_SIZE
+    # What is seen is measured through the tower, so it stays where calibration has video or mixed rows.
     is_blind = space.parameters.get("strip_vision") is True and not (space.calibration.video or space.calibration.mixed)
     candidate = Candidate(bits=bits, bits_group=group_size, strip_vision=is_blind)
     plan = make_plan(candidate, None, model_info.shape, model_info.base_model)
@@ -64,10 +65,12 @@ def packed_base(model_info: ModelInfo, plan: PruningPlan, root: Path) -> ModelIn
     """The packed model that `plan` makes, in a folder of `root`; written if it is not there."""
     assert plan.bits is not None
     name = f"{Path(model_info.name).name}-{model_info.checkpoint.fingerprint}"
-    name += f"-{plan.bits.experts}-bits-of-{plan.bits.group_size}{'-no-vision' if plan.strip_vision else ''}"
+    name += f"-{plan.bits.experts}-bits-of-{plan.bits.group_size}"
+    if plan.strip_vision:
+        name += "-no-vision"
     target = root.resolve() / FOLDER / name
     logger.info("the unpruned model of this search has its experts at %d bits: %s", plan.bits.experts, target)
-    if not target.is_dir():
+    if not target.is_dir():  # a checkpoint gets its name once it is verified, so one that is there is whole
         target.parent.mkdir(parents=True, exist_ok=True)
         materialise(model_info.checkpoint.path, plan, target)
     return open_model(str(target))

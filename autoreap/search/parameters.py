@@ -53,7 +53,7 @@ def read_parameters(section: Any) -> Parameters:
         if name not in known:
             mistakes.append(((name,), f"unknown key; known: {', '.join(known)}"))
             continue
-        fraction = FRACTION_OF_COUNT.get(name)
+        fraction = FRACTION_OF_COUNT.get(name)  # None of most, and no key of a section
         if fraction in section:
             mistakes.append(((name,), f"counts what {fraction} gives as a fraction; give one of them"))
         when = written.get("when") if isinstance(written, dict) else None
@@ -79,8 +79,8 @@ def _read_parameter(name: str, written: Any) -> Parameter:
         return tuple(written)
     if not isinstance(written, dict):
         _check_value(name, written)
-        value: Parameter = written
-        return value
+        fixed: Parameter = written
+        return fixed
     spec = {key: part for key, part in written.items() if key != "when"}
     if set(spec) == {"value"}:
         return _read_parameter(name, spec["value"])
@@ -94,13 +94,15 @@ def _read_parameter(name: str, written: Any) -> Parameter:
 def _read_range(name: str, spec: Mapping[str, Any]) -> Range:
     low, high, log = spec["low"], spec["high"], spec.get("log", False)
     is_integer = name in INTEGERS
-    step = spec.get("step", 1 if is_integer else None)
+    usual_step = 1 if is_integer else None
+    step = spec.get("step", usual_step)
     _check_value(name, low)
     _check_value(name, high)
-    if type(low) not in (int, float):
+    if type(low) not in (int, float):  # `isinstance` would take true and false for integers
         raise ValueError(f"has no order; list its choices instead, got {spec!r}")
     if low > high:
         raise ValueError(f"low must not exceed high, got {spec!r}")
+    # `type`, not `isinstance`: in Python true is an integer, in a file it is a mistake.
     if is_integer and (type(step) is not int or step <= 0):
         raise ValueError(f"step must be an integer above 0, got {step!r}")
     if step is not None and (type(step) not in (int, float) or not step > 0):
@@ -136,12 +138,20 @@ def _read_condition(
 
 def lowest(spec: Any) -> float:
     """The lowest value that a parameter can take."""
-    return float(spec.low if isinstance(spec, Range) else min(spec) if isinstance(spec, tuple) else spec)
+    return float(_ends(spec)[0])
 
 
 def highest(spec: Any) -> float:
     """The highest value that a parameter can take."""
-    return float(spec.high if isinstance(spec, Range) else max(spec) if isinstance(spec, tuple) else spec)
+    return float(_ends(spec)[1])
+
+
+def _ends(spec: Any) -> tuple[Any, Any]:
+    if isinstance(spec, Range):
+        return spec.low, spec.high
+    if isinstance(spec, tuple):
+        return min(spec), max(spec)
+    return spec, spec
 
 
 def can_be(parameter: Parameter, value: Any) -> bool:
@@ -159,6 +169,7 @@ def _check_value(name: str, value: Any) -> None:
         if type(value) is not int or value <= 0:
             raise ValueError(f"must be an integer above 0, got {value!r}")
         return
+    # Alone, with ordinary values for the rest: rules between parameters are judged for each trial.
     try:
         Candidate.from_parameters({name: value})
     except InputError as error:

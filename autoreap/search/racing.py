@@ -97,8 +97,6 @@ class CandidatePruned(Exception):  # noqa: N818 - no error: the candidate is as 
 
 @dataclass
 class _Tally:
-    """What was counted of one metric."""
-
     num_samples: int = 0
     numerator: int = 0
     denominator: int = 0
@@ -129,6 +127,7 @@ class Race:
         self._tallies = {name: _Tally() for name in objectives}
         self._exceeded: set[tuple[int, str]] = set()  # incumbents and metrics, judged by a sample
         self._incumbents = []
+        # Who is worse in a static objective, such as the size, can't dominate it, whatever it answers.
         for incumbent in incumbents:
             if all(self._margin(name, incumbent) >= 0 for name in self._static):
                 self._incumbents.append(incumbent)
@@ -140,6 +139,7 @@ class Race:
             return
         for incumbent in self._incumbents:
             margins = [self._margin(name, incumbent) for name in self._objectives]
+            # No tolerance: a bound is rounded as the score will be, so equals compare as equal.
             if min(margins) >= 0 and max(margins) > 0:
                 raise CandidatePruned(self._domination(incumbent))
 
@@ -179,6 +179,7 @@ class Race:
         sign = _sign(self._objectives[metric])
         for incumbent in self._incumbents:
             theirs = incumbent.numerators.get(metric, {})
+            # Paired by utterance, so the incumbent must have answered each of them.
             if not own.keys() <= theirs.keys() or len(theirs) < MIN_POPULATION:
                 continue
             places = {name: place for place, name in enumerate(theirs)}
@@ -186,6 +187,7 @@ class Race:
             common = winsorise(costs)
             differences = sign * np.array(list(own.values())) - common[[places[name] for name in own]]
             alpha = ALPHA / len(self._incumbents)
+            # `common` is subtracted from both sides: what is left varies less, so a smaller sample decides.
             bound = lower_bound(len(own), differences.mean(), differences.std(), alpha=alpha, population=len(costs))
             if bound > costs.mean() - common.mean():
                 self._exceeded.add((incumbent.trial, metric))
@@ -206,12 +208,13 @@ class Race:
         metric = incumbent.metrics.get(name)
         if metric is None or not metric.denominator or metric.numerator is None:
             return unknown
+        # The incumbent answered all, so its denominator is what the candidate will have in the end.
         if metric.numerator / metric.denominator != incumbent.values[name]:
             return unknown  # not a rate of these counts
         return self._best_rate(name, self._objectives[name], metric.denominator)
 
     def _is_worse_by_sample(self, name: str, incumbent: Incumbent) -> bool:
-        """What a sample says; once all is scored, the score decides."""
+        # Only while there is more to come: once all is scored, the score decides.
         if (incumbent.trial, name) not in self._exceeded:
             return False
         return self._tallies[name].num_samples < (incumbent.metrics[name].num_samples or 0)

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoreap.errors import InputError
 from autoreap.evaluation.outcomes import OUTCOMES_NAME
-from autoreap.plan import PruningPlan, plan_from_dict
+from autoreap.plan import BaseModel, PruningPlan, plan_from_dict
 from autoreap.scores import (
     Difference,
     Metric,
@@ -28,6 +28,10 @@ from autoreap.scores import (
 )
 
 FORMAT = 2  # of what is stored here; 0.3 and before wrote none
+BASELINE = "baseline"  # the unpruned model: its scores in a study, and the folder of its files
+MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
+# The names of Optuna's user attributes. Those with a prefix are of a trial, the others of a study or a queued trial;
+# they stay as they are, so that studies can be resumed.
 _FORMAT = "autoreap.format"
 _RESULT = "autoreap.result"
 _PRUNED = "autoreap.pruned"
@@ -35,10 +39,9 @@ _INFEASIBLE = "autoreap.infeasible"
 _ERROR = "autoreap.error"
 _PLAN, _DIGEST = "autoreap.plan", "autoreap.plan_digest"
 _PRESET, _NEIGHBOUR_OF, _RETRY_OF, _DEATHS = "preset", "neighbour_of", "retry_of", "deaths"
-_OBJECTIVES, _CONSTRAINTS, _BASELINE, _CONTROLS = "objectives", "constraints", "baseline", "controls"
+_OBJECTIVES, _CONSTRAINTS, _CONTROLS = "objectives", "constraints", "controls"
 _HELD_OUT, _SCORING, _SESSIONS, _MARGINS = "held_out", "scoring", "sessions", "margins"
 _NUM_UNTRIED, _SHIPPED = "num_untried_neighbours", "shipped"
-MAX_DEATHS = 3  # of processes at one candidate, which must not be tried for ever
 
 
 class TrialStatus(StrEnum):
@@ -139,7 +142,9 @@ class TrialRecord:
     @cached_property
     def plan(self) -> PruningPlan | None:
         """The exact edit; None where the trial ended before it had one."""
-        return None if self.stored_plan is None else plan_from_dict(self.stored_plan, where=f"trial {self.number}")
+        if self.stored_plan is None:
+            return None
+        return plan_from_dict(self.stored_plan, where=f"trial {self.number}")
 
     def as_dict(self) -> dict[str, Any]:
         """As `pareto --json` prints it."""
@@ -243,6 +248,18 @@ class StudyRecord:
         """The trials with values, duplicates among them, in order."""
         return [trial for trial in self.trials if trial.is_scored]
 
+    @property
+    def base_model(self) -> BaseModel | None:
+        """The model that was searched; None where no trial has a plan that names it."""
+        for trial in self.trials:
+            if trial.plan is not None:
+                return trial.plan.base_model
+        return None
+
+    def held_out_of(self, number: int) -> HeldOutTrial | None:
+        """What the report split says of trial `number`; None where it was not scored there."""
+        return None if self.held_out is None else self.held_out.trials.get(number)
+
     def trial(self, number: int) -> TrialRecord:
         """Trial `number`; `InputError` if there is none."""
         for trial in self.trials:
@@ -271,8 +288,10 @@ class StudyRecord:
         if not trial.is_scored or trial.plan is None or trial.plan.heal is None:
             return None
         digest = trial.plan.unhealed().digest()
-        scored = (other for other in self.points if other.plan_digest == digest)
-        return next(scored, None)
+        for other in self.points:
+            if other.plan_digest == digest:
+                return other
+        return None
 
     def outcomes_path(self, number: int | None, root: Path) -> Path:
         """Where the outcomes of trial `number` are, or of the one whose plan it repeats; None: of the baseline.
@@ -282,7 +301,7 @@ class StudyRecord:
         """
         folder = trials_folder(self.name, root)
         if number is None:
-            return folder / "baseline" / OUTCOMES_NAME
+            return folder / BASELINE / OUTCOMES_NAME
         trial = self.scored_trial(number)
         scored = number if trial.duplicate_of is None else trial.duplicate_of
         return folder / str(scored) / OUTCOMES_NAME
@@ -297,22 +316,24 @@ def read_study(study: optuna.Study) -> StudyRecord:
     """All that `study` holds; `InputError` if it is not one of this version, or has no baseline yet."""
     stored = study.user_attrs
     check_format(study)
-    if _BASELINE not in stored:
+    baseline = read_baseline(study)
+    if baseline is None:
         problem = "has no baseline yet: its search ended before the unpruned model was scored"
         raise InputError(problem, where=f"study {study.study_name}", fix="resume it with the same `autoreap search`")
     objectives: dict[str, str] = stored[_OBJECTIVES]
-    trials = [read_trial(trial, list(objectives)) for trial in study.get_trials(deepcopy=False)]
-    controls = {name: _scored_model(control) for name, control in stored.get(_CONTROLS, {}).items()}
+    scoring = None
+    if _SCORING in stored:
+        scoring = ScoringSetup(**stored[_SCORING])
     return StudyRecord(
         name=study.study_name,
         objectives=objectives,
         constraints=stored.get(_CONSTRAINTS, []),
         margins=stored.get(_MARGINS, {}),
-        baseline=_scored_model(stored[_BASELINE]),
-        controls=controls,
-        trials=trials,
+        baseline=baseline,
+        controls=read_controls(study),
+        trials=[read_trial(trial, list(objectives)) for trial in study.get_trials(deepcopy=False)],
         held_out=read_held_out(study),
-        scoring=ScoringSetup(**stored[_SCORING]) if _SCORING in stored else None,
+        scoring=scoring,
         num_untried=stored.get(_NUM_UNTRIED),
         shipped=stored.get(_SHIPPED),
         first_trials=[session["first_trial"] for session in stored.get(_SESSIONS, [])],
@@ -335,10 +356,9 @@ def check_format(study: optuna.Study) -> None:
     if _OBJECTIVES not in study.user_attrs:
         problem = "is not an autoreap study: it records no objectives"
         raise InputError(problem, where=where, fix="name a study of `autoreap search`")
-    if study.user_attrs.get(_FORMAT) != FORMAT:
-        problem = (
-            f"was written by another version of autoreap (format {study.user_attrs.get(_FORMAT, 1)}, not {FORMAT})"
-        )
+    found = study.user_attrs.get(_FORMAT, 1)
+    if found != FORMAT:
+        problem = f"was written by another version of autoreap (format {found}, not {FORMAT})"
         raise InputError(problem, where=where, fix="open it with that version, or start another study with --study")
     if len(study.directions) != len(study.user_attrs[_OBJECTIVES]):
         raise InputError("has not a direction for each objective: is the database damaged?", where=where)
@@ -379,25 +399,29 @@ def read_trial(trial: FrozenTrial, objectives: Sequence[str]) -> TrialRecord:
 def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str, Any]]:
     """Status, reason, and the stored details of that end."""
     stored = trial.user_attrs
-    if trial.state == TrialState.COMPLETE:
-        result = stored[_RESULT]
-        is_duplicate = result.get("duplicate_of") is not None
-        return (TrialStatus.DUPLICATE if is_duplicate else TrialStatus.SCORED), None, result
-    if trial.state == TrialState.PRUNED:
-        if _INFEASIBLE in stored:
+    match trial.state:
+        case TrialState.COMPLETE:
+            is_duplicate = stored[_RESULT].get("duplicate_of") is not None
+            status = TrialStatus.DUPLICATE if is_duplicate else TrialStatus.SCORED
+            return status, None, stored[_RESULT]
+        # Optuna has no state for a trial that was never run because of its plan, so both are "pruned" there.
+        case TrialState.PRUNED if _INFEASIBLE in stored:
             return TrialStatus.INFEASIBLE, stored[_INFEASIBLE], {}
-        pruned = stored[_PRUNED]
-        return TrialStatus.PRUNED, pruned["reason"], pruned
-    if trial.state == TrialState.FAIL:
-        if _ERROR in stored:
+        case TrialState.PRUNED:
+            return TrialStatus.PRUNED, stored[_PRUNED]["reason"], stored[_PRUNED]
+        # Nobody stored a reason: a kill or a signal ended it.
+        case TrialState.FAIL if _ERROR not in stored:
+            return TrialStatus.INTERRUPTED, None, {}
+        case TrialState.FAIL:
             return TrialStatus.FAILED, stored[_ERROR], {}
-        return TrialStatus.INTERRUPTED, None, {}
-    return (TrialStatus.RUNNING if trial.state == TrialState.RUNNING else TrialStatus.WAITING), None, {}
+        case TrialState.RUNNING:
+            return TrialStatus.RUNNING, None, {}
+    return TrialStatus.WAITING, None, {}
 
 
 def read_baseline(study: optuna.Study) -> ScoredModel | None:
     """The unpruned model's scores, where they are known."""
-    stored = study.user_attrs.get(_BASELINE)
+    stored = study.user_attrs.get(BASELINE)
     return None if stored is None else _scored_model(stored)
 
 
@@ -447,6 +471,7 @@ def record_result(
     result: dict[str, Any] = {**scored.as_dict(), "against_baseline": differences, "seconds": seconds}
     if duplicate_of is not None:
         result["duplicate_of"] = duplicate_of
+    # The result before the state: `stored_result` finds it again if a kill comes between the two.
     trial.set_user_attr(_RESULT, result)
     study.tell(trial, list(values))
 
@@ -479,7 +504,7 @@ def record_failure(study: optuna.Study, trial: Trial, reason: str) -> None:
 
 def record_baseline(study: optuna.Study, scored: ScoredModel) -> None:
     """The unpruned model's scores."""
-    study.set_user_attr(_BASELINE, scored.as_dict())
+    study.set_user_attr(BASELINE, scored.as_dict())
 
 
 def record_control(study: optuna.Study, name: str, scored: ScoredModel) -> None:
@@ -560,11 +585,6 @@ def stored_result(trial: FrozenTrial) -> ScoredModel | None:
     return None if stored is None else _scored_model(stored)
 
 
-def is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether it failed without a reason: a kill or a signal ended it."""
-    return trial.state == TrialState.FAIL and _ERROR not in trial.user_attrs
-
-
 def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[int]:
     """Have the parameters of each interrupted trial tried again, once; the numbers of these trials.
 
@@ -577,10 +597,14 @@ def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[i
     retried = {trial.user_attrs.get(_RETRY_OF) for trial in trials}
     enqueued = []
     for trial in trials:
+        is_interrupted = trial.state == TrialState.FAIL and _ERROR not in trial.user_attrs
+        # A queued trial that was not yet sampled has its values in `fixed_params` alone, where Optuna puts them.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if not is_interrupted(trial) or trial.number in retried or not params:
+        if not is_interrupted or trial.number in retried or not params:
             continue
-        deaths = trial.user_attrs.get(_DEATHS, 0) + (trial.number not in spared)
+        deaths = trial.user_attrs.get(_DEATHS, 0)
+        if trial.number not in spared:
+            deaths += 1
         if deaths >= MAX_DEATHS:
             continue
         attributes = {_RETRY_OF: trial.number, _DEATHS: deaths}

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from autoreap.formatting import duration
 from autoreap.healing.healer import STREAMS, Healer
 from autoreap.models.loading import Loaded, ModelInfo, default_device, load, open_model, release
 from autoreap.saliency import Saliency
-from autoreap.scores import Metric
+from autoreap.search import records
 from autoreap.search.candidates import Planner, check_device, check_objectives, measured_metrics
 from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
@@ -30,20 +30,10 @@ from autoreap.search.front import feasible_points, front_of, in_order_of_size
 from autoreap.search.held_out import HeldOutScorer, answerable, estimated_seconds, unscored_members
 from autoreap.search.leader import Leader
 from autoreap.search.packed_base import on_packed_base, packed_base, plan_of_base
-from autoreap.search.records import (
-    ScoringSetup,
-    StudyRecord,
-    TrialRecord,
-    read_baseline,
-    read_study,
-    record_margins,
-    record_scoring,
-    record_shipped,
-    trials_folder,
-)
+from autoreap.search.records import ScoringSetup, StudyRecord, TrialRecord
 from autoreap.search.sampling import check_groups, check_space, check_vision, num_layers_to_order
 from autoreap.search.sanity import warn_if_hopeless, warn_if_weights_have_no_room, warn_of_shared_rows
-from autoreap.search.scorers import Drafts, LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
+from autoreap.search.scorers import LocalPool, RayPool, ScorerPool, ScorerSetup, make_scorer
 from autoreap.search.search_log import SearchLog
 from autoreap.search.search_options import SearchOptions
 from autoreap.search.selection import select
@@ -130,7 +120,7 @@ class _Run:
 
     @property
     def folder(self) -> Path:
-        return trials_folder(self.name, self.options.root)
+        return records.trials_folder(self.name, self.options.root)
 
 
 def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult:
@@ -142,7 +132,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
         DeviceLostError: the device is lost to this process; the same call in a new one goes on.
         Interrupted: a signal came. The same call resumes, after a failure too.
     """
-    started = time.monotonic()
+    started = time.monotonic()  # `--hours` counts from here: calibration and the baseline are part of the night
     space = load_space(space_path)
     if options.seed is not None:
         space = replace(space, seed=options.seed)
@@ -164,26 +154,28 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     if base_plan is not None:
         model_info = packed_base(model_info, base_plan, options.root)
     hours = options.hours or space.hours
-    deadline = started + hours * 3600 if hours is not None else float("inf")
+    deadline = math.inf if hours is None else started + hours * 3600
     storage = options.storage or default_storage(options.root)
+    # The lock comes first and goes last: nobody else may write while signals and errors are still dealt with.
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
         resident = _Resident(model_info, options)
         run = _Run(space, evals, model_info, options, name, storage, signals, draw, resident)
         tracker, study, error = _score_candidates(run, deadline)
         if error is not None:
-            resident.drop()
+            resident.drop()  # a lost device answers no more, and what is drawn needs no model
         if isinstance(error, RepeatedFailureError) and _has_scored(study):
             result = _finalise(study, run, tracker)  # what was found is not lost with what failed
             return replace(result, missing=(f"the rest of the trials: {error}", *result.missing))
         if error is not None:
-            if read_baseline(study) is not None:
-                _draw(study, run, tracker, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+            if records.read_baseline(study) is not None:
+                status = "KILLED" if isinstance(error, Interrupted) else "FAILED"
+                _draw(study, run, tracker, status)
             raise error
         return _finalise(study, run, tracker)
 
 
 def _has_scored(study: optuna.Study) -> bool:
-    return read_baseline(study) is not None and bool(read_study(study).points)
+    return records.read_baseline(study) is not None and bool(records.read_study(study).points)
 
 
 def _check(space: SpaceConfig, evals: Evals, model_info: ModelInfo, options: SearchOptions) -> None:
@@ -215,12 +207,11 @@ def _score_candidates(
     """Calibrate and score until the budget is spent; what ended it early is returned, not raised."""
     space, options = run.space, run.options
     storage = open_storage(run.storage)
-    facts = {
-        "model": run.model_info.checkpoint.fingerprint,
-        "evals": run.evals.search.digest,
-        "code": code_digest(),
-    }
-    identity = Identity(facts, may_change=("code",) if options.allow_other_code else ())
+    # Checked before the model is loaded, which takes minutes; the saliency's digest is known only after that.
+    fingerprint, evals_digest = run.model_info.checkpoint.fingerprint, run.evals.search.digest
+    facts = {"model": fingerprint, "evals": evals_digest, "code": code_digest()}
+    may_change = ("code",) if options.allow_other_code else ()
+    identity = Identity(facts, may_change)
     with damage_in_one_line(run.name, run.storage):
         check_stored_study(space, storage, run.name, identity)
     tracker = Tracker(options.root, run.name, tracking_uri=options.tracking_uri)
@@ -232,23 +223,20 @@ def _score_candidates(
         if log is not None:
             log.count_answer()
 
-    def on_baseline(answers: Drafts, metrics: Mapping[str, Metric]) -> None:
-        warn_if_hopeless(answers, metrics, run.evals.search)
-
     saliency, pool = _prepare(run, on_outcome)
     try:
         identity = replace(identity, facts={**facts, "saliency": saliency.digest()})
         study = open_or_create_study(space, storage, run.name, identity)
-        record_margins(study, space.margins)
+        records.record_margins(study, space.margins)
         evals_path, space_path = str(run.evals.path.resolve()), str(space.path.resolve())
         scoring = ScoringSetup(evals_path, pool.batch_size, pool.where, space_path)
-        record_scoring(study, scoring)
+        records.record_scoring(study, scoring)
         tracker.log_study(study_facts(space, run.model_info, run.evals.search, saliency))
         num_trials = options.trials or space.trials
         log = SearchLog(num_trials, deadline, pool.num_answers)
-        leader = Leader(
-            space, study, Planner(run.model_info, saliency, space.constraints), pool, run.folder, log, on_baseline
-        )
+        planner = Planner(run.model_info, saliency, space.constraints)
+        on_baseline = partial(warn_if_hopeless, evals=run.evals.search)
+        leader = Leader(space, study, planner, pool, run.folder, log, on_baseline)
         with run.signals.deferred():
             leader.run(tracker, run.signals, num_trials=num_trials, deadline=deadline)
     except (Interrupted, RepeatedFailureError, DeviceLostError) as error:
@@ -261,11 +249,12 @@ def _score_candidates(
 def _prepare(run: _Run, on_outcome: Callable[[], None]) -> tuple[Saliency, ScorerPool]:
     """Load the model, calibrate or take a known measurement, and start the scorers."""
     space, options, check = run.space, run.options, run.signals.check
-    searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
-    components = ["thinker", "talker"] if searches_talker else ["thinker"]
     data = run.calibration
     warn_of_shared_rows(data, run.evals.report)
+    searches_talker = any(parameter.startswith("talker.") for parameter in space.parameters)
+    components = ["thinker"]
     if searches_talker:
+        components.append("talker")
         loaded = load(run.model_info, speech=True, device=options.device, dtype=options.dtype)
     else:
         loaded = run.resident.get()
@@ -325,9 +314,10 @@ def _finalise(study: optuna.Study, run: _Run, tracker: Tracker) -> SearchResult:
             except Exception as error:  # a full disk, or whatever else: the reason is shown after the front
                 missing.append(f"the checkpoint of trial {point.number}: {_told(error)}")
     if shipped is not None:
+        # Recorded once the checkpoint is verified and has its name: a kill before that leaves it to be shipped again.
         try:
-            record_shipped(study, shipped.trial)
-            drawn = _draw_pictures(read_study(study), run)  # now the page can say what shipped
+            records.record_shipped(study, shipped.trial)
+            drawn = _draw_pictures(records.read_study(study), run)  # now the page can say what shipped
         except STORAGE_ERRORS as error:
             missing.append(f"a note in the study that trial {shipped.trial} shipped: {reason_of(error, run.storage)}")
     if front and not drawn:
@@ -345,7 +335,7 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         one of `STORAGE_ERRORS`: the study can't be read or written.
     """
     try:
-        record = read_study(study)
+        record = records.read_study(study)
         front = front_of(record)
         if not front or not run.evals.report.tasks:
             reason = "the evals have no report split" if front else "the front is empty"
@@ -356,40 +346,39 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         if not members:
             return
         loaded = run.resident.get()
+        # All that may come to be scored, not the front alone: every member answers the same tasks.
         plans = [record.plan(point.number) for point in feasible_points(record.points)]
         evals = answerable(run.evals.report, plans)
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
         num_searched = sum(len(task.samples) for task in run.evals.search.tasks)
         seconds = estimated_seconds(record, num_searched, evaluator.num_answers, len(front))
+        duration_text = "unknown" if seconds is None else duration(seconds)
+        deadline, end_text = math.inf, "confirm_hours would"
         hours = run.space.confirm_hours
+        if hours is not None:
+            deadline, end_text = time.monotonic() + hours * 3600, f"confirm_hours does after {hours:g}"
         logger.info(
             "scoring the baseline and the front (%d) on the report split, %d answers each, about %s; "
             "--hours does not end this, %s, --no-confirm leaves it out",
-            len(front),
-            evaluator.num_answers,
-            "unknown" if seconds is None else duration(seconds),
-            "confirm_hours would" if hours is None else f"confirm_hours does after {hours:g}",
+            *(len(front), evaluator.num_answers, duration_text, end_text),
         )
-        deadline = math.inf if hours is None else time.monotonic() + hours * 3600
         healer = None
         if run.space.heals:
             healer = Healer(loaded, run.calibration, run.options.root / STREAMS, run.signals.check)
         scorer = HeldOutScorer(study, evaluator, healer, digest, run.folder, run.signals.check, deadline)
         points = in_order_of_size(front)
         with run.signals.deferred():
+            # The smallest safe candidate may lie off the front; where the split refutes it, the next one is asked for.
             while members:
                 points = in_order_of_size([*points, *members])
                 scorer.run(record, points)
-                record = read_study(study)
+                record = records.read_study(study)
                 members = unscored_members(record, digest, [point.number for point in points])
     except STORAGE_ERRORS:
         raise
     except Exception as error:  # the search is complete without it; the reason is shown
-        logger.warning(
-            "the front is not scored on the report split, the same command tries again: %s: %s",
-            type(error).__name__,
-            error,
-        )
+        reason = f"{type(error).__name__}: {error}"
+        logger.warning("the front is not scored on the report split, the same command tries again: %s", reason)
 
 
 def _draw_pictures(record: StudyRecord, run: _Run) -> list[Path]:
@@ -410,7 +399,7 @@ def _draw(
     study: optuna.Study, run: _Run, tracker: Tracker, status: str
 ) -> tuple[StudyRecord, Sequence[TrialRecord], Sequence[Path]]:
     """The study as it is, its front, and the pictures and reports of it, which MLflow takes too."""
-    record = read_study(study)
+    record = records.read_study(study)
     front = front_of(record)
     drawn = _draw_pictures(record, run) if front else []
     if drawn:

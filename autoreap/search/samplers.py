@@ -13,7 +13,6 @@ from autoreap.search.space import SAMPLERS, SpaceConfig
 
 # What Optuna's annotations call the values that a YAML file can give.
 _PLAIN_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
-_MULTIVARIATE = "TPESampler"
 
 
 def make_sampler(space: SpaceConfig, num_trials: int) -> BaseSampler:
@@ -27,19 +26,20 @@ def make_sampler(space: SpaceConfig, num_trials: int) -> BaseSampler:
     if space.sampler == "CmaEsSampler" and (len(space.objectives) > 1 or space.constraints):
         needs = "several objectives" if len(space.objectives) > 1 else "constraints"
         raise _refused(space, f"{space.sampler} can't do {needs}", "use tpe, nsgaii, nsgaiii or gp")
+    # `SeedSequence` mixes both numbers: a seed of their sum would repeat the draws of another base seed.
     seed = int(np.random.SeedSequence([space.seed, num_trials]).generate_state(1)[0])
     try:
         return made(**_arguments(space), seed=seed)  # type: ignore[call-arg]
     except (TypeError, ValueError, ImportError) as error:
-        raise _refused(
-            space, f"{space.sampler} refuses: {' '.join(str(error).split())}", "change its arguments"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise _refused(space, f"{space.sampler} refuses: {reason}", "change its arguments") from None
 
 
 def _sampler_class(space: SpaceConfig) -> type[BaseSampler]:
     found = getattr(optuna.samplers, space.sampler, None)
     if not (inspect.isclass(found) and issubclass(found, BaseSampler) and not inspect.isabstract(found)):
         raise _refused(space, f"optuna.samplers has no {space.sampler}", f"use one of {', '.join(SAMPLERS)}")
+    # It calls `study.stop`, which is an error outside `Study.optimize`; we ask and tell.
     if found is optuna.samplers.BruteForceSampler:
         raise _refused(space, f"{space.sampler} ends a study by itself", "use random")
     return found
@@ -48,13 +48,20 @@ def _sampler_class(space: SpaceConfig) -> type[BaseSampler]:
 def _check_arguments(space: SpaceConfig, made: type[BaseSampler]) -> None:
     """Every argument is the sampler's own, of a type it takes; all that it needs are there."""
     signature = inspect.signature(made).parameters
-    plain = {name: types for name, each in signature.items() if (types := _types(each.annotation)) and name != "seed"}
+    known = {}
+    for name, parameter in signature.items():
+        types = _types(parameter.annotation)
+        if types and name != "seed":  # the space has a seed of its own
+            known[name] = types
     for name, value in space.sampler_arguments.items():
-        if name not in plain:
-            raise _refused(space, f"{space.sampler} takes no {name!r}", f"known: {', '.join(plain)}")
-        fits = [kind for kind in plain[name] if isinstance(value, kind) and (kind is bool) == isinstance(value, bool)]
+        if name not in known:
+            raise _refused(space, f"{space.sampler} takes no {name!r}", f"known: {', '.join(known)}")
+        fits = [kind for kind in known[name] if isinstance(value, kind)]
+        if isinstance(value, bool):  # in Python True is an integer, too
+            fits = [kind for kind in fits if kind is bool]
         if not fits:
             raise _refused(space, f"{name} must be {signature[name].annotation}, got {value!r}", "change it")
+    # Such as PartialFixedSampler, which wants a sampler to wrap.
     for name, parameter in signature.items():
         if parameter.default is parameter.empty and name not in space.sampler_arguments:
             raise _refused(space, f"{space.sampler} needs {name}, which a file can't give", "use another sampler")
@@ -63,18 +70,17 @@ def _check_arguments(space: SpaceConfig, made: type[BaseSampler]) -> None:
 def _types(annotation: str) -> tuple[Any, ...]:
     """The types of an annotation such as `int | None`; none if it takes what is not plain."""
     parts = [part.strip() for part in str(annotation).split("|")]
-    return tuple(_PLAIN_TYPES[part] for part in parts) if set(parts) <= set(_PLAIN_TYPES) else ()
+    if not set(parts) <= set(_PLAIN_TYPES):
+        return ()
+    return tuple(_PLAIN_TYPES[part] for part in parts)
 
 
 def _arguments(space: SpaceConfig) -> Mapping[str, Any]:
-    """What the sampler is made with.
-
-    A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
-    groups, or the conditional ones are drawn at random.
-    """
+    # A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
+    # groups, or the conditional ones are drawn at random.
     given = space.sampler_arguments
     together = given.get("multivariate", len(space.objectives) == 1)
-    if space.sampler == _MULTIVARIATE and space.conditions and together:
+    if space.sampler == SAMPLERS["tpe"] and space.conditions and together:
         return {"multivariate": True, "group": True, **given}
     return given
 

@@ -15,7 +15,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from autoreap.calibration.calibrator import MAX_SPAN
-from autoreap.candidate import DEFAULT_GROUP_SIZE, FRACTION_OF_COUNT, NONE, Candidate, preset
+from autoreap.candidate import FRACTION_OF_COUNT, NONE, Candidate, preset
 from autoreap.data.eval_set import EvalSet
 from autoreap.errors import InputError
 from autoreap.models.loading import ModelInfo
@@ -36,11 +36,11 @@ _BITS = ("bits", "bits_rest")
 
 def check_space(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if `space` can't be searched on a model of `shape`: each trial would fail, or one in many."""
-    make_sampler(space, 0)
+    make_sampler(space, 0)  # raises where the sampler can't do what the space needs
     if shape.components["thinker"].is_dense:
         _check_dense(space)
-    if not shape.has_vision and isinstance(space.parameters.get("strip_vision"), tuple):
-        raise no_vision(f"{space.path}: parameters.strip_vision")  # a choice that would only repeat plans
+    if not shape.has_vision and space.searches("strip_vision"):
+        raise no_vision(space.where("strip_vision"))  # a choice that would only repeat plans
     _check_experts(space, shape)
     _check_cuts(space, shape)
     _check_effect(space)
@@ -51,25 +51,30 @@ def check_space(space: SpaceConfig, shape: ModelShape) -> None:
 
 def _check_dense(space: SpaceConfig) -> None:
     """Nothing of `space` may be about the experts of a thinker that has none: what ranks them only repeats plans."""
-    found = [f"parameters.{name}" for name, spec in space.parameters.items() if _is_about_experts(name, spec)]
-    found += ["controls"] * bool(space.controls)
+    found = []
+    for name, spec in space.parameters.items():
+        cuts_experts = name == "experts" or (name == "retention" and lowest(spec) < 1)
+        if cuts_experts or (name in RANKING and space.searches(name)):
+            found.append(f"parameters.{name}")
+    if space.controls:
+        found.append("controls")
     if found:
+        pronoun = "them" if len(found) > 1 else "it"
         raise InputError(
             "the thinker is dense, it has no experts to choose from",
             where=f"{space.path}: {', '.join(found)}",
-            fix=f"remove {'them' if len(found) > 1 else 'it'}, and search layers_cut alone",
+            fix=f"remove {pronoun}, and search layers_cut alone",
         )
 
 
 def _check_effect(space: SpaceConfig) -> None:
     """Raise `InputError` if a searched parameter of the ranking moves nothing: it would only repeat plans."""
     calibration = space.calibration
-    rankings = space.parameters.get("saliency", Candidate().saliency)
-    for name in RANKING[1:]:
-        if not isinstance(space.parameters.get(name), Range | tuple):
+    for name in ("lambda", "beta", "seed"):
+        if not space.searches(name):
             continue
         needed = "random" if name == "seed" else "affinity"
-        if not can_be(rankings, needed):
+        if not can_be(space.spec("saliency"), needed):
             problem, fix = f"moves nothing without saliency: {needed}", "fix it, or leave it out"
         elif name != "seed" and not calibration.mixed:
             problem, fix = "moves nothing without mixed calibration rows", "add calibration.mixed, or leave it out"
@@ -77,72 +82,65 @@ def _check_effect(space: SpaceConfig) -> None:
             problem, fix = "moves nothing without video calibration rows", "add calibration.video, or leave it out"
         else:
             continue
-        raise InputError(problem, where=f"{space.path}: parameters.{name}", fix=fix)
+        raise InputError(problem, where=space.where(name), fix=fix)
 
 
 def _check_healing(space: SpaceConfig) -> None:
     """Raise `InputError` if how to heal is searched while no candidate is healed."""
     if set(space.heal_choices) != {NONE}:
         return
-    for name in HEALING[1:]:
-        if isinstance(space.parameters.get(name), Range | tuple):
+    for name in ("heal_ridge", "heal_condition"):
+        if space.searches(name):
             fix = "add heal: [none, block, stream, cuts], or leave it out"
-            raise InputError("moves nothing without heal", where=f"{space.path}: parameters.{name}", fix=fix)
+            raise InputError("moves nothing without heal", where=space.where(name), fix=fix)
 
 
 def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
     """Raise `InputError` if no candidate is quantised, or some are so that transformers can't load them."""
-    where = f"{space.path}: parameters"
-    least = {name: lowest(space.parameters.get(name, 16)) for name in _BITS}
-    if shape.is_packed and (space.heals or min(least.values()) < 16):
-        raise packed_already(where)
+    bits, rest = lowest(space.spec("bits")), lowest(space.spec("bits_rest"))
+    if shape.is_packed and (space.heals or min(bits, rest) < 16):
+        raise packed_already(f"{space.path}: parameters")
     has_experts = not shape.components["thinker"].is_dense
-    if isinstance(space.parameters.get("bits_group"), Range | tuple) and min(least.values()) == 16:
+    if space.searches("bits_group") and min(bits, rest) == 16:
         fix = "add bits: [16, 8, 4], or leave it out"
-        raise InputError("moves nothing without bits", where=f"{where}.bits_group", fix=fix)
-    if least["bits"] < 16 and not has_experts:
-        raise InputError("the thinker is dense, it has no experts", where=f"{where}.bits", fix="search bits_rest alone")
-    if least["bits_rest"] < 16 and has_experts and can_be(space.parameters.get("bits", 16), 16):
+        raise InputError("moves nothing without bits", where=space.where("bits_group"), fix=fix)
+    if bits < 16 and not has_experts:
+        problem = "the thinker is dense, it has no experts"
+        raise InputError(problem, where=space.where("bits"), fix="search bits_rest alone")
+    if rest < 16 and has_experts and can_be(space.spec("bits"), 16):
         held_to = space.conditions.get("bits_rest", {}).get("bits", (16,))
         if 16 in held_to:
             problem = "transformers can't load it where experts are not quantised"
-            raise InputError(problem, where=f"{where}.bits_rest", fix="add when: {bits: [8, 4]}")
+            raise InputError(problem, where=space.where("bits_rest"), fix="add when: {bits: [8, 4]}")
 
 
 def check_groups(space: SpaceConfig, model_info: ModelInfo) -> None:
     """Raise `InputError` if rows of what is quantised don't divide into the groups of `space`: trials would fail."""
-    bits, rest = (int(lowest(space.parameters.get(name, 16))) for name in _BITS)
+    bits, rest = int(lowest(space.spec("bits"))), int(lowest(space.spec("bits_rest")))
     if min(bits, rest) == 16:
         return
-    spec = space.parameters.get("bits_group", DEFAULT_GROUP_SIZE)
-    groups = spec if isinstance(spec, tuple) else (int(lowest(spec)), int(highest(spec)))
-    drops_speech = space.parameters.get("drop_speech") is True
+    groups = space.spec("bits_group")
+    if not isinstance(groups, tuple):
+        groups = (int(lowest(groups)), int(highest(groups)))
+    drops_speech = space.spec("drop_speech") is True
+    # Rewritten on paper, from the headers: the rewriting itself knows which rows are packed.
     for group in groups:
         candidate = Candidate(bits=bits, bits_rest=rest, bits_group=group, drop_speech=drops_speech)
         plan = make_plan(candidate, None, model_info.shape, model_info.base_model)
         try:
             Footprint.of(model_info.checkpoint, plan)
         except InputError as error:
-            where = f"{space.path}: parameters.bits_group"
-            raise InputError(error.problem, where=where, fix="take one that divides them, such as 16") from None
+            fix = "take one that divides them, such as 16"
+            raise InputError(error.problem, where=space.where("bits_group"), fix=fix) from None
 
 
 def _check_active(space: SpaceConfig, shape: ModelShape) -> None:
-    spec = space.parameters.get("active_experts")
+    spec = space.spec("active_experts")
     top_k = shape.components["thinker"].top_k
     if spec is not None and highest(spec) > top_k:
-        raise InputError(
-            f"the thinker routes a token to {top_k} experts, got {highest(spec):g}",
-            where=f"{space.path}: parameters.active_experts",
-            fix=f"stay within 1 and {top_k}" if top_k else "remove it, the thinker is dense",
-        )
-
-
-def _is_about_experts(name: str, spec: Any) -> bool:
-    """Whether a parameter makes a candidate choose among experts of the thinker."""
-    if name == "retention":
-        return lowest(spec) < 1
-    return name == "experts" or (name in RANKING and isinstance(spec, Range | tuple))
+        problem = f"the thinker routes a token to {top_k} experts, got {highest(spec):g}"
+        fix = f"stay within 1 and {top_k}" if top_k else "remove it, the thinker is dense"
+        raise InputError(problem, where=space.where("active_experts"), fix=fix)
 
 
 def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
@@ -150,21 +148,19 @@ def _check_experts(space: SpaceConfig, shape: ModelShape) -> None:
         component = component_of(name)
         decoder = shape.components.get(component)
         if decoder is None:
-            raise InputError(
-                f"this model has no {component}", where=f"{space.path}: parameters.{name}", fix="remove it"
-            )
+            raise InputError(f"this model has no {component}", where=space.where(name), fix="remove it")
         low, high = decoder.top_k, decoder.num_experts
         is_fraction = name in FRACTION_OF_COUNT.values()
         if decoder.is_dense and (name in FRACTION_OF_COUNT or (is_fraction and lowest(spec) < 1)):
             raise InputError(
                 f"the {component} is dense, it has no experts to choose from",
-                where=f"{space.path}: parameters.{name}",
+                where=space.where(name),
                 fix="remove it, and search layers_cut alone",
             )
         if name in FRACTION_OF_COUNT and not low <= lowest(spec) <= highest(spec) <= high:
             raise InputError(
                 f"the {component} has {high} experts and routes to {low}, got {lowest(spec):g} to {highest(spec):g}",
-                where=f"{space.path}: parameters.{name}",
+                where=space.where(name),
                 fix=f"stay within {low} and {high}",
             )
 
@@ -175,22 +171,23 @@ def num_layers_to_order(space: SpaceConfig, shape: ModelShape) -> int:
     Raises:
         InputError: it may cut more than are ranked, or layers of the talker, which are not.
     """
-    if not can_be(space.parameters.get("layer_selection", "single"), "loss"):
+    if not can_be(space.spec("layer_selection"), "loss"):
         return 0
-    if highest(space.parameters.get("talker.layers_cut", 0)):
-        raise talker_has_no_loss(f"{space.path}: parameters.layer_selection")
-    num_cut, thinker = int(highest(space.parameters.get("layers_cut", 0))), shape.components["thinker"]
-    pinned = _protected(space, shape)["layers_cut"]
-    return num_to_order(num_cut, thinker.num_layers, pinned, where=f"{space.path}: parameters.layers_cut")
+    if highest(space.spec("talker.layers_cut")):
+        raise talker_has_no_loss(space.where("layer_selection"))
+    num_cut, num_layers = int(highest(space.spec("layers_cut"))), shape.components["thinker"].num_layers
+    return num_to_order(num_cut, num_layers, _protected(space, shape)["layers_cut"], where=space.where("layers_cut"))
 
 
 def _protected(space: SpaceConfig, shape: ModelShape) -> dict[str, frozenset[int]]:
     """The layers that no candidate may cut by a ranking, by the parameter that cuts them."""
-    protect = {
-        end: int(highest(space.parameters[name])) if space.parameters.get(name) is not None else None
-        for end, name in (("first", "protect_first"), ("last", "protect_last"))
-    }
-    strips = space.parameters.get("strip_vision") is True and "strip_vision" not in space.conditions
+    # Where a range says how many are protected, as many as it may be: a trial that protects more must not fail.
+    protect: dict[str, int | None] = {"first": None, "last": None}
+    for end in protect:
+        spec = space.spec(f"protect_{end}")
+        if spec is not None:
+            protect[end] = int(highest(spec))
+    strips = space.spec("strip_vision") is True and "strip_vision" not in space.conditions
     pinned = {"layers_cut": pinned_layers(shape, strip_vision=strips, **protect)}
     if talker := shape.components.get("talker"):
         pinned["talker.layers_cut"] = edges(talker.num_layers, **protect)
@@ -198,36 +195,35 @@ def _protected(space: SpaceConfig, shape: ModelShape) -> dict[str, frozenset[int
 
 
 def _check_cuts(space: SpaceConfig, shape: ModelShape) -> None:
-    blocks = can_be(space.parameters.get("layer_selection", "single"), "block")
+    blocks = can_be(space.spec("layer_selection"), "block")
     for name, protected in _protected(space, shape).items():
-        decoder, most = shape.components[component_of(name)], highest(space.parameters.get(name, 0))
-        where, free = f"{space.path}: parameters.{name}", decoder.num_layers - len(protected)
+        num_layers, most = shape.components[component_of(name)].num_layers, highest(space.spec(name))
+        free = num_layers - len(protected)
         if most > free:
-            raise InputError(
-                f"at most {free} of {decoder.num_layers} layers may be cut, got {most:g}",
-                where=where,
-                fix="lower it, or protect fewer with protect_first and protect_last",
-            )
+            problem = f"at most {free} of {num_layers} layers may be cut, got {most:g}"
+            fix = "lower it, or protect fewer with protect_first and protect_last"
+            raise InputError(problem, where=space.where(name), fix=fix)
         if blocks and most > MAX_SPAN:
             fix = "lower it, or take layer_selection: single"
-            raise InputError(f"a block has at most {MAX_SPAN} layers, got {most:g}", where=where, fix=fix)
-    num_layers_to_order(space, shape)
+            raise InputError(f"a block has at most {MAX_SPAN} layers, got {most:g}", where=space.where(name), fix=fix)
+    num_layers_to_order(space, shape)  # raises where too many are to be ordered by loss
 
 
 def check_vision(space: SpaceConfig, evals: EvalSet) -> None:
     """Raise `InputError` if `space` may strip vision while the search split shows pictures: no such trial scores."""
-    seen = evals.visual_metrics()
-    if not seen:
+    pictures = evals.visual_metrics()
+    if not pictures:
         return
-    strips = can_be(space.parameters.get("strip_vision", False), True)
-    if not strips and not space.controls:
+    # A control is the medium preset, which strips vision.
+    if can_be(space.spec("strip_vision"), True):
+        where, fix = space.where("strip_vision"), "set it to false"
+    elif space.controls:
+        where, fix = f"{space.path}: controls", "leave controls out"
+    else:
         return
-    (metric, row), *_ = seen.items()
-    raise InputError(
-        f"strips vision, but {metric} is scored on pictures, the first one at {row}",
-        where=f"{space.path}: {'parameters.strip_vision' if strips else 'controls'}",
-        fix=f"{'set it to false' if strips else 'leave controls out'}, or move the task to the report split",
-    )
+    metric, row = next(iter(pictures.items()))
+    problem = f"strips vision, but {metric} is scored on pictures, the first one at {row}"
+    raise InputError(problem, where=where, fix=f"{fix}, or move the task to the report split")
 
 
 def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
@@ -240,7 +236,7 @@ def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
     for trial in study.get_trials(deepcopy=False):
         for name, known in trial.distributions.items():
             wanted = searched.get(name)
-            if wanted is None:  # fixed by now, or no longer there
+            if wanted is None:  # fixed by now, or no longer there: nothing is drawn for it any more
                 continue
             try:
                 check_distribution_compatibility(known, wanted)
@@ -248,7 +244,7 @@ def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
                 raise InputError(
                     f"study {study.study_name} has sampled from {known}, now it is {wanted}; "
                     "of a range, low, high and step may change, all else may not",
-                    where=f"{space.path}: parameters.{name}",
+                    where=space.where(name),
                     fix="undo the change, or start another study with --study",
                 ) from None
 
@@ -259,6 +255,7 @@ def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution |
         return CategoricalDistribution(spec)
     if not isinstance(spec, Range):
         return None
+    # Only with a whole step, which integers always have: `lambda: {low: 0, high: 4}` may be 0.5.
     if all(isinstance(bound, int) for bound in (spec.low, spec.high, spec.step)):
         return IntDistribution(int(spec.low), int(spec.high), step=int(spec.step or 1), log=spec.log)
     return FloatDistribution(spec.low, spec.high, step=spec.step, log=spec.log)
@@ -266,7 +263,8 @@ def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution |
 
 def component_of(parameter: str) -> str:
     """The component that a parameter of a space is about."""
-    return next((name for name in COMPONENTS if parameter.startswith(f"{name}.")), COMPONENTS[0])
+    component, is_prefix, _ = parameter.partition(".")
+    return component if is_prefix else COMPONENTS[0]
 
 
 def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) -> None:
@@ -276,20 +274,23 @@ def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) 
     a candidate's ordinary values; what the space fixes stays as it is. Where candidates may be healed or quantised,
     each preset is tried so, too.
     """
-    counted = {name: fraction for name, fraction in FRACTION_OF_COUNT.items() if name in space.parameters}
-    decisive = ("experts" if "experts" in counted else "retention", "layers_cut")
+    share = "experts" if "experts" in space.parameters else "retention"
     offered: dict[str, Any] = {**Candidate().parameters(), **space.parameters}
-    searched = [name for name, spec in offered.items() if isinstance(spec, Range | tuple)]
+    searched = [name for name in offered if space.searches(name)]
     thinker = shape.components["thinker"]
-    gentlest = {name: _gentlest(name, offered[name]) for name in (*_BITS, "bits_group")}
+    ordinary: dict[str, Any] = {"active_experts": thinker.top_k}
+    for name in (*_BITS, "bits_group"):
+        ordinary[name] = _gentlest(name, offered[name])
     for preset_name, (suffix, treatment) in product(space.presets, _treatments_of_presets(space)):
-        values = preset(preset_name, thinker.num_layers, dense=thinker.is_dense).parameters() | treatment
-        values |= {"active_experts": thinker.top_k} | {name: treatment.get(name, gentlest[name]) for name in gentlest}
-        for name, fraction in counted.items():
-            values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
-        told = {name: values[name] if name in searched else spec for name, spec in offered.items()}
+        cuts = preset(preset_name, thinker.num_layers, dense=thinker.is_dense)
+        values = cuts.parameters() | ordinary | treatment
+        for name, fraction in FRACTION_OF_COUNT.items():
+            if name in space.parameters:
+                values[name] = round(values[fraction] * shape.components[component_of(name)].num_experts)
+        # Conditions look at what a trial of this preset will have: its own values, and those that the space fixes.
+        told = offered | {name: values[name] for name in searched}
         drawn = [name for name in searched if _holds(space, name, told)]
-        outside = [name for name in {*drawn, *decisive} if not can_be(offered[name], values[name])]
+        outside = [name for name in {*drawn, share, "layers_cut"} if not can_be(offered[name], values[name])]
         if outside:
             name = min(outside)
             logger.info(f"preset {preset_name}{suffix} lies outside the space ({name} {values[name]}), not tried")
@@ -313,9 +314,12 @@ def _treatments_of_presets(space: SpaceConfig) -> Iterator[tuple[str, dict[str, 
     heals = space.heal_choices
     if NONE in heals:
         yield "", {"heal": NONE}
-    healed = next((method for method in ("stream", "block", "cuts") if method in heals), NONE)
-    suffix = " healed" if NONE in heals and healed != NONE else ""
+    healed, suffix = NONE, ""
+    for method in ("cuts", "block", "stream"):  # the best one last
+        if method in heals:
+            healed = method
     if healed != NONE:
+        suffix = " healed" if NONE in heals else ""
         yield suffix, {"heal": healed}
     bits = space.parameters.get("bits")
     if isinstance(bits, tuple) and len(bits) > 1:
@@ -344,7 +348,6 @@ def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate
 
 
 def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:
-    """The value of parameter `name`: sampled where `spec` is a range or a choice, else `spec` itself."""
     match distribution(spec):
         case IntDistribution() as known:
             return trial.suggest_int(name, known.low, known.high, step=known.step, log=known.log)

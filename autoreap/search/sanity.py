@@ -51,14 +51,13 @@ def warn_if_hopeless(answers: Outcomes, metrics: Mapping[str, Metric], evals: Ev
 
 def chance_of(task: EvalTask) -> float:
     """The accuracy of guessing: one of the choices, or yes or no; nothing is guessed of a question without either."""
-    chances = [_chance(sample) for sample in task.samples]
-    return sum(chances) / len(chances)
-
-
-def _chance(sample: Sample) -> float:
-    if sample.choices:
-        return 1 / len(sample.choices)
-    return 0.0 if yes_or_no(sample.answer or "") is None else 0.5
+    total = 0.0
+    for sample in task.samples:
+        if sample.choices:
+            total += 1 / len(sample.choices)
+        elif yes_or_no(sample.answer or "") is not None:
+            total += 0.5
+    return total / len(task.samples)
 
 
 def warn_of_shared_rows(calibration: Mapping[str, Iterable[Sample]], report: EvalSet) -> None:
@@ -66,6 +65,7 @@ def warn_of_shared_rows(calibration: Mapping[str, Iterable[Sample]], report: Eva
     judged: dict[str, Sample] = {}
     for task in report.tasks:
         for sample in task.samples:
+            # By content, not by name: one recording may lie in two files, or under two ids.
             judged |= dict.fromkeys(contents(sample), sample)
     num_shared, example = 0, None
     for samples in calibration.values():
@@ -87,12 +87,11 @@ def warn_if_weights_have_no_room(space: SpaceConfig, model_info: ModelInfo) -> N
 
     These are the thinker's experts that are kept, as they are stored.
     """
-    if lowest(space.parameters.get("bits", 16)) == 16:
+    if lowest(space.spec("bits")) == 16:
         return
-    num_experts = model_info.shape.components["thinker"].num_experts
-    share = highest(space.parameters.get("retention", 1.0))
+    share = highest(space.spec("retention"))
     if "experts" in space.parameters:
-        share = highest(space.parameters["experts"]) / num_experts
+        share = highest(space.parameters["experts"]) / model_info.shape.components["thinker"].num_experts
     experts_bytes = 0
     for info in model_info.checkpoint.tensors.values():
         role = model_info.family.layout.role(info.name)

@@ -144,14 +144,13 @@ class Scorer:
             race.count(metric, outcome)
 
         try:
-            race.check()
-            plan = self._fitted(job.plan)
+            race.check()  # sizes alone may decide, before anything is healed or answered
+            plan = job.plan
+            if plan is not None and plan.heal is not None:
+                assert self._healer is not None  # the space says that candidates may be healed
+                plan = self._healer.fit(plan)
             evaluation = self._evaluator.run(
-                plan,
-                count,
-                on_sample=race.check_sample,
-                first=self._objectives,
-                likelihoods=self._likelihoods,
+                plan, count, on_sample=race.check_sample, first=self._objectives, likelihoods=self._likelihoods
             )
             if self._stopwatch:
                 timings = self._stopwatch.measure(plan, int(job.static["size_bytes"]))
@@ -164,12 +163,6 @@ class Scorer:
             kind = "OutOfMemoryError" if is_out_of_memory(error) else type(error).__name__
             return JobResult(error=f"{kind}: {error}")
         return JobResult(evaluation=evaluation, healing=plan.heal if plan else None)
-
-    def _fitted(self, plan: PruningPlan | None) -> PruningPlan | None:
-        if plan is None or plan.heal is None:
-            return plan
-        assert self._healer is not None  # the space says that candidates may be healed
-        return self._healer.fit(plan)
 
 
 def make_scorer(
@@ -200,11 +193,9 @@ class ScorerPool(Protocol):
     @property
     def has_idle(self) -> bool:
         """Whether a job can be started now."""
-        ...
 
     def start(self, job: Job) -> None:
         """Give `job` to an idle scorer."""
-        ...
 
     def wait(self) -> tuple[Job, JobResult]:
         """The next result. A signal, or what `on_outcome` raises, ends the wait.
@@ -212,15 +203,12 @@ class ScorerPool(Protocol):
         Raises:
             DeviceLostError: nothing more can be scored in this process.
         """
-        ...
 
     def draft_from(self, drafts: Drafts) -> None:
         """Have all scorers use these answers of the unpruned model as drafts."""
-        ...
 
     def close(self) -> None:
         """Give back the memory of the models."""
-        ...
 
 
 class LocalPool:
@@ -230,34 +218,27 @@ class LocalPool:
         self.where = scorer.where
         self.batch_size = scorer.batch_size
         self.num_answers = scorer.num_answers
-        self._scorer: Scorer | None = scorer
+        self._scorer = scorer
         self._on_outcome = on_outcome
         self._job: Job | None = None
 
     @property
     def has_idle(self) -> bool:
-        """See `ScorerPool`."""
         return self._job is None
 
     def start(self, job: Job) -> None:
-        """See `ScorerPool`."""
         self._job = job
 
     def wait(self) -> tuple[Job, JobResult]:
-        """See `ScorerPool`. The candidate is scored here."""
         assert self._job is not None
-        assert self._scorer is not None
-        job, self._job = self._job, None
+        job, self._job = self._job, None  # idle from now on, also if a signal ends the job
         return job, self._scorer.score(job, self._on_outcome)
 
     def draft_from(self, drafts: Drafts) -> None:
-        """See `ScorerPool`."""
-        assert self._scorer is not None
         self._scorer.draft_from(drafts)
 
     def close(self) -> None:
-        """See `ScorerPool`."""
-        self._scorer = None
+        del self._scorer
 
 
 class RayPool:
@@ -298,21 +279,18 @@ class RayPool:
         self.where, self.batch_size, self.num_answers = "", 0, 0
         gpu_text = "a GPU each" if num_gpus else "no GPU"
         logger.info("%d scorers on a Ray cluster of %d nodes, %s", num_scorers, len(ray.nodes()), gpu_text)
-        while not self._idle:
+        while not self._idle:  # the leader must know device and batch size before it begins
             self._look()
 
     @property
     def has_idle(self) -> bool:
-        """See `ScorerPool`."""
         return bool(self._idle) and not self._waiting
 
     def start(self, job: Job) -> None:
-        """See `ScorerPool`."""
         scorer = self._idle.pop()
         self._running[scorer.score.remote(job, self._drafts)] = (scorer, job)
 
     def wait(self) -> tuple[Job, JobResult]:
-        """See `ScorerPool`."""
         while True:
             while self._waiting and self._idle:
                 self.start(self._waiting.pop(0))
@@ -322,11 +300,9 @@ class RayPool:
                 return found
 
     def draft_from(self, drafts: Drafts) -> None:
-        """See `ScorerPool`. The drafts are sent to each node once."""
-        self._drafts = self._ray.put(drafts)
+        self._drafts = self._ray.put(drafts)  # sent to each node once, not with each job
 
     def close(self) -> None:
-        """See `ScorerPool`."""
         for scorer in self._actors:
             self._ray.kill(scorer)
         if self._started_here:
@@ -336,9 +312,11 @@ class RayPool:
         """Look once at what the actors do: one becomes idle, one dies, or a job is finished."""
         self._check()
         pending = [*self._starting, *self._running]
-        if not pending and not self._idle:
-            raise AutoreapError("all scorers were lost; the same command resumes the search")
-        finished, _ = self._ray.wait(pending, timeout=_POLL_SECONDS) if pending else ([], [])
+        if not pending:
+            if not self._idle:
+                raise AutoreapError("all scorers were lost; the same command resumes the search")
+            return None
+        finished, _ = self._ray.wait(pending, timeout=_POLL_SECONDS)
         for reference in finished:
             if reference in self._starting:
                 self._welcome(self._starting.pop(reference), reference)
@@ -353,7 +331,6 @@ class RayPool:
         return None
 
     def _welcome(self, scorer: Any, reference: Any) -> None:
-        """An actor has started, or could not."""
         try:
             facts: ScorerFacts = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # its own exception, such as a model that is not there
@@ -373,6 +350,7 @@ class RayPool:
 
     def _bury(self, scorer: Any, job: Job, error: Exception) -> tuple[Job, JobResult] | None:
         """An actor died while it scored `job`: the job waits for another one, the actor for its restart."""
+        # What kills one actor after the other is the candidate: it must not be tried for ever.
         self._deaths[job.key] = self._deaths.get(job.key, 0) + 1
         logger.warning("a scorer was lost (%s) while it scored %s", type(error).__name__, job.key)
         try:
@@ -400,6 +378,7 @@ class _ScorerActor:
 
     def load(self) -> ScorerFacts:
         """Load the model, and say how candidates will be scored on it."""
+        # Paths may be relative to the folder that the search was started in; an actor may start in another one.
         try:
             os.chdir(self._folder)
         except OSError as error:
@@ -412,6 +391,7 @@ class _ScorerActor:
     def score(self, job: Job, drafts: Drafts | None) -> JobResult:
         """Score one candidate. Where the device is lost to this process it ends, and Ray starts another."""
         assert self._scorer is not None
+        # With each job, since an actor that was started again has none; taken once, since they never change.
         if drafts is not None and not self._has_drafts:
             self._scorer.draft_from(drafts)
             self._has_drafts = True

@@ -1,10 +1,11 @@
 """The log of a search: on a terminal one line that redraws itself, in a file a line a trial and a heartbeat."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
-from autoreap.formatting import duration, scores_text
+from autoreap.formatting import duration, parameter_text, scores_text
 from autoreap.progress import StatusLine
 from autoreap.search.records import ScoredModel, TrialRecord, TrialStatus
 
@@ -72,23 +73,23 @@ class SearchLog:
 
     def _remaining_seconds(self, num_finished: int, seconds: Sequence[float]) -> float | None:
         """An upper bound, because duplicates take no time; None where nothing is known."""
+        # Whichever comes first, the deadline or the last trial.
         left = self._deadline - time.monotonic()
         recent = seconds[-_RECENT:]
         if recent:
             left = min(left, sum(recent) / len(recent) * max(self._num_trials - num_finished, 0))
-        return max(left, 0) if left < float("inf") else None
+        return None if math.isinf(left) else max(left, 0)
 
 
 def trial_line(trial: TrialRecord, objectives: Sequence[str]) -> str:
     """A trial in one line: what was tried, what became of it, and what it took."""
-    params = []
-    for name, value in trial.params.items():
-        params.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
-    head = f"trial {trial.number} ({trial.origin}: {', '.join(params)})" if params else f"trial {trial.number}"
+    head = f"trial {trial.number}"
+    if trial.params:
+        params = ", ".join(f"{name} {parameter_text(value)}" for name, value in trial.params.items())
+        head += f" ({trial.origin}: {params})"
+    end = duration(trial.seconds)
     if trial.duplicate_of is not None:
         end = f"same plan as trial {trial.duplicate_of}"
-    else:
-        end = duration(trial.seconds)
     match trial.status:
         case TrialStatus.SCORED | TrialStatus.DUPLICATE:
             return f"{head}: {scores_text(trial.metrics, trial.size_bytes, objectives)}; {end}"

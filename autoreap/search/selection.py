@@ -10,8 +10,7 @@ from scipy.optimize import linprog
 from autoreap.data.tasks import task_of_metric
 from autoreap.errors import InputError
 from autoreap.formatting import count_text, metric_text, size_text, unit_of, value_text
-from autoreap.scores import Metric
-from autoreap.search.front import explain_empty_front, feasible_points, front_of, least_error, log_to_minimise
+from autoreap.search.front import error_of, explain_empty_front, feasible_points, front_of, least_error, log_to_minimise
 from autoreap.search.held_out import smaller_ties_text
 from autoreap.search.non_inferiority import (
     MarginCheck,
@@ -56,7 +55,7 @@ def select(
         point, reason = _select_smallest(front, study, max_wer_increase or 0.0)
     else:
         point, reason = _select_best(front, study, max_size_bytes or 0.0)
-    return point, reason + smaller_ties_text(study.held_out, point, front)
+    return point, reason + smaller_ties_text(study, point, front)
 
 
 def check_bounds(rule: str, *, max_wer_increase: float | None, max_size_bytes: float | None) -> None:
@@ -100,7 +99,8 @@ def _margins_text(checks: Sequence[MarginCheck]) -> str:
     texts = []
     for check in checks:
         points = 100 * check.margin
-        texts.append(f"{check.metric} (margin {points:g} {'point' if points == 1 else 'points'})")
+        noun = "point" if points == 1 else "points"
+        texts.append(f"{check.metric} (margin {points:g} {noun})")
     return " and ".join(texts)
 
 
@@ -110,7 +110,7 @@ def _none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> InputErro
     assert nearest is not None  # the front is not empty
     failed = "; ".join(check.in_words() for check in nearest.checks if not check.is_non_inferior)
     text = f"no candidate is non-inferior to the unpruned model; the nearest is trial {nearest.point.number}"
-    text = f"{text} ({size_text(nearest.point.size_bytes)}), on the {nearest.split} split {failed}"
+    text += f" ({size_text(nearest.point.size_bytes)}), on the {nearest.split} split {failed}"
     try:
         knee, _ = _select_knee(front, study)
     except InputError:
@@ -161,21 +161,18 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     """
     limits = _error_limits(study)
     bounds = ", ".join(_limit_text(name, study.objectives[name], limit) for name, limit in limits.items())
-    useful = []
-    for point in front:
-        errors = {name: _error(point.values[name], study.objectives[name]) for name in limits}
-        if all(errors[name] <= limits[name] for name in limits):
-            useful.append(point)
+    useful = list(front)
+    for name, limit in limits.items():
+        useful = [point for point in useful if error_of(point.values[name], study.objectives[name]) <= limit]
     if not useful:
         baseline = ", ".join(f"{name} {metric_text(name, study.baseline.metrics[name])}" for name in limits)
-        raise InputError(
-            f"no point of the front is useful, that is, has {bounds} (unpruned: {baseline})",
-            where="--rule knee",
-            fix="search longer, or state your own limit: --rule smallest --max-wer-increase POINTS",
-        )
+        problem = f"no point of the front is useful, that is, has {bounds} (unpruned: {baseline})"
+        fix = "search longer, or state your own limit: --rule smallest --max-wer-increase POINTS"
+        raise InputError(problem, where="--rule knee", fix=fix)
     losses = _losses(useful, study.objectives)
     condition = f" with {bounds}" if bounds else ""
     ends = _ends(list(losses.values()))
+    # Never empty: no mixture of the ends is better than an end itself.
     candidates = [point for point in useful if not _is_above(losses[point.number], ends)]
     chosen = min(candidates, key=lambda point: (sorted(losses[point.number], reverse=True), -point.size_bytes))
     reason = f"best trade-off of the {count_text(len(useful), 'front point')}{condition}"
@@ -202,9 +199,10 @@ def _is_above(point: Sequence[float], ends: Sequence[Sequence[float]]) -> bool:
     if not ends:
         return False
     columns = np.array(ends).T  # [objectives, ends]
-    columns = columns[columns.any(axis=1)]
-    own = np.array([loss for place, loss in enumerate(point) if any(end[place] for end in ends)])
+    differs = columns.any(axis=1)  # in an objective in which no end loses anything, no mixture can be better
+    columns, own = columns[differs], np.array(point)[differs]
     margins = np.ones((len(columns), 1))
+    # Unknown: the weight of each end, and the margin, which is as large as can be (linprog minimises, hence -1).
     found = linprog(
         c=[0.0] * len(ends) + [-1.0],
         A_ub=np.hstack([columns, margins]),
@@ -213,7 +211,7 @@ def _is_above(point: Sequence[float], ends: Sequence[Sequence[float]]) -> bool:
         b_eq=[1.0],
         bounds=[(0, 1)] * len(ends) + [(None, None)],
     )
-    return bool(-found.fun > 1e-9)
+    return bool(-found.fun > 1e-9)  # above the solver's rounding: a point on the line must not count as above it
 
 
 def _error_limits(study: StudyRecord) -> dict[str, float]:
@@ -227,13 +225,9 @@ def _error_limits(study: StudyRecord) -> dict[str, float]:
     for name, direction in study.objectives.items():
         baseline = study.baseline.metrics.get(name)
         if baseline is not None and task_of_metric(name) and unit_of(name) == "rate":
-            error = max(_error(baseline.value, direction), least_error(baseline))
+            error = max(error_of(baseline.value, direction), least_error(baseline))
             limits[name] = max(error, math.sqrt(error))
     return limits
-
-
-def _error(value: float, direction: str) -> float:
-    return value if direction == "minimize" else 1 - value
 
 
 def _limit_text(name: str, direction: str, limit: float) -> str:
@@ -256,13 +250,11 @@ def _select_smallest(
     front: Sequence[TrialRecord], study: StudyRecord, max_wer_increase: float
 ) -> tuple[TrialRecord, str]:
     wer = wer_objective(study.objectives, "smallest")
-    baseline: Metric = study.baseline.metrics[wer]
+    baseline = study.baseline.metrics[wer]
     bound = baseline.value + max_wer_increase / 100
     fitting = [point for point in front if point.values[wer] <= bound]
-    unpruned = metric_text(wer, baseline)
-    return _first(
-        fitting, f"smallest with {wer} <= {value_text(wer, bound)} (unpruned {unpruned} + {max_wer_increase:g} points)"
-    )
+    unpruned = f"unpruned {metric_text(wer, baseline)} + {max_wer_increase:g} points"
+    return _first(fitting, f"smallest with {wer} <= {value_text(wer, bound)} ({unpruned})")
 
 
 def _select_best(front: Sequence[TrialRecord], study: StudyRecord, max_size_bytes: float) -> tuple[TrialRecord, str]:
@@ -280,7 +272,9 @@ def _first(fitting: Sequence[TrialRecord], reason: str) -> tuple[TrialRecord, st
 
 def wer_objective(objectives: Mapping[str, str], rule: str) -> str:
     """The objective that is a WER: `wer`, or the only one with a label. Another front may lack the rule's point."""
-    found = ["wer"] if "wer" in objectives else [name for name in objectives if name.startswith("wer.")]
+    found = [name for name in objectives if name.startswith("wer.")]
+    if "wer" in objectives:
+        found = ["wer"]
     if len(found) != 1 or "size_bytes" not in objectives:
         problem = f"weighs size_bytes against one wer, but this study's objectives are {', '.join(objectives)}"
         raise InputError(problem, where=f"--rule {rule}", fix="use --rule knee")

@@ -3,14 +3,12 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _WATCHED = (signal.SIGINT, signal.SIGTERM)
-_LOOK_SECONDS = 0.2
 
 
 @contextmanager
@@ -18,7 +16,7 @@ def handlers_kept() -> Iterator[None]:
     """Put the handlers of these signals back at the end: a library may set its own."""
     before = {number: signal.getsignal(number) for number in _WATCHED}
     yield
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread():  # Python lets no other thread set one
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -60,22 +58,15 @@ class Signals:
             yield
         finally:
             self._deferred = False
-        self.check()
+        self.check()  # not in `finally`: an error that is on its way must not be replaced
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal came."""
         if self._asked is not None:
             raise Interrupted(self._asked)
 
-    def wait(self, seconds: float) -> None:
-        """Sleep; raise `Interrupted` if a signal comes meanwhile."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.check()
-            time.sleep(min(left, _LOOK_SECONDS))
-
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked is not None:
+        if self._asked is not None:  # the second one: as if nobody had watched
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._asked = number

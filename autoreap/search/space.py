@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, StrictBool, StrictStr
 from pydantic.dataclasses import dataclass as validated_dataclass
 
-from autoreap.candidate import CONTROLS, NONE, PRESETS
+from autoreap.candidate import CONTROLS, NONE, PRESETS, Candidate
 from autoreap.data.calibration_config import CalibrationConfig
 from autoreap.data.yaml_file import read_yaml
 from autoreap.errors import InputError
 from autoreap.search.constraints import Constraint, parse_constraint
-from autoreap.search.parameters import Conditions, Parameter, Parameters, read_parameters
+from autoreap.search.parameters import Conditions, Parameter, Parameters, Range, read_parameters
 from autoreap.validation import (
     NO_OTHER_KEYS,
     Count,
@@ -85,12 +85,24 @@ class SpaceConfig:
     @property
     def needs(self) -> tuple[str, ...]:
         """The metrics that objectives and constraints are about."""
-        return (*self.objectives, *(name for constraint in self.constraints for name in constraint.needs))
+        return (*self.objectives, *(constraint.metric for constraint in self.constraints))
+
+    def spec(self, name: str) -> Any:
+        """What parameter `name` may be; where the space leaves it out, a candidate's ordinary value."""
+        return self.parameters[name] if name in self.parameters else Candidate().parameters().get(name)
+
+    def searches(self, name: str) -> bool:
+        """Whether parameter `name` is sampled, from a range or from choices."""
+        return isinstance(self.parameters.get(name), Range | tuple)
+
+    def where(self, name: str) -> str:
+        """The place of parameter `name`, for messages."""
+        return f"{self.path}: parameters.{name}"
 
     @property
     def heal_choices(self) -> tuple[str, ...]:
         """How candidates may be healed, `none` among them where they may be left as they are."""
-        heal = self.parameters.get("heal", NONE)
+        heal = self.spec("heal")
         return heal if isinstance(heal, tuple) else (str(heal),)
 
     @property
@@ -100,7 +112,6 @@ class SpaceConfig:
 
 
 def _read_objectives(section: Any) -> dict[str, str]:
-    """metric -> minimize or maximize."""
     if not isinstance(section, dict) or not section:
         raise error_of([((), "must map metrics to minimise or maximise")])
     objectives = {}
@@ -142,6 +153,7 @@ def _read_sampler(section: Any) -> _Sampler:
     """Class and arguments of the sampler; whether they fit each other is judged where it is made."""
     arguments = dict(section) if isinstance(section, dict) else {"name": section}
     name = str(arguments.pop("name", None))
+    # The class itself is looked up when a search begins: to read a file of a space takes no Optuna.
     if name not in SAMPLERS and not name.endswith("Sampler"):
         message = f"must be one of {', '.join(SAMPLERS)}, or a class of optuna.samplers, got {section!r}"
         raise error_of([(("name",), message)])
@@ -149,7 +161,7 @@ def _read_sampler(section: Any) -> _Sampler:
 
 
 def _read_rule(written: Any) -> str | None:
-    if written is False:
+    if written is False:  # None would be an absent key, which is the default
         return None
     if written not in SELECTION_RULES:
         raise ValueError(f"must be one of {', '.join(SELECTION_RULES)}, or false")
@@ -192,27 +204,17 @@ class _SpaceFile(Section):
 def load_space(path: Path) -> SpaceConfig:
     """Read a file of search_spaces/. Paths in it are relative to it."""
     file = read_yaml(path).parse(_SpaceFile)
-    return SpaceConfig(
-        path=path,
-        name=path.stem,
-        calibration=file.calibration,
-        evals=path.parent / file.evals,
-        model=file.model,
-        parameters=file.parameters.values,
-        conditions=file.parameters.conditions,
-        objectives=file.objectives,
-        constraints=file.constraints,
-        trials=file.trials,
-        hours=file.hours,
-        seed=file.seed,
-        sampler=file.sampler.name,
-        sampler_arguments=file.sampler.arguments,
-        presets=file.presets,
-        controls=file.controls,
-        materialise=file.materialise,
-        margins={metric: points / 100 for metric, points in file.margins.items()},
-        batch_size=file.batch_size,
-        racing=file.racing,
-        confirm=file.confirm,
-        confirm_hours=file.confirm_hours,
-    )
+    # Most keys are taken as the file writes them; these are not.
+    values = vars(file) | {
+        "path": path,
+        "name": path.stem,
+        "evals": path.parent / file.evals,
+        "parameters": file.parameters.values,
+        "conditions": file.parameters.conditions,
+        "sampler": file.sampler.name,
+        "sampler_arguments": file.sampler.arguments,
+        "margins": {
+            metric: points / 100 for metric, points in file.margins.items()
+        },  # in points there, as fractions here
+    }
+    return SpaceConfig(**values)

@@ -74,7 +74,7 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def _alone_with(file: Path | None) -> AbstractContextManager[None]:
-    """While a database is opened: Optuna makes its tables then, and two processes must not make the same one."""
+    # Optuna makes the tables of a database when it opens it, and two processes must not make the same one.
     if file is None:
         return nullcontext()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,26 +83,21 @@ def _alone_with(file: Path | None) -> AbstractContextManager[None]:
     return waiting_lock(file.with_name(f".{file.name}.lock"), seconds=LOCK_SECONDS)
 
 
-def study_names(url: str) -> list[str]:
-    """All studies in a storage; `InputError` if it can't be opened."""
-    try:
-        return list(optuna.get_all_study_names(open_storage(url)))
-    except InputError:
-        raise
-    except Exception as error:  # whatever the database's driver raises
-        raise _cannot_open(url, error) from None
-
-
 def open_study(name: str, storage: str | None = None) -> optuna.Study:
     """The study `name`, for reading; `InputError` lists the known ones."""
     url = storage or default_storage()
     file = sqlite_file(url)
     if file is not None and not _is_there(file):
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
-    known = study_names(url)
+    opened = open_storage(url)
+    try:
+        known = optuna.get_all_study_names(opened)
+    except Exception as error:  # whatever the database's driver raises
+        raise _cannot_open(url, error) from None
     if name not in known:
-        raise InputError(f"no study {name!r}", where=public_url(url), fix=f"known: {', '.join(known) or 'none'}")
-    study = optuna.load_study(study_name=name, storage=open_storage(url))
+        fix = f"known: {', '.join(known) or 'none'}"
+        raise InputError(f"no study {name!r}", where=public_url(url), fix=fix)
+    study = optuna.load_study(study_name=name, storage=opened)
     check_format(study)
     return study
 
@@ -159,6 +154,7 @@ def leading(study: str, url: str, root: Path) -> Iterator[None]:
         with exclusive(root / f"{study}.lock", problem, fix):
             yield
         return
+    # The server's locks have numbers for names, of 64 bits with a sign.
     key = int.from_bytes(hashlib.sha256(f"autoreap/{study}".encode()).digest()[:8], signed=True)
     try:
         engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
@@ -166,6 +162,7 @@ def leading(study: str, url: str, root: Path) -> Iterator[None]:
     except Exception as error:  # whatever the database's driver raises
         raise _cannot_open(url, error) from None
     try:
+        # Held as long as this connection, so that it goes with the process, however that ends:
         # https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             raise InputError(problem, where=f"study {study}", fix=fix)

@@ -40,6 +40,7 @@ class Identity:
 def code_digest() -> str:
     """The version, and twelve hex digits of the package's source files: what scored a trial."""
     total = hashlib.sha256()
+    # The sources, not the version alone: who tries changes of their own must not mix the scores of two codes.
     for path in sorted(_PACKAGE.rglob("*.py")):
         total.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{__version__}-{total.hexdigest()[:12]}"
@@ -57,6 +58,7 @@ def open_or_create_study(space: SpaceConfig, storage: RDBStorage, name: str, ide
     else:
         directions: list[Any] = list(space.objectives.values())
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    # Recorded each time: a new fact, or one that may change, is what later runs are compared with.
     record_identity(study, check_resumable(study, space, identity))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -99,7 +101,9 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
         check_format(study)
     constraints = [constraint.text for constraint in space.constraints]
     changes = {}
-    for name, value in {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}.items():
+    facts = {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}
+    for name, value in facts.items():
+        # Constraints judge trials: before the first one they may still change.
         if name in known and (trials or name != "constraints"):
             if _is_same(known[name], value):
                 continue
@@ -112,7 +116,7 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
 
 
 def _is_same(known: Any, value: Any) -> bool:
-    """Whether they are equal. The order of objectives counts too: a trial's values have it."""
+    # The order of objectives counts too: a trial's values have it.
     if isinstance(value, dict) and list(known) != list(value):
         return False
     return bool(known == value)

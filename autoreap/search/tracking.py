@@ -89,12 +89,7 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        study: str,
-        *,
-        tracking_uri: str | None = None,
-        pause_seconds: float = FIRST_PAUSE_SECONDS,
+        self, folder: Path, study: str, *, tracking_uri: str | None = None, pause_seconds: float = FIRST_PAUSE_SECONDS
     ) -> None:
         self._folder = folder
         self._study = study
@@ -104,7 +99,7 @@ class Tracker:
         self._first_pause = pause_seconds
         self._pause = 0.0
         self._next_try = time.monotonic()
-        self._flush()
+        self._flush()  # a server that is not there is told now, before anything is scored
 
     def log_study(self, facts: StudyFacts) -> None:
         """What is searched, on which model and data."""
@@ -130,13 +125,13 @@ class Tracker:
             runs.log_artifacts(artifacts)
             runs.end(status)
 
-        self._next_try = time.monotonic()
+        self._next_try = time.monotonic()  # however long the pause would be: there is no later try in this run
         self._log("the front", end)
         if self._waiting:
             logger.warning("what MLflow did not take is logged when the same command resumes the search")
 
     def _log(self, label: str, entry: Callable[["_StudyRuns"], None]) -> None:
-        self._waiting[label] = entry
+        self._waiting[label] = entry  # a later entry of one label stands for the earlier one
         if time.monotonic() >= self._next_try:
             self._flush()
 
@@ -184,7 +179,7 @@ class _StudyRuns:
         self._logged = set(self._finished_children())
 
     def _find_or_create_experiment(self) -> str:
-        """A database in a folder has it from the start."""
+        # A database in a folder has it from the start; on a server another study may make it at the same moment.
         from mlflow.exceptions import MlflowException
 
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
@@ -195,7 +190,7 @@ class _StudyRuns:
                 experiment = self._client.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
                     raise
-        return str(experiment.experiment_id)  # another study may have made it just now
+        return str(experiment.experiment_id)
 
     def _find_or_create_parent(self) -> str:
         found = self._client.search_runs([self._experiment], f"tags.`{STUDY_TAG}` = '{self._study}'", max_results=1)
@@ -207,7 +202,6 @@ class _StudyRuns:
         return str(run.info.run_id)
 
     def _finished_children(self) -> dict[str, Any]:
-        """The finished children by their trial tag."""
         query = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status != 'RUNNING'"
         children: dict[str, Any] = {}
         token = None
@@ -256,6 +250,7 @@ class _StudyRuns:
         if files.is_dir():
             for path in sorted(files.iterdir()):
                 self._client.log_artifact(run_id, str(path))
+        # Last: a run that is still RUNNING is half logged, and is made again.
         self._client.set_terminated(run_id, status=_RUN_STATUS.get(trial.status, "FAILED"))
         self._logged.add(tag)
 
@@ -265,7 +260,7 @@ class _StudyRuns:
         children = self._finished_children()
         for number, trial in scores.trials.items():
             run = children.get(f"{self._study}/{number}")
-            if run is not None:
+            if run is not None:  # a trial that MLflow did not take yet is logged when the search resumes
                 self._log_changed_metrics(run, "report.", trial.metrics)
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
@@ -278,6 +273,7 @@ class _StudyRuns:
         on_front = {f"{self._study}/{number}" for number in front}
         for tag, run in self._finished_children().items():
             before, now = run.data.tags.get(FRONT_TAG), str(tag in on_front).lower()
+            # Most trials were never on the front: they get no tag, which saves a request each.
             if before != now and (before or tag in on_front):
                 self._client.set_tag(run.info.run_id, FRONT_TAG, now)
 
@@ -286,6 +282,7 @@ class _StudyRuns:
         self._client.set_terminated(self._parent, status)
 
     def _log_changed_metrics(self, run: Any, prefix: str, metrics: Mapping[str, Metric]) -> None:
+        # MLflow keeps a history of each metric: the same value again would be a second point of it.
         changed = {}
         for name, value in _flatten(metrics).items():
             if run.data.metrics.get(prefix + name) != value:
@@ -296,7 +293,7 @@ class _StudyRuns:
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric as LoggedMetric
 
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000)  # MLflow wants milliseconds
         logged = [LoggedMetric(name, value, now, 0) for name, value in metrics.items()]
         self._client.log_batch(run_id, metrics=logged)
 
@@ -353,12 +350,11 @@ def connect(folder: Path, tracking_uri: str | None) -> Any:
 
 
 def _address(file: Path) -> str:
-    """With a driver: where MLflow reads none it makes a folder of the address as it is written, `a%3Fb` for `a?b`."""
+    # With a driver: where MLflow reads none it makes a folder of the address as it is written, `a%3Fb` for `a?b`.
     return sqlite_url(file, "sqlite+pysqlite")
 
 
 def _local_database(folder: Path) -> Path:
-    """The database in `folder`, made if it is not there."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     folder = folder.resolve()

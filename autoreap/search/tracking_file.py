@@ -75,6 +75,7 @@ def _fault(path: Path, revision: str) -> str | None:
         raise  # locked, or no room
     except sqlite3.DatabaseError as error:
         return f"is damaged ({error})"
+    # With runs in it an older schema is kept, and MLflow says how to upgrade it; without, nothing is lost.
     if num_runs or revisions == [(revision,)]:
         return None
     return "was left half-made"
@@ -94,8 +95,10 @@ def _set_aside(path: Path) -> Path:
 
 
 def _build(path: Path, build: Callable[[Path], None]) -> None:
+    # Of a process that was killed; nobody else is at work here, since the caller holds the lock.
     for leftover in path.parent.glob(f".{path.name}.*.partial*"):
         leftover.unlink()
+    # A journal of a database that is gone would be applied to the new one.
     for ending in _BESIDE:
         path.with_name(path.name + ending).unlink(missing_ok=True)
     # A name of its own each time: MLflow keeps connections to what it has once opened.
@@ -110,7 +113,7 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
 
 
 def _follow_move(path: Path, experiment: str) -> None:
-    """MLflow stores where files lie from the root of the disk on: after `mv` it would make the old folder again."""
+    # MLflow stores where files lie from the root of the disk on: after `mv` it would make the old folder again.
     now = artifacts_of(path.parent)
     with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection, connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"

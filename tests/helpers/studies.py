@@ -14,7 +14,7 @@ from autoreap.plan import BaseModel, ModelShape, PruningPlan
 from autoreap.planning import make_plan
 from autoreap.scores import NO_DIFFERENCE, Counts, Difference, Metric
 from autoreap.search import records
-from autoreap.search.non_inferiority import is_quality
+from autoreap.search.non_inferiority import quality_task
 from autoreap.search.records import ScoredModel, StudyRecord, read_study
 
 BASELINE_BYTES = 70 * 10**9
@@ -95,7 +95,7 @@ def differences(study: optuna.Study, metrics: Mapping[str, Metric]) -> dict[str,
     assert baseline is not None
     found = {}
     for name, metric in metrics.items():
-        if is_quality(name) and name in baseline.metrics:
+        if quality_task(name) and name in baseline.metrics:
             value = metric.value - baseline.metrics[name].value
             found[name] = Difference(value, value - 0.005, value + 0.005, NO_DIFFERENCE)
     return found

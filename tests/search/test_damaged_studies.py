@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from studies import add_trial, new_study
 
 from autoreap.cli import main
 from autoreap.errors import InputError
 from autoreap.search.space import load_space
-from autoreap.search.storage import damage_in_one_line, default_storage, open_storage, study_names
+from autoreap.search.storage import damage_in_one_line, default_storage, open_storage
 from autoreap.search.study import Identity, check_stored_study
 
 SPACE = Path(__file__).parents[2] / "search_spaces" / "tiny.yaml"
@@ -159,4 +160,4 @@ open_storage("sqlite:///{path}")
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert not path.exists()
-    assert study_names(f"sqlite:///{path}") == []
+    assert optuna.get_all_study_names(open_storage(f"sqlite:///{path}")) == []

@@ -75,14 +75,16 @@ def test_of_a_long_front_neighbours_alone_are_compared() -> None:
 
 
 def test_the_smaller_members_that_do_as_well_are_named_smallest_first() -> None:
-    held_out = held_out_with({3: [5, 8], 5: [3], 8: [5, 3]})
-    assert [point.number for point in smaller_ties(held_out, FRONT[2], FRONT)] == [3, 5]
-    assert smaller_ties(held_out, FRONT[0], FRONT) == []
-    assert smaller_ties(None, FRONT[2], FRONT) == []
+    unconfirmed = read(new_study())
+    record = replace(unconfirmed, held_out=held_out_with({3: [5, 8], 5: [3], 8: [5, 3]}))
+    assert [point.number for point in smaller_ties(record, FRONT[2], FRONT)] == [3, 5]
+    assert smaller_ties(record, FRONT[0], FRONT) == []
+    assert smaller_ties(unconfirmed, FRONT[2], FRONT) == []
 
 
 def test_a_tie_with_a_trial_that_has_left_the_front_is_not_shown() -> None:
-    assert smaller_ties(held_out_with({8: [4]}), FRONT[2], FRONT) == []
+    record = replace(read(new_study()), held_out=held_out_with({8: [4]}))
+    assert smaller_ties(record, FRONT[2], FRONT) == []
 
 
 @pytest.fixture

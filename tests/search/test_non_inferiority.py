@@ -4,6 +4,7 @@ import optuna
 import pytest
 from studies import add_trial, new_study, rate, read
 
+from autoreap.data.tasks import asr, audio_qa
 from autoreap.errors import InputError
 from autoreap.scores import NO_DIFFERENCE, WORSE, Counts, Difference, Metric, compare, score
 from autoreap.search.non_inferiority import (
@@ -121,10 +122,10 @@ def test_a_loss_is_judged_in_the_direction_in_which_the_metric_is_better() -> No
 
 
 def test_a_label_has_the_margin_of_its_metric_unless_it_has_its_own() -> None:
-    assert margin_of("wer.noisy", {}) == 0.005
-    assert margin_of("wer.noisy", {"wer": 0.01}) == 0.01
-    assert margin_of("wer.noisy", {"wer": 0.01, "wer.noisy": 0.02}) == 0.02
-    assert margin_of("accuracy", {"wer": 0.01}) == 0.01
+    assert margin_of("wer.noisy", asr, {}) == 0.005
+    assert margin_of("wer.noisy", asr, {"wer": 0.01}) == 0.01
+    assert margin_of("wer.noisy", asr, {"wer": 0.01, "wer.noisy": 0.02}) == 0.02
+    assert margin_of("accuracy", audio_qa, {"wer": 0.01}) == 0.01
     limits = margin_limits({**BASELINE, "wer/zh": rate(0.2), "size_4bit_bytes": Metric.static(1)}, {"wer": 0.01})
     assert {name: round(limit.value, 6) for name, limit in limits.items()} == {"wer": 0.11, "accuracy": 0.89}
 

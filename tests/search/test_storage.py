@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from autoreap.commands import options
 from autoreap.errors import InputError
 from autoreap.search.addresses import public_url, without_secrets
-from autoreap.search.storage import default_storage, leading, open_storage, retry_while_away, study_names
+from autoreap.search.storage import default_storage, leading, open_storage, retry_while_away
 
 FORK = multiprocessing.get_context("fork")
 ODD_NAMES = ("a?b", "a%20b", "a#b", "a{b}", "a b", "ä&=;")
@@ -118,7 +118,7 @@ def test_a_folder_of_any_name_holds_its_own_studies_and_no_other_folder_is_made(
     folder = tmp_path / name / "mlruns"
     url = default_storage(folder)
     optuna.create_study(study_name="night", storage=open_storage(url))
-    assert study_names(url) == ["night"]
+    assert optuna.get_all_study_names(open_storage(url)) == ["night"]
     assert {path.name for path in tmp_path.iterdir()} == {name}
     assert [path.name for path in folder.iterdir()] == ["studies.db"]
 
@@ -153,7 +153,7 @@ def test_studies_that_start_at_once_in_a_new_folder_all_start(tmp_path: Path) ->
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * number
-    assert len(study_names(url)) == number
+    assert len(optuna.get_all_study_names(open_storage(url))) == number
 
 
 @pytest.mark.parametrize(
