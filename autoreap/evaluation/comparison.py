@@ -124,7 +124,7 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
     """B (`second`) against A (`first`), over the utterances that both answered.
 
     Raises:
-        InputError: they share no utterance, or one has another reference in B than in A.
+        InputError: they share no utterance, or none with a word to score, or one has another reference in B than in A.
     """
     pairs = {}
     left_out = {}
@@ -142,6 +142,8 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
         )
     metrics: dict[str, Measured] = {}
     for metric, listed in pairs.items():
+        if not any(pair.first.counts.denominator for pair in listed):
+            raise InputError(f"no reference of {metric} has a word", where="A and B", fix="score rows with references")
         # Either side may lack the language, so both get the one that is known.
         outcomes_of_a = [replace(pair.first, language=pair.language) for pair in listed]
         outcomes_of_b = [replace(pair.second, language=pair.language) for pair in listed]

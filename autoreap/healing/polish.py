@@ -312,8 +312,9 @@ class _Student:
         return {name: parameter.detach().to(torch.float32, copy=True) for name, parameter in self._live.items()}
 
     def rounded(self, weights: PolishedWeights) -> dict[str, torch.Tensor]:
-        """`weights` as they will be stored, in float32."""
-        return {name: tensor.detach().to(self.types[name]).float() for name, tensor in weights.items()}
+        """A copy of `weights` as they will be stored, in float32."""
+        # Of a model in float32 they would be the tensors that the optimiser goes on with.
+        return {name: tensor.detach().to(self.types[name], copy=True).float() for name, tensor in weights.items()}
 
     def descend(self, state: "_State", batch: _Batch) -> None:
         """One step of the optimiser; `HealingError` if the loss is not a number."""

@@ -47,7 +47,7 @@ def fit_ridge(
     Raises:
         HealingError: a sum is not finite, or a matrix is singular.
     """
-    rest = missing.to(torch.float64)
+    rest = missing.to(torch.float64, copy=True)  # it is written to
     inputs = [regressor.inputs.to(torch.float64) for regressor in regressors]
     weighted = []
     for regressor, given in zip(regressors, inputs, strict=True):

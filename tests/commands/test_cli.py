@@ -384,7 +384,7 @@ def test_a_retention_that_is_no_fraction(
         (["--layers", "0"], "receives vision features"),
         (["--layers-cut", "99"], "can cut at most"),
         (["--layers-cut", "-1"], "at least 0"),
-        (["--lambda", "nan"], "at least 0"),
+        (["--lambda", "nan"], "a finite number"),
         (["--component", "talker", "--retention", "0.5"], "holds no measurements of the talker"),
     ],
 )

@@ -98,6 +98,12 @@ def test_what_only_one_side_has_is_left_out_and_counted() -> None:
     assert "accuracy: 0 compared; left out: 0 only in A, 2 only in B" in text
 
 
+def test_sides_whose_references_hold_no_word_are_refused() -> None:
+    silence = {"wer": [heard(str(i), "the", reference="") for i in range(3)]}
+    with pytest.raises(InputError, match="A and B: no reference of wer has a word"):
+        compare_outcomes(silence, silence)
+
+
 @pytest.mark.parametrize("second", [{"accuracy": FIRST["accuracy"]}, {"wer": [heard("x", "the")]}, {}])
 def test_sides_that_share_no_utterance_are_refused(second: Outcomes) -> None:
     with pytest.raises(InputError, match="share no utterance: A has 9 of wer, B has"):

@@ -1,6 +1,7 @@
 """What polishing promises: nearer answers, an untouched base, the same bits after a kill, and a checkpoint of them."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from builders import as_jsonl, copy_rows, identity_plan, random_component
 from healed import HEALING, fitted_at_random
 from pages import ROOT
 from random_qwen2_audio import save_hearing_model
-from transformers import Qwen3OmniMoeForConditionalGeneration
+from transformers import Qwen2AudioForConditionalGeneration, Qwen3OmniMoeForConditionalGeneration
 
 from autoreap.calibration.measure import read_calibration
 from autoreap.cli import main
@@ -199,6 +200,24 @@ def test_norms_of_a_dense_decoder_are_trained(data: Data, dense: Path) -> None:
 
 
 _DENSE_NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
+def test_of_a_model_in_float32_the_best_weights_are_kept_not_the_last(data: Data, dense: Path, tmp_path: Path) -> None:
+    in_float32 = tmp_path / "float32"
+    shutil.copytree(dense, in_float32)
+    stock = Qwen2AudioForConditionalGeneration.from_pretrained(dense, dtype=torch.float32)
+    stock.save_pretrained(in_float32)
+    loaded = load(open_model(str(in_float32)))
+    shape = loaded.model_info.shape
+    thinker = random_component(shape.components["thinker"], layers=(0, 2, 3))
+    plan = replace(identity_plan(loaded.model_info.checkpoint.fingerprint, shape), thinker=thinker)
+    rows = {"audio": data["audio"][:12]}
+    too_fast = replace(OPTIONS, steps=18, learning_rate=0.5)
+    best = polish(loaded, plan, rows, too_fast).plan
+    assert best.polish is not None
+    assert 0 < best.polish.step < too_fast.steps
+    stopped_there = polish(loaded, plan, rows, replace(too_fast, steps=best.polish.step)).plan
+    assert stopped_there.polish == best.polish
 
 
 @pytest.mark.parametrize("num_experts", [1, 3, None])
