@@ -107,9 +107,8 @@ class Replay:
 
     def is_non_inferior(self, evaluation: Evaluation) -> bool:
         """Whether the candidate is non-inferior to the unpruned model on the search split."""
-        compared = compare_outcomes(self.baseline.outcomes, evaluation.outcomes).metrics
-        differences = {name: measured.difference for name, measured in compared.items()}
-        return all_hold(check_margins(evaluation.metrics(), differences, self.margins))
+        compared = compare_outcomes(self.baseline.outcomes, evaluation.outcomes)
+        return all_hold(check_margins(evaluation.metrics(), compared.differences, self.margins))
 
     def found(self, number: int, size_bytes: int, evaluation: Evaluation) -> Found:
         """What the tables need to know of a scored plan."""

@@ -70,18 +70,14 @@ def doctor(
 
 def _place(model: str) -> str | None:
     """Where a model lies on this machine, None for the published one that is not here; no other is fetched."""
-    if model == "tiny" or Path(model).exists() or model.count("/") != 1:
+    if Path(model).exists() or model.count("/") != 1:
         return model
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     from autoreap.commands.needs import PUBLISHED
+    from autoreap.models.checkpoint import model_on_disk
 
     # Nothing is fetched: 70 GB would come before the answer whether they fit.
-    try:
-        return str(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError):
-        if model == PUBLISHED:
-            return None
+    place = model_on_disk(model)
+    if place is None and model != PUBLISHED:
         fix = "give its directory, or no MODEL for the published 30B"
-        raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix) from None
+        raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix)
+    return place

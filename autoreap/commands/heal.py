@@ -117,8 +117,7 @@ def _compared(
         return jobs.compare_plans(loaded, plan, polished.plan, evals)
     if not writing.compares:
         return "", None
-    expected = jobs.answers_to_calibration(loaded, data, polished.plan, scratch)
-    return expected or "no calibration row holds speech with its text", None
+    return jobs.answers_to_calibration(loaded, data, polished.plan, scratch), None
 
 
 def _as_dict(polished: "Polished") -> dict[str, Any]:

@@ -102,6 +102,11 @@ class Comparison:
     pairs: Mapping[str, tuple[Pair, ...]]
     left_out: Mapping[str, tuple[int, int]]
 
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """That of each metric."""
+        return {name: measured.difference for name, measured in self.metrics.items()}
+
     def worst(self, metric: str) -> list[Pair]:
         """What B did worse, the largest growth first; of equals the one that failed in B, then in the order of A."""
         worse = [pair for pair in self.pairs[metric] if pair.growth > 0]

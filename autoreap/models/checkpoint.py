@@ -81,6 +81,20 @@ def resolve_model(model: str) -> Path:
         raise InputError(problem, where=model) from None
 
 
+def model_on_disk(model: str) -> str | None:
+    """MODEL where it lies on this disk, None where it does not; nothing is downloaded."""
+    if model == "tiny" or Path(model).is_dir():
+        return model
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    # An error of one kind each: not cached, no such name, a cache that can't be read.
+    try:
+        return str(snapshot_download(model, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError):
+        return None
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read the headers of the checkpoint in `path`.
 

@@ -1,11 +1,11 @@
 """What fits where: the memory that a candidate needs, as far as the model's headers are still at hand."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from autoreap.candidate import BITS
 from autoreap.errors import AutoreapError
+from autoreap.models.checkpoint import model_on_disk
 from autoreap.models.loading import ModelInfo, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.records import StudyRecord
@@ -20,7 +20,7 @@ def open_searched_model(study: StudyRecord) -> ModelInfo | None:
     base = study.base_model
     if base is None:
         return None
-    path = _local_path(base.name)
+    path = model_on_disk(base.name)
     if path is None:
         return None
     try:
@@ -28,20 +28,6 @@ def open_searched_model(study: StudyRecord) -> ModelInfo | None:
     except AutoreapError:
         return None
     return model_info if model_info.checkpoint.fingerprint == base.fingerprint else None
-
-
-def _local_path(name: str) -> str | None:
-    """A model's directory, or its name if that is the embedded one; a report downloads nothing."""
-    if name == "tiny" or Path(name).is_dir():
-        return name
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    # An error of one kind each: not cached, no such name, a cache that can't be read. Each means "not on this disk".
-    try:
-        return str(snapshot_download(name, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError, OSError):
-        return None
 
 
 def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[dict[str, Any]]:

@@ -203,9 +203,8 @@ class HeldOutScorer:
         members = {int(name): answered for name, answered in outcomes.items() if name != BASELINE}
         trials = {}
         for number, tied_with in ties(members, objectives).items():
-            compared = compare_outcomes(outcomes[BASELINE], members[number]).metrics
-            differences = {metric: found.difference for metric, found in compared.items()}
-            trials[number] = HeldOutTrial(metrics[str(number)], differences, tied_with)
+            compared = compare_outcomes(outcomes[BASELINE], members[number])
+            trials[number] = HeldOutTrial(metrics[str(number)], compared.differences, tied_with)
         missing = [name for name in objectives if name not in metrics[BASELINE]]
         if missing:
             logger.info("not in the report split, so not scored there: %s", ", ".join(missing))

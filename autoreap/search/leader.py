@@ -362,8 +362,7 @@ class Leader:
         if result.healing is not None:
             records.record_plan(trial, plan, planned.digest)
         scored = ScoredModel(metrics, planned.size_bytes)
-        compared = compare_outcomes(self._answers, evaluation.outcomes).metrics
-        differences = {name: measured.difference for name, measured in compared.items()}
+        differences = compare_outcomes(self._answers, evaluation.outcomes).differences
         records.record_result(self._study, trial, values, scored, differences, seconds=evaluation.seconds)
 
     def _is_running(self, planned: PlannedCandidate) -> bool:

@@ -122,14 +122,14 @@ def answers_of_mask(model_info: ModelInfo, plan: PruningPlan, evals: Path) -> Ex
 
 def answers_to_calibration(
     loaded: Loaded, data: Mapping[str, Sequence[Sample]], plan: PruningPlan, scratch: Path
-) -> Expected | None:
-    """The answers of the masked model to some calibration rows; None where no row holds speech with its text.
+) -> Expected | str:
+    """The answers of the masked model to some calibration rows, or why there are none.
 
     `scratch` takes copies of these rows.
     """
     spoken = tuple(sample for sample in data["audio"] if sample.audio is not None and sample.text)
     if not spoken:
-        return None
+        return "no calibration row holds speech with its text"
     task = EvalTask(TaskConfig(task="asr", label="", dataset_path=""), spoken)
     evals = write_utterances(scratch, [task], DEFAULT_CARRIED)
     return Expected.of(evals, Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run(plan))

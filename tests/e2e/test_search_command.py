@@ -324,17 +324,18 @@ def test_where_the_device_is_lost_a_new_process_goes_on_and_ships(project: Path)
 FAILS_AFTER_THREE_CANDIDATES = """\
 import sys
 from autoreap.cli import main
-from autoreap.search.scorers import Scorer
+from autoreap.evaluation.evaluator import Evaluator
 
-fitted, plans = Scorer._fitted, []
+run, candidates = Evaluator.run, []
 
-def fail(self, plan):
-    plans.append(plan)
-    if len(plans) > 4:  # the unpruned model, and three candidates
+def fail(self, plan=None, *arguments, **more):
+    if plan is not None:
+        candidates.append(plan)
+    if len(candidates) > 3 and plan is not None:
         raise ZeroDivisionError("no candidate any more")
-    return fitted(self, plan)
+    return run(self, plan, *arguments, **more)
 
-Scorer._fitted = fail
+Evaluator.run = fail
 sys.exit(main(sys.argv[1:]))
 """
 
