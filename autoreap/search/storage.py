@@ -20,8 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from autoreap.errors import AutoreapError, InputError, first_line
-from autoreap.files import atomic_write, exclusive, waiting_lock
+from autoreap.files import exclusive, waiting_lock
 from autoreap.search.addresses import public_url, sqlite_file, sqlite_url, without_secrets
+from autoreap.search.database_files import build_database
 from autoreap.search.records import StudyRecord, check_format, read_whole
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ def open_storage(url: str) -> RDBStorage:
                 _check_tables(file, url)
             elif file is not None:
                 # Optuna makes table after table; what a kill would leave of them could not be told from damage.
-                with atomic_write(file) as partial:
-                    RDBStorage(sqlite_url(partial)).engine.dispose()
+                build_database(file, lambda partial: RDBStorage(sqlite_url(partial)).engine.dispose())
             storage = RDBStorage(url, engine_kwargs=_engine_settings(url))
     except InputError:
         raise

@@ -5,20 +5,19 @@ mend. So they are made beside it, and a rename makes them the database. No MLflo
 """
 
 import logging
-import secrets
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from autoreap.files import waiting_lock
+from autoreap.search.database_files import BESIDE, build_database
 
 logger = logging.getLogger(__name__)
 
 NAME = "mlflow.db"
 LOCK_SECONDS = 60.0  # another process that makes the database needs a few
 _BUSY_SECONDS = 5.0
-_BESIDE = ("-journal", "-wal", "-shm")  # what SQLite keeps beside a database, and would apply to any of that name
 # Where MLflow says where files lie.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
@@ -48,7 +47,7 @@ def make_whole(folder: Path, revision: str, build: Callable[[Path], None], exper
             kept = _set_aside(path)
             logger.warning("%s %s; it is now %s, and a new one is made", path, fault, kept.name)
         if not path.exists():
-            _build(path, build)
+            build_database(path, build)
         _follow_move(path, experiment)
     return path
 
@@ -87,29 +86,11 @@ def _set_aside(path: Path) -> Path:
     while kept.exists():
         number += 1
         kept = path.with_name(f"{path.name}.damaged-{number}")
-    for ending in (*_BESIDE, ""):  # the database last: a kill in between leaves it to be found again
+    for ending in (*BESIDE, ""):  # the database last: a kill in between leaves it to be found again
         source = path.with_name(path.name + ending)
         if source.exists():
             source.rename(kept.with_name(kept.name + ending))
     return kept
-
-
-def _build(path: Path, build: Callable[[Path], None]) -> None:
-    # Of a process that was killed; nobody else is at work here, since the caller holds the lock.
-    for leftover in path.parent.glob(f".{path.name}.*.partial*"):
-        leftover.unlink()
-    # A journal of a database that is gone would be applied to the new one.
-    for ending in _BESIDE:
-        path.with_name(path.name + ending).unlink(missing_ok=True)
-    # A name of its own each time: MLflow keeps connections to what it has once opened.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        build(partial)
-        partial.rename(path)
-    except BaseException:
-        for ending in ("", *_BESIDE):
-            partial.with_name(partial.name + ending).unlink(missing_ok=True)
-        raise
 
 
 def _follow_move(path: Path, experiment: str) -> None:
