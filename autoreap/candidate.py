@@ -81,6 +81,11 @@ class Candidate:
         bits_group: neighbouring weights of a row that share a scale, where they have fewer than 16 bits.
         talker_retention: as `retention`, for the talker.
         talker_layers_cut: as `layers_cut`, for the talker.
+
+    Example:
+        >>> candidate = Candidate.from_parameters({"retention": 0.5, "lambda": 2.0, "layers_cut": 1})
+        >>> candidate.lambda_, candidate.parameters()["lambda"]
+        (2.0, 2.0)
     """
 
     retention: Fraction = 1.0

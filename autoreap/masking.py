@@ -1,8 +1,4 @@
-"""Apply a plan to a model in memory, reversibly.
-
->>> with masked(model, plan):  # doctest: +SKIP
-...     model.generate(**inputs)
-"""
+"""Apply a plan to a model in memory, reversibly."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +20,23 @@ def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
 
     Raises:
         InputError: the plan does not fit the model.
+
+    Example:
+        >>> import torch
+        >>> from autoreap.candidate import Candidate
+        >>> from autoreap.models.loading import load, open_model
+        >>> from autoreap.planning import make_plan
+        >>> info = open_model("tiny")
+        >>> plan = make_plan(Candidate(strip_vision=True, active_experts=1), None, info.shape, info.base_model)
+        >>> loaded = load(info)
+        >>> tokens = torch.tensor([loaded.inputs.text_tokens("two plus two")])
+        >>> logits = loaded.model.thinker(tokens).logits
+        >>> with masked(loaded.model, plan):
+        ...     pruned = loaded.model.thinker(tokens).logits
+        >>> torch.equal(pruned, logits)
+        False
+        >>> torch.equal(loaded.model.thinker(tokens).logits, logits)
+        True
     """
     family = family_of_model(model)
     _check_fits(model, family, plan)

@@ -450,6 +450,16 @@ def load_plan(path: str | Path) -> PruningPlan:
 
     Raises:
         InputError: the file is missing, is not JSON, or a key is missing or of the wrong form; the message names it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> thinker = ComponentPlan(experts=((0, 2), (1, 3)), layers=(0, 1))
+        >>> plan = PruningPlan(BaseModel("tiny", fingerprint="0" * 16), strip_vision=True, thinker=thinker)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "plan.json"
+        ...     plan.save(path)
+        ...     load_plan(path) == plan
+        True
     """
     path = Path(path)
     return plan_from_dict(read_json(path, missing="no such plan", fix="make one with `autoreap plan`"), where=path)

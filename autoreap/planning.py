@@ -32,6 +32,15 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
     Raises:
         InputError: the saliency is of another model or missing, or the candidate asks for what the model has not, or
             cuts more layers than may be cut.
+
+    Example:
+        Saliencies are needed only where experts or layers are ranked.
+
+        >>> from autoreap.models.loading import open_model
+        >>> model = open_model("tiny")
+        >>> plan = make_plan(Candidate(strip_vision=True), None, model.shape, model.base_model)
+        >>> plan.thinker.in_words
+        '16 experts in 8 of 8 layers'
     """
     if saliency is not None and saliency.model_fingerprint != base_model.fingerprint:
         raise InputError(

@@ -132,6 +132,13 @@ def score(
 
     Raises:
         ScoringError: nothing was scored. No samples, or no reference words, is a failure and never a rate of 0.
+
+    Example:
+        Of ten utterances of ten words each, eight have one error and two have three.
+
+        >>> metric = score([Counts(1, 10)] * 8 + [Counts(3, 10)] * 2)
+        >>> f"{metric.value:.0%} [{metric.low:.0%}, {metric.high:.0%}]"
+        '14% [10%, 20%]'
     """
     numerators = np.array([count.numerator for count in counts])
     denominators = np.array([count.denominator for count in counts], dtype=np.int64)
@@ -172,6 +179,15 @@ def compare(first: Sequence[Counts | NllCounts], second: Sequence[Counts | NllCo
     """`first` against `second`, the same utterances in the same order; `direction` is `minimize` or `maximize`.
 
     A difference is significant if its interval does not contain 0 and at least MIN_DIFFERENT utterances differ.
+
+    Example:
+        A candidate errs once in each of seven utterances, the unpruned model never. Three would be too few to tell.
+
+        >>> unpruned = [Counts(0, 10)] * 20
+        >>> compare([Counts(1, 10)] * 7 + [Counts(0, 10)] * 13, unpruned, direction="minimize")
+        Difference(value=0.035, low=0.015, high=0.055, verdict='worse')
+        >>> compare([Counts(1, 10)] * 3 + [Counts(0, 10)] * 17, unpruned, direction="minimize").verdict
+        'no significant difference'
     """
     value, low, high = paired_difference(first, second)
     num_different = sum(a != b for a, b in zip(first, second, strict=True))

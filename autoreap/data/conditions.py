@@ -96,6 +96,10 @@ def read_condition(text: str, where: object) -> Condition:
 
     Raises:
         InputError: a key is unknown or of the wrong form.
+
+    Example:
+        >>> read_condition("noise: pink, snr_db: 10", where="--condition").snr_db
+        10
     """
     try:
         document = yaml.safe_load(f"{{{text}}}")

@@ -50,6 +50,14 @@ def align(metric: str, reference: str, output: str, language: str | None) -> tup
     """The edits that make `output` of `reference`, both normalised as they are scored; None where no words are counted.
 
     What they cost was counted by the same call of jiwer: substituted, deleted and inserted units are the errors.
+
+    Example:
+        >>> for edit in align("wer", "Turn the radio off!", "turn radio of", "en") or ():
+        ...     print(edit.as_list())
+        ['=', 'turn']
+        ['-', 'the']
+        ['=', 'radio']
+        ['~', 'off', 'of']
     """
     units_of = UNITS.get(base_name(metric))
     if units_of is None:

@@ -130,6 +130,16 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
 
     Raises:
         InputError: they share no utterance, or none with a word to score, or one has another reference in B than in A.
+
+    Example:
+        >>> from autoreap.scores import Counts
+        >>> unpruned = {"wer": [Outcome("u1", "turn it on", "turn it on", Counts(0, 3), failed=False)]}
+        >>> pruned = {"wer": [Outcome("u1", "turn on", "turn it on", Counts(1, 3), failed=False)]}
+        >>> comparison = compare_outcomes(unpruned, pruned)
+        >>> [pair.first.id for pair in comparison.worst("wer")]
+        ['u1']
+        >>> comparison.metrics["wer"].difference.verdict  # one utterance tells nothing
+        'no significant difference'
     """
     pairs = {}
     left_out = {}

@@ -80,6 +80,20 @@ class Evaluator:
 
     Raises:
         InputError: the eval set has no tasks, or too many rows of one can't be read.
+
+    Example:
+        The first eight rows of one task, by the embedded model as it is.
+
+        >>> from dataclasses import replace
+        >>> from pathlib import Path
+        >>> from autoreap.data.eval_set import open_evals
+        >>> from autoreap.models.loading import load, open_model
+        >>> evals = open_evals(Path("evals/tiny.yaml")).search
+        >>> speech = replace(evals.tasks[0], samples=evals.tasks[0].samples[:8])
+        >>> loaded = load(open_model("tiny"))
+        >>> evaluator = Evaluator(loaded.model, loaded.inputs, replace(evals, tasks=(speech,)))
+        >>> evaluator.run().metrics()["wer"].num_samples
+        8
     """
 
     def __init__(

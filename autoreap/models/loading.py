@@ -74,7 +74,13 @@ class Loaded:
 
 
 def open_model(model: str) -> ModelInfo:
-    """Open MODEL from its headers; `InputError` if it is none that this project knows."""
+    """Open MODEL from its headers; `InputError` if it is none that this project knows.
+
+    Example:
+        >>> shape = open_model("tiny").shape
+        >>> shape.components["thinker"]
+        ComponentShape(num_layers=8, num_experts=16, top_k=2)
+    """
     path = resolve_model(model)
     checkpoint = open_checkpoint(path)
     family = family_of(checkpoint.config, where=path / "config.json")

@@ -99,6 +99,15 @@ def check_margins(
         metrics: the candidate's scores.
         differences: to the unpruned model, paired over the utterances.
         margins: what the space states.
+
+    Example:
+        A candidate loses a tenth of a point. So few utterances leave it open whether the loss is below half a point.
+
+        >>> wer = Metric(0.031, 0.022, 0.041, numerator=62, denominator=2000, num_samples=200)
+        >>> difference = Difference(0.001, -0.005, 0.008, "no significant difference")
+        >>> (check,) = check_margins({"wer": wer}, {"wer": difference}, margins={"wer": 0.005})
+        >>> check.verdict_text()
+        'undecided, about 613 utterances would decide (200 here)'
     """
     checks = []
     for name, difference in differences.items():

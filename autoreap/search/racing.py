@@ -112,6 +112,18 @@ class Race:
         incumbents: the front as it is. Empty: nothing prunes the candidate.
         limits: by metric. The candidate is pruned only once it is beyond one of them, too; empty: it can't be the
             smallest non-inferior one.
+
+    Example:
+        Trial 3 is smaller than the candidate and makes 2 errors in 100 words. The candidate's second answer has 3.
+
+        >>> from autoreap.scores import Counts
+        >>> wer = Metric(0.02, 0.01, 0.03, numerator=2, denominator=100, num_samples=10)
+        >>> front = [Incumbent(3, {"size_bytes": 1e9, "wer": 0.02}, {"wer": wer}, numerators={})]
+        >>> race = Race({"size_bytes": "minimize", "wer": "minimize"}, {"size_bytes": 2e9}, front)
+        >>> race.count("wer", Outcome("a", "one", "one", Counts(0, 10), failed=False))
+        >>> race.count("wer", Outcome("b", "two", "free", Counts(3, 10), failed=False))
+        Traceback (most recent call last):
+        autoreap.search.racing.CandidatePruned: dominated by trial 3: size_bytes 1.00 GB, ... WER 2.00%, this one at ...
     """
 
     def __init__(
@@ -275,6 +287,13 @@ def lower_bound(
 
     The one-sided asymptotic confidence sequence of Waudby-Smith et al. (2021, arXiv:2103.06476). It is for draws with
     replacement, and wider than draws without need. `num_samples`, `mean` and `deviation` may be arrays.
+
+    Example:
+        Each utterance more brings the bound nearer to the mean.
+
+        >>> bounds = lower_bound(np.array([100, 400, 1600]), mean=0.05, deviation=0.2, alpha=0.02, population=5000)
+        >>> bounds.round(3).tolist()
+        [-0.029, 0.018, 0.034]
     """
     spread = -2 * math.log(2 * alpha)
     rho2 = (spread + math.log(spread + 1)) / (_TUNED_TO * population)  # tightest there (section B.2 of the paper)

@@ -60,7 +60,13 @@ class Footprint:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, plan: PruningPlan | None = None) -> "Footprint":
-        """Of `checkpoint` under `plan`, or as it is. Raises as `plan_rewrite` does."""
+        """Of `checkpoint` under `plan`, or as it is. Raises as `plan_rewrite` does.
+
+        Example:
+            >>> from autoreap.models.loading import open_model
+            >>> Footprint.of(open_model("tiny").checkpoint).size_bytes()
+            6782314
+        """
         stubs: list[OutputTensor] = []
         if plan is None:
             layout = family_of(checkpoint.config, where=checkpoint.path / "config.json").layout

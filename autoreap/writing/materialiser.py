@@ -72,6 +72,18 @@ def materialise(
     Raises:
         InputError: the target is in the way or being written, the disk too small, or the plan is for another model.
         VerificationError: what was written is not what was planned; nothing is left behind.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from autoreap.candidate import Candidate
+        >>> from autoreap.models.loading import open_model
+        >>> from autoreap.planning import make_plan
+        >>> model = open_model("tiny")
+        >>> plan = make_plan(Candidate(strip_vision=True), None, model.shape, model.base_model)
+        >>> with TemporaryDirectory() as folder:
+        ...     written = materialise(model.checkpoint.path, plan, Path(folder) / "pruned")
+        ...     open_checkpoint(Path(folder) / "pruned").fingerprint == model.checkpoint.fingerprint
+        False
     """
     checkpoint = open_checkpoint(source)
     for component in COMPONENTS:

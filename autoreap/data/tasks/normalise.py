@@ -71,7 +71,14 @@ _OF_LANGUAGE = {
 
 
 def units(text: str, language: str | None) -> list[str]:
-    """The words of `text`, normalised; of scripts without spaces the characters. No `language` is English."""
+    """The words of `text`, normalised; of scripts without spaces the characters. No `language` is English.
+
+    Example:
+        >>> units("Dr. Brown won't change colours!", "en")
+        ['doctor', 'brown', 'will', 'not', 'change', 'colors']
+        >>> units("现在几点？", "zh")
+        ['现', '在', '几', '点']
+    """
     return list(_units(text, primary_language(language)))
 
 
