@@ -48,7 +48,7 @@ def _no_answers(samples: Sequence[Sample]) -> InputError:
 
 
 def order_layers(
-    loaded: Loaded, samples: Sequence[Sample], num_layers: int, known: LayerOrder, options: Options
+    loaded: Loaded, samples: Sequence[Sample], num_layers: int, start: LayerOrder, options: Options
 ) -> Iterator[LayerOrder]:
     """The first `num_layers` layers of the thinker in the order in which greedy cuts them; each time it is one longer.
 
@@ -60,7 +60,7 @@ def order_layers(
         loaded: the model; all its layers are in memory.
         samples: the audio rows.
         num_layers: at most as many as are no edges.
-        known: the first of them, as measured before.
+        start: the first of them, as measured before.
         options: how to batch, and how many rows may be unreadable.
 
     Raises:
@@ -70,8 +70,8 @@ def order_layers(
     shape = loaded.model_info.shape.components["thinker"]
     free = [layer for layer in range(shape.num_layers) if layer not in edges(shape.num_layers)]
     batches_heard = _hear(loaded, samples, options)
-    order = known
-    num_passes = sum(len(free) - number for number in range(len(known.layers), num_layers))
+    order = start
+    num_passes = sum(len(free) - number for number in range(len(start.layers), num_layers))
     logger.info(f"ranking {num_layers} layers by what answers lose: {num_passes} forward passes over the audio rows")
     with Progress("ranking layers by loss, batches", num_passes * len(batches_heard)) as progress:
         while len(order.layers) < num_layers:

@@ -118,8 +118,8 @@ def _ordered(
 ) -> Saliency:
     """The same with `num_ordered` layers in order; saved as `output` each time that there is one more."""
     if _num_ordered(saliency) < num_ordered:
-        known = saliency.component("thinker").layer_order
-        for order in order_layers(loaded, data["audio"], num_ordered, known, options):
+        start = saliency.component("thinker").layer_order
+        for order in order_layers(loaded, data["audio"], num_ordered, start, options):
             saliency = saliency.with_layer_order(order)
             if output is not None:
                 saliency.save(output)

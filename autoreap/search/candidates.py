@@ -96,14 +96,14 @@ def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str
 
 def check_objectives(objectives: Mapping[str, str], evals: EvalSet, where: object = "objectives") -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
-    known = measured_metrics(evals, objectives)
+    directions = measured_metrics(evals, objectives)
     for task in evals.tasks:  # measured only where an objective asks for it, so `measured_metrics` has none
-        known[f"nll.{task.metric}"] = "minimize"
+        directions[f"nll.{task.metric}"] = "minimize"
     for metric, direction in objectives.items():
-        if metric not in known:
-            raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(known)}")
-        if direction != known[metric]:
-            better = known[metric].replace("z", "s")  # Optuna spells it with z, the space with s
+        if metric not in directions:
+            raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(directions)}")
+        if direction != directions[metric]:
+            better = directions[metric].replace("z", "s")  # Optuna spells it with z, the space with s
             raise InputError(f"{metric} is better {better}d", where=where, fix=f"{metric}: {better}")
 
 

@@ -129,10 +129,10 @@ class Leader:
     def _score_baseline(self) -> None:
         """Have the unpruned model scored, or its answers read; they are the drafts of all candidates."""
         path = self._folder / BASELINE / OUTCOMES_NAME
-        known = records.read_baseline(self._study)
+        baseline = records.read_baseline(self._study)
         size_bytes, static = self._planner.unpruned()
         outcomes: Drafts | None = None
-        if known is not None and path.is_file():
+        if baseline is not None and path.is_file():
             try:
                 outcomes = load_outcomes(path)
             except InputError as error:
@@ -141,22 +141,22 @@ class Leader:
             result = self._score_alone(Job(BASELINE, None, metric_values(size_bytes, static)))
             evaluation, metrics = _evaluation_of(result, static)
             objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
-            if known is not None:
-                _check_same_scores(metrics, known.metrics)
+            if baseline is not None:
+                _check_same_scores(metrics, baseline.metrics)
             # The files before the record: a study with a baseline but no answers would have no drafts.
             evaluation.save(path.parent)
             outcomes = evaluation.outcomes
-            if known is None:
-                known = ScoredModel(metrics, size_bytes)
-                records.record_baseline(self._study, known)
-                self._log.model_scored(BASELINE, known, list(self._objectives), evaluation.seconds)
-        assert known is not None
+            if baseline is None:
+                baseline = ScoredModel(metrics, size_bytes)
+                records.record_baseline(self._study, baseline)
+                self._log.model_scored(BASELINE, baseline, list(self._objectives), evaluation.seconds)
+        assert baseline is not None
         assert outcomes is not None
         self._pool.draft_from(outcomes)
         self._answers = outcomes
-        self._unpruned = metric_values(known.size_bytes, known.metrics)
-        self._limits = margin_limits(known.metrics, self._space.margins)
-        self._on_baseline(outcomes, known.metrics)
+        self._unpruned = metric_values(baseline.size_bytes, baseline.metrics)
+        self._limits = margin_limits(baseline.metrics, self._space.margins)
+        self._on_baseline(outcomes, baseline.metrics)
         for constraint in self._space.constraints:  # a missing metric is found before any candidate is scored
             constraint.violation(self._unpruned, self._unpruned)
 
@@ -283,8 +283,8 @@ class Leader:
     @property
     def _smallest_non_inferior(self) -> float:
         """Size of the smallest non-inferior candidate so far, in bytes; infinity where there is none."""
-        known = non_inferior_points(self._points, self._space.margins)
-        return known[0].size_bytes if known else math.inf
+        points = non_inferior_points(self._points, self._space.margins)
+        return points[0].size_bytes if points else math.inf
 
     def _begin(self, trial: Trial) -> None:
         """Plan the trial. It is settled at once if nothing must be scored for it; else a scorer gets it."""
@@ -321,21 +321,22 @@ class Leader:
 
     def _settle_as_duplicate(self, trial: Trial, planned: PlannedCandidate) -> bool:
         """Tell the study what is known of an equal plan, at no cost. Whether there is one."""
-        known = self._of_plan.get(planned.digest)
-        if known is None:
+        earlier = self._of_plan.get(planned.digest)
+        if earlier is None:
             return False
-        if known.is_scored:
-            self._judge(trial, metric_values(known.size_bytes, known.metrics), static=False)
-            scored = ScoredModel(known.metrics, known.size_bytes)
-            values = list(known.values.values())
-            if known.plan is not None:  # with the digest of its healed weights
-                records.record_plan(trial, known.plan, planned.digest)
-            records.record_result(self._study, trial, values, scored, known.against_baseline, duplicate_of=known.number)
+        if earlier.is_scored:
+            self._judge(trial, metric_values(earlier.size_bytes, earlier.metrics), static=False)
+            scored = ScoredModel(earlier.metrics, earlier.size_bytes)
+            values = list(earlier.values.values())
+            if earlier.plan is not None:  # with the digest of its healed weights
+                records.record_plan(trial, earlier.plan, planned.digest)
+            differences = earlier.against_baseline
+            records.record_result(self._study, trial, values, scored, differences, duplicate_of=earlier.number)
             return True
         if not self._may_prune(trial):  # the equal plan was stopped, but this trial needs a score
             return False
-        details = {"reason": known.reason, "num_utterances": known.num_utterances}
-        records.record_pruned(self._study, trial, details, duplicate_of=known.number)
+        details = {"reason": earlier.reason, "num_utterances": earlier.num_utterances}
+        records.record_pruned(self._study, trial, details, duplicate_of=earlier.number)
         return True
 
     def _may_prune(self, trial: Trial) -> bool:
@@ -402,7 +403,8 @@ class Leader:
         front = pareto(self._points, self._objectives)
         members = {point.number for point in front}
         # Of a large eval set they take memory, and who has left the front comes back no more.
-        self._numerators = {number: known for number, known in self._numerators.items() if number in members}
+        for number in self._numerators.keys() - members:
+            del self._numerators[number]
         incumbents = []
         for point in front:
             incumbents.append(Incumbent(point.number, point.values, point.metrics, self._numerators_of(point)))
@@ -445,12 +447,12 @@ class Leader:
     def _note(self, frozen: FrozenTrial) -> TrialRecord:
         trial = records.read_trial(frozen, list(self._objectives))
         self._trials[trial.number] = trial
-        known = self._of_plan.get(trial.plan_digest)
-        if known is None:
-            is_first = trial.is_scored or trial.status is TrialStatus.PRUNED
+        earlier = self._of_plan.get(trial.plan_digest)
+        if earlier is None:
+            counts = trial.is_scored or trial.status is TrialStatus.PRUNED
         else:  # scores say more than a bound
-            is_first = trial.is_scored and not known.is_scored
-        if is_first:
+            counts = trial.is_scored and not earlier.is_scored
+        if counts:
             self._of_plan[trial.plan_digest] = trial
         return trial
 
@@ -490,9 +492,9 @@ def _evaluation_of(result: JobResult, static: Mapping[str, Metric]) -> tuple[Eva
     return evaluation, {**metrics, **static, **timed}
 
 
-def _check_same_scores(metrics: Mapping[str, Metric], known: Mapping[str, Metric]) -> None:
+def _check_same_scores(metrics: Mapping[str, Metric], earlier: Mapping[str, Metric]) -> None:
     """Raise `InputError` if a score of the baseline lies outside the interval that was measured before."""
-    for name, before in known.items():
+    for name, before in earlier.items():
         now = metrics.get(name)
         if before.denominator is None or now is None:  # not a rate: times differ from run to run
             continue

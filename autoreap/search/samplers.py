@@ -1,7 +1,6 @@
 """Which of Optuna's samplers a space asks for, and whether it can do what the space needs."""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,16 @@ def make_sampler(space: SpaceConfig, num_trials: int) -> BaseSampler:
     if space.sampler == "CmaEsSampler" and (len(space.objectives) > 1 or space.constraints):
         needs = "several objectives" if len(space.objectives) > 1 else "constraints"
         raise _refused(space, f"{space.sampler} can't do {needs}", "use tpe, nsgaii, nsgaiii or gp")
+    arguments = dict(space.sampler_arguments)
+    # A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
+    # groups, or the conditional ones are drawn at random.
+    together = arguments.get("multivariate", len(space.objectives) == 1)
+    if space.sampler == SAMPLERS["tpe"] and space.conditions and together:
+        arguments = {"multivariate": True, "group": True, **arguments}
     # `SeedSequence` mixes both numbers: a seed of their sum would repeat the draws of another base seed.
     seed = int(np.random.SeedSequence([space.seed, num_trials]).generate_state(1)[0])
     try:
-        return made(**_arguments(space), seed=seed)  # type: ignore[call-arg]
+        return made(**arguments, seed=seed)  # type: ignore[call-arg]
     except (TypeError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise _refused(space, f"{space.sampler} refuses: {reason}", "change its arguments") from None
@@ -48,41 +53,24 @@ def _sampler_class(space: SpaceConfig) -> type[BaseSampler]:
 def _check_arguments(space: SpaceConfig, made: type[BaseSampler]) -> None:
     """Every argument is the sampler's own, of a type it takes; all that it needs are there."""
     signature = inspect.signature(made).parameters
-    known = {}
+    allowed: dict[str, list[Any]] = {}
     for name, parameter in signature.items():
-        types = _types(parameter.annotation)
-        if types and name != "seed":  # the space has a seed of its own
-            known[name] = types
+        kinds = [kind.strip() for kind in str(parameter.annotation).split("|")]  # such as of `int | None`
+        # The space has a seed of its own, and a file can give plain values only.
+        if name != "seed" and set(kinds) <= _PLAIN_TYPES.keys():
+            allowed[name] = [_PLAIN_TYPES[kind] for kind in kinds]
     for name, value in space.sampler_arguments.items():
-        if name not in known:
-            raise _refused(space, f"{space.sampler} takes no {name!r}", f"known: {', '.join(known)}")
-        fits = [kind for kind in known[name] if isinstance(value, kind)]
+        if name not in allowed:
+            raise _refused(space, f"{space.sampler} takes no {name!r}", f"known: {', '.join(allowed)}")
+        fits = any(isinstance(value, kind) for kind in allowed[name])
         if isinstance(value, bool):  # in Python True is an integer, too
-            fits = [kind for kind in fits if kind is bool]
+            fits = bool in allowed[name]
         if not fits:
             raise _refused(space, f"{name} must be {signature[name].annotation}, got {value!r}", "change it")
     # Such as PartialFixedSampler, which wants a sampler to wrap.
     for name, parameter in signature.items():
         if parameter.default is parameter.empty and name not in space.sampler_arguments:
             raise _refused(space, f"{space.sampler} needs {name}, which a file can't give", "use another sampler")
-
-
-def _types(annotation: str) -> tuple[Any, ...]:
-    """The types of an annotation such as `int | None`; none if it takes what is not plain."""
-    parts = [part.strip() for part in str(annotation).split("|")]
-    if not set(parts) <= set(_PLAIN_TYPES):
-        return ()
-    return tuple(_PLAIN_TYPES[part] for part in parts)
-
-
-def _arguments(space: SpaceConfig) -> Mapping[str, Any]:
-    # A TPE that models parameters together sees only those which every trial has; with conditions it must model them in
-    # groups, or the conditional ones are drawn at random.
-    given = space.sampler_arguments
-    together = given.get("multivariate", len(space.objectives) == 1)
-    if space.sampler == SAMPLERS["tpe"] and space.conditions and together:
-        return {"multivariate": True, "group": True, **given}
-    return given
 
 
 def _refused(space: SpaceConfig, problem: str, fix: str) -> InputError:

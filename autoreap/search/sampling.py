@@ -234,15 +234,15 @@ def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
     """
     searched = {name: distribution(spec) for name, spec in space.parameters.items()}
     for trial in study.get_trials(deepcopy=False):
-        for name, known in trial.distributions.items():
+        for name, before in trial.distributions.items():
             wanted = searched.get(name)
             if wanted is None:  # fixed by now, or no longer there: nothing is drawn for it any more
                 continue
             try:
-                check_distribution_compatibility(known, wanted)
+                check_distribution_compatibility(before, wanted)
             except ValueError:
                 raise InputError(
-                    f"study {study.study_name} has sampled from {known}, now it is {wanted}; "
+                    f"study {study.study_name} has sampled from {before}, now it is {wanted}; "
                     "of a range, low, high and step may change, all else may not",
                     where=space.where(name),
                     fix="undo the change, or start another study with --study",
@@ -340,19 +340,16 @@ def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate
     values: dict[str, Any] = {}
     for name, spec in space.parameters.items():
         if _holds(space, name, values):
-            values[name] = _suggest(trial, name, spec)
+            match distribution(spec):
+                case IntDistribution() as drawn:
+                    values[name] = trial.suggest_int(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+                case FloatDistribution() as drawn:
+                    values[name] = trial.suggest_float(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+                case CategoricalDistribution() as drawn:
+                    values[name] = trial.suggest_categorical(name, drawn.choices)
+                case None:
+                    values[name] = spec
     for count, fraction in FRACTION_OF_COUNT.items():
         if count in values:
             values[fraction] = values.pop(count) / shape.components[component_of(count)].num_experts
     return Candidate.from_parameters(values)
-
-
-def _suggest(trial: BaseTrial, name: str, spec: Any) -> Any:
-    match distribution(spec):
-        case IntDistribution() as known:
-            return trial.suggest_int(name, known.low, known.high, step=known.step, log=known.log)
-        case FloatDistribution() as known:
-            return trial.suggest_float(name, known.low, known.high, step=known.step, log=known.log)
-        case CategoricalDistribution() as known:
-            return trial.suggest_categorical(name, known.choices)
-    return spec

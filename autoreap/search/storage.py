@@ -91,11 +91,11 @@ def open_study(name: str, storage: str | None = None) -> optuna.Study:
         raise InputError("no studies here", where=url, fix="run `autoreap search` first, or from its folder")
     opened = open_storage(url)
     try:
-        known = optuna.get_all_study_names(opened)
+        names = optuna.get_all_study_names(opened)
     except Exception as error:  # whatever the database's driver raises
         raise _cannot_open(url, error) from None
-    if name not in known:
-        fix = f"known: {', '.join(known) or 'none'}"
+    if name not in names:
+        fix = f"known: {', '.join(names) or 'none'}"
         raise InputError(f"no study {name!r}", where=public_url(url), fix=fix)
     study = optuna.load_study(study_name=name, storage=opened)
     check_format(study)

@@ -90,13 +90,13 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
     check_known_parameters(study, space)
     where = f"study {study.study_name}"
     trials = study.get_trials(deepcopy=False)
-    known = read_identity(study)
-    if known is None:
+    recorded = read_identity(study)
+    if recorded is None:
         has_begun = any(trial.state != TrialState.WAITING for trial in trials)  # others may wait for the first search
         if has_begun or len(study.directions) != len(space.objectives):
             problem = "is not an autoreap study: it records no objectives"
             raise InputError(problem, where=where, fix="use another name with --study")
-        known = {}
+        recorded = {}
     else:
         check_format(study)
     constraints = [constraint.text for constraint in space.constraints]
@@ -104,19 +104,14 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
     facts = {"objectives": dict(space.objectives), "constraints": constraints, **identity.facts}
     for name, value in facts.items():
         # Constraints judge trials: before the first one they may still change.
-        if name in known and (trials or name != "constraints"):
-            if _is_same(known[name], value):
+        if name in recorded and (trials or name != "constraints"):
+            before = recorded[name]
+            # The order of objectives counts, too: a trial's values have it.
+            if before == value and (not isinstance(value, dict) or list(before) == list(value)):
                 continue
             if name not in identity.may_change:
                 fix = _FIXES.get(name, "undo the change, or start another study with --study")
-                raise InputError(f"was started with {name} {known[name]}, now it is {value}", where=where, fix=fix)
-            logger.info("%s resumes with %s %s, it was %s", where, name, value, known[name])
+                raise InputError(f"was started with {name} {before}, now it is {value}", where=where, fix=fix)
+            logger.info("%s resumes with %s %s, it was %s", where, name, value, before)
         changes[name] = value
     return changes
-
-
-def _is_same(known: Any, value: Any) -> bool:
-    # The order of objectives counts too: a trial's values have it.
-    if isinstance(value, dict) and list(known) != list(value):
-        return False
-    return bool(known == value)
