@@ -149,7 +149,9 @@ class _Words:
     @property
     def next(self) -> str:
         """The next word; empty at the end."""
-        return self._words[self._at] if self._at < len(self._words) else ""
+        if self._at == len(self._words):
+            return ""
+        return self._words[self._at]
 
     def may_take(self, *allowed: str) -> str:
         """The next word if it is one of `allowed`, else an empty one."""
@@ -175,9 +177,12 @@ class _Words:
 
     def misunderstood(self, expected: str) -> InputError:
         """The error that points at the next word."""
-        what = f"{self.next!r} is not understood" if self.next else "something is missing"
+        what, place = "something is missing", "at the start"
+        if self.next:
+            what = f"{self.next!r} is not understood"
         before = " ".join(self._words[: self._at])
-        place = f"after {before!r}" if before else "at the start"
+        if before:
+            place = f"after {before!r}"
         problem = f"{what} {place} of {self._text!r}: expected {expected}; for example: {FORMS[self.kind]}"
         return InputError(problem, where="constraints")
 
@@ -230,14 +235,13 @@ def _absolute(words: _Words, metric: str) -> tuple[float, float]:
 def _amount(words: _Words, number: float, allowed: set[str]) -> float:
     """`number` in the unit that follows it, which is one of `allowed`."""
     units = _UNITS[words.kind]
-    spelt = {unit.lower(): unit for unit in allowed}
-    unit = spelt.get(words.next.lower())
-    if unit is None:
-        named = [each for each in units if each and each in allowed]
-        raise words.misunderstood(" or ".join(named) or "nothing more")
-    if words.next:
-        words.take(words.next)
-    return number * units[unit]
+    for unit in units:
+        if unit in allowed and unit.lower() == words.next.lower():
+            if words.next:
+                words.take(words.next)
+            return number * units[unit]
+    named = [unit for unit in units if unit and unit in allowed]
+    raise words.misunderstood(" or ".join(named) or "nothing more")
 
 
 def measured_value(metric: str, values: Mapping[str, float]) -> float:

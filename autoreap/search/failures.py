@@ -27,9 +27,10 @@ class FailuresInARow:
         Raises:
             RepeatedFailureError: 3 of one kind in a row; 12 where it is among `EXPECTED`.
         """
-        kind = "" if error is None else error.partition(":")[0]
-        self._count = self._count + 1 if kind == self._kind else 1
-        self._kind = kind
+        kind = (error or "").partition(":")[0]
+        if kind != self._kind:
+            self._kind, self._count = kind, 0
+        self._count += 1
         most = MOST_EXPECTED if kind in EXPECTED else MOST_UNEXPECTED
         if kind and self._count == most:
             raise RepeatedFailureError(f"{self._count} trials failed in a row; the last: {error}")

@@ -183,16 +183,22 @@ class HeldOutScorer:
         except (InputError, OSError) as error:
             logger.info("%s is scored again on the report split: %s", name, error)
             return None
+        ids = {}
+        for metric, listed in outcomes.items():
+            ids[metric] = [outcome.id for outcome in listed]
         # Rows that could not be read then may be readable now: the answers must be to just what is asked today.
-        ids = {metric: [outcome.id for outcome in listed] for metric, listed in outcomes.items()}
-        return outcomes if ids == self._evaluator.ids else None
+        if ids != self._evaluator.ids:
+            return None
+        return outcomes
 
     def _index(self) -> dict[str, str]:
         try:
             found = read_json(self._folder / _INDEX)
         except InputError:  # not there yet, or damaged by a power cut: the answers are computed again
             return {}
-        return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            return {}
+        return found
 
     def _compare(self, record: StudyRecord, outcomes: Mapping[str, Outcomes]) -> HeldOutScores:
         metrics = {}
@@ -221,7 +227,9 @@ def ties(members: Mapping[int, Outcomes], names: Iterable[str]) -> dict[int, lis
     """
     # An objective may be of one language, such as `wer/zh`; answers are stored by task.
     split = {number: with_languages(outcomes) for number, outcomes in members.items()}
-    pairs = combinations(members, 2) if len(members) <= MAX_FOR_ALL_PAIRS else pairwise(members)
+    pairs: Iterable[tuple[int, int]] = combinations(members, 2)
+    if len(members) > MAX_FOR_ALL_PAIRS:
+        pairs = pairwise(members)
     wanted = list(names)
     tied: dict[int, list[int]] = {number: [] for number in members}
     for first, second in pairs:

@@ -131,12 +131,21 @@ def _moves(spec: Parameter | None, value: Any) -> list[list[Any]]:
         return [[choice] for choice in spec if choice != value]
     if not isinstance(spec, Range):
         return []  # fixed, or no longer in the space
+    down, up = [], []
     if spec.step is not None:
-        ways = [[value - spec.step], [value + spec.step]]
+        down.append(value - spec.step)
+        up.append(value + spec.step)
     elif spec.log:
-        factors = [(spec.high / spec.low) ** share for share in _SHARES]  # shares of the scale, so of the logarithm
-        ways = [[value / factor for factor in factors], [value * factor for factor in factors]]
+        for share in _SHARES:  # of the scale, so of the logarithm
+            factor = (spec.high / spec.low) ** share
+            down.append(value / factor)
+            up.append(value * factor)
     else:
-        steps = [(spec.high - spec.low) * share for share in _SHARES]
-        ways = [[value - step for step in steps], [value + step for step in steps]]
-    return [[each for each in way if can_be(spec, each)] for way in ways]
+        for share in _SHARES:
+            step = (spec.high - spec.low) * share
+            down.append(value - step)
+            up.append(value + step)
+    inside = []
+    for way in (down, up):
+        inside.append([moved for moved in way if can_be(spec, moved)])
+    return inside

@@ -166,8 +166,10 @@ class Race:
     def _best_rate(self, name: str, direction: str, denominator: int) -> float:
         """Without a further error; where more is better, with all that is still to come right."""
         tally = self._tallies.get(name, _Tally())
-        to_come = 0 if direction == "minimize" else denominator - tally.denominator
-        return float((tally.numerator + to_come) / denominator)
+        best = tally.numerator
+        if direction == "maximize":
+            best += denominator - tally.denominator
+        return float(best / denominator)
 
     def count(self, metric: str, outcome: Outcome) -> None:
         """Count an outcome; raises as `check` does."""
@@ -215,8 +217,7 @@ class Race:
         """The best value that the candidate can still reach, computed and so rounded as its score will be."""
         if name in self._static:
             return self._static[name]
-        is_minimised = self._objectives[name] == "minimize"
-        unknown = -math.inf if is_minimised else math.inf
+        unknown = -math.inf * _sign(self._objectives[name])
         metric = incumbent.metrics.get(name)
         if metric is None or not metric.denominator or metric.numerator is None:
             return unknown

@@ -258,7 +258,9 @@ class StudyRecord:
 
     def held_out_of(self, number: int) -> HeldOutTrial | None:
         """What the report split says of trial `number`; None where it was not scored there."""
-        return None if self.held_out is None else self.held_out.trials.get(number)
+        if self.held_out is None:
+            return None
+        return self.held_out.trials.get(number)
 
     def trial(self, number: int) -> TrialRecord:
         """Trial `number`; `InputError` if there is none."""
@@ -422,7 +424,9 @@ def _status_of(trial: FrozenTrial) -> tuple[TrialStatus, str | None, Mapping[str
 def read_baseline(study: optuna.Study) -> ScoredModel | None:
     """The unpruned model's scores, where they are known."""
     stored = study.user_attrs.get(BASELINE)
-    return None if stored is None else _scored_model(stored)
+    if stored is None:
+        return None
+    return _scored_model(stored)
 
 
 def read_controls(study: optuna.Study) -> dict[str, ScoredModel]:
@@ -582,7 +586,9 @@ def is_preset(trial: Trial) -> bool:
 def stored_result(trial: FrozenTrial) -> ScoredModel | None:
     """The scores of a trial that a kill left between its result and its state."""
     stored = trial.user_attrs.get(_RESULT)
-    return None if stored is None else _scored_model(stored)
+    if stored is None:
+        return None
+    return _scored_model(stored)
 
 
 def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[int]:

@@ -154,7 +154,9 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
     if base_plan is not None:
         model_info = packed_base(model_info, base_plan, options.root)
     hours = options.hours or space.hours
-    deadline = math.inf if hours is None else started + hours * 3600
+    deadline = math.inf
+    if hours is not None:
+        deadline = started + hours * 3600
     storage = options.storage or default_storage(options.root)
     # The lock comes first and goes last: nobody else may write while signals and errors are still dealt with.
     with leading(name, storage, options.root), Signals() as signals, storage_errors_in_one_line(storage):
@@ -193,12 +195,13 @@ def _check(space: SpaceConfig, evals: Evals, model_info: ModelInfo, options: Sea
 
 def _check_margins(space: SpaceConfig, evals: Evals) -> None:
     """Raise `InputError` if a margin is of a metric that no split measures."""
-    measured = {task.metric for task in (*evals.search.tasks, *evals.report.tasks)}
-    known = sorted(measured | {base_name(metric) for metric in measured})
+    measured = set()
+    for task in (*evals.search.tasks, *evals.report.tasks):
+        measured |= {task.metric, base_name(task.metric)}
     for metric in space.margins:
-        if metric not in known:
-            where = f"{space.path}: margins.{metric}"
-            raise InputError("is of no metric of the evals", where=where, fix=f"known: {', '.join(known)}")
+        if metric not in measured:
+            where, fix = f"{space.path}: margins.{metric}", f"known: {', '.join(sorted(measured))}"
+            raise InputError("is of no metric of the evals", where=where, fix=fix)
 
 
 def _score_candidates(
@@ -392,7 +395,9 @@ def _draw_pictures(record: StudyRecord, run: _Run) -> list[Path]:
 
 def _told(error: Exception) -> str:
     """What went wrong, and of what nobody expects its kind."""
-    return str(error) if isinstance(error, AutoreapError | OSError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, AutoreapError | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _draw(
@@ -401,7 +406,9 @@ def _draw(
     """The study as it is, its front, and the pictures and reports of it, which MLflow takes too."""
     record = records.read_study(study)
     front = front_of(record)
-    drawn = _draw_pictures(record, run) if front else []
+    drawn: list[Path] = []
+    if front:
+        drawn = _draw_pictures(record, run)
     if drawn:
         logger.info("front of %d: %s", len(front), ", ".join(map(str, drawn)))
     if record.held_out is not None:

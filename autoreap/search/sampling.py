@@ -263,8 +263,9 @@ def distribution(spec: Parameter) -> CategoricalDistribution | IntDistribution |
 
 def component_of(parameter: str) -> str:
     """The component that a parameter of a space is about."""
-    component, is_prefix, _ = parameter.partition(".")
-    return component if is_prefix else COMPONENTS[0]
+    if "." not in parameter:
+        return COMPONENTS[0]
+    return parameter.partition(".")[0]
 
 
 def enqueue_presets(study: optuna.Study, space: SpaceConfig, shape: ModelShape) -> None:
@@ -303,7 +304,9 @@ def _gentlest(name: str, spec: Any) -> Any:
     ordinary = Candidate().parameters()[name]
     if not isinstance(spec, tuple) or ordinary in spec:
         return ordinary
-    return max(spec) if name in _BITS else min(spec)
+    if name in _BITS:
+        return max(spec)
+    return min(spec)
 
 
 def _treatments_of_presets(space: SpaceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -332,7 +335,8 @@ def _treatments_of_presets(space: SpaceConfig) -> Iterator[tuple[str, dict[str, 
 
 def _holds(space: SpaceConfig, name: str, values: Mapping[str, Any]) -> bool:
     """Whether parameter `name` is drawn beside `values`."""
-    return all(values.get(other) in allowed for other, allowed in space.conditions.get(name, {}).items())
+    conditions = space.conditions.get(name, {})
+    return all(values.get(other) in allowed for other, allowed in conditions.items())
 
 
 def sample(trial: BaseTrial, space: SpaceConfig, shape: ModelShape) -> Candidate:

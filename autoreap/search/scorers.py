@@ -334,8 +334,9 @@ class RayPool:
         try:
             facts: ScorerFacts = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # its own exception, such as a model that is not there
-            cause = error.cause if isinstance(error.cause, AutoreapError) else error
-            raise cause from None
+            if isinstance(error.cause, AutoreapError):
+                raise error.cause from None
+            raise
         except self._ray.exceptions.RayError as error:
             self._give_up(scorer, error)
             return

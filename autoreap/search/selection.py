@@ -160,22 +160,29 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     worst losses the second worst decides, and so on.
     """
     limits = _error_limits(study)
-    bounds = ", ".join(_limit_text(name, study.objectives[name], limit) for name, limit in limits.items())
     useful = list(front)
+    texts = []
     for name, limit in limits.items():
-        useful = [point for point in useful if error_of(point.values[name], study.objectives[name]) <= limit]
+        direction = study.objectives[name]
+        useful = [point for point in useful if error_of(point.values[name], direction) <= limit]
+        if direction == "minimize":
+            texts.append(f"{name} <= {limit:.2%}")
+        else:
+            texts.append(f"{name} >= {1 - limit:.2%}")
+    bounds = ", ".join(texts)
     if not useful:
         baseline = ", ".join(f"{name} {metric_text(name, study.baseline.metrics[name])}" for name in limits)
         problem = f"no point of the front is useful, that is, has {bounds} (unpruned: {baseline})"
         fix = "search longer, or state your own limit: --rule smallest --max-wer-increase POINTS"
         raise InputError(problem, where="--rule knee", fix=fix)
     losses = _losses(useful, study.objectives)
-    condition = f" with {bounds}" if bounds else ""
     ends = _ends(list(losses.values()))
     # Never empty: no mixture of the ends is better than an end itself.
     candidates = [point for point in useful if not _is_above(losses[point.number], ends)]
     chosen = min(candidates, key=lambda point: (sorted(losses[point.number], reverse=True), -point.size_bytes))
-    reason = f"best trade-off of the {count_text(len(useful), 'front point')}{condition}"
+    reason = f"best trade-off of the {count_text(len(useful), 'front point')}"
+    if bounds:
+        reason += f" with {bounds}"
     if len(useful) > 1 and max(losses[chosen.number]) == 1.0:
         reason += "; no point between the ends lies below their line"
     return chosen, reason
@@ -228,10 +235,6 @@ def _error_limits(study: StudyRecord) -> dict[str, float]:
             error = max(error_of(baseline.value, direction), least_error(baseline))
             limits[name] = max(error, math.sqrt(error))
     return limits
-
-
-def _limit_text(name: str, direction: str, limit: float) -> str:
-    return f"{name} <= {limit:.2%}" if direction == "minimize" else f"{name} >= {1 - limit:.2%}"
 
 
 def _losses(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -> dict[int, list[float]]:

@@ -89,7 +89,9 @@ class SpaceConfig:
 
     def spec(self, name: str) -> Any:
         """What parameter `name` may be; where the space leaves it out, a candidate's ordinary value."""
-        return self.parameters[name] if name in self.parameters else Candidate().parameters().get(name)
+        if name in self.parameters:
+            return self.parameters[name]
+        return Candidate().parameters().get(name)
 
     def searches(self, name: str) -> bool:
         """Whether parameter `name` is sampled, from a range or from choices."""

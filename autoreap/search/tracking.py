@@ -161,8 +161,10 @@ class Tracker:
             self._pause = 0.0
 
     def _postpone(self, problem: str, error: Exception, *, doubled: bool) -> None:
-        self._pause = 2 * self._pause if doubled and self._pause else self._first_pause
-        self._pause = min(self._pause, LONGEST_PAUSE_SECONDS)
+        if doubled and self._pause:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        else:
+            self._pause = min(self._first_pause, LONGEST_PAUSE_SECONDS)
         self._next_try = time.monotonic() + self._pause
         reason = without_secrets(first_line(error), self._tracking_uri or "")
         logger.warning("%s, tried again in %s; the search goes on: %s", problem, duration(self._pause), reason)
