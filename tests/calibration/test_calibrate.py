@@ -374,6 +374,7 @@ def test_the_talkers_speech_is_the_same_each_time(
 
 
 @pytest.mark.parametrize("modality", ["audio", "video", "mixed"])
+@pytest.mark.slow
 def test_the_talker_answers_rows_of_every_kind(loaded: Loaded, data: dict[str, list[Sample]], modality: str) -> None:
     rows = [sample for sample in data[modality] if sample.id not in ("short", "long")]
     saliency = calibrate(loaded, {"audio": data["audio"][:1], modality: rows}, components=("talker",))

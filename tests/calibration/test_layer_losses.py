@@ -97,6 +97,7 @@ def last(orders: Iterator[LayerOrder]) -> LayerOrder:
     return [*orders][-1]
 
 
+@pytest.mark.slow
 def test_the_order_and_its_losses_are_those_of_every_layer_cut_by_hand(model: Loaded, samples: list[Sample]) -> None:
     expected = order_by_hand(model, samples, 3)
     order = last(order_layers(model, samples, 3, LayerOrder(), OPTIONS))

@@ -131,6 +131,7 @@ def wait_for_a_save(path: Path, before: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits_and_computes_no_saved_batch_again(
     loaded: Loaded, data: Data, uninterrupted: Saliency, eager: None, tmp_path: Path, seed: int
 ) -> None:
@@ -153,6 +154,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits_and_computes_no_sav
 
 
 @pytest.mark.parametrize("after", range(1, NUM_BATCHES))
+@pytest.mark.slow
 def test_interrupted_after_any_batch_it_ends_with_the_same_bits(
     loaded: Loaded, data: Data, uninterrupted: Saliency, eager: None, tmp_path: Path, after: int
 ) -> None:
@@ -233,6 +235,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_a_damaged_file_is_ignored_and_overwritten(
     loaded: Loaded, data: Data, uninterrupted: Saliency, eager: None, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], damage: str,

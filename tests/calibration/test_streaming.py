@@ -126,6 +126,7 @@ def streamed(path: Path | str, **options: Any) -> Loaded:
 @pytest.mark.parametrize("gates", ["normalised", "raw"])
 @pytest.mark.parametrize("stored", ["separate", "fused"])
 @pytest.mark.parametrize("batch_tokens", [1, 120, 8192])
+@pytest.mark.slow
 def test_it_measures_what_the_plain_pass_measures_bit_for_bit(
     checkpoints: Mapping[str, Path], data: Data, tmp_path: Path, stored: str, gates: str, batch_tokens: int
 ) -> None:
@@ -143,6 +144,7 @@ def test_it_measures_what_the_plain_pass_measures_bit_for_bit(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
+@pytest.mark.slow
 def test_it_does_so_for_the_embedded_model_in_either_type_with_any_implementation(
     data: Data, tmp_path: Path, dtype: str, implementation: str
 ) -> None:

@@ -209,6 +209,7 @@ def test_what_would_waste_a_night_is_refused_before_it(
     assert_refused_at_once(["search", space, "--model", folder / "model"], capsys, f"{space}: {expected}")
 
 
+@pytest.mark.slow
 def test_layers_that_loss_can_not_rank_are_refused_before_a_model_is_loaded(
     folder: Path, capsys: Capture, tmp_path: Path
 ) -> None:
@@ -749,6 +750,7 @@ def test_calibrate_leaves_a_file_that_holds_the_same_measurement(folder: Path, c
     assert captured.out.startswith(f"{output}: tokens ")
 
 
+@pytest.mark.slow
 def test_layers_are_ranked_by_loss_where_asked_and_cut_by_plan_and_prune(
     folder: Path, capsys: Capture, tmp_path: Path
 ) -> None:
@@ -974,6 +976,7 @@ def test_prune_writes_a_checkpoint_that_stock_transformers_loads_whole(
     assert sum(parameter.numel() for parameter in model.parameters()) == document["num_parameters"]
 
 
+@pytest.mark.slow
 def test_prune_compares_what_the_mask_said_with_what_the_checkpoint_says(
     folder: Path, capsys: Capture, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def completed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_a_shell_offers_what_fits(words: list[str], offered: list[str], completed: Callable[..., list[str]]) -> None:
     assert completed("autoreap", *words) == offered
 

@@ -163,6 +163,7 @@ def test_the_first_rows_need_the_first_file_alone(hub: Hub) -> None:
 
 @pytest.mark.parametrize("limit", [None, 20, 150])
 @pytest.mark.parametrize("how", ["folder", "offline", "cache of datasets"])
+@pytest.mark.slow
 def test_the_rows_are_the_same_wherever_they_come_from(
     how: str, limit: int | None, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_hub_that_is_busy_for_a_while_is_waited_for(
 
 
 @pytest.mark.parametrize(("status", "cut"), [(503, None), (None, 1000)], ids=["busy", "cut"])
+@pytest.mark.slow
 def test_a_connection_that_breaks_for_good_keeps_what_came_and_goes_on_from_there(
     status: int | None, cut: int | None, hub: Hub, waits: list[float]
 ) -> None:

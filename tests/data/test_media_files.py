@@ -52,6 +52,7 @@ def results_under_signals(work: Callable[[], Any]) -> tuple[list[Any], int]:
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
 @pytest.mark.parametrize("as_bytes", [True, False])
+@pytest.mark.slow
 def test_a_recording_is_read_whole_or_not_at_all(kind: str, as_bytes: bool, interrupting: None, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     soundfile.write(path, NOISE, SAMPLING_RATE, format=kind)

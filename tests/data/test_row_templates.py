@@ -80,6 +80,7 @@ def test_what_no_prompt_needs_is_refused_when_it_is_read(template: str) -> None:
         "{{ x|attr('__class__') }}",
     ],
 )
+@pytest.mark.slow
 def test_what_multiplies_is_refused_when_it_is_filled_in(template: str) -> None:
     began = time.monotonic()
     with pytest.raises(ValueError, match="template"):

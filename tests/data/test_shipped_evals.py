@@ -72,6 +72,7 @@ def test_of_a_search_only_the_splits_of_its_evals_are_fetched_each_row_group_onc
 
 
 @pytest.mark.parametrize("name", shipped())
+@pytest.mark.slow
 def test_a_shipped_file_reads_every_row_and_keeps_its_splits_apart(name: str) -> None:
     evals = load_evals(EVALS / name)
     Evals(evals).check_splits_apart()
@@ -83,6 +84,7 @@ def test_a_shipped_file_reads_every_row_and_keeps_its_splits_apart(name: str) ->
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name != "tiny.yaml"])
+@pytest.mark.slow
 def test_a_shipped_file_hears_asks_and_judges_its_rows(name: str) -> None:
     evals = load_evals(EVALS / name)
     for config in (*evals.splits["search"], *evals.splits["report"]):

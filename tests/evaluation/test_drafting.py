@@ -242,6 +242,7 @@ def short_of_memory(model: Any, most: int) -> Iterator[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("most", [60, 100, 200])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+@pytest.mark.slow
 def test_out_of_memory_lowers_what_was_too_large_and_changes_no_answer(model: Any, most: int, rate: float) -> None:
     case = Case(seed=5, num_rows=20, num_experts=6, layers=(0, 2, 3, 5))
     prompts, bounds = case.prompts(), case.bounds()
@@ -354,6 +355,7 @@ class Scarce(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("most", [12_000, 16_000, 24_000, 40_000])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+@pytest.mark.slow
 def test_memory_may_run_out_anywhere_in_a_pass_or_between_two(model: Any, most: int, rate: float) -> None:
     case = Case(seed=6, num_rows=40, num_experts=6, layers=(0, 2, 5))
     prompts, bounds = case.prompts(), case.bounds()

@@ -148,6 +148,7 @@ def test_outcomes_do_not_depend_on_the_batch_size(loaded: Loaded, folder: Path) 
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8, 64])
+@pytest.mark.slow
 def test_outcomes_under_a_plan_do_not_depend_on_the_batch_size_nor_on_who_drafted(
     loaded: Loaded, folder: Path, pruned: Evaluation, plan: PruningPlan, batch_size: int
 ) -> None:
@@ -169,6 +170,7 @@ def test_outcomes_do_not_depend_on_the_drafts(
 
 
 @pytest.mark.parametrize("drafted_from", ["references", "own answers", "the plan's answers"])
+@pytest.mark.slow
 def test_answers_that_never_end_run_to_their_bound_as_those_of_stock_do(
     loaded: Loaded, folder: Path, plan: PruningPlan, drafted_from: str
 ) -> None:
@@ -187,6 +189,7 @@ def test_answers_that_never_end_run_to_their_bound_as_those_of_stock_do(
 
 
 @pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.slow
 def test_outputs_under_a_preset_equal_stock_generation_of_the_masked_model(
     loaded: Loaded, folder: Path, name: str
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_thinker_saved_alone_answers_as_the_whole_model_does(folder: Path) -> 
 
 
 @pytest.mark.parametrize("form", ["whole", "without speech", "thinker alone"])
+@pytest.mark.slow
 def test_what_a_plan_leaves_answers_as_the_masked_model_did(folder: Path, tmp_path: Path, form: str) -> None:
     model = str(folder / "thinker") if form == "thinker alone" else "tiny"
     plan = half_of(model, drop_speech=form == "without speech")

@@ -87,6 +87,7 @@ def nll(evaluator: Evaluator, plan: PruningPlan | None = None) -> dict[str, Metr
 
 @pytest.mark.parametrize("is_masked", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.slow
 def test_the_score_is_what_the_stock_models_logits_say(
     loaded: Loaded, folder: Path, plan: PruningPlan, is_masked: bool, batch_size: int
 ) -> None:

@@ -210,6 +210,7 @@ def test_rows_that_are_seen_are_fitted_on_too(loaded: Loaded, plan: PruningPlan,
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["tiny", "dense"])
+@pytest.mark.slow
 def test_a_healed_mask_equals_the_healed_checkpoint(
     dense: Path, name: str, dtype: str, tmp_path: Path, data: Data
 ) -> None:

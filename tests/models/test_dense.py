@@ -71,6 +71,7 @@ def test_doctor_counts_what_a_dense_model_takes(run: Run) -> None:
     assert run("doctor", "model")["needs"]["arithmetic"].startswith("6 dense layers, rest ")
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_plan_answers_as_the_masked_model_and_as_stock_generation(run: Run) -> None:
     run("materialise", "model", "--plan", "plan.json", "-o", "out")
     assert "none: it is dense | 4 of 6" in Path("out/README.md").read_text()

@@ -84,6 +84,7 @@ PLACES = {
 
 @pytest.mark.parametrize("gates", ["normalised", "raw"])
 @pytest.mark.parametrize("places", PLACES)
+@pytest.mark.slow
 def test_layers_elsewhere_measure_the_same_bit_for_bit(
     model_info: ModelInfo, plain: Loaded, data: Data, tmp_path: Path, places: str, gates: str
 ) -> None:
@@ -228,6 +229,7 @@ def test_who_asks_for_the_cpu_is_not_asked_whether_it_fits(tmp_path: Path) -> No
         ("No CUDA GPUs are available", False),
     ],
 )
+@pytest.mark.slow
 def test_an_accelerator_that_can_not_be_used_is_no_reason_to_take_the_cpu_in_silence(
     model_info: ModelInfo, monkeypatch: pytest.MonkeyPatch, message: str, is_refused: bool
 ) -> None:

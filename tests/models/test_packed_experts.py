@@ -54,6 +54,7 @@ def pruned(model_info: ModelInfo) -> PruningPlan:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_packed_experts_compute_what_unpacked_ones_compute(packed: ModelInfo, dtype: str) -> None:
     unpacked, kept = (load(packed, device="cpu", dtype=dtype, keep_packed=keep) for keep in (False, True))
     plan = pruned(packed)
@@ -88,6 +89,7 @@ def test_calibration_of_packed_experts_measures_the_same(packed: ModelInfo, tmp_
     assert len({saliency.digest() for saliency in measured}) == 1
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_read_alone_is_unpacked_as_the_stock_class_unpacks_it(packed: ModelInfo) -> None:
     stock: Any = load(packed, device="cpu", keep_packed=False).model
     streamed = load(packed, device="cpu", stream_layers=True)

@@ -59,6 +59,7 @@ def test_a_png_is_written_whatever_the_name_ends_in(tmp_path: Path) -> None:
         assert image.format == "PNG"
 
 
+@pytest.mark.slow
 def test_each_picture_of_the_page_is_well_formed_and_has_its_sentence(page: str) -> None:
     assert len(pictures(page)) == 8
     for picture in pictures(page):
@@ -99,6 +100,7 @@ def test_the_same_file_makes_the_same_page(tmp_path: Path) -> None:
     ("modalities", "not_measured", "lambda_moves"),
     [(("audio", "video", "mixed"), 0, True), (("audio", "mixed"), 1, True), (("audio",), 2, False)],
 )
+@pytest.mark.slow
 def test_a_modality_that_is_missing_is_said_to_be(
     modalities: tuple[str, ...], not_measured: int, lambda_moves: bool, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_scored_trial_has_its_scores_what_it_kept_a_verdict_and_the_way_to_wri
         (RUNNING, "running", "not finished, or interrupted"),
     ],
 )
+@pytest.mark.slow
 def test_every_trial_says_its_state_and_why(number: int, state: str, reason: str, capsys: Capture) -> None:
     document = json_of(["show", "night", "--trial", str(number)], capsys)
     assert (document["state"], document["reason"]) == (state, reason)

@@ -103,6 +103,7 @@ def _damaged(name: str, whole: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.slow
 def test_a_damaged_database_ends_in_one_line(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

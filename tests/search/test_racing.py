@@ -134,6 +134,7 @@ def test_what_may_be_the_smallest_non_inferior_one_is_scored_on_though_it_is_dom
     trials=st.lists(st.tuples(st.integers(1, 3), answers), max_size=10),
     chosen=st.sets(st.sampled_from(sorted(SEVERAL)), min_size=1),
 )
+@pytest.mark.slow
 def test_a_search_that_races_ends_with_the_front_of_one_that_scores_everything(
     trials: list[tuple[int, Mapping[str, Numbers]]], chosen: set[str]
 ) -> None:

@@ -62,6 +62,7 @@ def random_plan(checkpoint: Checkpoint, rng: np.random.Generator) -> PruningPlan
 
 
 @pytest.mark.parametrize("model", ["tiny", "real"])
+@pytest.mark.slow
 def test_a_footprint_counts_exactly_what_the_rewrite_on_paper_writes(model: str, real: Checkpoint) -> None:
     checkpoint = open_model("tiny").checkpoint if model == "tiny" else real
     rng = np.random.default_rng(0)

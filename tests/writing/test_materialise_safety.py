@@ -278,6 +278,7 @@ def test_a_finished_shard_that_is_gone_is_written_again(base: Path, plan: Prunin
 
 
 @pytest.mark.parametrize("line", ['{"shard": 3, "checksums": {}}', '{"shard": "a"}', "[]", "{"])
+@pytest.mark.slow
 def test_shards_after_a_damaged_line_of_the_journal_are_written_again(
     base: Path, plan: PruningPlan, tmp_path: Path, line: str
 ) -> None:

@@ -34,6 +34,7 @@ def checkpoint(layout: CheckpointLayout, tmp_path_factory: pytest.TempPathFactor
     return open_checkpoint(write_sparse_checkpoint(folder, config, layout.expected_tensors(config), num_shards=15))
 
 
+@pytest.mark.slow
 def test_the_stock_class_expects_the_tensors_of_the_published_checkpoint(checkpoint: Checkpoint) -> None:
     assert len(checkpoint.tensors) == NUM_TENSORS
     assert sum(tensor.num_parameters for tensor in checkpoint.tensors.values()) == NUM_PARAMETERS

@@ -108,6 +108,7 @@ def written(pristine: Path, tmp_path: Path) -> Path:
     return tmp_path / "elsewhere"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_carries_all_it_takes_to_verify_it_elsewhere(written: Path) -> None:
     record = load_record(written)
     check_content(check_structure(written), record)
@@ -194,6 +195,7 @@ def test_another_answer_is_found_before_the_checkpoint_gets_its_name(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_answers_computed_elsewhere_may_differ_within_their_interval(pristine: Path, expected: Expected) -> None:
     first = expected.outcomes["wer"][0]
     other = {**expected.outcomes, "wer": (replace(first, output="said otherwise"), *expected.outcomes["wer"][1:])}
@@ -258,6 +260,7 @@ def test_the_passes_of_a_trial_that_ran_out_of_memory_are_run_again_and_answer_t
     assert verified.detail == "cpu, bfloat16"
 
 
+@pytest.mark.slow
 def test_where_the_passes_of_a_trial_can_not_be_run_again_the_checkpoint_ships_and_says_so(
     plan: PruningPlan, halved: Expected, tmp_path: Path
 ) -> None:
@@ -279,6 +282,7 @@ def test_where_the_passes_of_a_trial_can_not_be_run_again_the_checkpoint_ships_a
         (torch.AcceleratorError("CUDA error: an illegal memory access"), "CUDA error: an illegal memory access"),
     ],
 )
+@pytest.mark.slow
 def test_a_device_that_fails_in_verification_costs_no_checkpoint(
     plan: PruningPlan,
     expected: Expected,
@@ -298,6 +302,7 @@ def test_a_device_that_fails_in_verification_costs_no_checkpoint(
 
 
 @pytest.mark.parametrize(("max_unreadable", "reason"), [(0.9, "could not be read now"), (0.0, "can't be read now")])
+@pytest.mark.slow
 def test_recordings_for_which_memory_is_too_small_now_cost_no_checkpoint(
     plan: PruningPlan,
     expected: Expected,
@@ -341,6 +346,7 @@ def test_passes_of_another_form_are_refused(written: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "other metric"])
+@pytest.mark.slow
 def test_recorded_answers_to_other_utterances_are_found(written: Path, damage: str) -> None:
     path = written / "verification" / "outcomes.jsonl"
     text = path.read_text()
