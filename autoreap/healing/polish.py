@@ -90,6 +90,30 @@ class Polished:
         """Whether the held-out rows say so, significantly."""
         return self.difference.verdict == BETTER
 
+    @property
+    def in_words(self) -> str:
+        """The loss before and after, with intervals, and what was trained on how much."""
+        assert self.plan.polish is not None
+        before, after, change = self.before, self.after, self.difference
+        return (
+            f"KL to the unpruned model on {after.num_samples} held-out rows: {before.value:.4g} "
+            f"[{before.low:.4g}, {before.high:.4g}] before, {after.value:.4g} [{after.low:.4g}, {after.high:.4g}] "
+            f"after {self.plan.polish.step} steps, {change.value:+.2g} [{change.low:+.2g}, {change.high:+.2g}] "
+            f"paired; {self.num_parameters:,} weights trained on {self.num_rows} rows"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        assert self.plan.polish is not None
+        return {
+            "step": self.plan.polish.step,
+            "num_parameters": self.num_parameters,
+            "num_rows": self.num_rows,
+            "before": self.before.as_dict(),
+            "after": self.after.as_dict(),
+            "difference": self.difference.as_dict(),
+        }
+
 
 def answered_rows(data: Mapping[str, Sequence[Sample]], *, sees: bool) -> dict[str, list[Sample]]:
     """The rows that can be trained on, by modality: with media and an answer; those of sound alone unless it `sees`.
