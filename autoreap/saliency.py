@@ -148,6 +148,11 @@ class Saliency:
         """Fingerprint of the model that was measured (see `checkpoint.Checkpoint.fingerprint`)."""
         return self.provenance["model_fingerprint"]
 
+    @property
+    def shown_provenance(self) -> dict[str, str]:
+        """What people read of it. `shape` is for `plan`, which needs no model then."""
+        return {key: value for key, value in self.provenance.items() if key != "shape"}
+
     def component(self, name: str) -> ComponentSaliency:
         """The measurements of `name`; `InputError` if it was not calibrated."""
         if name not in self.components:

@@ -5,15 +5,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
 from autoreap.commands.options import Device, Dtype, Json, Storage, TrackingUri, model_names, print_result
 from autoreap.errors import AutoreapError, DeviceLostError
-
-if TYPE_CHECKING:
-    from autoreap.search.run import SearchResult
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +63,7 @@ def search(
         autoreap search search_spaces/tiny.yaml
     """
     from autoreap import jobs
+    from autoreap.report.search_text import search_text
     from autoreap.search.search_options import SearchOptions
     from autoreap.search.space import load_space
 
@@ -90,8 +88,7 @@ def search(
     except DeviceLostError as error:
         _go_on_in_new_process(error, (time.monotonic() - started) / 3600, hours or load_space(space).hours)
         raise
-    document, text = _describe(result)
-    print_result(document, text, as_json=json)
+    print_result(result.as_dict(), search_text(result), as_json=json)
     # After the front is printed: what was found is not lost with what could not be made.
     if result.missing:
         missing = "; ".join(result.missing)
@@ -115,37 +112,3 @@ def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: flo
     sys.stdout.flush()  # `execve` replaces this process with all that it has not written
     sys.stderr.flush()
     os.execve(sys.executable, command, os.environ | {_RESTARTS: str(num_restarts)})
-
-
-def _describe(result: "SearchResult") -> tuple[dict[str, Any], str]:
-    from autoreap.report.front_table import front_table
-    from autoreap.search.front import explain_empty_front
-    from autoreap.search.held_out import points_as_dicts
-    from autoreap.search.non_inferiority import quality_lines
-    from autoreap.writing.verification import behaviour_text
-
-    found, shipped = result.study, result.shipped
-    lines = [front_table(found, result.front), ""]
-    if not result.front:
-        lines.append(explain_empty_front(found))
-    for path in result.drawn:
-        label = "front" if path.suffix == ".png" else "report"
-        lines.append(f"{label:<8} {path}")
-    document: dict[str, Any] = {"study": found.name, "points": points_as_dicts(found, result.front)}
-    if shipped:
-        document["shipped"] = shipped.as_dict()
-        plan = found.plan(shipped.trial)
-        lines += [
-            f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {', '.join([plan.thinker.in_words, *plan.treatments])}",
-            f"         why: {shipped.reason}",
-            f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
-        ]
-        lines += [f"         {line}" for line in quality_lines(found, found.trial(shipped.trial))]
-    if result.not_shipped:
-        document["not_shipped"] = result.not_shipped
-        lines.append(f"shipped  nothing: {result.not_shipped}")
-    if result.missing:
-        document["missing"] = list(result.missing)
-        lines += [f"missing  {what}" for what in result.missing]
-    return document, "\n".join(lines)

@@ -1,6 +1,5 @@
 """autoreap saliency: what a calibration measured."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +7,6 @@ from typer import Argument, Option
 
 from autoreap.candidate import Candidate
 from autoreap.commands.options import COMPONENTS, ComponentName, Json, check_output, print_result
-
-_LEGEND = """
-cosine     between input and output of the layer on audio; cut: order in which single layers go"""
-_LEGEND_OF_EXPERTS = """\
-top hold   share of S1 in as many of its highest experts as are kept
-effective  exp(entropy) of the shares of S1: how many equal experts would spread it as wide
-no audio   experts that took no audio token; no token: that took none at all
-moved      share of the kept experts that lambda and beta brought in"""
 
 
 def saliency(
@@ -35,8 +26,9 @@ def saliency(
     Example:
         autoreap saliency saliency.safetensors --retention 0.5 --html saliency.html
     """
-    from autoreap.calibration.summary import headline, layer_table, summarise
-    from autoreap.report.tables import text_table
+    from autoreap.calibration.summary import summarise
+    from autoreap.report.saliency_page import plot_saliency, write_saliency_page
+    from autoreap.report.saliency_text import saliency_text
     from autoreap.saliency import load_saliency
 
     if png:
@@ -49,31 +41,13 @@ def saliency(
     if component is None:
         names = tuple(name for name in names if name in measured.components)
     summaries = {name: summarise(measured, name, values) for name in names}
-    if png or html:
-        from autoreap.report.saliency_page import plot_saliency, write_saliency_page
-
-        if png:
-            plot_saliency(measured, names, values, png)
-        if html:
-            write_saliency_page(measured, names, values, html)
-    lines = _provenance(measured.provenance)
-    for name, summary in summaries.items():
-        lines += ["", name]
-        lines += [f"  {line}" for line in headline(summary)]
-        header, *rows = layer_table(summary)
-        lines += ["", text_table(header, rows, left=())]
+    if png:
+        plot_saliency(measured, names, values, png)
+    if html:
+        write_saliency_page(measured, names, values, html)
     document = {
         "provenance": dict(measured.provenance),
         "retention": values.retention,
         "components": {name: summary.as_dict() for name, summary in summaries.items()},
     }
-    lines.append(_LEGEND)
-    if not all(summary.shape.is_dense for summary in summaries.values()):
-        lines.append(_LEGEND_OF_EXPERTS)
-    print_result(document, "\n".join(lines), as_json=json)
-
-
-def _provenance(provenance: Mapping[str, str]) -> list[str]:
-    # `shape` is for `plan`, which needs no model then; no person reads it.
-    width = max(map(len, provenance))
-    return [f"{key:<{width}}  {value}" for key, value in provenance.items() if key != "shape"]
+    print_result(document, saliency_text(measured, summaries), as_json=json)

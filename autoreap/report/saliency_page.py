@@ -25,18 +25,23 @@ def plot_saliency(saliency: Saliency, components: Sequence[str], values: Candida
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    summaries = {name: summarise(saliency, name, values) for name in components}
-    rows: list[tuple[str, Picture]] = []
+    # A component's pictures lie one above the other; its title stands over the first.
+    rows: list[tuple[str, ComponentSummary, Picture, str]] = []
+    heights = []
     for name in components:
-        rows += [(name, picture) for picture in pictures(summaries[name])]
-    heights = [picture.height(summaries[name]) for name, picture in rows]
+        summary = summarise(saliency, name, values)
+        title = f"{name} of {saliency.provenance.get('model', 'an unnamed model')}"
+        for picture in pictures(summary):
+            rows.append((name, summary, picture, title))
+            heights.append(picture.height(summary))
+            title = ""
     with rc_context(_style(_INK)):
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
         parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
-        for part, (name, picture) in zip(parts.flat, rows, strict=True):
-            picture.draw(part, saliency.component(name), summaries[name])
-            if picture is pictures(summaries[name])[0]:
-                part.suptitle(f"{name} of {saliency.provenance.get('model', 'an unnamed model')}", fontsize=14)
+        for part, (name, summary, picture, title) in zip(parts.flat, rows, strict=True):
+            picture.draw(part, saliency.component(name), summary)
+            if title:
+                part.suptitle(title, fontsize=14)
         with atomic_write(path) as partial:
             figure.savefig(partial, format="png")
 
@@ -53,14 +58,12 @@ def write_saliency_page(saliency: Saliency, components: Sequence[str], values: C
         header, *rows = layer_table(summary)
         section = {"name": name, "headline": headline(summary), "figures": figures, "header": header, "rows": rows}
         sections.append(section)
-    # `shape` is there for `plan`, which needs no model then; no person reads it.
-    provenance = [(key, value) for key, value in saliency.provenance.items() if key != "shape"]
     write_page(
         "saliency.html",
         path,
         title=f"saliency of {saliency.provenance.get('model', 'an unnamed model')}",
         sections=sections,
-        provenance=provenance,
+        provenance=list(saliency.shown_provenance.items()),
     )
 
 
@@ -69,6 +72,7 @@ def _svg(picture: Picture, measured: ComponentSaliency, summary: ComponentSummar
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    # A salt of its own: matplotlib would draw random ids without one, and the file would differ from run to run.
     with rc_context(_style(_AS_THE_PAGE) | {"svg.hashsalt": salt}):
         figure = Figure(figsize=(_WIDTH, picture.height(summary)), layout="constrained")
         picture.draw(figure, measured, summary)

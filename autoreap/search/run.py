@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -27,7 +28,7 @@ from autoreap.search.candidates import Planner, check_device, check_objectives, 
 from autoreap.search.constraints import check_measured
 from autoreap.search.failures import RepeatedFailureError
 from autoreap.search.front import feasible_points, front_of, in_order_of_size
-from autoreap.search.held_out import HeldOutScorer, answerable, estimated_seconds, unscored_members
+from autoreap.search.held_out import HeldOutScorer, answerable, estimated_seconds, points_as_dicts, unscored_members
 from autoreap.search.leader import Leader
 from autoreap.search.packed_base import on_packed_base, packed_base, plan_of_base
 from autoreap.search.records import ScoringSetup, StudyRecord, TrialRecord
@@ -73,6 +74,17 @@ class SearchResult:
     shipped: Shipped | None
     not_shipped: str = ""
     missing: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what there is not is left out."""
+        document: dict[str, Any] = {"study": self.study.name, "points": points_as_dicts(self.study, self.front)}
+        if self.shipped is not None:
+            document["shipped"] = self.shipped.as_dict()
+        if self.not_shipped:
+            document["not_shipped"] = self.not_shipped
+        if self.missing:
+            document["missing"] = list(self.missing)
+        return document
 
 
 class _Resident:
