@@ -1,6 +1,6 @@
 """autoreap doctor: what works on this machine, and what is broken."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def doctor(
     from autoreap.commands.machine import BROKEN, abilities, examine, look
     from autoreap.commands.needs import PUBLISHED_NEED
 
-    place = None if model is None else _place(model)
+    is_here = model is not None and _is_here(model)
     machine = look(ask_network=network)
     try:
         requirements = metadata.requires("autoreap") or []
@@ -36,11 +36,11 @@ def doctor(
     findings = examine(machine, requirements, Path(autoreap.__file__).parent.parent / "constraints.txt")
     broken = [finding for finding in findings if finding.state == BROKEN]
     need = PUBLISHED_NEED
-    if model is not None and place is not None and not broken:  # a broken library can't open a checkpoint
+    if model is not None and is_here and not broken:  # a broken library can't open a checkpoint
         from autoreap.commands.needs import need_of
         from autoreap.models.loading import open_model
 
-        need = replace(need_of(open_model(place)), model=model)
+        need = need_of(open_model(model, download=False))
     able = abilities(machine, need, findings)
     document = {
         "healthy": not broken,
@@ -55,9 +55,11 @@ def doctor(
         "abilities": [asdict(ability) for ability in able],
     }
     lines = []
-    for each in findings:
-        fix = f" ({each.fix})" if each.fix else ""
-        lines.append(f"{each.state:<7} {each.subject}: {each.text}{fix}")
+    for finding in findings:
+        line = f"{finding.state:<7} {finding.subject}: {finding.text}"
+        if finding.fix:
+            line += f" ({finding.fix})"
+        lines.append(line)
     lines += ["", f"{need.model}: {need.arithmetic()}"]
     for ability in able:
         works = "yes" if ability.works else "no"
@@ -65,19 +67,22 @@ def doctor(
     print_result(document, "\n".join(lines), as_json=json)
     # After the findings are printed: a script learns from the exit code, a person from what stands above it.
     if broken:
-        raise UnhealthyError("; ".join(f"{each.subject}: {each.text} ({each.fix})" for each in broken))
+        raise UnhealthyError("; ".join(f"{finding.subject}: {finding.text} ({finding.fix})" for finding in broken))
 
 
-def _place(model: str) -> str | None:
-    """Where a model lies on this machine, None for the published one that is not here; no other is fetched."""
-    if Path(model).exists() or model.count("/") != 1:
-        return model
+def _is_here(model: str) -> bool:
+    """Whether a model is on this machine; `InputError` where another than the published one is not."""
     from autoreap.commands.needs import PUBLISHED
-    from autoreap.models.checkpoint import model_on_disk
+    from autoreap.models.checkpoint import resolve_model
 
     # Nothing is fetched: 70 GB would come before the answer whether they fit.
-    place = model_on_disk(model)
-    if place is None and model != PUBLISHED:
+    try:
+        resolve_model(model, download=False)
+    except InputError:
+        if model == PUBLISHED:  # what it needs is known without it
+            return False
+        if Path(model).exists() or model.count("/") != 1:  # it was meant as a path
+            raise
         fix = "give its directory, or no MODEL for the published 30B"
-        raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix)
-    return place
+        raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix) from None
+    return True

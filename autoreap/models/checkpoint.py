@@ -59,8 +59,14 @@ class Checkpoint:
         return sum(tensor.num_bytes for tensor in self.tensors.values())
 
 
-def resolve_model(model: str) -> Path:
-    """The directory of MODEL: `tiny` is the embedded one, then a directory, then a name on the Hugging Face hub."""
+def resolve_model(model: str, *, download: bool = True) -> Path:
+    """The directory of MODEL: `tiny` is the embedded one, then a directory, then a name on the Hugging Face hub.
+
+    Without `download`, a model of the hub counts only where it is on this disk.
+
+    Raises:
+        InputError: there is none.
+    """
     if model == "tiny":
         from autoreap.tiny_omni import CHECKPOINT
 
@@ -75,24 +81,10 @@ def resolve_model(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model))
+        return Path(snapshot_download(model, local_files_only=not download))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         problem = f"no such directory, and the hub could not provide it: {first_line(error)}"
         raise InputError(problem, where=model) from None
-
-
-def model_on_disk(model: str) -> str | None:
-    """MODEL where it lies on this disk, None where it does not; nothing is downloaded."""
-    if model == "tiny" or Path(model).is_dir():
-        return model
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    # An error of one kind each: not cached, no such name, a cache that can't be read.
-    try:
-        return str(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError, OSError):
-        return None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -73,15 +73,15 @@ class Loaded:
         return LayerReader(self.model_info.family, self.model_info.checkpoint, self.model)
 
 
-def open_model(model: str) -> ModelInfo:
-    """Open MODEL from its headers; `InputError` if it is none that this project knows.
+def open_model(model: str, *, download: bool = True) -> ModelInfo:
+    """Open MODEL from its headers; `InputError` if it is none that this project knows, see `resolve_model`.
 
     Example:
         >>> shape = open_model("tiny").shape
         >>> shape.components["thinker"]
         ComponentShape(num_layers=8, num_experts=16, top_k=2)
     """
-    path = resolve_model(model)
+    path = resolve_model(model, download=download)
     checkpoint = open_checkpoint(path)
     family = family_of(checkpoint.config, where=path / "config.json")
     for tensor in checkpoint.tensors.values():

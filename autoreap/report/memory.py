@@ -1,11 +1,11 @@
 """What fits where: the memory that a candidate needs, as far as the model's headers are still at hand."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from autoreap.candidate import BITS
 from autoreap.errors import AutoreapError
-from autoreap.models.checkpoint import model_on_disk
 from autoreap.models.loading import ModelInfo, open_model
 from autoreap.plan import PruningPlan
 from autoreap.search.records import StudyRecord
@@ -20,30 +20,31 @@ def open_searched_model(study: StudyRecord) -> ModelInfo | None:
     base = study.base_model
     if base is None:
         return None
-    path = model_on_disk(base.name)
-    if path is None:
-        return None
     try:
-        model_info = open_model(path)
+        model_info = open_model(base.name, download=False)
     except AutoreapError:
         return None
-    return model_info if model_info.checkpoint.fingerprint == base.fingerprint else None
+    # Another model may lie under this name by now, such as one that was trained further.
+    if model_info.checkpoint.fingerprint != base.fingerprint:
+        return None
+    return model_info
 
 
 def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[dict[str, Any]]:
     """One entry a clip and number of bits: weights, cache and working memory in bytes, and the tokens of the cache.
 
-    Of a plan that quantises there is one a clip, as it is stored.
-
-    Empty where the model is not known.
+    Of a plan that quantises there is one a clip, as it is stored. Empty where the model is not known.
     """
     if model_info is None:
         return []
     footprint = Footprint.of(model_info.checkpoint, plan)
     token_bytes = footprint.kv_bytes(1)
-    quantised = plan.bits if plan else None
-    # A plan that quantises is stored as it is; what it would take at other bits is another plan's.
-    all_bits = BITS[:1] if quantised else BITS
+    all_bits: Sequence[int] = BITS
+    stored = None
+    if plan is not None and plan.bits is not None:
+        # A plan that quantises is stored as it is; what it would take at other bits is another plan's.
+        all_bits = BITS[:1]
+        stored = {"experts": plan.bits.experts, "rest": plan.bits.rest}
     entries: list[dict[str, Any]] = []
     for seconds in CLIPS_SECONDS:
         for bits in all_bits:
@@ -56,8 +57,8 @@ def memory_of(model_info: ModelInfo | None, plan: PruningPlan | None) -> list[di
                 "working": needed.working_bytes,
                 "tokens": needed.kv_cache_bytes // token_bytes,
             }
-            if quantised:
-                entry["stored"] = {"experts": quantised.experts, "rest": quantised.rest}
+            if stored is not None:
+                entry["stored"] = stored
             entries.append(entry)
     return entries
 
