@@ -16,6 +16,7 @@ from autoreap.models.loading import ModelInfo, free_memory
 from autoreap.scores import Metric
 from autoreap.search.parameters import highest, lowest
 from autoreap.search.space import SpaceConfig
+from autoreap.writing.sizes import component_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +93,9 @@ def warn_if_weights_have_no_room(space: SpaceConfig, model_info: ModelInfo) -> N
     share = highest(space.spec("retention"))
     if "experts" in space.parameters:
         share = highest(space.parameters["experts"]) / model_info.shape.components["thinker"].num_experts
-    experts_bytes = 0
-    for info in model_info.checkpoint.tensors.values():
-        role = model_info.family.layout.role(info.name)
-        if role.part == "thinker" and role.is_expert_matrix:
-            experts_bytes += info.num_bytes
-    needed, free = share * experts_bytes, free_memory()
+    sizes = component_sizes(model_info.checkpoint.tensors.values(), model_info.family.layout)
+    # There are experts: `check_space` refuses their bits where the thinker has none.
+    needed, free = share * sizes["thinker experts"].num_bytes, free_memory()
     if needed > free:
         logger.warning(
             "up to %s of weights wait in the host's memory while a candidate of few bits is scored, %s are free: "
