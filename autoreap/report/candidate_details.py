@@ -3,15 +3,15 @@
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoreap.errors import InputError
-from autoreap.evaluation.comparison import Comparison, Pair, compare_outcomes
+from autoreap.evaluation.comparison import Comparison, compare_outcomes
 from autoreap.evaluation.outcomes import OUTCOMES_NAME, load_outcomes
 from autoreap.models.loading import ModelInfo
-from autoreap.plan import COMPONENTS, ComponentPlan, PruningPlan
+from autoreap.plan import COMPONENTS, ComponentPlan
 from autoreap.report.comparison_page import utterance
 from autoreap.report.memory import GIGABYTES, memory_of, open_searched_model, stored_type
 from autoreap.report.recordings import Wanted, read_recordings
@@ -36,14 +36,14 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
     """
     folder, model_info = trials_folder(study.name, root), open_searched_model(study)
     num_experts = _num_experts(study, model_info)
-    wanted: list[Wanted] = []
-    details: dict[str, dict[str, Any]] = {}
     trials = _in_order_of_interest(study, [*picked, *(point.number for point in front)])
+    details: dict[str, dict[str, Any]] = {}
+    wanted: list[Wanted] = []
     for trial in trials[:MAX_DETAILED]:
         of_trial = details.setdefault(str(trial.number), {})
         for split, comparison in _compare_with_baseline(folder, trial.number).items():
-            of_trial[split] = _split_details(split, comparison)
-            wanted += [_wanted(split, pair) for pair in _worst(comparison)]
+            of_trial[split], of_split = _split_details(split, comparison)
+            wanted += of_split
     memory = {"gigabytes": GIGABYTES, "baseline": memory_of(model_info, None), "stored": stored_type(model_info)}
     return {
         "details": details,
@@ -57,11 +57,13 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
 def _in_order_of_interest(study: StudyRecord, first: Sequence[int]) -> list[TrialRecord]:
     """The trials with a plan of their own: `first`, the presets, the others."""
     distinct = {}
+    presets = []
     for point in study.points:
         if point.duplicate_of is None and point.plan is not None:
             distinct[point.number] = point
-    presets = [number for number, point in distinct.items() if point.preset is not None]
-    ordered = dict.fromkeys([*first, *presets, *distinct])
+            if point.preset is not None:
+                presets.append(point.number)
+    ordered = dict.fromkeys([*first, *presets, *distinct])  # each once, at its first place
     return [distinct[number] for number in ordered if number in distinct]
 
 
@@ -78,36 +80,37 @@ def _compare_with_baseline(folder: Path, trial: int) -> dict[str, Comparison]:
     return found
 
 
-def _wanted(split: str, pair: Pair) -> Wanted:
-    return Wanted(split, pair.metric, pair.first.id, pair.first.reference)
-
-
-def _split_details(split: str, comparison: Comparison) -> dict[str, Any]:
+def _split_details(split: str, comparison: Comparison) -> tuple[dict[str, Any], list[Wanted]]:
+    """What a trial hears worse on one split, and the recordings that go with it."""
     differences = {}
     for metric, found in comparison.metrics.items():
         differences[metric] = {**found.difference.as_dict(), "better": found.num_better, "worse": found.num_worse}
     worst = []
-    for pair in _worst(comparison):
-        worst.append(_clip(utterance(pair)) | {"recording": _wanted(split, pair).key})
-    return {"differences": differences, "worst": worst}
-
-
-def _worst(comparison: Comparison) -> Iterator[Pair]:
+    wanted = []
     for metric in comparison.pairs:
-        yield from comparison.worst(metric)[:NUM_WORST]
+        for pair in comparison.worst(metric)[:NUM_WORST]:
+            recording = Wanted(split, metric, pair.first.id, pair.first.reference)
+            shown = utterance(pair)
+            _clip(shown)
+            shown["recording"] = recording.key
+            worst.append(shown)
+            wanted.append(recording)
+    return {"differences": differences, "worst": worst}, wanted
 
 
-def _clip(shown: dict[str, Any]) -> dict[str, Any]:
-    """An utterance whose runs are of bounded length; what is left out is marked."""
-    sides = []
+def _clip(shown: dict[str, Any]) -> None:
+    """Bound the length of an utterance's runs; what is left out is marked."""
+    shown["reference"] = _shorten(shown["reference"])
     for side in shown["sides"]:
-        runs = [[kind, _shorten(reference), _shorten(output)] for kind, reference, output in side["runs"]]
-        sides.append({**side, "runs": runs})
-    return {**shown, "reference": _shorten(shown["reference"]), "sides": sides}
+        for run in side["runs"]:
+            kind, reference, output = run
+            run[:] = [kind, _shorten(reference), _shorten(output)]
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= _MAX_RUN else f"{text[:_MAX_RUN]} […]"
+    if len(text) <= _MAX_RUN:
+        return text
+    return f"{text[:_MAX_RUN]} […]"
 
 
 def _num_experts(study: StudyRecord, model_info: ModelInfo | None) -> dict[str, int]:
@@ -132,26 +135,32 @@ def _plans(
     trials: Sequence[TrialRecord], num_experts: Mapping[str, int], model_info: ModelInfo | None
 ) -> dict[str, Any]:
     """What each trial retains and needs, the first ones first, as many as there is room for."""
-    plans, spent = {}, 0
+    plans = {}
+    spent = 0
     for trial in trials:
-        assert trial.plan is not None
-        entry = _plan_entry(trial.plan, num_experts) | {"memory": memory_of(model_info, trial.plan)}
+        plan = trial.plan
+        assert plan is not None
+        maps = {}
+        dense = []
+        for name in COMPONENTS:
+            edit = plan.component(name)
+            if edit is None:
+                continue
+            maps[name] = _expert_map(edit, num_experts[name])
+            if edit.num_retained_experts == 0:
+                dense.append(name)
+        entry = {
+            "maps": maps,
+            "dense": dense,
+            "strip_vision": plan.strip_vision,
+            "drop_speech": plan.drop_speech,
+            "memory": memory_of(model_info, plan),
+        }
         spent += len(json.dumps(entry))
         if spent > MAX_PLAN_BYTES:
             break
         plans[str(trial.number)] = entry
     return plans
-
-
-def _plan_entry(plan: PruningPlan, num_experts: Mapping[str, int]) -> dict[str, Any]:
-    maps, dense = {}, []
-    for name in COMPONENTS:
-        edit = plan.component(name)
-        if edit is not None:
-            maps[name] = _expert_map(edit, num_experts[name])
-            if edit.num_retained_experts == 0:
-                dense.append(name)
-    return {"maps": maps, "dense": dense, "strip_vision": plan.strip_vision, "drop_speech": plan.drop_speech}
 
 
 def _expert_map(edit: ComponentPlan, num_experts: int) -> list[str]:

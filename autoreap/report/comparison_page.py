@@ -16,14 +16,21 @@ def write_comparison_page(comparison: Comparison, names: tuple[str, str], path: 
     """Write it. `names` are what A and B are called."""
     rows = []
     for metric, measured in comparison.metrics.items():
-        cells = [verdict_text(measured), points_text(measured.difference)]
-        cells += [metric_text(metric, side) for side in (measured.first, measured.second)]
-        cells += [f"{number:,}" for number in (measured.num_better, measured.num_worse, measured.num_equal)]
+        cells = [
+            verdict_text(measured),
+            points_text(measured.difference),
+            metric_text(metric, measured.first),
+            metric_text(metric, measured.second),
+            f"{measured.num_better:,}",
+            f"{measured.num_worse:,}",
+            f"{measured.num_equal:,}",
+        ]
         is_significant = measured.difference.verdict != NO_DIFFERENCE
         rows.append({"metric": metric, "cells": cells, "is_significant": is_significant})
     pairs: list[Pair] = []
     for of_metric in comparison.pairs.values():
         pairs += of_metric
+    # Of all metrics together, in the order in which `Comparison.worst` has those of one.
     worst_first = sorted(pairs, key=lambda pair: (-pair.growth, not pair.second.failed))
     write_page(
         "comparison.html",
@@ -48,7 +55,7 @@ def utterance(pair: Pair) -> dict[str, Any]:
         "growth": pair.growth,
         "units": pair.first.counts.denominator,
         "reference": visible(pair.first.reference),
-        "sides": [_side(outcome, found, side) for side, outcome in enumerate((pair.first, pair.second))],
+        "sides": [_side(pair.first, found, 0), _side(pair.second, found, 1)],
     }
 
 
@@ -57,7 +64,9 @@ def _side(outcome: Outcome, found: list[Column] | None, side: int) -> dict[str, 
         runs = [[EQUAL, visible(outcome.output), visible(outcome.output)]]
     else:
         runs = _runs(found, side)
-    failed = visible(outcome.reason or "failed") if outcome.failed else ""
+    failed = ""
+    if outcome.failed:
+        failed = visible(outcome.reason or "failed")
     return {"count": outcome.counts.numerator, "failed": failed, "runs": runs}
 
 

@@ -59,8 +59,9 @@ def figures_text(comparison: Comparison) -> str:
 
 def verdict_text(measured: Measured) -> str:
     """How B compares, as words that follow "B is"."""
-    verdict = measured.difference.verdict
-    return "not significantly different" if verdict == NO_DIFFERENCE else verdict
+    if measured.difference.verdict == NO_DIFFERENCE:
+        return "not significantly different"
+    return measured.difference.verdict
 
 
 def left_out_lines(comparison: Comparison) -> list[str]:
@@ -78,9 +79,10 @@ def left_out_lines(comparison: Comparison) -> list[str]:
 def heading(pair: Pair) -> str:
     """Which utterance, what it counts, and what failed."""
     a, b = pair.first, pair.second
-    language = f" ({visible(pair.language)})" if pair.language else ""
-    counts = f"{a.counts.numerator} -> {b.counts.numerator} of {a.counts.denominator}"
-    parts = [f"{visible(a.id)}{language}: {counts}"]
+    name = visible(a.id)
+    if pair.language:
+        name += f" ({visible(pair.language)})"
+    parts = [f"{name}: {a.counts.numerator} -> {b.counts.numerator} of {a.counts.denominator}"]
     for side, outcome in (("A", a), ("B", b)):
         if outcome.failed:
             parts.append(f"{side}: {visible(outcome.reason or 'failed')}")
@@ -99,15 +101,23 @@ def visible(text: str) -> str:
 
 def _body(pair: Pair, width: int, colour: bool) -> list[str]:
     found = pair.columns()
-    if found is None:
-        texts = (pair.first.reference, pair.first.output, pair.second.output)
-        return [f"    {side:<{_HEAD - 4}}{visible(text)}" for side, text in zip(_SIDES, texts, strict=True)]
     lines = []
+    if found is None:  # an answer to a question has no words to align
+        texts = (pair.first.reference, pair.first.output, pair.second.output)
+        for side, text in zip(_SIDES, texts, strict=True):
+            lines.append(f"    {side:<{_HEAD - 4}}{visible(text)}")
+        return lines
     for chunk in _chunks(_shortened(found), width - _HEAD):
-        widths = [_column_width(column) for column in chunk]
-        reference: Row = [(visible(column.reference or ""), None) for column in chunk]
-        sides: list[Row] = [[_shown(column.cells[side], column) for column in chunk] for side in (0, 1)]
-        for name, row in zip(_SIDES, [reference, *sides], strict=True):
+        widths = []
+        reference: Row = []
+        first: Row = []
+        second: Row = []
+        for column in chunk:
+            widths.append(_column_width(column))
+            reference.append((visible(column.reference or ""), None))
+            first.append(_shown(column.cells[0], column))
+            second.append(_shown(column.cells[1], column))
+        for name, row in zip(_SIDES, (reference, first, second), strict=True):
             # A side without a word in this chunk, such as a reference beside insertions, gets no line.
             if any(text for text, _ in row):
                 lines.append(f"    {name:<{_HEAD - 4}}{_line(row, widths, colour)}".rstrip())
@@ -119,15 +129,15 @@ def _shortened(found: Sequence[Column]) -> list[Column]:
     kept: list[Column] = []
     for has_reference, run in groupby(found, lambda column: column.reference is not None):
         columns = list(run)
-        num_more = 0 if has_reference else len(columns) - _MAX_INSERTED
-        if num_more <= 1:  # `(1 more)` takes as much room as the word
+        if has_reference or len(columns) <= _MAX_INSERTED + 1:  # `(1 more)` takes as much room as the word
             kept += columns
             continue
         kept += columns[:_MAX_INSERTED]
-        cells = []
+        cells: list[Cell | None] = [None, None]
         for side in (0, 1):
             num_inserted = sum(column.cells[side] is not None for column in columns[_MAX_INSERTED:])
-            cells.append(Cell(INSERTED, f"({num_inserted:,} more)") if num_inserted else None)
+            if num_inserted:
+                cells[side] = Cell(INSERTED, f"({num_inserted:,} more)")
         kept.append(Column(None, tuple(cells)))
     return kept
 

@@ -14,7 +14,10 @@ def evaluation_table(evaluation: Evaluation) -> str:
     for name, metric in evaluation.metrics().items():
         row = [name, metric_text(name, metric), "", "", ""]
         if metric.denominator is not None:  # a rate of counts; a time or a size has none
-            reasons = Counter(outcome.reason or "failed" for outcome in outcomes.get(name, ()) if outcome.failed)
+            reasons: Counter[str] = Counter()
+            for outcome in outcomes.get(name, ()):
+                if outcome.failed:
+                    reasons[outcome.reason or "failed"] += 1
             failed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
             counts = f"{metric.numerator:,.0f}/{metric.denominator:,}"
             row[2:] = [counts, f"{metric.num_samples:,}", failed or "none"]

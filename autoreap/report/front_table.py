@@ -37,7 +37,7 @@ def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
     rows = []
     for point in points:
         row = _scores(str(point.number), point, names)
-        row += [_held_out_text(study, point, points, name) for name in on_report]
+        row += _held_out_scores(study, point, points, on_report)
         for name in parameters:
             value = point.params.get(name)
             row.append("" if value is None else parameter_text(value))
@@ -63,7 +63,10 @@ def front_table(study: StudyRecord, points: Sequence[TrialRecord]) -> str:
 
 
 def _scores(label: str, scored: TrialRecord | ScoredModel, names: Sequence[str]) -> list[str]:
-    return [label, size_text(scored.size_bytes), *(metric_text(name, scored.metrics[name]) for name in names)]
+    row = [label, size_text(scored.size_bytes)]
+    for name in names:
+        row.append(metric_text(name, scored.metrics[name]))
+    return row
 
 
 def _sampled_parameters(points: Iterable[TrialRecord]) -> list[str]:
@@ -74,13 +77,18 @@ def _sampled_parameters(points: Iterable[TrialRecord]) -> list[str]:
     return sorted(names)
 
 
-def _held_out_text(study: StudyRecord, point: TrialRecord, points: Sequence[TrialRecord], name: str) -> str:
+def _held_out_scores(
+    study: StudyRecord, point: TrialRecord, points: Sequence[TrialRecord], names: Sequence[str]
+) -> list[str]:
+    """A text for each of `names`, with the smallest of `points` that does as well; empty where it was not scored."""
     held_out = study.held_out_of(point.number)
     if held_out is None:
-        return ""
-    text = metric_text(name, held_out.metrics[name])
+        return [""] * len(names)
+    mark = ""
     tied = smaller_ties(study, point, points)
-    return f"{text} ~{tied[0].number}" if tied else text
+    if tied:
+        mark = f" ~{tied[0].number}"
+    return [metric_text(name, held_out.metrics[name]) + mark for name in names]
 
 
 def write_front_csv(study: StudyRecord, points: Sequence[TrialRecord], path: Path) -> None:
@@ -100,9 +108,14 @@ def write_front_csv(study: StudyRecord, points: Sequence[TrialRecord], path: Pat
             row: list[Any] = [label, scored.size_bytes]
             for name in metrics:
                 metric = scored.metrics.get(name)
-                row += ["", "", ""] if metric is None else [metric.value, metric.low, metric.high]
-            params = scored.params if isinstance(scored, TrialRecord) else {}
-            row += [params.get(name, "") for name in parameters]
+                if metric is None:
+                    row += ["", "", ""]
+                else:
+                    row += [metric.value, metric.low, metric.high]
+            if isinstance(scored, TrialRecord):
+                row += [scored.params.get(name, "") for name in parameters]
+            else:
+                row += [""] * len(parameters)
             writer.writerow(row)
 
 
@@ -114,8 +127,11 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     from matplotlib import pyplot
 
     metric, front = drawn_metric(study), front_of(study)
-    unit = 1e9 if study.baseline.size_bytes >= 1e9 else 1e6  # the embedded model has 6 MB
+    unit, unit_name = 1e6, "MB"  # the embedded model has 6 MB
+    if study.baseline.size_bytes >= 1e9:
+        unit, unit_name = 1e9, "GB"
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
+    # The front is drawn over the trials, which it is a part of.
     for points, style, colour, label in ((study.points, "o", _LIGHT, "trials"), (front, "o-", _FRONT, "front")):
         sizes = [point.size_bytes / unit for point in points]
         values = [point.metrics[metric].value for point in points]
@@ -128,12 +144,13 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     recommended = smallest_safe(study)
     if recommended is not None:
         place = (recommended.size_bytes / unit, recommended.metrics[metric].value)
-        label = f"shipped: {recommended.number}" if study.shipped == recommended.number else "recommended"
+        label = "recommended"
+        if study.shipped == recommended.number:
+            label = f"shipped: {recommended.number}"
         axes.plot(*place, "s", markersize=15, fillstyle="none", color=_UNPRUNED, label=label)
     reference = study.baseline.metrics[metric]
     axes.axhline(reference.value, color=_UNPRUNED, linewidth=1, linestyle="--")
     axes.plot(study.baseline.size_bytes / unit, reference.value, "D", color=_UNPRUNED, label="unpruned")
-    unit_name = "GB" if unit == 1e9 else "MB"
     axes.set_xlabel(f"size, {unit_name}")
     axes.set_ylabel(f"{metric} (95% intervals)")
     axes.set_yscale("log")  # errors are compared by ratio: 2% and 4% lie as far apart as 20% and 40%
@@ -143,18 +160,19 @@ def plot_front(study: StudyRecord, path: Path) -> None:
     axes.set_title(f"{study.name}: size against {metric}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    _write_labels(figure, axes, {place: ", ".join(trials) for place, trials in labels.items()})
+    _write_labels(figure, axes, labels)
     # The format is said, since the partial file has another ending.
     with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix.removeprefix(".").lower())
     pyplot.close(figure)  # pyplot keeps each figure that it made until then
 
 
-def _write_labels(figure: Any, axes: Any, labels: Mapping[tuple[float, float], str]) -> None:
-    """Each label at a corner of its place: the first one where it covers no other label."""
+def _write_labels(figure: Any, axes: Any, labels: Mapping[tuple[float, float], Sequence[str]]) -> None:
+    """The trials of each place at one of its corners: the first one where they cover no other label."""
     figure.draw_without_rendering()  # only now it is known where a place lies
     taken: list[tuple[float, float, float]] = []  # left, bottom and width, in pixels
-    for place, text in labels.items():
+    for place, trials in labels.items():
+        text = ", ".join(trials)
         x, y = axes.transData.transform(place)
         width = _CHARACTER_PIXELS * len(text)
         corners = [(x + 8, y + 8), (x - 8 - width, y - 8 - _LINE_PIXELS), (x + 8, y - 8 - _LINE_PIXELS)]

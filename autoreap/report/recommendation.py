@@ -6,7 +6,7 @@ from typing import Any
 from autoreap.errors import InputError
 from autoreap.scores import Metric
 from autoreap.search.non_inferiority import MarginCheck, report_checks, search_checks
-from autoreap.search.records import StudyRecord, TrialRecord
+from autoreap.search.records import StudyRecord
 from autoreap.search.selection import nearest_to_safe, select
 
 
@@ -23,11 +23,16 @@ def recommendation(study: StudyRecord) -> dict[str, Any]:
         if nearest is None:
             return {"trial": None, "knee": None}
         shown = nearest.point.number
+    trial = study.trial(shown)
+    rows = _rows("search", search_checks(study, trial), study.baseline.metrics, trial.metrics)
+    on_report, own = report_checks(study, trial), study.held_out_of(shown)
+    if on_report is not None and own is not None and study.held_out is not None:
+        rows += _rows("report", on_report, study.held_out.baseline, own.metrics)
     return {
         "trial": shown,
         "is_safe": safe is not None,
         "is_shipped": study.shipped == shown,
-        "rows": _rows(study, study.trial(shown)),
+        "rows": rows,
         "knee": _pick(study, "knee"),
     }
 
@@ -39,15 +44,7 @@ def _pick(study: StudyRecord, rule: str) -> int | None:
         return None
 
 
-def _rows(study: StudyRecord, trial: TrialRecord) -> list[dict[str, Any]]:
-    rows = _split_rows("search", search_checks(study, trial), study.baseline.metrics, trial.metrics)
-    on_report, own = report_checks(study, trial), study.held_out_of(trial.number)
-    if on_report is not None and own is not None and study.held_out is not None:
-        rows += _split_rows("report", on_report, study.held_out.baseline, own.metrics)
-    return rows
-
-
-def _split_rows(
+def _rows(
     split: str, checks: Sequence[MarginCheck], unpruned: Mapping[str, Metric], own: Mapping[str, Metric]
 ) -> list[dict[str, Any]]:
     rows = []

@@ -50,9 +50,13 @@ def read_recordings(setup: ScoringSetup | None, wanted: Sequence[Wanted], max_by
         # A file may have changed since: a row of this id that says something else is another recording.
         if sample is None or sample.audio is None or one.reference not in (sample.text, sample.answer):
             continue
-        encoded = _encode(sample)
+        try:
+            waveform = load_audio(sample)
+        except AutoreapError:  # it can't be decoded any more
+            continue
+        encoded = base64.b64encode(encode_sound(waveform, SAMPLING_RATE, "MP3")).decode("ascii")
         # One that is too long is passed over, and shorter ones after it may still have room.
-        if encoded and spent + len(encoded) <= max_bytes:
+        if spent + len(encoded) <= max_bytes:
             found[one.key] = encoded
             spent += len(encoded)
     return found
@@ -68,12 +72,3 @@ def _read_rows(evals: EvalsConfig, wanted: set[tuple[str, str]]) -> dict[tuple[s
                 for sample in read_task(task, evals.path.parent):
                     rows[split, metric, sample.id] = sample
     return rows
-
-
-def _encode(sample: Sample) -> str:
-    """Empty where it can't be decoded any more."""
-    try:
-        waveform = load_audio(sample)
-    except AutoreapError:
-        return ""
-    return base64.b64encode(encode_sound(waveform, SAMPLING_RATE, "MP3")).decode("ascii")

@@ -42,7 +42,9 @@ class Picture:
 
 def pictures(summary: ComponentSummary) -> list[Picture]:
     """Those that there are of a component."""
-    return [picture for picture in _PICTURES if not (picture.of_experts and summary.shape.is_dense)]
+    if summary.shape.is_dense:
+        return [picture for picture in _PICTURES if not picture.of_experts]
+    return list(_PICTURES)
 
 
 def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: ComponentSummary) -> None:
@@ -62,7 +64,9 @@ def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: 
             panels[_NAMES[modality]] = None
             continue
         panels[f"{_NAMES[modality]}: the kept experts hold {summary.kept_share[modality]:.0%}"] = sums.per_token()
-    formula = f"S1 + {summary.lambda_:g} ReLU(S3 \N{MINUS SIGN} {summary.beta:g} S2)" if summary.lambda_ else "S1"
+    formula = "S1"
+    if summary.lambda_:
+        formula += f" + {summary.lambda_:g} ReLU(S3 \N{MINUS SIGN} {summary.beta:g} S2)"
     panels[f"A = {formula}"] = affinity
     norm = LogNorm(0.01, 10.0, clip=True)
     colours = colormaps["magma"].with_extremes(bad=_GREY)
@@ -110,7 +114,8 @@ def _draw_cosines(figure: "FigureBase", measured: ComponentSaliency, summary: Co
     # Coloured by hand: what may not be cut is faded and what was not measured left out, and the bar shows neither.
     colours = ScalarMappable(LogNorm(change.min(), change.max()), colormaps["viridis_r"])
     cells = colours.to_rgba(change)
-    cells[..., 3] = np.where(np.ma.getmaskarray(change), 0, np.where(free, 1, 0.3))
+    cells[..., 3] = np.where(free, 1, 0.3)
+    cells[np.ma.getmaskarray(change), 3] = 0
     axes.imshow(cells, aspect="auto", interpolation="none")
     for span in spans:
         first = _best_block(cosine, span, summary.pinned)
@@ -141,12 +146,15 @@ def _best_block(cosine: FloatArray, span: int, pinned: frozenset[int]) -> int | 
 def _draw_layers(figure: "FigureBase", _measured: ComponentSaliency, summary: ComponentSummary) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    layers = summary.layers
     num_experts, num_kept = summary.shape.num_experts, summary.num_retained
-    top_shares = [layer.top_share for layer in layers]
-    effective = [layer.effective_experts for layer in layers]
-    without_audio = [layer.never_routed_audio for layer in layers]
-    moved = [layer.turnover for layer in layers]
+    numbers, colours, top_shares, effective, without_audio, moved = [], [], [], [], [], []
+    for layer in summary.layers:
+        numbers.append(layer.layer)
+        colours.append(_BAR if layer.cut_order is None else _MARK)
+        top_shares.append(layer.top_share)
+        effective.append(layer.effective_experts)
+        without_audio.append(layer.never_routed_audio)
+        moved.append(layer.turnover)
     panels: tuple[tuple[str, Sequence[float], float], ...] = (  # title, heights, upper end of the axis
         (f"share of S1 in its {num_kept} highest experts (dashed: if all were equal)", top_shares, 1),
         (f"effective number of experts on audio, of {num_experts}", effective, num_experts),
@@ -155,8 +163,7 @@ def _draw_layers(figure: "FigureBase", _measured: ComponentSaliency, summary: Co
     )
     grid = figure.subplots(2, 2, sharex=True)
     for axes, (title, heights, top) in zip(grid.flat, panels, strict=True):
-        colours = [_BAR if layer.cut_order is None else _MARK for layer in layers]
-        axes.bar([layer.layer for layer in layers], heights, color=colours)
+        axes.bar(numbers, heights, color=colours)
         axes.set_title(title)
         axes.set_ylim(0, top)
         axes.spines[["top", "right"]].set_visible(False)
@@ -175,7 +182,9 @@ def _draw_turnover(figure: "FigureBase", measured: ComponentSaliency, summary: C
     axes = figure.subplots()
     axes.set_title(f"share of the {summary.num_retained} kept experts that differ from lambda = 0, mean over layers")
     if not _lambda_matters(summary):
-        reason = "not measured: without mixed data" if summary.lambdas else "the talker is ranked by audio alone:"
+        reason = "the talker is ranked by audio alone:"
+        if summary.lambdas:
+            reason = "not measured: without mixed data"
         _say(axes, f"{reason} lambda and beta move nothing")
         return
     shares = summary.turnover.T
@@ -186,7 +195,9 @@ def _draw_turnover(figure: "FigureBase", measured: ComponentSaliency, summary: C
     axes.set_xticks(range(len(summary.lambdas)), labels=[f"{value:g}" for value in summary.lambdas])
     axes.set_yticks(range(len(summary.betas)), labels=[f"{value:g}" for value in summary.betas])
     axes.set_xlabel("lambda")
-    axes.set_ylabel("beta" if "video" in measured.modalities else "beta (no video measured)")
+    axes.set_ylabel("beta")
+    if "video" not in measured.modalities:
+        axes.set_ylabel("beta (no video measured)")
     _outline(axes, summary.lambdas.index(summary.lambda_), summary.betas.index(summary.beta))
     figure.colorbar(image, ax=axes, aspect=15, format="{x:.0%}")
 

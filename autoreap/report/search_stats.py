@@ -20,16 +20,26 @@ MIN_TRIALS_FOR_IMPORTANCE = 20  # of different plans; below, what a parameter do
 
 def search_stats(study: StudyRecord) -> dict[str, Any]:
     """The part of the report's document that is about time, losses, and what the search learnt."""
-    began = [trial.started for trial in study.trials if trial.started]
-    ended = [trial.ended for trial in study.trials if trial.ended]
+    began, ended = [], []
+    seconds: float = 0
+    failed: dict[str, list[int]] = {}
+    for trial in study.trials:
+        if trial.started:
+            began.append(trial.started)
+        if trial.ended:
+            ended.append(trial.ended)
+        seconds += trial.wall_seconds or 0
+        if trial.status is TrialStatus.FAILED:
+            failed.setdefault(str(trial.reason), []).append(trial.number)
+    commonest_first = sorted(failed.items(), key=lambda entry: -len(entry[1]))
     times = {}
     if began and ended:  # a study may have only queued trials
         times = {"began": f"{min(began):%Y-%m-%d %H:%M}", "ended": f"{max(ended):%Y-%m-%d %H:%M}"}
     return {
         **times,
-        "seconds": round(sum(trial.wall_seconds or 0 for trial in study.trials), 1),
+        "seconds": round(seconds, 1),
         "untried": study.num_untried,
-        "failures": _failures(study.trials),
+        "failures": [{"reason": reason, "trials": numbers} for reason, numbers in commonest_first],
         "pruned": _pruned(study.trials),
         "sessions": list(study.first_trials),
         "constraints": _constraints(study),
@@ -44,36 +54,35 @@ def _num_plans(study: StudyRecord) -> int:
     return len({point.plan_digest for point in study.points})
 
 
-def _failures(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    by_reason: dict[str, list[int]] = {}
-    for trial in trials:
-        if trial.status is TrialStatus.FAILED:
-            by_reason.setdefault(str(trial.reason), []).append(trial.number)
-    ordered = sorted(by_reason.items(), key=lambda entry: -len(entry[1]))
-    return [{"reason": reason, "trials": numbers} for reason, numbers in ordered]
-
-
 def _pruned(trials: Sequence[TrialRecord]) -> dict[str, Any]:
     """What pruned trials had taken, and how many of their answers were never needed.
 
     A trial that repeats a pruned plan was not run at all, so it does not count.
     """
-    run = [trial for trial in trials if trial.status is TrialStatus.PRUNED and trial.duplicate_of is None]
-    return {
-        "num": len(run),
-        "seconds": round(sum(trial.seconds for trial in run), 1),
-        "scored": sum(trial.num_scored for trial in run),
-        "answers": sum(trial.num_utterances for trial in run),
-    }
+    num, num_scored, num_answers = 0, 0, 0
+    seconds: float = 0
+    for trial in trials:
+        if trial.status is TrialStatus.PRUNED and trial.duplicate_of is None:
+            num += 1
+            seconds += trial.seconds
+            num_scored += trial.num_scored
+            num_answers += trial.num_utterances
+    return {"num": num, "seconds": round(seconds, 1), "scored": num_scored, "answers": num_answers}
 
 
 def _constraints(study: StudyRecord) -> list[dict[str, Any]]:
     """How many trials violated each constraint: before they were scored, and after."""
     rows = []
     for text in study.constraints:
-        violating = [trial for trial in study.trials if text in trial.violations]
-        unscored = sum(trial.status is TrialStatus.INFEASIBLE for trial in violating)
-        rows.append({"text": text, "unscored": unscored, "scored": len(violating) - unscored})
+        num_unscored, num_scored = 0, 0
+        for trial in study.trials:
+            if text not in trial.violations:
+                continue
+            if trial.status is TrialStatus.INFEASIBLE:
+                num_unscored += 1
+            else:
+                num_scored += 1
+        rows.append({"text": text, "unscored": num_unscored, "scored": num_scored})
     return rows
 
 
@@ -93,10 +102,13 @@ def hypervolumes(points: Sequence[TrialRecord], objectives: Mapping[str, str]) -
     front = np.empty((0, len(objectives)))
     total = compute_hypervolume(scaled, corner)
     for point, cost in zip(kept, scaled, strict=True):
-        if any((other <= cost).all() for other in front):  # dominated: it adds nothing
+        if (front <= cost).all(axis=1).any():  # dominated: it adds nothing
             continue
+        # What the point dominates leaves the front, and adds nothing from now on.
         front = np.vstack([front[(front < cost).any(axis=1)], cost])
-        share = compute_hypervolume(front, corner) / total if total else 1.0
+        share = 1.0
+        if total:
+            share = compute_hypervolume(front, corner) / total
         steps.append([point.number, round(share, 4)])
     return steps
 

@@ -29,16 +29,22 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
     scores: dict[str, list[str]] = {}
     units, rates = {"size_bytes": unit_of("size_bytes")}, set()
     for split, metrics in splits.items():
-        visible = visible_metrics(metrics, study.objectives)
-        scores[split] = [name for name in visible if not is_static(name)]
-        units |= {name: unit_of(name) for name in metrics}
-        rates |= {name for name in scores[split] if _is_error_rate(name)}
+        for name in metrics:
+            units[name] = unit_of(name)
+        scores[split] = [name for name in visible_metrics(metrics, study.objectives) if not is_static(name)]
+        for name in scores[split]:
+            # Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%.
+            task = task_of_metric(name)
+            if task is not None and task.DIRECTION == "minimize" and units[name] == "rate":
+                rates.add(name)
     head = recommendation(study)
     picked = [number for number in (head["trial"], head["knee"]) if number is not None]
-    base = study.base_model
+    model = None
+    if study.base_model is not None:
+        model = study.base_model.name
     return {
         "study": study.name,
-        "model": None if base is None else base.name,
+        "model": model,
         "objectives": study.objectives,
         "units": units,
         "log": sorted(rates),
@@ -52,12 +58,6 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
         "night": search_stats(study),
         **all_details(study, front, picked, root),
     }
-
-
-def _is_error_rate(name: str) -> bool:
-    # Errors are compared by ratio, on a log scale: 2% and 4% lie as far apart as 20% and 40%.
-    task = task_of_metric(name)
-    return task is not None and task.DIRECTION == "minimize" and unit_of(name) == "rate"
 
 
 def _scores(scored: ScoredModel | TrialRecord, held_out: Mapping[str, Metric] | None) -> dict[str, Any]:
@@ -74,13 +74,12 @@ def _brief(metrics: Mapping[str, Metric]) -> dict[str, list[float]]:
         values = [metric.value]
         if not metric.is_static:
             values += [metric.low, metric.high]
-        brief[name] = [_rounded(value) for value in values]
+        for place, value in enumerate(values):
+            # More digits than are shown, fewer than are stored; bytes and parameters are whole.
+            if not isinstance(value, int):
+                values[place] = float(f"{value:.7g}")
+        brief[name] = values
     return brief
-
-
-def _rounded(value: float) -> float:
-    # More digits than are shown, fewer than are stored; bytes and parameters are whole.
-    return value if isinstance(value, int) else float(f"{value:.7g}")
 
 
 def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -95,18 +94,24 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
         row |= {key: value for key, value in parts.items() if value is not None}
         if trial.started is not None and first is not None:
             row["start"] = round((trial.started - first).total_seconds(), 1)
-            seconds = trial.wall_seconds  # None of one that runs, or was interrupted at an unknown time
-            row["seconds"] = None if seconds is None else round(seconds, 1)
+            row["seconds"] = None  # of one that runs, or was interrupted at an unknown time
+            if trial.wall_seconds is not None:
+                row["seconds"] = round(trial.wall_seconds, 1)
         if trial.violations:
             row["broken"] = list(trial.violations)
         if trial.is_scored:
+            report_metrics = None
+            tied: list[int] = []
             held_out = study.held_out_of(trial.number)
-            row["scores"] = _scores(trial, None if held_out is None else held_out.metrics)
+            if held_out is not None:
+                report_metrics = held_out.metrics
+                tied = list(held_out.tied_with)
+            row["scores"] = _scores(trial, report_metrics)
             row["front"] = trial.number in on_front
             unhealed = study.unhealed(trial)
             if unhealed is not None:
                 row["unhealed"] = unhealed.number
             row["worse"] = worse_elsewhere(study, trial)
-            row["tied"] = [] if held_out is None else list(held_out.tied_with)
+            row["tied"] = tied
         rows.append(row)
     return rows

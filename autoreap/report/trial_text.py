@@ -9,7 +9,7 @@ from typing import Any
 from autoreap.evaluation.comparison import Comparison, compare_outcomes
 from autoreap.evaluation.outcomes import load_outcomes
 from autoreap.formatting import duration, metric_text, parameter_text, size_text, visible_metrics
-from autoreap.plan import COMPONENTS, ComponentPlan
+from autoreap.plan import COMPONENTS
 from autoreap.report.comparison_text import comparison_text
 from autoreap.scores import metrics_as_dict
 from autoreap.search.front import front_of, to_minimise, violations_text
@@ -83,7 +83,6 @@ def details_text(details: TrialDetails, *, width: int) -> str:
         f"trial {trial.number} of {study.name}: {trial.status}; {details.reason}",
         f"values   {', '.join(values) or 'none sampled'} ({trial.origin})",
         *_scores(details),
-        *_healing(details),
         *_retained(trial, width),
     ]
     if details.comparison:
@@ -118,6 +117,7 @@ def _reason(study: StudyRecord, trial: TrialRecord) -> str:
         return f"same plan as trial {trial.duplicate_of}"
     if trial.violations:
         return f"violates {violations_text(trial)}"
+    # It was scored, so what there is to say is how it compares with the front.
     front = front_of(study)
     if any(point.number == trial.number for point in front):
         return "on the front"
@@ -139,17 +139,16 @@ def _scores(details: TrialDetails) -> list[str]:
         unpruned = metric_text(name, baseline.metrics[name])
         lines.append(f"{name:<8} {metric_text(name, trial.metrics[name])}, unpruned {unpruned}")
     lines += quality_lines(details.study, trial)
-    return [*lines, f"took     {duration(trial.seconds)}"]
-
-
-def _healing(details: TrialDetails) -> list[str]:
-    """What healing gave, where the same plan was scored without it."""
-    unhealed = details.study.unhealed(details.trial)
-    if unhealed is None:
-        return []
-    names = [name for name in visible_metrics(unhealed.metrics, details.study.objectives) if name != "size_bytes"]
-    scores = ", ".join(metric_text(name, unhealed.metrics[name]) for name in names)
-    return [f"healing  without it (trial {unhealed.number}): {scores}"]
+    lines.append(f"took     {duration(trial.seconds)}")
+    # What healing gave, where the same plan was scored without it.
+    unhealed = details.study.unhealed(trial)
+    if unhealed is not None:
+        scores = []
+        for name in visible_metrics(unhealed.metrics, details.study.objectives):
+            if name != "size_bytes":
+                scores.append(metric_text(name, unhealed.metrics[name]))
+        lines.append(f"healing  without it (trial {unhealed.number}): {', '.join(scores)}")
+    return lines
 
 
 def _retained(trial: TrialRecord, width: int) -> list[str]:
@@ -166,20 +165,19 @@ def _retained(trial: TrialRecord, width: int) -> list[str]:
         edit = plan.component(name)
         if edit is None:
             continue
-        lines += ["", f"{name}: {len(edit.layers)} of {len(edit.experts)} layers, {_cut_text(edit)}"]
-        if edit.num_retained_experts == 0:  # a dense decoder
+        cut = [layer for layer in range(len(edit.experts)) if layer not in edit.layers]
+        layers = "none cut"
+        if cut:
+            layers = f"without {spans(cut)}"
+        heading = f"{name}: {len(edit.layers)} of {len(edit.experts)} layers, {layers}"
+        if edit.num_retained_experts == 0:
+            lines += ["", f"{heading}; it is dense"]
             continue
+        lines += ["", f"{heading}; {edit.num_retained_experts} experts in each"]
         for layer in edit.layers:
             text = f"layer {layer:>2}  experts {spans(edit.experts[layer])}"
             lines += textwrap.wrap(text, max(width - 2, 40), initial_indent="  ", subsequent_indent=" " * 20)
     return lines
-
-
-def _cut_text(edit: ComponentPlan) -> str:
-    cut = [layer for layer in range(len(edit.experts)) if layer not in edit.layers]
-    experts = f"{edit.num_retained_experts} experts in each" if edit.num_retained_experts else "it is dense"
-    layers = f"without {spans(cut)}" if cut else "none cut"
-    return f"{layers}; {experts}"
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -192,5 +190,8 @@ def spans(numbers: Sequence[int]) -> str:
             runs.append([number])
     texts = []
     for run in runs:
-        texts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+        text = str(run[0])
+        if len(run) > 1:
+            text += f"-{run[-1]}"
+        texts.append(text)
     return ", ".join(texts)
