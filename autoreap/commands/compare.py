@@ -33,26 +33,21 @@ def compare(
         autoreap compare tiny-tiny/baseline tiny-tiny/7 --html compare.html
     """
     from autoreap.evaluation.comparison import compare_outcomes
+    from autoreap.report.comparison_page import write_comparison_page
     from autoreap.report.comparison_text import comparison_text
 
-    sides = [_outcomes(name, storage) for name in (first, second)]
-    comparison = compare_outcomes(*sides)
+    comparison = compare_outcomes(_outcomes(first, storage), _outcomes(second, storage))
     if html:
-        from autoreap.report.comparison_page import write_comparison_page
-
         write_comparison_page(comparison, (first, second), html)
     document = {"a": first, "b": second, **comparison.as_dict(worst)}
+    # Never in a file, and not where a user or a terminal wants none: https://no-color.org.
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     # Names come from the user and are made printable here: in the text between them escapes are colours.
     lines = [printable(f"A  {first}\nB  {second}\n")]
-    lines.append(comparison_text(comparison, worst, width=terminal_width(), colour=_has_colour()))
+    lines.append(comparison_text(comparison, worst, width=terminal_width(), colour=colour))
     if html:
         lines.append(printable(f"\nwrote {html}"))
     print_result(document, "\n".join(lines), as_json=json, is_coloured=True)
-
-
-def _has_colour() -> bool:
-    # Never in a file, and not where a user or a terminal wants none: https://no-color.org.
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _outcomes(name: str, storage: str | None) -> "dict[str, tuple[Outcome, ...]]":
@@ -81,5 +76,7 @@ def _path(name: str, storage: str | None) -> Path:
         raise InputError("no such file", where=name, fix=f"give {_SIDE}")
     from autoreap.search.storage import DEFAULT_ROOT
 
-    number = None if trial[2] == "baseline" else int(trial[2])
+    number = None  # of the unpruned model
+    if trial[2] != "baseline":
+        number = int(trial[2])
     return load_study(trial[1], storage).outcomes_path(number, DEFAULT_ROOT)

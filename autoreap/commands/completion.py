@@ -34,4 +34,6 @@ def completion(
 def completion_script(shell: str) -> str:
     """What the shell is to read."""
     script = get_completion_script(prog_name="autoreap", complete_var=VARIABLE, shell=shell)
-    return script + _ZSH_FIRST_TIME if shell == "zsh" else script
+    if shell == "zsh":
+        script += _ZSH_FIRST_TIME
+    return script

@@ -37,13 +37,15 @@ def evaluate(
 
     if outcomes:  # a place that can't be written is found before the model is loaded
         check_output(outcomes, "--outcomes")
-    wanted = load_plan(plan) if plan else None
+    wanted = None
+    if plan:
+        wanted = load_plan(plan)
     model_info = open_model(model)
     evaluation = jobs.evaluate(
         model_info,
         evals,
         wanted,
-        calibration=calibration.config() if calibration.is_given else None,
+        calibration=calibration.config_if_given(),
         split=split,
         latency=latency,
         likelihoods=likelihood,

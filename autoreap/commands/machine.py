@@ -111,7 +111,14 @@ def look(*, ask_network: bool = False) -> Machine:
     except (IndexError, ValueError):
         last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         errors, accelerators = dict.fromkeys(("torch", "transformers"), f"importing it ends the process: {last}"), []
-    studies = "mlruns" if Path("mlruns").exists() else "."
+    studies = "."  # the disk that will hold mlruns
+    if Path("mlruns").exists():
+        studies = "mlruns"
+    # Those cores that this process may use: a container or a batch system may give it fewer than there are.
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        num_cores = len(os.sched_getaffinity(0))
+    else:
+        num_cores = os.cpu_count() or 1
     return Machine(
         python=platform.python_version(),
         errors=errors,
@@ -122,24 +129,19 @@ def look(*, ask_network: bool = False) -> Machine:
             "mlruns": psutil.disk_usage(studies).free,
             tempfile.gettempdir(): psutil.disk_usage(tempfile.gettempdir()).free,
         },
-        num_cores=_num_cores(),
+        num_cores=num_cores,
         load=psutil.getloadavg()[0],
         threads=os.environ.get("OMP_NUM_THREADS", ""),
         hub=_hub(ask_network=ask_network),
     )
 
 
-def _num_cores() -> int:
-    # Those that this process may use: a container or a batch system may give it fewer than there are.
-    if hasattr(os, "sched_getaffinity"):  # not on a Mac
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _hub(*, ask_network: bool) -> str:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    lies = f"cache {cache}" if cache.is_dir() else f"cache {cache} (empty)"
+    lies = f"cache {cache}"
+    if not cache.is_dir():
+        lies += " (empty)"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return f"not asked: HF_HUB_OFFLINE is set; {lies}"
     if not ask_network:
@@ -156,10 +158,13 @@ def _hub(*, ask_network: bool) -> str:
 
 def examine(machine: Machine, requirements: Iterable[str], constraints: Path) -> list[Finding]:
     """What there is, judged; `constraints` pins the versions that were tested, where there is such a file."""
-    findings = [Finding("python", GOOD, machine.python)]
     if Version(machine.python) < Version(MIN_PYTHON):
         findings = [Finding("python", BROKEN, f"{machine.python} is too old", f"use {MIN_PYTHON} or later")]
-    findings += [*_packages(requirements, constraints), *_libraries(machine.errors), _accelerator(machine)]
+    else:
+        findings = [Finding("python", GOOD, machine.python)]
+    findings += _packages(requirements, constraints)
+    findings += _libraries(machine.errors)
+    findings.append(_accelerator(machine))
     findings.append(Finding("memory", GOOD, f"{size_text(machine.memory_bytes)} of RAM are free"))
     for folder, free in machine.free_bytes.items():
         text = f"{size_text(free)} are free for {folder}"
@@ -174,7 +179,9 @@ def examine(machine: Machine, requirements: Iterable[str], constraints: Path) ->
         findings.append(Finding("threads", NOTE, f"{text}: CPU oversubscribed", "set OMP_NUM_THREADS=1"))
     else:
         findings.append(Finding("threads", GOOD, text))
-    state = NOTE if "can't" in machine.hub else GOOD
+    state = GOOD
+    if "can't" in machine.hub:
+        state = NOTE
     findings.append(Finding("hub", state, machine.hub))
     return findings
 
@@ -188,21 +195,29 @@ def _version(name: str) -> str | None:
 
 def _packages(requirements: Iterable[str], constraints: Path) -> list[Finding]:
     """Whether the versions are those that are needed, and those that were tested."""
-    listed = [Requirement(text) for text in requirements]
-    needed = [each for each in listed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    needed = []
+    for text in requirements:
+        requirement = Requirement(text)
+        # Without those of an extra, such as video or dev, which need not be there.
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed.append(requirement)
     if not needed:
         return [Finding("packages", NOTE, "not checked: autoreap is not installed here", "pip install .")]
-    lines = constraints.read_text(encoding="utf-8").split() if constraints.is_file() else []
-    pins = dict(line.split("==") for line in lines if "==" in line)
+    pins: dict[str, str] = {}
+    if constraints.is_file():
+        for word in constraints.read_text(encoding="utf-8").split():
+            name, is_pin, version = word.partition("==")
+            if is_pin:
+                pins[name] = version
     findings, others = [], []
     for each in needed:
-        version = _version(each.name)
-        if version is None or not each.specifier.contains(version, prereleases=True):
-            text = f"{each.name} {version or 'is missing'}"
+        installed = _version(each.name)
+        if installed is None or not each.specifier.contains(installed, prereleases=True):
+            text = f"{each.name} {installed or 'is missing'}"
             findings.append(Finding("packages", BROKEN, text, f"pip install '{each}'"))
         # `public`: torch 2.9.1+cu128 is the tested 2.9.1, built for another driver.
-        if version and Version(version).public != pins.get(each.name, Version(version).public):
-            others.append(f"{each.name} {version} ({pins[each.name]})")
+        if installed and Version(installed).public != pins.get(each.name, Version(installed).public):
+            others.append(f"{each.name} {installed} ({pins[each.name]})")
     if others:
         text = f"not the tested versions: {', '.join(others)}"
         findings.append(Finding("packages", NOTE, text, f"pip install -c {constraints.name}"))
@@ -246,7 +261,12 @@ def abilities(machine: Machine, need: Need, findings: Sequence[Finding]) -> list
     broken = dict.fromkeys(finding.subject for finding in findings if finding.state == BROKEN)
     if broken:
         text = f"fix first: {', '.join(broken)}"
-        return [Ability(command, False, text) for command in ("calibrate", "search, evaluate", "materialise")]
+        return [
+            Ability("calibrate", False, text),
+            Ability("search, evaluate", False, text),
+            Ability("materialise", False, text),
+        ]
+    # As the model is stored; where that does not fit, layer by layer to calibrate, and packed to search.
     on_gpu, on_cpu = need.memory(on_cpu=False), need.memory(on_cpu=True)
     fits, text = _fit(machine, on_gpu, on_cpu, several=True)
     calibrate = Ability("calibrate", fits, text)
@@ -279,9 +299,10 @@ def _fit(machine: Machine, on_gpu: int, on_cpu: int, *, several: bool = False) -
     if on_gpu <= sum(gpus) and several:
         return True, f"with --device auto, over {len(gpus)} accelerators: {size_text(on_gpu)}"
     memory = size_text(machine.memory_bytes)
+    where, found = "on the CPU", "there is no accelerator"
+    if gpus:
+        where, found = "with --device cpu", f"{size_text(sum(gpus))} of accelerator memory are free"
     if on_cpu <= machine.memory_bytes:
-        where = "with --device cpu" if gpus else "on the CPU"
         return True, f"{where}, in float32: {size_text(on_cpu)} of {memory}"
-    found = f"{size_text(sum(gpus))} of accelerator memory are free" if gpus else "there is no accelerator"
     cpu = f"{size_text(on_cpu)} on the CPU, in float32, {memory} are free"
     return False, f"{size_text(on_gpu)} needed, {found}; {cpu}"

@@ -56,7 +56,9 @@ def materialise(
     if register and (trial is None or writing.dry_run):
         raise InputError("needs STUDY with --trial, and no --dry-run", where="--register")
     if evals and not writing.compares:
-        taken = "--dry-run" if writing.dry_run else "--skip-behaviour"
+        taken = "--skip-behaviour"
+        if writing.dry_run:
+            taken = "--dry-run"
         raise InputError(f"compares answers, which {taken} leaves out", where="--evals", fix="take one of them")
     # Without both no source is named, with both there are two.
     if plan is not None and trial is None:
@@ -95,8 +97,10 @@ def _write_plan(
         from autoreap.search.storage import DEFAULT_ROOT
 
         # A plan says how it is healed, not with what result: the weights are fitted again.
-        data = jobs.healing_data(calibration.config() if calibration.is_given else None)
-        component = "both" if plan.talker_heal else "thinker"
+        data = jobs.healing_data(calibration.config_if_given())
+        component = "thinker"
+        if plan.talker_heal is not None:
+            component = "both"
         loaded = loading.load(model_info, component)
         plan = jobs.refitted(loaded, plan, data, DEFAULT_ROOT / STREAMS)
     expected: Expected | str = "no --evals to answer"

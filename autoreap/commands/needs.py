@@ -36,16 +36,20 @@ class Need:
         num_parameters = self.num_parameters
         if streamed:
             num_parameters -= (self.num_layers - 1) * self.layer_parameters
-        bytes_each = 4 if on_cpu else self.bytes_each
-        return round(num_parameters * bytes_each * ACTIVATIONS)
+        return round(num_parameters * self._bytes_each(on_cpu) * ACTIVATIONS)
 
     def packed_memory(self, bits: int, *, on_cpu: bool) -> int:
         """The same to search with `--base-bits`, without vision: experts packed, and those of one layer unpacked."""
-        bytes_each = 4 if on_cpu else self.bytes_each
         experts = self.parameters["experts"]
         packed = experts * (bits + SCALE_BITS / DEFAULT_GROUP_SIZE) / 8  # a group of weights shares one scale
         unpacked = self.num_parameters - experts - self.parameters["vision"] + experts / self.num_layers
-        return round((packed + unpacked * bytes_each) * ACTIVATIONS)
+        return round((packed + unpacked * self._bytes_each(on_cpu)) * ACTIVATIONS)
+
+    def _bytes_each(self, on_cpu: bool) -> float:
+        # A CPU computes in float32, whatever is stored.
+        if on_cpu:
+            return 4
+        return self.bytes_each
 
     def arithmetic(self) -> str:
         """How the bytes come about."""
@@ -54,8 +58,9 @@ class Need:
         if experts:
             each = experts // (self.num_layers * self.num_experts)
             parts = [f"{self.num_layers} layers x {self.num_experts} experts x {each:,} = {_count(experts)} parameters"]
-        others = [name for name in ("rest", "audio", "vision") if self.parameters[name]]
-        parts += [f"{name} {_count(self.parameters[name])}" for name in others]
+        for name in ("rest", "audio", "vision"):
+            if self.parameters[name]:
+                parts.append(f"{name} {_count(self.parameters[name])}")
         stored, loaded = size_text(self.num_parameters * self.bytes_each), size_text(self.memory(on_cpu=False))
         total = f"{_count(self.num_parameters)} x {self.bytes_each:.3g} bytes = {stored}"
         return f"{', '.join(parts)}: {total}, {loaded} including 10% working memory"

@@ -92,7 +92,9 @@ def study_names() -> list[str]:
 
 def model_names(incomplete: str) -> list[str]:
     """`tiny`, beside the files that fit; where it does not fit a shell offers files by itself."""
-    return ["tiny", *glob(f"{incomplete}*")] if "tiny".startswith(incomplete) else []
+    if not "tiny".startswith(incomplete):
+        return []
+    return ["tiny", *glob(f"{incomplete}*")]
 
 
 def source_names(incomplete: str) -> list[str]:
@@ -188,6 +190,12 @@ class Calibration:
             self.calibration, named, max_unreadable=self.max_unreadable, tokens=self.tokens, gates=self.gates
         )
         return config.limited(self.calibration_samples)
+
+    def config_if_given(self) -> "CalibrationConfig | None":
+        """The same; None where the options name nothing."""
+        if not self.is_given:
+            return None
+        return self.config()
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,16 @@ class Planning:
             "strip_vision": self.strip_vision or self.preset is not None,  # every preset strips it
         }
         for name in COMPONENTS[component]:
-            prefix = "" if name == "thinker" else f"{name}."
             retention, layers_cut = self._of_preset(name, shape)
-            given[f"{prefix}retention"] = retention if self.retention is None else self.retention
-            if self.layers is None:
-                given[f"{prefix}layers_cut"] = layers_cut if self.layers_cut is None else self.layers_cut
+            if self.retention is not None:
+                retention = self.retention
+            if self.layers_cut is not None:
+                layers_cut = self.layers_cut
+            if self.layers is not None:  # those that are named are cut afterwards, and no others
+                layers_cut = None
+            prefix = "" if name == "thinker" else f"{name}."
+            given[f"{prefix}retention"] = retention
+            given[f"{prefix}layers_cut"] = layers_cut
         candidate = Candidate.from_parameters({name: value for name, value in given.items() if value is not None})
         check_candidate(candidate, shape)
         return candidate

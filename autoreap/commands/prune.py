@@ -59,9 +59,10 @@ def prune(
     with TemporaryDirectory() as scratch:
         loaded = loading.load(model_info, component)
         # What calibration spills goes to the disk that will hold the checkpoint: /tmp may be small, or memory.
-        beside = Path(scratch) / "dry" if writing.dry_run else writing.target
-        spool = spool_beside(beside)
-        options = replace(Options.of(config), spool=spool)
+        beside = Path(scratch) / "dry"
+        if not writing.dry_run:
+            beside = writing.target
+        options = replace(Options.of(config), spool=spool_beside(beside))
         components = COMPONENTS[component]
         saliency = jobs.calibrated(loaded, data, components, options=options, num_ordered=num_ordered)
         plan = planning.plan(component, saliency, shape, base_model)

@@ -40,7 +40,9 @@ def select(
     from autoreap.search.selection import check_bounds
     from autoreap.search.selection import select as select_point
 
-    max_size_bytes = _bytes(max_size) if max_size else None
+    max_size_bytes = None
+    if max_size:
+        max_size_bytes = _bytes(max_size)
     bounds = {"max_wer_increase": max_wer_increase, "max_size_bytes": max_size_bytes}
     check_bounds(rule, **bounds)  # `select_point` checks, too, but only once the study is read
     recorded = load_study(study, storage)
@@ -49,7 +51,8 @@ def select(
     document |= {"rule": rule, "reason": reason}
     scores = scores_text(point.metrics, point.size_bytes, recorded.objectives)
     lines = [f"trial {point.number}: {scores}", f"why: {reason}"]
-    lines += [f"  {line}" for line in quality_lines(recorded, point)]
+    for line in quality_lines(recorded, point):
+        lines.append(f"  {line}")
     lines.append(how_to_write(recorded, point))
     print_result(document, "\n".join(lines), as_json=json)
 

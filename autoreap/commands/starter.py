@@ -26,9 +26,10 @@ def write_starter(folder: Path, model: str = _EMBEDDED) -> list[Path]:
     # It goes into YAML, and into commands that are copied into a shell.
     if not model or any(not letter.isprintable() or letter in " `'\"$" for letter in model):
         raise InputError(f"must be a directory or a name, without spaces and quotes, got {model!r}", where="--model")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        problem = "is not empty" if folder.is_dir() else "is a file"
-        raise InputError(problem, where=folder, fix="name a new directory")
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file", where=folder, fix="name a new directory")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError("is not empty", where=folder, fix="name a new directory")
     names = {"model": model, "study": f"space-{Path(model).name}", "prompt": _PROMPTS.get(model, _PROMPT)}
     _copy(resources.files("autoreap") / "starter_files", folder, names)
     return sorted(path for path in folder.rglob("*") if path.suffix in (*_TEXTS, ".jsonl"))

@@ -61,6 +61,8 @@ class Writing:
         from autoreap.writing.shards import shards_of
 
         verified: dict[str, str] = {}
+        path = None
+        verb = "would write"
         if self.dry_run:  # the same rewrite that `materialise` carries out, so its figures are those of the result
             rewrite = plan_rewrite(model_info.checkpoint, plan)
         else:
@@ -72,8 +74,10 @@ class Writing:
             behaviour = _behaviour(expected, self.carry)
             written = materialise(model_info.checkpoint.path, plan, self.target, facts=facts, behaviour=behaviour)
             rewrite, verified = written.rewrite, written.record.levels(open_checkpoint(self.target))
+            path = str(self.output)
+            verb = f"wrote {path}:"
         document = {
-            "path": None if self.dry_run else str(self.output),
+            "path": path,
             "size_bytes": rewrite.size_bytes,
             "file_bytes": sum(shard.num_bytes for shard in shards_of(rewrite.tensors)),
             "num_parameters": rewrite.num_parameters,
@@ -83,7 +87,6 @@ class Writing:
             "verified": verified,
         }
         before = model_info.checkpoint.num_bytes
-        verb = "would write" if self.dry_run else f"wrote {self.output}:"
         text = (
             f"{verb} {size_text(rewrite.size_bytes)} ({rewrite.size_bytes / before:.1%} of {size_text(before)}), "
             f"{rewrite.num_parameters:,} parameters in {len(rewrite.tensors):,} tensors"
