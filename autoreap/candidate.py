@@ -116,37 +116,36 @@ class Candidate:
         if self.drop_speech and (self.talker_retention < 1 or self.talker_layers_cut):
             raise InputError("the talker is either pruned or dropped", where="drop_speech", fix="leave one of them out")
         if self.heal_condition != NONE:
-            _check_condition(self.heal_condition)
+            # Whoever plans without healing need not wait for the libraries that read recordings.
+            from autoreap.data.conditions import read_condition
+
+            # The pruned model hears rows under this condition, and the unpruned one without.
+            if read_condition(self.heal_condition, where="heal_condition").speed != 1:
+                problem = "the two models must hear recordings of the same length"
+                raise InputError(problem, where="heal_condition", fix="leave speed out")
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Candidate":
         """Build from parameter names as users write them (`lambda`, `talker.retention`, ...)."""
         field_of = {parameter_name(field.name): field.name for field in fields(cls)}
-        for name in sorted(parameters):
+        values = {}
+        for name, value in sorted(parameters.items()):
             if name not in field_of:
                 fix = f"known: {', '.join(sorted(field_of))}"
                 raise InputError(f"unknown parameter {name!r}", where="candidate", fix=fix)
-        return cls(**{field_of[name]: value for name, value in parameters.items()})
+            values[field_of[name]] = value
+        return cls(**values)
 
     def parameters(self) -> dict[str, Any]:
         """All values under the names users write; `from_parameters` inverts it."""
         return {parameter_name(field.name): getattr(self, field.name) for field in fields(self)}
 
 
+# To make an adapter takes longer than to check a value by it, and a search makes thousands of candidates.
 @cache
 def _type_of(field_name: str) -> TypeAdapter[Any]:
     """What a field of `Candidate` may hold."""
     return TypeAdapter(get_type_hints(Candidate, include_extras=True)[field_name])
-
-
-def _check_condition(text: str) -> None:
-    """Raise `InputError` unless the pruned model can hear rows under this condition, and the unpruned one without."""
-    # Whoever plans without healing need not wait for the libraries that read recordings.
-    from autoreap.data.conditions import read_condition
-
-    if read_condition(text, where="heal_condition").speed != 1:
-        problem = "the two models must hear recordings of the same length"
-        raise InputError(problem, where="heal_condition", fix="leave speed out")
 
 
 def parameter_name(field_name: str) -> str:

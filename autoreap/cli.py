@@ -34,6 +34,7 @@ from autoreap.errors import AutoreapError, InputError, one_line, printable
 from autoreap.progress import log_to_stderr
 from autoreap.search.signals import Interrupted
 
+# In the order of `--help`.
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(search, pareto, show, report, select, compare, materialise, verify, calibrate, saliency, plan),
     *(evaluate, prune, heal, inspect, init, doctor, completion),
@@ -78,17 +79,20 @@ _add(materialise, alias="materialize")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 a failure in the work, 2 bad input, 130 interrupted."""
     program = get_command(app)
+    # A shell asks what may follow. It reads all that is printed, so nothing is logged.
     if VARIABLE in os.environ:
         from typer._completion_classes import completion_init
         from typer.completion import shell_complete
 
         completion_init()
         return shell_complete(program, {}, "autoreap", VARIABLE, os.environ[VARIABLE])
+    # Before a command imports a library, which reads its variables once and for all.
     quiet_libraries()
     log_to_stderr()
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
     try:
-        with program.make_context("autoreap", words) as context:
+        with program.make_context("autoreap", list(arguments)) as context:
             program.invoke(context)
     except typer.Exit as end:  # of --help and --version
         return end.exit_code
@@ -100,15 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutoreapError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        is_users = isinstance(error, _USERS_PATHS) or error.errno in _USERS_NAMES
-        exit_code = InputError.exit_code if is_users else AutoreapError.exit_code
+        exit_code = AutoreapError.exit_code
+        if isinstance(error, _USERS_PATHS) or error.errno in _USERS_NAMES:
+            exit_code = InputError.exit_code
         return _fail(one_line(f"{error.filename or 'input/output'}: {error.strerror or error}"), exit_code)
     except ImportError as error:
         reason = " ".join(str(error).split())
         text = f"a library can't be imported: {reason} (`autoreap doctor` says how to mend it)"
         return _fail(text, AutoreapError.exit_code)
-    except KeyboardInterrupt as error:
-        return _fail("interrupted", error.exit_code if isinstance(error, Interrupted) else 130)
+    except Interrupted as error:
+        return _fail("interrupted", error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)  # as a shell says of a process that SIGINT has ended
     return 0
 
 
@@ -126,7 +133,9 @@ def _usage_text(error: typer.TyperException) -> str:
     if isinstance(cause, ValidationError) and cause.errors()[0]["type"] != "value_error":
         text += f", got {cause.errors()[0]['input']!r}"
     context = getattr(error, "ctx", None)
-    return f"{text} (`{context.command_path} --help` shows what is right)" if context else text
+    if context:
+        text += f" (`{context.command_path} --help` shows what is right)"
+    return text
 
 
 def quiet_libraries() -> None:

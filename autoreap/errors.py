@@ -16,7 +16,9 @@ def printable(text: str, *, as_json: bool = False) -> str:
 
     def escape(match: re.Match[str]) -> str:
         code = ord(match[0])
-        return f"\\x{code:02x}" if code < 0x100 and not as_json else f"\\u{code:04x}"
+        if code < 0x100 and not as_json:  # JSON knows no \x
+            return f"\\x{code:02x}"
+        return f"\\u{code:04x}"
 
     return _CONTROL.sub(escape, text)
 
@@ -24,19 +26,26 @@ def printable(text: str, *, as_json: bool = False) -> str:
 def shown(value: Any) -> str:
     """A value in a message: as Python prints it, cut at a length that can be read."""
     text = printable(repr(value))
-    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}..."
+    if len(text) > _MAX_VALUE:
+        text = f"{text[:_MAX_VALUE]}..."
+    return text
 
 
 def one_line(text: str) -> str:
     """`text` as one line that can be printed, its middle left out where it is too long to read."""
+    # Printable first: an escape takes more room than its character.
     text = printable(text.strip().replace("\n", " "))
-    return text if len(text) <= _MAX_LINE else f"{text[: _MAX_LINE // 2]} ... {text[-_MAX_LINE // 2 :]}"
+    if len(text) > _MAX_LINE:
+        text = f"{text[: _MAX_LINE // 2]} ... {text[-_MAX_LINE // 2 :]}"
+    return text
 
 
 def first_line(error: BaseException) -> str:
     """What another library's `error` says, as far as its first line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0]
 
 
 class AutoreapError(Exception):
@@ -59,17 +68,22 @@ class InputError(AutoreapError):
     def __init__(self, problem: str, *, where: object = None, fix: str | None = None) -> None:
         self.problem = problem
         self.where = where
-        location = f"{where}: " if where is not None else ""
-        remedy = f" ({fix})" if fix else ""
-        super().__init__(one_line(f"{location}{problem}{remedy}"))
+        text = problem
+        if where is not None:
+            text = f"{where}: {text}"
+        if fix:
+            text += f" ({fix})"
+        super().__init__(one_line(text))
 
     @classmethod
     def of_lines(cls, mistakes: Iterable[str]) -> "InputError":
         """Of several mistakes, a line for each; of very many the first ones."""
         lines = [one_line(mistake) for mistake in mistakes]
-        more = [f"and {len(lines) - _MAX_LINES:,} more mistakes"] if len(lines) > _MAX_LINES else []
         error = cls("\n".join(lines))
-        error.args = ("\n".join(lines[:_MAX_LINES] + more),)
+        if len(lines) > _MAX_LINES:
+            lines[_MAX_LINES:] = [f"and {len(lines) - _MAX_LINES:,} more mistakes"]
+        # Set here, since the constructor makes one line of what it is given.
+        error.args = ("\n".join(lines),)
         return error
 
 

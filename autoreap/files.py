@@ -35,11 +35,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=_PARTIAL, dir=path.parent)
     partial = Path(name)
     try:
-        os.fchmod(descriptor, 0o666 & ~_umask())  # as of any other file, where mkstemp keeps it to its owner
+        # Rights as of any other file, where mkstemp keeps it to its owner. A umask can't be read without being set.
+        umask = os.umask(0o077)
+        os.umask(umask)
+        os.fchmod(descriptor, 0o666 & ~umask)
         os.close(descriptor)
         yield partial
         partial.replace(path)
-    except BaseException:
+    except BaseException:  # an interrupt leaves nothing either
         partial.unlink(missing_ok=True)
         raise
 
@@ -56,13 +59,6 @@ def remove_partial(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """Of this process; it can't be read without being set."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
 def own_directory(path: Path) -> None:
     """Make the directory `path`, whose name can be guessed, or take up the one that is there if it is this user's.
 
@@ -73,6 +69,7 @@ def own_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"can't be written: {error.strerror}", where=path, fix="name another directory") from None
+    # Looked at when it is there: until then another user could lay a link.
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise InputError("is a link, and would be emptied", where=path, fix="remove it, or name another directory")
@@ -111,7 +108,7 @@ def waiting_lock(
     except Timeout:
         on_wait()
         try:
-            lock.acquire(timeout=-1 if seconds is None else seconds)
+            lock.acquire(timeout=-1 if seconds is None else seconds)  # filelock waits for ever at -1
         except Timeout:
             raise TimeoutError(f"another process has held {path} for {seconds} s") from None
     with _released(lock):
@@ -132,5 +129,6 @@ def _released(lock: FileLock) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is held: after the release it may be the file of the next holder.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -28,17 +28,21 @@ def duration(seconds: float) -> str:
 
 def size_text(num_bytes: float) -> str:
     """Decimal units, as disks are sold: 5.90 MB, 36.53 GB."""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.2f} MB"
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:,.2f} GB"
+    return f"{num_bytes / 1e6:,.2f} MB"
 
 
 def count_text(number: int, noun: str) -> str:
     """`1 trial`, `2 trials`; nouns whose plural takes an s."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}s"
 
 
 def unit_of(name: str) -> str:
     """The unit of a metric: rate, nats, bytes, parameters, seconds or ratio."""
-    metric = name.partition(".")[0]
+    metric = name.partition(".")[0]  # of `wer.noisy/en`, a task's label and a language of its rows
     if metric == "nll":
         return "nats"
     for ending, unit in UNIT_OF_ENDING.items():
@@ -54,10 +58,14 @@ def value_text(name: str, value: float) -> str:
         return f"{value:.3f} nats"
     if unit == "bytes":
         return size_text(value)
+    if unit == "parameters" and value >= 1e9:
+        return f"{value / 1e9:,.2f} B"
     if unit == "parameters":
-        return f"{value / 1e9:,.2f} B" if value >= 1e9 else f"{value / 1e6:,.2f} M"
+        return f"{value / 1e6:,.2f} M"
+    if unit == "seconds" and value < 1:
+        return f"{value * 1000:,.1f} ms"
     if unit == "seconds":
-        return f"{value * 1000:,.1f} ms" if value < 1 else f"{value:,.2f} s"
+        return f"{value:,.2f} s"
     if unit == "ratio":
         return f"{value:.3f}"
     return f"{value:.2%}"
@@ -65,7 +73,9 @@ def value_text(name: str, value: float) -> str:
 
 def parameter_text(value: Any) -> str:
     """A value that a trial samples, short: 0.333, 8, affinity."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 def metric_text(name: str, metric: Metric) -> str:

@@ -95,7 +95,9 @@ def evaluate(
         options: of `make_evaluator`.
     """
     loaded, evaluator = make_evaluator(model_info, evals, **options)
-    stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES)) if latency else None
+    stopwatch = None
+    if latency:
+        stopwatch = Stopwatch(loaded.model, loaded.inputs, evaluator.prompts(NUM_UTTERANCES))
     if plan is not None and plan.heal is not None:
         plan = Healer(loaded, healing_data(calibration), DEFAULT_ROOT / STREAMS).fit(plan)
     evaluation = evaluator.run(plan, likelihoods=likelihoods)
@@ -133,7 +135,9 @@ def make_evaluator(
 ) -> tuple[Loaded, Evaluator]:
     """The model in memory, with what scores it. A broken row is found before the model is loaded."""
     opened = open_evals(evals)
-    eval_set = opened.search if split == "search" else opened.report
+    eval_set = opened.report
+    if split == "search":
+        eval_set = opened.search
     loaded = load(model_info, device=device, dtype=dtype)
     return loaded, Evaluator(loaded.model, loaded.inputs, eval_set, batch_size=batch_size)
 

@@ -92,8 +92,10 @@ class ComponentPlan:
     @property
     def in_words(self) -> str:
         """What is kept, such as `64 experts in 40 of 48 layers`; `40 of 48 layers` of a dense decoder."""
-        experts = f"{self.num_retained_experts} experts in " if self.num_retained_experts else ""
-        return f"{experts}{len(self.layers)} of {len(self.experts)} layers"
+        layers = f"{len(self.layers)} of {len(self.experts)} layers"
+        if self.num_retained_experts == 0:
+            return layers
+        return f"{self.num_retained_experts} experts in {layers}"
 
     @classmethod
     def identity(cls, shape: ComponentShape) -> "ComponentPlan":
@@ -185,8 +187,9 @@ class Quantisation:
             return f"{self.experts} bits"
         if self.experts == 16:
             return f"all but experts at {self.rest} bits"
-        rest = "" if self.rest == 16 else f", the rest at {self.rest}"
-        return f"experts at {self.experts} bits{rest}"
+        if self.rest == 16:
+            return f"experts at {self.experts} bits"
+        return f"experts at {self.experts} bits, the rest at {self.rest}"
 
 
 @dataclass(frozen=True)
@@ -224,11 +227,15 @@ class PruningPlan:
 
     def component(self, name: str) -> ComponentPlan | None:
         """The edit of component `name`, or None where it stays as it is."""
-        return self.thinker if name == "thinker" else self.talker
+        if name == "thinker":
+            return self.thinker
+        return self.talker
 
     def healing(self, name: str) -> Healing | None:
         """How component `name` is healed, or None where it is not."""
-        return self.heal if name == "thinker" else self.talker_heal
+        if name == "thinker":
+            return self.heal
+        return self.talker_heal
 
     @property
     def heals(self) -> bool:
@@ -249,18 +256,26 @@ class PruningPlan:
         }
         for name in COMPONENTS:
             edit = self.component(name)
-            document[name] = edit and {"experts": [list(kept) for kept in edit.experts], "layers": [*edit.layers]}
+            document[name] = None
+            if edit is not None:
+                document[name] = {"experts": [list(kept) for kept in edit.experts], "layers": list(edit.layers)}
         for name in _ADDED:
             value = getattr(self, name)
-            if value:
-                document[name] = value if isinstance(value, bool | int) else asdict(value)
+            if not value:
+                continue
+            if not isinstance(value, bool | int):
+                value = asdict(value)
+            document[name] = value
         return document
 
     def with_fitted(self, fitted: FittedWeights, digests: Mapping[str, str]) -> "PruningPlan":
         """This plan with weights that its healing stands for, and their digests by component."""
-        heal = self.heal and replace(self.heal, weights=digests.get("thinker"))
-        talker_heal = self.talker_heal and replace(self.talker_heal, weights=digests.get("talker"))
-        return replace(self, heal=heal, talker_heal=talker_heal, fitted=fitted)
+        plan = replace(self, fitted=fitted)
+        if self.heal is not None:
+            plan = replace(plan, heal=replace(self.heal, weights=digests.get("thinker")))
+        if self.talker_heal is not None:
+            plan = replace(plan, talker_heal=replace(self.talker_heal, weights=digests.get("talker")))
+        return plan
 
     def unhealed(self) -> "PruningPlan":
         """This plan, healing nothing."""
@@ -292,10 +307,16 @@ class PruningPlan:
     @property
     def treatments(self) -> tuple[str, ...]:
         """What is done beside dropping parts, in words: how it is routed, healed and quantised."""
-        active = f"{self.active_experts} active experts" if self.active_experts else ""
-        healed = self.heal and self.heal.in_words
-        talker_healed = self.talker_heal and f"the talker {self.talker_heal.in_words}"
-        return tuple(words for words in (active, healed, talker_healed, self.bits and self.bits.in_words) if words)
+        treatments = []
+        if self.active_experts:
+            treatments.append(f"{self.active_experts} active experts")
+        if self.heal:
+            treatments.append(self.heal.in_words)
+        if self.talker_heal:
+            treatments.append(f"the talker {self.talker_heal.in_words}")
+        if self.bits:
+            treatments.append(self.bits.in_words)
+        return tuple(treatments)
 
     def digest(self) -> str:
         """Sixteen hex digits of the edit that takes effect; computed once.
@@ -308,10 +329,15 @@ class PruningPlan:
     def _digest(self) -> str:
         effective = []
         for edit in (self.thinker, self.talker):
-            effective.append(edit and [[layer, edit.experts[layer]] for layer in edit.layers])
+            retained = None
+            if edit is not None:
+                retained = [[layer, edit.experts[layer]] for layer in edit.layers]
+            effective.append(retained)
         dropped = [self.strip_vision, self.drop_speech]
         identity: list[Any] = [self.base_model.fingerprint, dropped, effective]
-        if self.heal:  # the digest of a plan that heals nothing is what it was before there was healing
+        # What is not done adds nothing: a plan has the digest that it had before there was such a key.
+        # Nor do fitted weights: before and after the fit it is the same edit.
+        if self.heal:
             identity.append(asdict(replace(self.heal, weights=None)))
         if self.talker_heal:
             identity.append({"talker": asdict(replace(self.talker_heal, weights=None))})

@@ -57,34 +57,31 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
         talker_shape = shape.components.get("talker")
         if talker_shape is None:
             raise InputError("this model has no talker", where="talker.retention", fix="leave the talker unpruned")
+        # Without the contrast: the talker's experts are ranked by audio alone.
         as_talker = replace(
             candidate, retention=candidate.talker_retention, layers_cut=candidate.talker_layers_cut, lambda_=0.0
         )
         talker_pinned = edges(talker_shape.num_layers, first, last)
         talker = _component_plan(as_talker, "talker", saliency, talker_shape, talker_pinned)
     strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
+    # What is as in the base model is None, so that a plan has one form and one digest.
+    bits = None
+    if min(candidate.bits, candidate.bits_rest) < 16:
+        bits = Quantisation(cast(Bits, candidate.bits), cast(Bits, candidate.bits_rest), candidate.bits_group)
+    active_experts = candidate.active_experts
+    if active_experts == shape.components["thinker"].top_k:
+        active_experts = None
     plan = PruningPlan(
         base_model,
         strip_vision,
         thinker,
         talker,
         drop_speech=candidate.drop_speech,
-        bits=_quantisation(candidate),
-        active_experts=_active_experts(candidate, shape.components["thinker"]),
+        bits=bits,
+        active_experts=active_experts,
     )
     check_plan(plan, shape)
     return with_healing(plan, candidate, saliency, shape)
-
-
-def _quantisation(candidate: Candidate) -> Quantisation | None:
-    if candidate.bits == candidate.bits_rest == 16:
-        return None
-    return Quantisation(cast(Bits, candidate.bits), cast(Bits, candidate.bits_rest), candidate.bits_group)
-
-
-def _active_experts(candidate: Candidate, shape: ComponentShape) -> int | None:
-    """None where they are as many as the model's own."""
-    return None if candidate.active_experts == shape.top_k else candidate.active_experts
 
 
 def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | None, shape: ModelShape) -> PruningPlan:
@@ -107,16 +104,22 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
         fix = "give calibration data with --audio, or leave --heal out"
         raise InputError("is fitted on calibration data", where="heal", fix=fix)
     facts = saliency.provenance
-    modalities = MODALITIES if shape.has_vision and not plan.strip_vision else ("audio",)
-    data = {modality: facts[f"data.{modality}"] for modality in modalities if f"data.{modality}" in facts}
+    sees = shape.has_vision and not plan.strip_vision
+    data = {}
+    for modality in MODALITIES:
+        if f"data.{modality}" in facts and (sees or modality == "audio"):
+            data[modality] = facts[f"data.{modality}"]
     if not data:
         raise InputError("does not say on which rows it was measured", where="saliency", fix="calibrate again")
+    condition = candidate.heal_condition
+    if condition == NONE:
+        condition = ""
     heal = Healing(
         method=cast(HealMethod, candidate.heal),
         ridge=candidate.heal_ridge,
         data=data,
         tokens=facts.get("tokens", DEFAULT_TOKENS),
-        condition="" if candidate.heal_condition == NONE else candidate.heal_condition,
+        condition=condition,
     )
     if is_healed:
         plan = replace(plan, heal=heal)
@@ -128,6 +131,7 @@ def with_healing(plan: PruningPlan, candidate: Candidate, saliency: Saliency | N
 
 def _can_be_healed(edit: ComponentPlan, shape: ComponentShape, heal: str, *, is_edited: bool = False) -> bool:
     """Whether `edit` took something that `heal` can give back, or something else did that `is_edited` says."""
+    # Each retained layer and the next one: a gap is a cut. Before the first, no layer could be fitted to it.
     after_layers = zip(edit.layers, (*edit.layers[1:], len(edit.experts)), strict=True)
     has_cut = any(following > layer + 1 for layer, following in after_layers)
     if heal in (NONE, "cuts"):
@@ -216,21 +220,27 @@ def _measured(saliency: Saliency | None, component: str, shape: ComponentShape, 
 
 def num_retained(retention: float, shape: ComponentShape) -> int:
     """K = round(retention * E), at least top-k; halves round up."""
+    # `round` would take a half to the even number.
     return max(shape.top_k, int(retention * shape.num_experts + 0.5))
 
 
 def retained_experts(scores: FloatArray, num_retained: int) -> tuple[tuple[int, ...], ...]:
     """In each layer the `num_retained` experts with the highest of `scores` [L, E]; ties go to the lower index."""
     best_first = np.argsort(-scores, axis=1, kind="stable")  # stable, so that ties go to the lower index
-    return tuple(tuple(sorted(row[:num_retained].tolist())) for row in best_first)
+    experts = []
+    for row in best_first:
+        experts.append(tuple(sorted(row[:num_retained].tolist())))
+    return tuple(experts)
 
 
 def edges(num_layers: int, first: int | None = None, last: int | None = None) -> frozenset[int]:
     """The first and last layers that ranking never cuts; by default a twelfth of the depth (4 of 48), at least one."""
     width = max(1, round(num_layers / 12))
-    first = width if first is None else min(first, num_layers)
-    last = width if last is None else min(last, num_layers)
-    return frozenset([*range(first), *range(num_layers - last, num_layers)])
+    if first is None:
+        first = width
+    if last is None:
+        last = width
+    return frozenset([*range(min(first, num_layers)), *range(max(num_layers - last, 0), num_layers)])
 
 
 def pinned_layers(
@@ -270,12 +280,16 @@ def layers_to_cut(
             )
         cosine = layer_cosine[0]
         similar = [layer for layer in free if cosine[layer] >= threshold]
+        # Sorting is stable, so that ties go to the lower index; below, `max` takes the first of equals.
         return frozenset(sorted(similar, key=lambda layer: -cosine[layer])[:num_cut])
     if num_cut > num_spans:
         raise InputError(f"blocks of at most {num_spans} layers were measured, got {num_cut}", where="layers_cut")
     cosine = np.nan_to_num(layer_cosine[num_cut - 1], nan=-np.inf)  # what was not measured is not cut
-    blocks = [range(start, start + num_cut) for start in free if start + num_cut <= num_layers]
-    free_blocks = [block for block in blocks if pinned.isdisjoint(block)]
+    free_blocks = []
+    for start in free:
+        block = range(start, start + num_cut)
+        if block.stop <= num_layers and pinned.isdisjoint(block):
+            free_blocks.append(block)
     if not free_blocks:
         raise InputError(f"no block of {num_cut} layers is free of protected ones", where="layers_cut")
     best = max(free_blocks, key=lambda block: cosine[block.start])
@@ -324,6 +338,7 @@ def num_to_order(num_cut: int, num_layers: int, pinned: frozenset[int], where: o
     if num_cut > most:
         problem = f"at most {most} of {num_layers} layers may be cut by what the answers lose, got {num_cut}"
         raise InputError(problem, where=where, fix="lower it, or select layers by their cosine")
+    # An order holds no edge anyway; a pinned layer elsewhere takes a place in it, and is passed over.
     return num_cut + len(pinned - unmeasured)
 
 
@@ -353,6 +368,9 @@ def without_layers(plan: PruningPlan, component: str, cut: Sequence[int], shape:
             raise InputError(f"there is no layer {layer}", where="--layers", fix=fix)
     edit = plan.component(component) or ComponentPlan.identity(decoder)
     edit = replace(edit, layers=tuple(sorted(set(range(decoder.num_layers)) - set(cut))))
-    edited = replace(plan, thinker=edit) if component == "thinker" else replace(plan, talker=edit)
+    if component == "thinker":
+        edited = replace(plan, thinker=edit)
+    else:
+        edited = replace(plan, talker=edit)
     check_plan(edited, shape)
     return edited

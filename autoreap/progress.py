@@ -28,6 +28,7 @@ console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_
 def log_to_stderr() -> None:
     """Print what the package logs to stderr: `12:34:56 message`, with `warning: ` before a warning."""
     package = logging.getLogger("autoreap")
+    # A second call in one process, or a handler of the root logger, would print each line twice.
     for handler in list(package.handlers):
         if isinstance(handler, _ConsoleHandler):
             package.removeHandler(handler)
@@ -38,8 +39,10 @@ def log_to_stderr() -> None:
 
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        mark = "warning: " if record.levelno >= logging.WARNING else ""
-        console.print(f"{time.strftime('%H:%M:%S')} {mark}{printable(record.getMessage())}")
+        message = printable(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            message = f"warning: {message}"
+        console.print(f"{time.strftime('%H:%M:%S')} {message}")
 
 
 class StatusLine:
@@ -50,7 +53,9 @@ class StatusLine:
     """
 
     def __init__(self, *, interval_seconds: float = LOG_INTERVAL_SECONDS) -> None:
-        self._interval = _TERMINAL_INTERVAL_SECONDS if console.is_terminal else interval_seconds
+        self._interval = interval_seconds
+        if console.is_terminal:
+            self._interval = _TERMINAL_INTERVAL_SECONDS
         self._status: Status | None = None
         self._shown = time.monotonic()
 

@@ -7,7 +7,7 @@ import codecs
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,6 +53,7 @@ def is_file(path: Path) -> bool:
 def read_text(path: Path, kind: str, most_bytes: int, *, missing: str = "no such file", fix: str | None = None) -> str:
     """All of `path`, which is to be `kind`, such as JSON; `InputError` where it is longer, or not UTF-8."""
     with open_file(path, missing=missing, fix=fix) as file:
+        # One byte more than there may be tells of a longer file, which is not read.
         encoded = file.read(most_bytes + 1)
     if len(encoded) > most_bytes:
         raise InputError(f"is longer than {most_bytes / 1e6:g} MB, too long for {kind}", where=path)
@@ -86,17 +87,22 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
     Raises:
         ValueError: it is no such document; a `json.JSONDecodeError` knows line and column.
     """
-    constant = float if allow_nan else _refuse_constant
+    parse_float: Callable[[str], float] = _finite
+    parse_constant: Callable[[str], float] = _refuse_constant
+    if allow_nan:
+        parse_float = parse_constant = float
     try:
         document = json.loads(
             text,
             parse_int=_integer,
-            parse_float=float if allow_nan else _finite,
-            parse_constant=constant,
+            parse_float=parse_float,
+            parse_constant=parse_constant,
             object_pairs_hook=_without_repeats,
         )
+        # Half a character can only come of an escape: as UTF-8 it can't be written.
         if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
             _check_characters(document)
+        # What nests deeper has as many brackets, and so is longer.
         if len(text) > MAX_DEPTH:
             _check_depth(document)
     except RecursionError:

@@ -165,9 +165,9 @@ def paired_difference(
 
     Both are resampled together (paired bootstrap; Bisani and Ney, 2004), so what the two share cancels out.
     """
-    if [count.denominator for count in first] != [count.denominator for count in second]:
-        raise ScoringError("a paired comparison needs the same utterances with the same references on both sides")
     denominators = np.array([count.denominator for count in first], dtype=np.int64)
+    if denominators.tolist() != [count.denominator for count in second]:
+        raise ScoringError("a paired comparison needs the same utterances with the same references on both sides")
     difference = np.array([a.numerator - b.numerator for a, b in zip(first, second, strict=True)])
     if denominators.sum() == 0:
         raise ScoringError("nothing was scored")
@@ -193,8 +193,10 @@ def compare(first: Sequence[Counts | NllCounts], second: Sequence[Counts | NllCo
     num_different = sum(a != b for a, b in zip(first, second, strict=True))
     if low <= 0 <= high or num_different < MIN_DIFFERENT:
         return Difference(value, low, high, NO_DIFFERENCE)
-    is_better = (value < 0) == (direction == "minimize")
-    return Difference(value, low, high, BETTER if is_better else WORSE)
+    verdict = WORSE
+    if (value < 0) == (direction == "minimize"):
+        verdict = BETTER
+    return Difference(value, low, high, verdict)
 
 
 def bootstrap_interval(
@@ -208,6 +210,7 @@ def bootstrap_interval(
 def _resampled_rates(numerators: NDArray[Any], denominators: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
     """[NUM_RESAMPLES] rates. To resample utterances with replacement is to weight their counts multinomially."""
     weights = _resamples(len(numerators), seed)
+    # A resample may draw nothing but utterances without a reference word.
     rates: NDArray[np.float64] = (weights @ numerators) / np.maximum(weights @ denominators, 1)
     return rates
 
@@ -218,6 +221,7 @@ def _resamples(num_samples: int, seed: int) -> NDArray[np.float64]:
     """How often each sample is drawn, in each resample; [NUM_RESAMPLES, num_samples]."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=NUM_RESAMPLES)
+    # BLAS multiplies floats alone; sums of counts stay exact in them up to 2**53.
     return drawn.astype(np.float64)
 
 

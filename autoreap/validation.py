@@ -126,7 +126,9 @@ class Section:
 
 def mapping_or_empty(value: Any) -> Mapping[str, Any]:
     """`value` if it is a mapping; rules look into values that may be of any type."""
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return value
 
 
 def error_of(mistakes: Iterable[Mistake]) -> ValidationError:
@@ -187,10 +189,13 @@ def _refuse(error: ValidationError, where: object, fix: str | None) -> InputErro
     """The error to raise for a document in `where`."""
     (key, message), *others = mistakes_of(error)
     # Nobody writes these documents by hand, so the first mistake tells what went wrong.
-    if others:
-        message += f" (and {len(others)} more mistake{'s' if len(others) > 1 else ''})"
-    place = f"{where}: {dotted(key)}" if key else where
-    return InputError(message, where=place, fix=fix)
+    if len(others) == 1:
+        message += " (and 1 more mistake)"
+    elif others:
+        message += f" (and {len(others)} more mistakes)"
+    if key:
+        where = f"{where}: {dotted(key)}"
+    return InputError(message, where=where, fix=fix)
 
 
 def read_json(path: Path, *, missing: str = "no such file", fix: str | None = None) -> Any:
