@@ -42,6 +42,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 _USERS_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # of files: too long, or links in a circle
 
+# Without typer's own completion and tracebacks: `completion` is a command here, and `main` words every error.
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -128,6 +129,7 @@ def _usage_text(error: typer.TyperException) -> str:
     """What is wrong with the command line; pydantic's words leave out what was given."""
     from pydantic import ValidationError
 
+    # pydantic sets its own words before those of our checks.
     text = error.format_message().replace("Value error, ", "").rstrip(".")
     cause = error.__cause__
     if isinstance(cause, ValidationError) and cause.errors()[0]["type"] != "value_error":

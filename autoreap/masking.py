@@ -40,6 +40,7 @@ def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
     """
     family = family_of_model(model)
     _check_fits(model, family, plan)
+    # Left in the opposite order: each dimension finds the model as it has changed it.
     with ExitStack() as stack:
         for dimension in DIMENSIONS:
             stack.enter_context(dimension.mask(model, family, plan))

@@ -87,6 +87,7 @@ class ComponentPlan:
     @property
     def num_retained_experts(self) -> int:
         """K, the number of experts in each retained layer; 0 in a dense decoder."""
+        # Of the first, as all retained layers keep equally many (see `check_plan`).
         return len(self.experts[self.layers[0]])
 
     @property

@@ -127,6 +127,7 @@ class Progress:
         if self._bar is not None:
             self._bar.advance(self._task, steps)
             return
+        # A log of hours is read from its end: a line for each of thousands of steps would bury what was said before.
         now = time.monotonic()
         if now - self._logged < LOG_INTERVAL_SECONDS:
             return

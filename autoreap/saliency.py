@@ -229,6 +229,7 @@ def _component(name: str, arrays: Mapping[str, NDArray[np.generic]], path: Path)
     for modality in MODALITIES:
         prefix = f"{name}.{modality}"
         if f"{prefix}.tokens" in arrays:
+            # Another program may have written narrower types; sums and ranks are made in these.
             gate_norm_sum = reader.numbers(f"{prefix}.gate_norm_sum", np.floating, 2)
             modalities[modality] = ModalitySums(
                 gate_norm_sum=gate_norm_sum.astype(np.float64),

@@ -36,7 +36,8 @@ def all_details(study: StudyRecord, front: Sequence[TrialRecord], picked: Sequen
     """
     folder, model_info = trials_folder(study.name, root), open_searched_model(study)
     num_experts = _num_experts(study, model_info)
-    trials = _in_order_of_interest(study, [*picked, *(point.number for point in front)])
+    on_front = [point.number for point in front]
+    trials = _in_order_of_interest(study, [*picked, *on_front])
     details: dict[str, dict[str, Any]] = {}
     wanted: list[Wanted] = []
     for trial in trials[:MAX_DETAILED]:

@@ -39,6 +39,8 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
                 rates.add(name)
     head = recommendation(study)
     picked = [number for number in (head["trial"], head["knee"]) if number is not None]
+    x = ["size_bytes"]
+    x += [name for name in study.baseline.metrics if is_static(name)]
     model = None
     if study.base_model is not None:
         model = study.base_model.name
@@ -48,7 +50,7 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
         "objectives": study.objectives,
         "units": units,
         "log": sorted(rates),
-        "x": ["size_bytes", *(name for name in study.baseline.metrics if is_static(name))],
+        "x": x,
         "y": scores,
         "drawn": drawn_metric(study),
         "baseline": {"scores": _scores(study.baseline, splits.get("report"))},
@@ -91,7 +93,9 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
             continue
         row: dict[str, Any] = {"trial": trial.number, "params": trial.params, "state": trial.status}
         parts = {"reason": trial.reason, "twin": trial.duplicate_of, "preset": trial.preset, "retry_of": trial.retry_of}
-        row |= {key: value for key, value in parts.items() if value is not None}
+        for key, value in parts.items():
+            if value is not None:
+                row[key] = value
         if trial.started is not None and first is not None:
             row["start"] = round((trial.started - first).total_seconds(), 1)
             row["seconds"] = None  # of one that runs, or was interrupted at an unknown time

@@ -176,6 +176,7 @@ def _retained(trial: TrialRecord, width: int) -> list[str]:
         lines += ["", f"{heading}; {edit.num_retained_experts} experts in each"]
         for layer in edit.layers:
             text = f"layer {layer:>2}  experts {spans(edit.experts[layer])}"
+            # No narrower than this, whatever the terminal: one number a line would be worse to read than broken lines.
             lines += textwrap.wrap(text, max(width - 2, 40), initial_indent="  ", subsequent_indent=" " * 20)
     return lines
 
