@@ -91,7 +91,7 @@ class ComponentPlan:
         return len(self.experts[self.layers[0]])
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """What is kept, such as `64 experts in 40 of 48 layers`; `40 of 48 layers` of a dense decoder."""
         layers = f"{len(self.layers)} of {len(self.experts)} layers"
         if self.num_retained_experts == 0:
@@ -139,7 +139,7 @@ class Healing:
     weights: StrictStr | None = None
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """Such as `healed (stream, ridge 0.001)`."""
         return f"healed ({self.method}, ridge {self.ridge:.3g})"
 
@@ -182,7 +182,7 @@ class Quantisation:
     group_size: PositiveInteger
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """Such as `experts at 4 bits, the rest at 8`."""
         if self.experts == self.rest:
             return f"{self.experts} bits"
@@ -312,11 +312,11 @@ class PruningPlan:
         if self.active_experts:
             treatments.append(f"{self.active_experts} active experts")
         if self.heal:
-            treatments.append(self.heal.in_words)
+            treatments.append(self.heal.description)
         if self.talker_heal:
-            treatments.append(f"the talker {self.talker_heal.in_words}")
+            treatments.append(f"the talker {self.talker_heal.description}")
         if self.bits:
-            treatments.append(self.bits.in_words)
+            treatments.append(self.bits.description)
         return tuple(treatments)
 
     def digest(self) -> str:

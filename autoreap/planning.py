@@ -39,7 +39,7 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
         >>> from autoreap.models.loading import open_model
         >>> model = open_model("tiny")
         >>> plan = make_plan(Candidate(strip_vision=True), None, model.shape, model.base_model)
-        >>> plan.thinker.in_words
+        >>> plan.thinker.description
         '16 experts in 8 of 8 layers'
     """
     if saliency is not None and saliency.model_fingerprint != base_model.fingerprint:

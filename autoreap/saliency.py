@@ -65,7 +65,7 @@ class LayerOrder:
     losses: tuple[float, ...] = ()
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """Each layer with the loss after its cut."""
         pairs = zip(self.layers, self.losses, strict=True)
         return ", ".join(f"{layer} (NLL {loss:.3f})" for layer, loss in pairs)

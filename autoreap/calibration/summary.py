@@ -277,7 +277,7 @@ def headline(summary: ComponentSummary) -> list[str]:
     tokens = "tokens measured: " + ", ".join(f"{modality} {number:,}" for modality, number in summary.tokens.items())
     cuts = ["layers cut first: " + (", ".join(layer for _, layer in sorted(order)) or "all are protected")]
     if summary.layer_order.layers:
-        cuts.append(f"layers cut first by loss: {summary.layer_order.in_words}")
+        cuts.append(f"layers cut first by loss: {summary.layer_order.description}")
     if shape.is_dense:
         return [f"{shape.num_layers} dense layers", tokens, *cuts]
     choice = "ranked by audio alone"

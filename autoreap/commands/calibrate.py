@@ -45,5 +45,5 @@ def calibrate(
     text = f"{output}: tokens {tokens}"
     if layer_losses:
         document["layer_order"] = measured.layer_order.as_dict()
-        text += f"\nlayers cut first by loss: {measured.layer_order.in_words}"
+        text += f"\nlayers cut first by loss: {measured.layer_order.description}"
     print_result(document, text, as_json=json)

@@ -77,7 +77,7 @@ def heal(
     polished, written = _polish_and_write(base_info, plan, data, training, writing)
     if written is None:
         problem = f"{checkpoint}: polishing does not help significantly, so nothing was written"
-        raise HealingError(f"{problem}; {polished.in_words}")
+        raise HealingError(f"{problem}; {polished.description}")
     document, text = written
     print_result(document, text, as_json=json)
 
@@ -125,7 +125,7 @@ def _polish_and_write(
         release()  # the checkpoint is loaded next, to compare its answers
         document, text = writing.write(base_info, polished.plan, expected=expected)
     document["polish"] = polished.as_dict()
-    text += f"\n{polished.in_words}"
+    text += f"\n{polished.description}"
     if comparison is not None:
         document["comparison"] = comparison.as_dict(0)
         text += f"\nA as it was, B polished, on the search split:\n{figures_text(comparison)}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from autoreap.commands.options import Component, Json, ModelNow, print_result
-from autoreap.commands.plan_options import Planning, in_words
+from autoreap.commands.plan_options import Planning, describe_plan
 from autoreap.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plan(
     saliency = load_saliency(saliency_file)
     made = planning.plan(component, saliency, *_measured_model(saliency, model))
     made.save(output)
-    print_result({"path": str(output), **made.summary()}, f"wrote {output}: {in_words(made)}", as_json=json)
+    print_result({"path": str(output), **made.summary()}, f"wrote {output}: {describe_plan(made)}", as_json=json)
 
 
 def _measured_model(saliency: "Saliency", model: str | None) -> tuple["ModelShape", "BaseModel"]:

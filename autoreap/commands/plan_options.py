@@ -144,7 +144,7 @@ class Planning:
         return retention, layers_cut
 
 
-def in_words(plan: "PruningPlan") -> str:
+def describe_plan(plan: "PruningPlan") -> str:
     """What `plan` keeps, in a line."""
     from autoreap.plan import COMPONENTS
 
@@ -152,7 +152,7 @@ def in_words(plan: "PruningPlan") -> str:
     for name in COMPONENTS:
         edit = plan.component(name)
         if edit is not None:
-            parts.append(f"{name} with {edit.in_words}")
+            parts.append(f"{name} with {edit.description}")
     if plan.strip_vision:
         parts.append("without vision")
     if plan.drop_speech:

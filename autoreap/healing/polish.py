@@ -91,7 +91,7 @@ class Polished:
         return self.difference.verdict == BETTER
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """The loss before and after, with intervals, and what was trained on how much."""
         assert self.plan.polish is not None
         before, after, change = self.before, self.after, self.difference

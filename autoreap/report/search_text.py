@@ -22,7 +22,7 @@ def search_text(result: SearchResult) -> str:
         plan = study.plan(shipped.trial)
         lines += [
             f"shipped  {shipped.path}",
-            f"         trial {shipped.trial} with {', '.join([plan.thinker.in_words, *plan.treatments])}",
+            f"         trial {shipped.trial} with {', '.join([plan.thinker.description, *plan.treatments])}",
             f"         why: {shipped.reason}",
             f"         stock transformers loads it; {behaviour_text(shipped.verified)}",
         ]

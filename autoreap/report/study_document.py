@@ -92,7 +92,12 @@ def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[s
         if trial.status is TrialStatus.WAITING:
             continue
         row: dict[str, Any] = {"trial": trial.number, "params": trial.params, "state": trial.status}
-        parts = {"reason": trial.reason, "twin": trial.duplicate_of, "preset": trial.preset, "retry_of": trial.retry_of}
+        parts = {
+            "reason": trial.reason,
+            "duplicate_of": trial.duplicate_of,
+            "preset": trial.preset,
+            "retry_of": trial.retry_of,
+        }
         for key, value in parts.items():
             if value is not None:
                 row[key] = value

@@ -71,7 +71,7 @@ class MarginCheck:
             return self.verdict
         return f"undecided, about {self.num_needed:,} utterances would decide ({self.num_samples:,} here)"
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """`accuracy -0.55 points [-2.20, +0.82], margin 1: undecided, about 1,760 utterances would decide`."""
         margin = f"margin {100 * self.margin:g}"
         return f"{self.metric} {points_text(self.difference)}, {margin}: {self.verdict_text()}"

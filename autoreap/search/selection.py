@@ -108,7 +108,7 @@ def _none_is_safe(front: Sequence[TrialRecord], study: StudyRecord) -> InputErro
     """The error to raise: it names the nearest candidate, and the best trade-off where there is one."""
     nearest = nearest_to_safe(study)
     assert nearest is not None  # the front is not empty
-    failed = "; ".join(check.in_words() for check in nearest.checks if not check.is_non_inferior)
+    failed = "; ".join(check.describe() for check in nearest.checks if not check.is_non_inferior)
     text = f"no candidate is non-inferior to the unpruned model; the nearest is trial {nearest.point.number}"
     text += f" ({size_text(nearest.point.size_bytes)}), on the {nearest.split} split {failed}"
     try:

@@ -765,10 +765,10 @@ def test_layers_are_ranked_by_loss_where_asked_and_cut_by_plan_and_prune(
     assert load_saliency(file).provenance == load_saliency(folder / "saliency.safetensors").provenance
 
     assert cli.main([*map(str, arguments)]) == 0
-    assert capsys.readouterr().out.endswith(f"\nlayers cut first by loss: {order.in_words}\n")
+    assert capsys.readouterr().out.endswith(f"\nlayers cut first by loss: {order.description}\n")
     assert json_of(["saliency", file], capsys)["components"]["thinker"]["layer_order"] == document["layer_order"]
     assert cli.main(["saliency", str(file)]) == 0
-    assert f"layers cut first by loss: {order.in_words}\n" in capsys.readouterr().out
+    assert f"layers cut first by loss: {order.description}\n" in capsys.readouterr().out
 
     cut = ["--layers-cut", "2", "--layer-selection", "loss", "--strip-vision"]
     json_of(["plan", file, *cut, "-o", plan], capsys)

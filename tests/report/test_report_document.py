@@ -35,7 +35,7 @@ def test_every_trial_is_there_with_what_became_of_it_and_why(tmp_path: Path) -> 
     ends = add_ends(study)
     trials = study_document(read(study), tmp_path)["trials"]
     assert [trial["state"] for trial in trials] == ["scored", "duplicate", *ends]
-    assert trials[1]["twin"] == 0
+    assert trials[1]["duplicate_of"] == 0
     assert trials[ends["pruned"]]["reason"] == "dominated by trial 0"
     assert trials[ends["infeasible"]]["broken"] == ["size <= 20 GB"]
     assert trials[ends["failed"]]["reason"] == "ScoringError: <b>nothing</b> was scored"

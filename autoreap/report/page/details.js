@@ -19,7 +19,7 @@ function rows(entries) {
 // Everything about one candidate.
 function drawDetails(host, one, choose) {
   if (!one) return host.replaceChildren(made("p", word("details.none"), "note"));
-  const [detail, plan] = [data.details[one.twin ?? one.trial], data.plans[one.twin ?? one.trial]];
+  const [detail, plan] = [data.details[one.duplicate_of ?? one.trial], data.plans[one.duplicate_of ?? one.trial]];
   const close = made("button", "×", "close");
   close.type = "button";
   close.setAttribute("aria-label", word("close"));
@@ -31,7 +31,7 @@ function drawDetails(host, one, choose) {
     head,
     isTrial && made("p", [word("state." + one.state), one.preset && word("details.preset", { name: one.preset }), params(one)]
       .filter(Boolean).join(" · "), "note"),
-    one.twin !== undefined && sentence("details.twin", { trial: link(one.twin, choose) }, "note"),
+    one.duplicate_of !== undefined && sentence("details.duplicate", { trial: link(one.duplicate_of, choose) }, "note"),
     one.reason && section(word("details.reason"), made("p", one.reason)),
     one.broken && made("p", word("details.broken", { constraints: one.broken.join(word("clause")) }), "bad"),
     one.unhealed !== undefined && unhealed(one.unhealed, choose),

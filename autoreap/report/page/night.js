@@ -9,7 +9,7 @@ function drawNight(host, choose) {
     ...(night.began ? [made("li", word("night.times", night))] : []),
     made("li", night.sessions.length > 1 ? word("night.sessions", sessions) : word("night.session")),
     made("li", num ? word("night.pruned", pruned) : word("night.not-pruned")),
-    made("li", word("night.duplicates", { number: data.trials.filter((trial) => trial.twin !== undefined).length })),
+    made("li", word("night.duplicates", { number: data.trials.filter((trial) => trial.duplicate_of !== undefined).length })),
     ...(interrupted ? [made("li", word("night.interrupted", { number: interrupted }))] : []));
   const constraints = night.constraints.map((one) => word("night.broken", one));
   host.replaceChildren(...[
