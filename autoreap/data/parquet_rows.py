@@ -72,14 +72,20 @@ class ParquetRows:
 
         features = datasets.Features({name: self.features[name] for name in columns})
         wanted = self._wanted(numbers)
-        on_hub = [piece for piece in wanted if piece.file.startswith(_ON_HUB)]
-        num_missing = sum(not _kept_group(piece, columns).exists() for piece in on_hub)
+        num_missing = 0
+        for piece in wanted:
+            if piece.file.startswith(_ON_HUB) and not _kept_group(piece, columns).exists():
+                num_missing += 1
         if num_missing:
             logger.info("%s: %d of %d row groups are to be fetched", self.where, num_missing, len(wanted))
         left = iter(numbers)
+        # Pieces come file by file, so each footer is parsed once: those of large files take long.
+        file, footer = "", None
         for place, (piece, rows) in enumerate(wanted.items()):
             with _counted(self.where, f"{place} of {len(wanted)} row groups"):
-                table = _read_group(piece, columns)
+                if piece.file != file:
+                    file, footer = piece.file, _read_footer(piece.file)
+                table = _read_group(piece, columns, footer)
             table = _cast(table.take(rows), features, f"{self.where}: {piece.file}")
             yield list(islice(left, len(rows))), datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
@@ -119,18 +125,27 @@ def open_parquet_split(path: str, name: str | None, split: str, where: str, enou
     if found is None:
         return None
     files, features = found
-    names = list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
-    for one in names:
+    names = []
+    for part in split.split("+"):
+        one = part.partition("[")[0].strip()
         if one not in files:
             raise InputError(f"has no split {one!r}; it has {', '.join(files)}", where=where, fix="name one of these")
-    if split != names[0]:
+        names.append(one)
+    if split != names[0]:  # where a slice lies may depend on how long all of its split is
         enough = None
-    of_splits = {one: _pieces(files[one], enough, where) for one in names}
-    lengths = {one: sum(piece.last for piece in pieces) for one, pieces in of_splits.items()}
+    of_splits: dict[str, list[_Piece]] = {}
+    lengths: dict[str, int] = {}
+    for one in names:
+        if one not in of_splits:
+            of_splits[one] = _pieces(files[one], enough, where)
+            lengths[one] = sum(piece.last for piece in of_splits[one])
     pieces: list[_Piece] = []
     for instruction in datasets.ReadInstruction.from_spec(split).to_absolute(lengths):
-        first = instruction.from_ or 0
-        last = lengths[instruction.splitname] if instruction.to is None else instruction.to
+        first, last = instruction.from_, instruction.to
+        if first is None:
+            first = 0
+        if last is None:
+            last = lengths[instruction.splitname]
         pieces += _cut(of_splits[instruction.splitname], first, last)
     if features is None:
         features = _features_of(files[names[0]][0])
@@ -156,22 +171,24 @@ def _find_files(path: str, name: str | None) -> tuple[dict[str, list[str]], Mapp
         builder = None
     if not isinstance(builder, Parquet):
         # What the hub does not give, `datasets` may find in its own cache; what was kept here comes first.
-        return _load_found(kept) if kept.exists() and not Path(path).exists() else None
-    files = {str(split): [str(file) for file in found] for split, found in builder.config.data_files.items()}
+        if not kept.exists() or Path(path).exists():
+            return None
+        said = parse_json(read_text(kept, "JSON", MAX_JSON_BYTES))
+        features = said["features"]
+        if features is not None:
+            features = datasets.Features.from_dict(features)
+        return said["files"], features
+    files = {}
+    for split, found in builder.config.data_files.items():
+        files[str(split)] = [str(file) for file in found]
     features = builder.info.features
     if not Path(path).exists():
-        described = None if features is None else features.to_dict()
+        described = None
+        if features is not None:
+            described = features.to_dict()
         with atomic_write(kept) as partial:
             partial.write_text(json.dumps({"files": files, "features": described}))
     return files, features
-
-
-def _load_found(kept: Path) -> tuple[dict[str, list[str]], Mapping[str, Any] | None]:
-    import datasets
-
-    found = parse_json(read_text(kept, "JSON", MAX_JSON_BYTES))
-    features = found["features"]
-    return found["files"], None if features is None else datasets.Features.from_dict(features)
 
 
 def _pieces(files: Sequence[str], enough: int | None, where: str) -> list[_Piece]:
@@ -222,12 +239,13 @@ def _read_footer(file: str) -> Any:
     return _keep(_cache() / f"{_digest('footer', file)}.parquet", fetch, pyarrow.parquet.read_metadata, file)
 
 
-def _read_group(piece: _Piece, columns: Sequence[str]) -> Any:
-    """These columns of the row group that a piece is of."""
+def _read_group(piece: _Piece, columns: Sequence[str], footer: Any) -> Any:
+    """These columns of the row group that a piece is of; `footer` is its file's."""
     import pyarrow.parquet
 
     def read(opened: Any) -> Any:
-        file = pyarrow.parquet.ParquetFile(opened, metadata=_read_footer(piece.file), pre_buffer=True)
+        # `pre_buffer` fetches the columns of the group in few requests, not in one for each page of them.
+        file = pyarrow.parquet.ParquetFile(opened, metadata=footer, pre_buffer=True)
         return file.read_row_group(piece.group, columns=list(columns))
 
     if not piece.file.startswith(_ON_HUB):
