@@ -45,4 +45,5 @@ def waveform_of(audio: Media, rate: int, where: str) -> NDArray[np.float32]:
 
 
 def _reason(error: Exception) -> object:
+    # The text of libsndfile's errors begins with what was opened, here the number of a file descriptor.
     return getattr(error, "error_string", error)

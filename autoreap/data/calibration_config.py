@@ -32,7 +32,7 @@ _HUB_KEYS = ("dataset_name", "split", "columns")
 def _locate(path: str, info: ValidationInfo) -> str:
     """`path` in the folder of the file that names it, if it is there; else it is a data set of the hub."""
     folder: Path | None = info.context
-    if folder is None:
+    if folder is None:  # made in Python, not read from a file
         return path
     if is_there(folder / path):
         return str(folder / path)
@@ -90,7 +90,12 @@ def _list_sets(value: Any) -> Any:
         return value
     if not isinstance(value, list):
         value = [value]
-    return tuple({"dataset_path": entry} if isinstance(entry, str) else entry for entry in value)
+    entries = []
+    for entry in value:
+        if isinstance(entry, str):
+            entry = {"dataset_path": entry}
+        entries.append(entry)
+    return tuple(entries)
 
 
 Sets = Annotated[tuple[CalibrationSet, ...], BeforeValidator(_list_sets)]
@@ -125,15 +130,19 @@ class CalibrationConfig(Section):
             return self
         bounded: dict[str, Any] = {}
         for modality, sets in self.sets.items():
-            bounded[modality] = tuple(replace(each, limit=min(each.limit or num_rows, num_rows)) for each in sets)
+            limited = []
+            for each in sets:
+                limited.append(replace(each, limit=min(each.limit or num_rows, num_rows)))
+            bounded[modality] = tuple(limited)
         return replace(self, **bounded)
 
 
 def load_calibration(path: Path) -> CalibrationConfig:
     """Read a file that holds what a space has under `calibration`, under that key or alone; a space will do, too."""
     file = read_yaml(path)
-    at = ("calibration",) if "calibration" in file.document else ()
-    return file.parse(CalibrationConfig, at)
+    if "calibration" in file.document:
+        return file.parse(CalibrationConfig, ("calibration",))
+    return file.parse(CalibrationConfig)
 
 
 def calibration_of(
@@ -146,7 +155,9 @@ def calibration_of(
     Raises:
         InputError: a set is not there, or none is of audio.
     """
-    config = CalibrationConfig() if path is None else load_calibration(path)
+    config = CalibrationConfig()
+    if path is not None:
+        config = load_calibration(path)
     for modality, entries in named.items():
         added = []
         for name, weight in entries:

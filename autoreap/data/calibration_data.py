@@ -48,6 +48,7 @@ def read_set(source: CalibrationSet, modality: str) -> list[Sample]:
     for sample in samples:
         if not (sample.media or sample.text):
             raise InputError("row has neither media nor text", where=sample.where)
+        # Now: its frames are decoded only once the model is loaded.
         if not isinstance(sample.video, tuple):
             check_decoder(sample.where)
     return [replace(sample, weight=source.weight) for sample in samples]
@@ -65,8 +66,9 @@ def _read_hub_set(source: CalibrationSet, modality: str) -> list[Sample]:
         columns=source.columns,
         limit=source.limit,
     )
-    samples = [replace(sample, modality=modality) for sample in read_hub(hub, _REQUIRED[modality])]
-    for sample in samples:
+    samples = []
+    for sample in read_hub(hub, _REQUIRED[modality]):
         if modality in _SEEN and sample.image is None and not sample.video:
             raise InputError("row has no image or video", where=sample.where, fix="map their column in columns:")
+        samples.append(replace(sample, modality=modality))
     return samples

@@ -18,13 +18,15 @@ class Constant:
     value: str
 
 
-ColumnRef = str | Constant | tuple[str | Constant, ...]  # a column, a template or a constant; several make a list
+# A column, a template of columns or a constant; several make a list.
+ColumnRef = str | Constant | tuple[str | Constant, ...]
 
 TEXTS = ("text", "question", "answer", "language", "speaker")
 _ONE_TEXT = ("id", "text", "question", "language", "speaker")  # an answer may be a list, too
 KEYS = ("id", "audio", "image", "video", "choices", *TEXTS)
 _COLUMN_ALONE = re.compile(r"\s*\{\{-?\s*(\w+)\s*-?\}\}\s*")
-_MAX_LIST = 100_000  # characters of a list that is stored as text: Python's parser takes much memory
+# Characters of a list that is stored as text: Python's parser takes much memory.
+_MAX_LIST = 100_000
 
 
 def referenced_columns(ref: ColumnRef) -> frozenset[str]:
@@ -64,12 +66,17 @@ def rename_columns(row: Mapping[str, Any], columns: Mapping[str, ColumnRef], whe
 
 def check_text(key: str, value: Any, where: str) -> None:
     """Raise `InputError` unless `value` is a text, a number or nothing."""
-    if value is not None and (not isinstance(value, str | int | float) or value != value):
-        raise InputError(
-            f"{key} must be a text, got {kind_of(value)}",
-            where=where,
-            fix=f"map {key} in columns: to a column of texts, or to a template such as {_part_of(key, value)}",
-        )
+    # NaN, which an empty cell of numbers is stored as, is a float that does not equal itself.
+    if value is None or (isinstance(value, str | int | float) and value == value):
+        return
+    part = f"{key}[0]"
+    if isinstance(value, Mapping) and value:
+        part = f"{key}.{next(iter(value))}"
+    raise InputError(
+        f"{key} must be a text, got {kind_of(value)}",
+        where=where,
+        fix=f"map {key} in columns: to a column of texts, or to a template such as '{{{{{part}}}}}'",
+    )
 
 
 def _check_prints_no_list(key: str, ref: ColumnRef, row: Mapping[str, Any], where: str) -> None:
@@ -81,19 +88,16 @@ def _check_prints_no_list(key: str, ref: ColumnRef, row: Mapping[str, Any], wher
         check_text(key, row[alone[1]], where)
 
 
-def _part_of(key: str, value: Any) -> str:
-    """A template that takes a text out of `value`."""
-    if isinstance(value, Mapping) and value:
-        return f"'{{{{{key}.{next(iter(value))}}}}}'"
-    return f"'{{{{{key}[0]}}}}'"
-
-
 def _value(ref: ColumnRef, row: Mapping[str, Any], where: str) -> Any:
     if isinstance(ref, Constant):
         return ref.value
     if isinstance(ref, tuple):
-        values = [_value(part, row, where) for part in ref]
-        return [value for value in values if value not in (None, "")]
+        values = []
+        for part in ref:
+            value = _value(part, row, where)
+            if value not in (None, ""):
+                values.append(value)
+        return values
     if not is_row_template(ref):
         return row[ref]
     try:
@@ -118,7 +122,7 @@ def _choices(stored: Any, where: str) -> list[str]:
 def _answers(stored: Any, choices: list[str], where: str) -> list[str]:
     if stored in (None, ""):
         return []
-    if type(stored) is int and choices:
+    if type(stored) is int and choices:  # `type`, as true and false are integers for `isinstance`
         if not 0 <= stored < len(choices):
             raise InputError(f"answer must be a choice's place from 0 to {len(choices) - 1}, got {stored}", where=where)
         return [choices[stored]]

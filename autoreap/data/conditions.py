@@ -24,7 +24,9 @@ NOISES = ("white", "pink", "brown")
 BANDS = ("telephone",)
 _TELEPHONE_HZ = (300, 3400)  # the voice band of ITU-T G.712
 _FILTER_ORDER = 4
-_NOISE_SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}  # amplitude falls with frequency ** -slope
+# Amplitude falls with frequency ** -slope.
+_NOISE_SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}
+_LEAST_RMS = 1e-9  # an RMS to divide by where there is no sound
 
 Waveform = NDArray[np.float32]
 
@@ -72,23 +74,40 @@ class Condition(Section):
     def applied(self, waveform: Waveform, sampling_rate: int, name: str) -> Waveform:
         """`waveform` [N] as it is heard; `name` is the utterance's, from which noise and room are drawn."""
         drawn = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        # The room is drawn before the noise: in another order, every utterance would be heard otherwise.
         rng = np.random.default_rng(int.from_bytes(drawn[:8], "little"))
         if self.speed != 1:
-            waveform = _faster(waveform, sampling_rate, self.speed)
+            import librosa
+
+            # As if it had been recorded at another rate: played back, it is faster and higher.
+            recorded_at = round(sampling_rate * self.speed)
+            waveform = np.asarray(librosa.resample(waveform, orig_sr=recorded_at, target_sr=sampling_rate))
         if self.room_seconds:
             waveform = _in_room(waveform, sampling_rate, self.room_seconds, rng)
         if self.snr_db is not None:
-            waveform = _with_noise(waveform, self._noise(len(waveform), sampling_rate, rng), self.snr_db)
+            noise = self._noise(len(waveform), sampling_rate, rng)
+            # Decibels are of power, the square of the amplitude: 20 of them are a factor of ten.
+            gain = _rms(waveform) / max(_rms(noise), _LEAST_RMS) * 10 ** (-self.snr_db / 20)
+            waveform = np.asarray(waveform + gain * noise)
         if self.band is not None:
-            waveform = _banded(waveform, sampling_rate)
+            from scipy.signal import butter, sosfilt
+
+            filters = butter(_FILTER_ORDER, _TELEPHONE_HZ, btype="bandpass", fs=sampling_rate, output="sos")
+            waveform = np.asarray(sosfilt(filters, waveform))
         return np.asarray(waveform, dtype=np.float32)
 
     def _noise(self, num_samples: int, sampling_rate: int, rng: np.random.Generator) -> Waveform:
-        if self.noise in NOISES:
-            return _coloured(num_samples, _NOISE_SLOPES[self.noise], rng)
-        recording = waveform_of(Path(self.noise), sampling_rate, self.noise)
-        start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
-        return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)  # a short one is repeated
+        """Noise [num_samples] of any loudness."""
+        if self.noise not in NOISES:
+            recording = waveform_of(Path(self.noise), sampling_rate, self.noise)
+            start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
+            return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)  # a short one is repeated
+        spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+        frequency = np.arange(len(spectrum), dtype=float)
+        frequency[0] = 1.0  # 0 has no negative power
+        spectrum *= frequency ** -_NOISE_SLOPES[self.noise]
+        spectrum[0] = 0.0  # nothing that is constant is heard
+        return np.asarray(np.fft.irfft(spectrum, num_samples), dtype=np.float32)
 
 
 def read_condition(text: str, where: object) -> Condition:
@@ -105,18 +124,13 @@ def read_condition(text: str, where: object) -> Condition:
         document = yaml.safe_load(f"{{{text}}}")
     except yaml.YAMLError:
         document = None
-    if not document or None in document.values():  # a key without a value, such as of `speed:2`, counts as absent
+    # `speed:2`, without a space, is a key that has no value; it would count as absent.
+    if not document or None in document.values():
         document = text
     return validate(_CONDITION, document, where, fix="such as 'noise: brown, snr_db: 10'")
 
 
 _CONDITION = TypeAdapter(Condition)
-
-
-def _faster(waveform: Waveform, sampling_rate: int, speed: float) -> Waveform:
-    import librosa
-
-    return np.asarray(librosa.resample(waveform, orig_sr=round(sampling_rate * speed), target_sr=sampling_rate))
 
 
 def _in_room(waveform: Waveform, sampling_rate: int, seconds: float, rng: np.random.Generator) -> Waveform:
@@ -128,28 +142,7 @@ def _in_room(waveform: Waveform, sampling_rate: int, seconds: float, rng: np.ran
     response *= np.sqrt(1 / np.sum(response**2))  # as much power in the tail as in the direct sound
     response[0] = 1.0
     heard = fftconvolve(waveform, response)[: len(waveform)]
-    return np.asarray(heard * _rms(waveform) / max(_rms(heard), 1e-9))
-
-
-def _coloured(num_samples: int, slope: float, rng: np.random.Generator) -> Waveform:
-    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
-    frequency = np.arange(len(spectrum), dtype=float)
-    frequency[0] = 1.0
-    spectrum *= frequency**-slope
-    spectrum[0] = 0.0
-    return np.asarray(np.fft.irfft(spectrum, num_samples), dtype=np.float32)
-
-
-def _with_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    gain = _rms(waveform) / max(_rms(noise), 1e-9) * 10 ** (-snr_db / 20)
-    return np.asarray(waveform + gain * noise)
-
-
-def _banded(waveform: Waveform, sampling_rate: int) -> Waveform:
-    from scipy.signal import butter, sosfilt
-
-    filters = butter(_FILTER_ORDER, _TELEPHONE_HZ, btype="bandpass", fs=sampling_rate, output="sos")
-    return np.asarray(sosfilt(filters, waveform))
+    return np.asarray(heard * _rms(waveform) / max(_rms(heard), _LEAST_RMS))
 
 
 def _rms(waveform: Waveform) -> float:

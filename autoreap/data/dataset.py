@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -108,7 +108,9 @@ def _hub_source(config: TaskConfig, folder: Path) -> HubSource:
     elif is_there(folder / path) and (folder / path).is_dir():
         path = str(folder / path)
     elif (folder / path).is_file() or Path(path).suffix in _OF_FILES:
-        problem = "its name does not say how to read it" if (folder / path).exists() else "no such file"
+        problem = "no such file"
+        if (folder / path).exists():
+            problem = "its name does not say how to read it"
         raise InputError(problem, where=folder / path, fix="name it .jsonl if each line is a JSON object, or .parquet")
     return HubSource(
         path=path,
@@ -140,6 +142,7 @@ def read_hub(source: HubSource, required: tuple[str, ...]) -> list[Sample]:
         with _recordings_as_stored():
             return _read_rows(source, required)
     except TypeError as error:
+        # So `datasets` says that files have other types in a column; any other is a fault of this code.
         if not str(error).startswith("Couldn't cast"):
             raise
         raise _refuse(error, source) from None
@@ -173,8 +176,10 @@ def _choose_rows(opened: Any, needed: list[str], source: HubSource) -> Iterator[
     if opened.info.builder_name == "parquet":  # the same rows as `ParquetRows` has
         numbers = _choose_numbers(len(table), source)
         yield from zip(numbers, _rows_of(table.select(numbers)), strict=True)
+    elif source.limit is None or not source.is_drawn:
+        yield from enumerate(islice(_rows_of(table), source.limit))
     else:
-        yield from _choose_streamed(_rows_of(table), source)
+        yield from draw_rows(islice(_rows_of(table), STREAMED_FOR_ONE * source.limit), source.limit)
 
 
 def _rows_of(table: Any) -> Iterator[dict[str, Any]]:
@@ -188,7 +193,13 @@ def _rows_of(table: Any) -> Iterator[dict[str, Any]]:
         if isinstance(feature, datasets.ClassLabel):
             class_labels[name] = feature
     for row in table:
-        yield _name_class_labels(row, class_labels)
+        named = dict(row)
+        for name, feature in class_labels.items():
+            number = row[name]
+            named[name] = None
+            if number is not None and number >= 0:  # -1 is no label
+                named[name] = feature.int2str(number)
+        yield named
 
 
 def _choose_numbers(num_rows: int, source: HubSource) -> list[int]:
@@ -196,6 +207,7 @@ def _choose_numbers(num_rows: int, source: HubSource) -> list[int]:
     if source.limit is None or not source.is_drawn:
         return list(range(num_rows))[: source.limit]
     if is_parquet(source.path):
+        # It lies on this disk, where many row groups cost little.
         return [number for number, _ in draw_rows(range(num_rows), source.limit)]
     return draw_in_blocks(num_rows, source.limit)
 
@@ -215,8 +227,11 @@ def _refuse(error: BaseException, source: HubSource) -> InputError:
         reason = one_line(str(error))
         fix = "a column must have one type in all files; or make it a Parquet file, which is read as it is stored"
     elif isinstance(error, ImportError):
-        library = re.search(r"install '?([\w-]+)", reason)
-        fix = f"pip install {library[1] if library else error.name}, or make it a Parquet file"
+        library = error.name
+        named = re.search(r"install '?([\w-]+)", reason)
+        if named is not None:
+            library = named[1]
+        fix = f"pip install {library}, or make it a Parquet file"
     elif is_parquet(source.path):
         fix = "make it a Parquet file"
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -234,9 +249,12 @@ def _recordings_as_stored() -> Iterator[None]:
     def keep(self: Any, value: Any) -> Any:
         if isinstance(value, str):
             return {"bytes": None, "path": value}
+        # Arrays and raw samples have no header that a decoder could read: these are left to `datasets`.
         if isinstance(value, dict) and "array" not in value and not str(value.get("path")).endswith("pcm"):
-            is_here = value.get("path") is not None and Path(value["path"]).is_file()
-            return {"bytes": None if is_here else value.get("bytes"), "path": value.get("path")}
+            path, encoded = value.get("path"), value.get("bytes")
+            if path is not None and Path(path).is_file():
+                encoded = None  # it is read from there
+            return {"bytes": encoded, "path": path}
         return encode(self, value)
 
     datasets.Audio.encode_example = keep
@@ -254,23 +272,22 @@ def _open(source: HubSource) -> Any:
         if not is_file(Path(source.path)):
             raise InputError("no such file", where=source.where)
         return open_parquet_file(source.path)
-    enough = None if source.is_drawn else source.limit
+    enough = source.limit
+    if source.is_drawn:
+        enough = None  # any row may be drawn
     rows = open_parquet_split(source.path, source.name, source.split, source.where, enough)
     if rows is not None:
         return rows
-    if source.limit is None or "[" in source.split:  # of another form than Parquet, a slice can't be streamed
+    # Of another form than Parquet, a slice can't be streamed.
+    if source.limit is None or "[" in source.split:
         return datasets.load_dataset(source.path, source.name, split=source.split)
     streamed = datasets.load_dataset(source.path, source.name, split=source.split, streaming=True)
-    if streamed.info.builder_name == "parquet":  # the hub is out of reach: this is the cache of `datasets`
+    # The hub is out of reach: this is the cache of `datasets`.
+    if streamed.info.builder_name == "parquet":
         return datasets.load_dataset(source.path, source.name, split=source.split)
-    return streamed if streamed.features is not None else streamed._resolve_features()
-
-
-def _choose_streamed(rows: Iterable[Any], source: HubSource) -> list[tuple[int, Any]]:
-    """As many of `rows` as the source takes, with their numbers; how many there are is not known."""
-    if source.limit is None or not source.is_drawn:
-        return list(enumerate(islice(rows, source.limit)))
-    return draw_rows(islice(rows, STREAMED_FOR_ONE * source.limit), source.limit)
+    if streamed.features is None:
+        streamed = streamed._resolve_features()  # from its first rows
+    return streamed
 
 
 def _find_columns(source: HubSource, present: list[str], required: tuple[str, ...]) -> dict[str, ColumnRef]:
@@ -297,15 +314,6 @@ def _find_columns(source: HubSource, present: list[str], required: tuple[str, ..
     return columns
 
 
-def _name_class_labels(row: Mapping[str, Any], class_labels: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` with the names of its class labels, which are stored as numbers; -1 stands for none."""
-    named = dict(row)
-    for name, feature in class_labels.items():
-        if named[name] is not None:
-            named[name] = feature.int2str(named[name]) if named[name] >= 0 else None
-    return named
-
-
 def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tuple[str, ...]) -> Sample:
     """The sample of a row, whose media are stored in the data set or as paths."""
     for key in required:
@@ -314,12 +322,19 @@ def _make_sample(row: Mapping[str, Any], number: int, where: str, required: tupl
     texts: dict[str, Any] = {key: str(row[key]) for key in TEXTS if row.get(key) is not None}
     video = row.get("video")
     if isinstance(video, list):
-        frames = [_encoded("video", frame, where) for frame in video]
-        video = tuple(frame for frame in frames if frame is not None)
+        frames = []
+        for stored in video:
+            frame = _encoded("video", stored, where)
+            if frame is not None:
+                frames.append(frame)
+        video = tuple(frames)
     else:
         video = _encoded("video", video, where) or ()
+    identity = row.get("id")
+    if identity is None:
+        identity = number
     return Sample(
-        id=str(number) if row.get("id") is None else str(row["id"]),
+        id=str(identity),
         where=where,
         audio=_encoded("audio", row.get("audio"), where),
         image=_encoded("image", row.get("image"), where),
@@ -338,6 +353,8 @@ def _encoded(key: str, stored: Any, where: str) -> Media | None:
             raise InputError(f"{key} has neither bytes nor path", where=where, fix="store it encoded, not as an array")
     if not stored:
         return None
-    if not isinstance(stored, str | bytes):
+    if isinstance(stored, str):
+        return Path(stored)
+    if not isinstance(stored, bytes):
         raise InputError(f"{key} must be encoded, or a path, got {type(stored).__name__}", where=where)
-    return Path(stored) if isinstance(stored, str) else stored
+    return stored

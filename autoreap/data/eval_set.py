@@ -1,7 +1,7 @@
 """The tasks and rows of an evals file. Each split is opened once, and handed on."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class EvalSet:
     def digest(self) -> str:
         """Sixteen hex digits of all that is asked: rows, media and prompts."""
         total = hashlib.sha256()
+        # Where the data lie does not count, and a condition counts by what it does.
         for task in self.tasks:
             total.update(repr(replace(task.config, dataset_path="", condition=None)).encode())
             if task.config.condition:
@@ -98,20 +99,19 @@ class Evals:
         seen: dict[str, Sample] = {}
         for task in self.search.tasks:
             for sample in task.samples:
-                seen |= dict.fromkeys(contents(sample), sample)
+                for content in contents(sample):
+                    seen[content] = sample
         for task in self.report.tasks:
             for sample in task.samples:
-                _check_unseen(sample, seen)
-
-
-def _check_unseen(sample: Sample, seen: Mapping[str, Sample]) -> None:
-    for content in contents(sample):
-        if content in seen:
-            raise InputError(
-                f"is in the search split too, at {seen[content].where}; it can't judge what was chosen on it",
-                where=sample.where,
-                fix="take it out of one of the two",
-            )
+                for content in contents(sample):
+                    if content not in seen:
+                        continue
+                    where = seen[content].where
+                    raise InputError(
+                        f"is in the search split too, at {where}; it can't judge what was chosen on it",
+                        where=sample.where,
+                        fix="take it out of one of the two",
+                    )
 
 
 def open_evals(path: Path) -> Evals:
@@ -136,6 +136,7 @@ def read_task(config: TaskConfig, folder: Path) -> list[Sample]:
     task = task_of(config)
     samples = read_dataset(config, folder, task.REQUIRED)
     for sample in samples:
+        # What the task can't read in the reference, no model could answer.
         if sample.choices and task.judge(sample, task.reference(sample))[1]:
             raise InputError(
                 f"answer {task.reference(sample)!r} is none of its choices: {', '.join(sample.choices)}",

@@ -90,12 +90,13 @@ def _check_prompt(text: str) -> str:
         check_template(text)
         return text
     try:
-        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
+        parts = list(string.Formatter().parse(text))
     except ValueError as error:
         raise ValueError(f"is no template ({error})") from None
-    # A width such as {question:>1000000000} would be filled with spaces.
-    if any(name not in _FILLED_IN or form or conversion for _, name, form, conversion in parts):
-        raise ValueError("may use {question}, {choices} and {lettered} alone")
+    for _, name, form, conversion in parts:
+        # A width such as {question:>1000000000} would be filled with spaces. A text alone has no name.
+        if name is not None and (name not in _FILLED_IN or form or conversion):
+            raise ValueError("may use {question}, {choices} and {lettered} alone")
     return text
 
 
@@ -166,6 +167,8 @@ class _TaskEntry(Section):
         if self.metric_list and self.metric_list[0].metric != task.METRIC:
             metric = self.metric_list[0].metric
         version = self.metadata.version
+        if version is not None:
+            version = str(version)
         generation = self.generation_kwargs
         return TaskConfig(
             task=self.task,
@@ -179,7 +182,7 @@ class _TaskEntry(Section):
             limit=self.limit,
             condition=self.condition,
             metric=metric,
-            version=None if version is None else str(version),
+            version=version,
             max_unreadable=self.max_unreadable,
         )
 
@@ -240,4 +243,6 @@ def task_of(config: TaskConfig) -> Task:
 def metric_name(config: TaskConfig) -> str:
     """`wer`, or `wer.noisy` for a task labelled noisy."""
     metric = task_of(config).METRIC
-    return f"{metric}.{config.label}" if config.label else metric
+    if not config.label:
+        return metric
+    return f"{metric}.{config.label}"

@@ -96,8 +96,10 @@ def metric_of(entry: Mapping[str, Any]) -> str | None:
         return None
     if not isinstance(listed, list) or len(listed) != 1:
         return metrics[0]
-    chosen = mapping_or_empty(listed[0]).get("metric")
-    return chosen if chosen in metrics else None
+    chosen: str | None = mapping_or_empty(listed[0]).get("metric")
+    if chosen not in metrics:
+        return None
+    return chosen
 
 
 def _metrics_of(entry: Mapping[str, Any]) -> list[str]:
@@ -121,6 +123,7 @@ def metric_mistakes(entry: Mapping[str, Any]) -> Iterator[Mistake]:
     task = task_named(entry["task"], metric)
     if given.get("aggregation", task.AGGREGATION) != task.AGGREGATION:
         yield (*at, "aggregation"), f"must be one of {task.AGGREGATION}, got {given['aggregation']!r}"
+    # Compared by `is`, as 1 equals true.
     higher = task.DIRECTION == "maximize"
     if given.get("higher_is_better", higher) is not higher:
         yield (*at, "higher_is_better"), f"must be {str(higher).lower()} for {metric}, or left out"
@@ -148,7 +151,13 @@ def _check_choices(value: Any) -> Any:
         return _check_column(value)
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) and text for text in value):
         raise ValueError('must be a column, a template or a list of texts (yes and no in quotes: ["yes", "no"])')
-    return tuple(text if is_row_template(text) else Constant(text) for text in value)
+    choices: list[str | Constant] = []
+    for text in value:
+        if is_row_template(text):
+            choices.append(text)
+        else:
+            choices.append(Constant(text))
+    return tuple(choices)
 
 
 Column = Annotated[Any, AfterValidator(_check_column)]

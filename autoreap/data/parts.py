@@ -26,10 +26,13 @@ def check_whole(row: Mapping[str, Any], audio: Media | None, where: str) -> None
     named = {key: row[key] for key in PART_KEYS if row.get(key) not in (None, "")}
     if audio is None or not named:
         return
-    properties = _length_and_channels(audio)
-    if properties is None:
+    import soundfile
+
+    try:
+        with opened_sound(audio) as sound:
+            seconds, num_channels = sound.frames / sound.samplerate, sound.channels
+    except (soundfile.LibsndfileError, OSError, ValueError):
         return
-    seconds, num_channels = properties
     said = ", ".join(f"{key} {str(value)[:40]}" for key, value in named.items())
     if num_channels > 1 and _first(named, _CHANNELS) is not None:
         raise InputError(f"names one of {num_channels} channels ({said}), but all are heard", where=where, fix=_FIX)
@@ -41,7 +44,9 @@ def check_whole(row: Mapping[str, Any], audio: Media | None, where: str) -> None
         # Where a part begins far behind its recording's end, it was cut out of a longer one.
         is_part = 0 < start < seconds
     else:
-        rounded = _ROUNDED if duration % 1 else 1 - _ROUNDED
+        rounded = _ROUNDED
+        if duration % 1 == 0:
+            rounded = 1 - _ROUNDED
         is_part = 0 < duration < seconds - rounded and start < seconds
     if is_part or start < 0:
         raise InputError(
@@ -53,7 +58,7 @@ def _first(named: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
     """The first value of `keys` that is a number; other tools mean other things by these words."""
     for key in keys:
         value = named.get(key)
-        if isinstance(value, bool):
+        if isinstance(value, bool):  # a number for Python
             continue
         try:
             number = float(value)  # type: ignore[arg-type]
@@ -62,13 +67,3 @@ def _first(named: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
         if math.isfinite(number):
             return number
     return None
-
-
-def _length_and_channels(audio: Media) -> tuple[float, int] | None:
-    import soundfile
-
-    try:
-        with opened_sound(audio) as sound:
-            return sound.frames / sound.samplerate, sound.channels
-    except (soundfile.LibsndfileError, OSError, ValueError):
-        return None

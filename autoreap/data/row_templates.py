@@ -69,7 +69,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         @wraps(function)  # Jinja marks those that want its context
         def run(*arguments: Any, **named: Any) -> Any:
-            counted = [list(each) if isinstance(each, Iterator) else each for each in arguments]
+            counted = []
+            for argument in arguments:
+                if isinstance(argument, Iterator):
+                    argument = list(argument)  # it has no length, and could not be read twice
+                counted.append(argument)
             self.check(*counted, *named.values())
             return function(*counted, **named)
 
@@ -112,10 +116,14 @@ def _printable(value: Any) -> Any:
 
 def kind_of(value: Any) -> str:
     """What `value` is, for messages."""
+    if value is None:
+        return "nothing"
     for kind, name in ((Mapping, "a struct"), (bytes, "bytes"), (list | tuple, "a list")):
         if isinstance(value, kind):
-            return f"{name}: {shown(value)}" if value else f"{name} of nothing"
-    return "nothing" if value is None else f"{type(value).__name__}: {shown(value)}"
+            if not value:
+                return f"{name} of nothing"
+            return f"{name}: {shown(value)}"
+    return f"{type(value).__name__}: {shown(value)}"
 
 
 def _short_range(*bounds: int) -> range:
@@ -141,7 +149,8 @@ def check_template(ref: str) -> None:
         raise ValueError("is a template with a number that is too large")
     try:
         parsed = _ENVIRONMENT.parse(ref)
-        for refused in _refused(parsed):
+        refused = next(_refused(parsed), None)
+        if refused is not None:
             raise ValueError(f"is a template with {refused}, which is not supported")
         _template(ref)
     except jinja2.TemplateError as error:
@@ -170,6 +179,7 @@ def columns_of_template(ref: str) -> frozenset[str]:
 
 def fill_in(ref: str, row: Mapping[str, Any]) -> str:
     """The template `ref` with the columns of `row`; `ValueError` where that can't be, or would not end."""
+    # One environment fills in all rows, one at a time, so the deadline is this row's.
     _ENVIRONMENT.deadline = time.monotonic() + _MAX_SECONDS
     written, length = [], 0
     try:

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import AfterValidator, ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter
 from pydantic.dataclasses import dataclass as validated_dataclass
 
@@ -73,8 +72,12 @@ class Sample:
     @property
     def media(self) -> tuple[Media, ...]:
         """Every recording, image, frame and video file of the row."""
-        video = self.video if isinstance(self.video, tuple) else (self.video,)
-        return tuple(content for content in (self.audio, self.image, *video) if content is not None)
+        media = [self.audio, self.image]
+        if isinstance(self.video, tuple):
+            media += self.video
+        else:
+            media.append(self.video)
+        return tuple(content for content in media if content is not None)
 
 
 def _check_not_address(path: str) -> str:
@@ -116,7 +119,8 @@ class _Row:
 
 _ROW = TypeAdapter(_Row)
 
-Arrange = Callable[[dict[str, Any], str], dict[str, Any]]  # a row, and the file and line it came from
+# Takes a row, and the file and line it came from.
+Arrange = Callable[[dict[str, Any], str], dict[str, Any]]
 
 
 def read_samples(
@@ -157,6 +161,11 @@ def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: 
         if isinstance(value, str) and not value.strip():
             raise InputError(f"key {key!r} is blank", where=where, fix="fill it in, or leave the row out")
     row = validate(_ROW, values, where)
+    audio = image = None
+    if row.audio:
+        audio = folder / row.audio
+    if row.image:
+        image = folder / row.image
     video: tuple[Media, ...] | Media = ()
     if isinstance(row.video, str):
         video = folder / row.video
@@ -168,8 +177,8 @@ def _make_sample(values: Mapping[str, Any], where: str, folder: Path, required: 
         modality=row.modality,
         text=row.text,
         question=row.question,
-        audio=folder / row.audio if row.audio else None,
-        image=folder / row.image if row.image else None,
+        audio=audio,
+        image=image,
         video=video,
         answer=row.answer,
         answers=tuple(row.answers or ()),
@@ -189,31 +198,24 @@ def check_sample(sample: Sample, row: Mapping[str, Any], *, fix: str) -> None:
         row: what `sample` was made of, as it is stored.
         fix: says what the paths of media are relative to.
     """
-    _check_media_files(sample, fix)
+    for media in sample.media:
+        if isinstance(media, Path) and not is_file(media):
+            problem = f"no such media file: {media}"
+            if is_there(media):
+                problem = f"not a file: {media}"
+            raise InputError(problem, where=sample.where, fix=fix)
     check_whole(row, sample.audio, sample.where)
-    _check_texts(sample)
-
-
-def _check_texts(sample: Sample) -> None:
-    """Raise `InputError` if a text of `sample` holds half a character: a lone surrogate, as JSON cut short has it."""
-    single = ("id", "text", "question", "answer", "language", "speaker")
-    named = [(key, getattr(sample, key)) for key in single]
-    named += [("answers", " ".join(sample.answers)), ("choices", " ".join(sample.choices))]
-    for key, text in named:
+    for key in ("id", "text", "question", "answer", "language", "speaker", "answers", "choices"):
+        texts = getattr(sample, key) or ""
+        if isinstance(texts, tuple):
+            texts = " ".join(texts)
         try:
-            (text or "").encode()
+            texts.encode()  # a lone surrogate, as JSON cut short has it, has no UTF-8
         except UnicodeEncodeError as error:
-            half = ascii(text[error.start])
+            half = ascii(texts[error.start])
             raise InputError(
                 f"{key} holds half a character, {half}", where=sample.where, fix="write the text anew from its source"
             ) from None
-
-
-def _check_media_files(sample: Sample, fix: str) -> None:
-    for media in sample.media:
-        if isinstance(media, Path) and not is_file(media):
-            problem = f"not a file: {media}" if is_there(media) else f"no such media file: {media}"
-            raise InputError(problem, where=sample.where, fix=fix)
 
 
 def digest(samples: Sequence[Sample]) -> str:
@@ -238,17 +240,19 @@ def contents(sample: Sample) -> list[str]:
     """
     if not sample.media:
         return [hashlib.sha256(repr((sample.question, sample.text)).encode()).hexdigest()[:16]]
-    return [_media_digest(media) for media in sample.media]
+    digests = []
+    for media in sample.media:
+        if isinstance(media, bytes):
+            digests.append(hashlib.sha256(media).hexdigest()[:16])
+        else:
+            status = media.stat()
+            digests.append(_file_digest(media, status.st_mtime_ns, status.st_size))
+    return digests
 
 
-def _media_digest(media: Media) -> str:
-    if isinstance(media, bytes):
-        return hashlib.sha256(media).hexdigest()[:16]
-    status = media.stat()
-    return _file_digest(media, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=1 << 17)  # a search asks for it twice: are the splits apart, and are the data those of the study
+# A search asks for it twice: are the splits apart, and are the data those of the study? Time and size are there for
+# the cache: a file that was written anew is read anew.
+@lru_cache(maxsize=1 << 17)
 def _file_digest(path: Path, _modified: int, _size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -293,18 +297,16 @@ def load_frames(sample: Sample) -> Frames | None:
         media = (sample.image,)
     if not media:
         return None
-    images = tuple(_open_image(content, sample.where) for content in media)
+    images = []
+    for content in media:
+        with opened_image(content, sample.where) as image:
+            image.load()  # within the context, which makes a `MediaError` of what fails
+            images.append(image)
     if sum(image.width * image.height for image in images) > MAX_PIXELS:
         raise MediaError(f"the frames of a video have more than {MAX_PIXELS:,} pixels", where=sample.where)
     if len({image.size for image in images}) > 1:
         raise MediaError("the frames of a video must all have the same size", where=sample.where)
-    return Frames(images, 1 / FRAMES_PER_SECOND)
-
-
-def _open_image(media: Media, where: str) -> Image.Image:
-    with opened_image(media, where) as image:
-        image.load()
-        return image
+    return Frames(tuple(images), 1 / FRAMES_PER_SECOND)
 
 
 def check_unreadable(unreadable: Sequence[str], num_rows: int, most: float, *, option: str) -> None:
@@ -321,6 +323,7 @@ def check_unreadable(unreadable: Sequence[str], num_rows: int, most: float, *, o
     named = "; ".join(unreadable[:_NAMED])
     if len(unreadable) == num_rows:
         raise InputError(f"none of {num_rows} rows can be read: {named}", fix="mend them, or name other data")
+    # The share to allow is rounded up, to the next twentieth, so that it is enough.
     raise InputError(
         f"{len(unreadable)} of {num_rows} rows so far can't be read, more than the share {most:g}: {named}",
         fix=f"mend or remove them, or allow more, such as {option} {math.ceil(share * 20) / 20:g}",
@@ -330,4 +333,8 @@ def check_unreadable(unreadable: Sequence[str], num_rows: int, most: float, *, o
 def spread(lengths: Sequence[int], number: int) -> list[int]:
     """Of `number` rows the numbers, evenly spread over their lengths, the shortest first; `number` is at most all."""
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    return [order[int((place + 0.5) * len(order) / number)] for place in range(number)]
+    chosen = []
+    for place in range(number):
+        middle = (place + 0.5) * len(order) / number  # of this one of `number` equal parts
+        chosen.append(order[int(middle)])
+    return chosen

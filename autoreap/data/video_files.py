@@ -81,7 +81,9 @@ def size_from_header(video: Media, where: str) -> tuple[int, int, int]:
     """
     with _opened(video, where) as container:
         context = container.streams.video[0].codec_context
-        seconds = MAX_FRAMES if container.duration is None else container.duration / 1_000_000  # libav counts in µs
+        seconds: float = MAX_FRAMES
+        if container.duration is not None:
+            seconds = container.duration / 1_000_000  # libav counts in µs
         return num_sampled(seconds), context.width, context.height
 
 
@@ -107,6 +109,7 @@ def _opened(video: Media, where: str) -> Iterator[Any]:
     import av
 
     try:
+        # `file:`, as a name with a colon in it would be taken for an address.
         with named(video) as path, av.open(f"file:{path}", options=_OPTIONS) as container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise ValueError("it has no pictures")
@@ -114,7 +117,8 @@ def _opened(video: Media, where: str) -> Iterator[Any]:
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a format that is not among ours
+        # What FFmpeg says of a format that is not among ours.
+        if isinstance(error, av.error.ArgumentError):
             reason = "it is in no format of videos (mp4, webm, mov, mkv, avi, ...)"
         raise MediaError(f"video can't be decoded: {reason}", where=where) from None
 
@@ -124,7 +128,9 @@ def _span(container: Any) -> tuple[float, float]:
     stream = container.streams.video[0]
     times = []
     for packet in container.demux(stream):
-        stamp = packet.dts if packet.pts is None else packet.pts
+        stamp = packet.pts
+        if stamp is None:
+            stamp = packet.dts  # AVI stores no other
         if stamp is not None:
             times.append(float(stamp * stream.time_base))
     if not times:
@@ -137,10 +143,13 @@ def _span(container: Any) -> tuple[float, float]:
 def _shown_at(times: Sequence[float], container: Any) -> Iterator[Image.Image]:
     """The frame on show at each of the ascending `times`."""
     stream = container.streams.video[0]
+    # By default PyAV shares out the slices of a frame, of which most videos have one.
     stream.thread_type = "AUTO"
     waiting, shown = list(times), None
     for frame in container.decode(stream):
-        stamp = frame.dts if frame.pts is None else frame.pts
+        stamp = frame.pts
+        if stamp is None:
+            stamp = frame.dts
         now = float(stamp * stream.time_base)
         while waiting and shown is not None and now > waiting[0]:
             waiting.pop(0)

@@ -59,8 +59,9 @@ class YamlFile:
         while key not in self.lines:
             key = key[:-1]
         line = self.lines[key]
-        place = f"{dotted(key)}: " if key else ""
-        return line, f"{self.path}:{line}: {place}{message}"
+        if key:
+            message = f"{dotted(key)}: {message}"
+        return line, f"{self.path}:{line}: {message}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -104,14 +105,17 @@ def parse_yaml(text: str, path: Path) -> YamlFile:
         root = loader.get_single_node()
         lines: dict[KeyPath, int] = {(): 1}
         repeated: list[Mistake] = []
+        document = None
         if root is not None:
             _collect_lines(root, (), lines, repeated)
-        document = loader.construct_document(root) if root is not None else None
+            document = loader.construct_document(root)
     except RecursionError:
         raise InputError("a part of it contains itself, or it is nested too deeply", where=path) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark else path
+        where: object = path
+        if mark:
+            where = f"{path}:{mark.line + 1}"
         raise InputError(f"not YAML: {error.problem or error.context}", where=where) from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}", where=path) from None

@@ -54,7 +54,10 @@ def task_named(name: str, metric: str | None = None) -> Task:
 
 def task_of_metric(metric: str) -> Task | None:
     """The first task that yields `metric`."""
-    return next((task for task in TASKS if base_name(metric) == task.METRIC), None)
+    for task in TASKS:
+        if base_name(metric) == task.METRIC:
+            return task
+    return None
 
 
 def base_name(metric: str) -> str:

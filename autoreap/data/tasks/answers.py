@@ -32,8 +32,9 @@ _JOINTS = frozenset({"and", "or", "but"})
 def same(first: str, second: str, language: str | None) -> bool:
     """Whether two texts differ in nothing that counts."""
     # Fillers such as "um" normalise to nothing, which is not what an empty output means.
-    compared = [units(text, language) or [_as_it_stands(text)] for text in (first, second)]
-    return compared[0] == compared[1]
+    ours = units(first, language) or [_as_it_stands(first)]
+    theirs = units(second, language) or [_as_it_stands(second)]
+    return ours == theirs
 
 
 def _as_it_stands(text: str) -> str:
@@ -59,39 +60,56 @@ def chosen(choices: Sequence[str], output: str, language: str | None) -> int | N
     polarities = [yes_or_no(choice) for choice in choices]
     if None not in polarities and (said := yes_or_no(output)) in polarities:
         return polarities.index(said)
-    numbers = {_announced(choices, reading, language) for reading in announced} - {None}
-    return numbers.pop() if len(numbers) == 1 else None
+    numbers = set()
+    for reading in announced:
+        number = _by_text(choices, reading, language)
+        if number is None:
+            number = _by_letter(choices, _LETTER.fullmatch(reading) or _ANNOUNCED_LETTER.match(reading))
+        if number is not None:
+            numbers.add(number)
+    if len(numbers) != 1:
+        return None
+    return numbers.pop()
 
 
 def yes_or_no(output: str) -> bool | None:
     """Whether `output` begins by saying yes or no, and does not also say the other."""
-    return next((polarity for polarity in map(_polarity, readings(output)) if polarity is not None), None)
+    for reading in readings(output):
+        polarity = _polarity(reading)
+        if polarity is not None:
+            return polarity
+    return None
 
 
 def _polarity(reading: str) -> bool | None:
-    clauses = [clause.casefold().split() for clause in _CLAUSE_ENDS.split(reading)]
-    first = clauses[0]
+    first, *others = [clause.casefold().split() for clause in _CLAUSE_ENDS.split(reading)]
     if not first or first[0] not in _YES | _NO:
         return None
-    bare = [clause for clause in clauses[1:] if set(clause) <= _YES | _NO | _JOINTS]
-    said = {word in _YES for clause in (first, *bare) for word in clause if word in _YES | _NO}
-    return said.pop() if len(said) == 1 else None
-
-
-def _announced(choices: Sequence[str], reading: str, language: str | None) -> int | None:
-    number = _by_text(choices, reading, language)
-    if number is None:
-        number = _by_letter(choices, _LETTER.fullmatch(reading) or _ANNOUNCED_LETTER.match(reading))
-    return number
+    said = set(first)
+    for clause in others:
+        # A clause with other words in it answers nothing: "No, yes is what the other speaker says."
+        if set(clause) <= _YES | _NO | _JOINTS:
+            said.update(clause)
+    if said & _YES and said & _NO:
+        return None
+    return bool(said & _YES)
 
 
 def _by_text(choices: Sequence[str], text: str, language: str | None) -> int | None:
-    exact = [number for number, choice in enumerate(choices) if _as_it_stands(choice) == _as_it_stands(text)]
     # C and C++ differ in marks alone, which count only where they must.
-    found = exact[:1] or [number for number, choice in enumerate(choices) if same(choice, text, language)]
-    return found[0] if len(found) == 1 else None
+    for number, choice in enumerate(choices):
+        if _as_it_stands(choice) == _as_it_stands(text):
+            return number
+    found = [number for number, choice in enumerate(choices) if same(choice, text, language)]
+    if len(found) != 1:
+        return None
+    return found[0]
 
 
 def _by_letter(choices: Sequence[str], letter: re.Match[str] | None) -> int | None:
-    number = string.ascii_uppercase.index(letter[1].upper()) if letter else len(choices)
-    return number if number < len(choices) else None
+    if letter is None:
+        return None
+    number = string.ascii_uppercase.index(letter[1].upper())
+    if number >= len(choices):
+        return None
+    return number

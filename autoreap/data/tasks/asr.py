@@ -34,7 +34,8 @@ def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
     return _word_edits(reference(sample), output, sample.language), False
 
 
-@lru_cache(maxsize=1 << 16)  # most answers of a candidate were other candidates' before
+# Most answers of a candidate were other candidates' before.
+@lru_cache(maxsize=1 << 16)
 def _word_edits(expected: str, heard: str, language: str | None) -> Counts:
     return edits(units(expected, language), units(heard, language))
 

@@ -20,5 +20,6 @@ question = asr.question
 
 def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
     """(substitutions + deletions + insertions, reference characters), both normalised; any text can be scored."""
-    expected, heard = (characters(text, sample.language) for text in (reference(sample), output))
+    expected = characters(reference(sample), sample.language)
+    heard = characters(output, sample.language)
     return asr.edits(expected, heard), False

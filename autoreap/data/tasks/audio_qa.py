@@ -28,29 +28,36 @@ def question(sample: Sample, template: str) -> str:
     """
     if sample.question and not sample.choices:
         return sample.question
-    lettered = "\n".join(
-        f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, sample.choices, strict=False)
+    lettered = []
+    for letter, text in zip(string.ascii_uppercase, sample.choices, strict=False):
+        lettered.append(f"{letter}. {text}")
+    return template.format(
+        question=sample.question or "", choices=", ".join(sample.choices), lettered="\n".join(lettered)
     )
-    return template.format(question=sample.question or "", choices=", ".join(sample.choices), lettered=lettered)
 
 
 def judge(sample: Sample, output: str) -> tuple[Counts, bool]:
     """(1 if right, 1). A choice may be named by its text or its letter; what can't be read is wrong, and has failed."""
-    named: bool | int | None
+    accepted = (reference(sample), *sample.answers)
     if sample.choices:
         named = chosen(sample.choices, output, sample.language)
-        accepted = {chosen(sample.choices, answer, sample.language) for answer in (reference(sample), *sample.answers)}
-        right = named is not None and named in accepted
+        numbers = {chosen(sample.choices, answer, sample.language) for answer in accepted}
+        can_be_read = named is not None
+        right = can_be_read and named in numbers
     elif (expected := yes_or_no(reference(sample))) is not None:
-        named = yes_or_no(output)
-        right = named is expected
+        said = yes_or_no(output)
+        can_be_read = said is not None
+        right = said is expected
     else:
-        named = True if output.strip() else None
-        right = named is not None and _is_right(sample, output)
-    return Counts(int(right), 1), named is None
+        can_be_read = bool(output.strip())
+        right = can_be_read and _is_one_of(accepted, output, sample.language)
+    return Counts(int(right), 1), not can_be_read
 
 
-def _is_right(sample: Sample, output: str) -> bool:
+def _is_one_of(accepted: tuple[str, ...], output: str, language: str | None) -> bool:
     """Whether a short answer is one of those that count as right."""
-    accepted = (reference(sample), *sample.answers)
-    return any(same(reading, answer, sample.language) for reading in (output, *readings(output)) for answer in accepted)
+    for reading in (output, *readings(output)):
+        for answer in accepted:
+            if same(reading, answer, language):
+                return True
+    return False

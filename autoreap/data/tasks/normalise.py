@@ -109,8 +109,10 @@ def _seen_joiner(joiners: re.Match[str]) -> str:
         return ""
     if unicodedata.combining(before) == _VIRAMA:
         return joiner
-    joined = _ARABIC.match(before) and before not in _JOIN_NOT_ONWARDS and _ARABIC.match(after)
-    return joiner if joiner == _NON_JOINER and joined else ""
+    would_join = _ARABIC.match(before) and before not in _JOIN_NOT_ONWARDS and _ARABIC.match(after)
+    if joiner == _NON_JOINER and would_join:
+        return joiner
+    return ""
 
 
 def _replaced(text: str, replacements: dict[str, str]) -> str:
@@ -119,7 +121,8 @@ def _replaced(text: str, replacements: dict[str, str]) -> str:
     return text
 
 
-@lru_cache(maxsize=1 << 16)  # the same references are compared for every candidate, and most of the answers
+# The same references are compared for every candidate, and most of the answers.
+@lru_cache(maxsize=1 << 16)
 def _units(text: str, language: str) -> tuple[str, ...]:
     text = plain(text)
     if language == "en":
@@ -131,8 +134,11 @@ def _units(text: str, language: str) -> tuple[str, ...]:
         text = _bare(text, language)
         if language in _SPOKEN_PARENTHESES:
             text = text.replace("〇", "零")
-    words = [word for word in text.split() if word.strip(".")]  # Whisper's leaves the second of two full stops
-    return tuple(unit for word in words for unit in _UNIT.findall(word))
+    found: list[str] = []
+    for word in text.split():
+        if word.strip("."):  # Whisper's leaves the second of two full stops
+            found += _UNIT.findall(word)
+    return tuple(found)
 
 
 def _bare(text: str, language: str) -> str:
@@ -142,10 +148,11 @@ def _bare(text: str, language: str) -> str:
     text = _replaced(unicodedata.normalize("NFKC", text), _LETTERS)
     found = ""
     for character in text:
+        # Unicode's categories: Nd digits, S symbols, P punctuation, M marks on the letter before them.
         kind = unicodedata.category(character)
         if kind == "Nd":
             found += str(unicodedata.decimal(character))
-        elif kind[0] in "SP" or (kind[0] == "M" and found[-1:] in ("", " ")):  # an accent that stands by itself
+        elif kind[0] in "SP" or (kind[0] == "M" and found[-1:] in ("", " ")):
             found += " "
         else:
             found += character
