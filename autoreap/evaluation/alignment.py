@@ -28,8 +28,12 @@ class Edit:
 
     def as_list(self) -> list[str]:
         """For JSON: the kind, then the text; of a substitution the reference's and the output's."""
-        sides = {EQUAL: (self.reference,), DELETED: (self.reference,), INSERTED: (self.output,)}
-        return [self.kind, *(" ".join(side) for side in sides.get(self.kind, (self.reference, self.output)))]
+        reference, output = " ".join(self.reference), " ".join(self.output)
+        if self.kind == SUBSTITUTED:
+            return [self.kind, reference, output]
+        if self.kind == INSERTED:
+            return [self.kind, output]
+        return [self.kind, reference]
 
 
 class Cell(NamedTuple):
@@ -79,11 +83,13 @@ def columns(alignments: Sequence[Sequence[Edit]]) -> list[Column]:
     for edit in alignments[0]:
         reference += edit.reference
     found = []
+    # One position more than the reference has units: something may be inserted behind the last.
     for position in range(len(reference) + 1):
-        inserted = zip_longest(*(insertions.get(position, []) for _, insertions in sides))
-        found += [Column(None, cells) for cells in inserted]
+        inserted = [insertions.get(position, []) for _, insertions in sides]
+        for cells in zip_longest(*inserted):
+            found.append(Column(None, cells))
         if position < len(reference):
-            found.append(Column(reference[position], tuple(cells[position] for cells, _ in sides)))
+            found.append(Column(reference[position], tuple(of_output[position] for of_output, _ in sides)))
     return found
 
 
@@ -92,8 +98,9 @@ def _side(edits: Sequence[Edit]) -> tuple[list[Cell], dict[int, list[Cell]]]:
     cells: list[Cell] = []
     insertions: dict[int, list[Cell]] = {}
     for edit in edits:
+        found = [Cell(edit.kind, unit) for unit in edit.output or edit.reference]
         if edit.kind == INSERTED:
-            insertions.setdefault(len(cells), []).extend(Cell(INSERTED, unit) for unit in edit.output)
+            insertions.setdefault(len(cells), []).extend(found)
         else:
-            cells += [Cell(edit.kind, unit) for unit in edit.output or edit.reference]
+            cells += found
     return cells, insertions

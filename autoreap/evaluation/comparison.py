@@ -144,11 +144,11 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
     pairs = {}
     left_out = {}
     for metric in {**first, **second}:  # the metrics of A in their order, then those of B alone
-        outcomes_of_a, outcomes_of_b = first.get(metric, ()), second.get(metric, ())
-        shared = _pairs(metric, outcomes_of_a, outcomes_of_b)
+        of_a, of_b = first.get(metric, ()), second.get(metric, ())
+        shared = _pairs(metric, of_a, of_b)
         if shared:
             pairs[metric] = shared
-        left_out[metric] = (len(outcomes_of_a) - len(shared), len(outcomes_of_b) - len(shared))
+        left_out[metric] = (len(of_a) - len(shared), len(of_b) - len(shared))
     if not pairs:
         raise InputError(
             f"share no utterance: A has {_contents(first)}, B has {_contents(second)}",
@@ -159,9 +159,11 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
     for metric, listed in pairs.items():
         if not any(pair.first.counts.denominator for pair in listed):
             raise InputError(f"no reference of {metric} has a word", where="A and B", fix="score rows with references")
-        # Either side may lack the language, so both get the one that is known.
-        outcomes_of_a = [replace(pair.first, language=pair.language) for pair in listed]
-        outcomes_of_b = [replace(pair.second, language=pair.language) for pair in listed]
+        outcomes_of_a, outcomes_of_b = [], []
+        for pair in listed:
+            # Either side may lack the language, so both get the one that is known.
+            outcomes_of_a.append(replace(pair.first, language=pair.language))
+            outcomes_of_b.append(replace(pair.second, language=pair.language))
         by_language = with_languages({metric: outcomes_of_b})
         for name, ours in with_languages({metric: outcomes_of_a}).items():
             metrics[name] = _measure(name, ours, by_language[name])
@@ -171,7 +173,9 @@ def compare_outcomes(first: Outcomes, second: Outcomes) -> Comparison:
 def growth_of(metric: str, first: Outcome, second: Outcome) -> int:
     """How much worse `second` did: errors more, or right answers fewer."""
     more = second.counts.numerator - first.counts.numerator
-    return more if _direction(metric) == "minimize" else -more
+    if _direction(metric) == "minimize":
+        return more
+    return -more
 
 
 def _direction(metric: str) -> str:
@@ -215,7 +219,10 @@ def _by_name(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Outcome]:
 
 def _measure(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -> Measured:
     num_better = num_worse = num_equal = 0
+    counts_of_a, counts_of_b = [], []
     for a, b in zip(first, second, strict=True):
+        counts_of_a.append(a.counts)
+        counts_of_b.append(b.counts)
         growth = growth_of(metric, a, b)
         if growth < 0:
             num_better += 1
@@ -223,8 +230,6 @@ def _measure(metric: str, first: Sequence[Outcome], second: Sequence[Outcome]) -
             num_worse += 1
         else:
             num_equal += 1
-    counts_of_a = [outcome.counts for outcome in first]
-    counts_of_b = [outcome.counts for outcome in second]
     difference = compare(counts_of_b, counts_of_a, direction=_direction(metric))
     return Measured(score_of(first), score_of(second), difference, num_better, num_worse, num_equal)
 

@@ -8,7 +8,7 @@ are used by one process at a time. What was measured is recorded with the answer
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,16 @@ def device_limits(running: RunningModel, model: PreTrainedModel, rows: int | Non
     cost = Attempts()(lambda: _measure(running, model, device))
     if cost is None:
         return Limits(rows, first_columns=_LEAST_COLUMNS, pool_columns=_LEAST_COLUMNS)
-    devices = range(torch.cuda.device_count()) if len(_places(model)) > 1 else [device]
-    limits = cost.limits(rows, min(_free_bytes(each) for each in devices))
+    devices: Sequence[torch.device | int] = [device]
+    places = set(getattr(model, "hf_device_map", {}).values())
+    if len(places) > 1:
+        devices = range(torch.cuda.device_count())
+    free_bytes = []
+    for each in devices:
+        free, _ = torch.cuda.mem_get_info(each)
+        # What torch holds and does not use, it may take too.
+        free_bytes.append(free + torch.cuda.memory_reserved(each) - torch.cuda.memory_allocated(each))
+    limits = cost.limits(rows, min(free_bytes))
     logger.info(
         "decoding at most %s columns together: one takes %.0f KB, a pass costs as much as %s tokens",
         f"{limits.first_columns:,}",
@@ -86,22 +94,13 @@ def device_limits(running: RunningModel, model: PreTrainedModel, rows: int | Non
     return limits
 
 
-def _places(model: PreTrainedModel) -> set[Any]:
-    return set(getattr(model, "hf_device_map", {}).values())
-
-
-def _free_bytes(device: torch.device | int) -> int:
-    """Of memory that torch may take, with what it holds and does not use."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
 def _measure(running: RunningModel, model: PreTrainedModel, device: torch.device) -> PassCost:
     def run(num_rows: int) -> None:
         decode(running, model, num_rows, _WIDTH)
         torch.cuda.synchronize(device)
 
-    few, many = (_timed(lambda num_rows=num_rows: run(num_rows)) for num_rows in (_FEW_ROWS, _MANY_ROWS))  # type: ignore[misc]
+    few = _timed(lambda: run(_FEW_ROWS))
+    many = _timed(lambda: run(_MANY_ROWS))
     peaks = []
     for num_rows in (_FEW_ROWS, _MANY_ROWS):
         torch.cuda.reset_peak_memory_stats(device)

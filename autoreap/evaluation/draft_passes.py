@@ -61,13 +61,17 @@ class DraftPasses:
 
     def go_on(self, pool: Pool, fed: Sequence[list[int]]) -> torch.Tensor:
         """[B, Q, H] of the last token of each row, and of the tokens `fed` after it."""
-        tokens, are_fed = self._padded([[row.answer[-1], *draft] for row, draft in zip(pool.rows, fed, strict=True)])
-        written = torch.tensor([len(row.answer) - 1 for row in pool.rows], device=tokens.device)
+        last_and_fed, num_before = [], []
+        for row, draft in zip(pool.rows, fed, strict=True):
+            last_and_fed.append([row.answer[-1], *draft])
+            num_before.append(len(row.answer) - 1)
+        tokens, are_fed = self._padded(last_and_fed)
+        first = pool.first + torch.tensor(num_before, device=tokens.device)
         decoder: Any = self._running.decoder(self._model, "thinker")
         hidden: torch.Tensor = decoder(
             inputs_embeds=self._embeddings(tokens),
             attention_mask=torch.cat([pool.mask, are_fed], dim=1),
-            position_ids=(pool.first + written)[:, None] + torch.arange(tokens.shape[1], device=tokens.device),
+            position_ids=first[:, None] + torch.arange(tokens.shape[1], device=tokens.device),
             past_key_values=pool.cache,
             use_cache=True,
         ).last_hidden_state
@@ -81,10 +85,11 @@ class DraftPasses:
         `NO_TOKEN` where the output is not a number.
         `scored` sets the row's log-likelihood of `fed`, and of an end after them.
         """
-        lengths = [len(tokens) + 1 for tokens in fed]
+        lengths: list[int] = []
         flat: list[tuple[int, int]] = []
         wanted: list[int] = []
         for place, tokens in enumerate(fed):
+            lengths.append(len(tokens) + 1)
             flat += [(place, column) for column in range(len(tokens) + 1)]
             wanted += [*tokens, self._end]
         # The pass is still under way: what is sent now must not wait for it, and what is fetched waits once.
@@ -114,9 +119,14 @@ class DraftPasses:
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded [B, Q], and which of it is no padding."""
-        width = max(map(len, sequences))
+        lengths = [len(sequence) for sequence in sequences]
+        width = max(lengths)
         device = self._running.device(self._model)
-        filled = [[*sequence, *[self._end] * (width - len(sequence))] for sequence in sequences]
-        tokens = torch.tensor(filled, dtype=torch.long, device=device).view(len(sequences), width)
-        lengths = torch.tensor([len(sequence) for sequence in sequences], device=tokens.device)
-        return tokens, torch.arange(width, device=tokens.device) < lengths[:, None]
+        filled = []
+        for sequence in sequences:
+            padding = [self._end] * (width - len(sequence))
+            filled.append([*sequence, *padding])
+        # Where nothing is fed the lists are empty, and torch would make a tensor of floats.
+        tokens = torch.tensor(filled, dtype=torch.long, device=device)
+        is_own = torch.arange(width, device=tokens.device) < torch.tensor(lengths, device=tokens.device)[:, None]
+        return tokens, is_own

@@ -50,11 +50,14 @@ class Pool:
 
 def unfinished(pool: Pool, attempts: Attempts) -> Pool | None:
     """The rows that go on, with a few of the others where it does not pay to part them; None where none goes on."""
-    going_on = [number for number, row in enumerate(pool.rows) if not row.finished]
+    going_on, longest = [], 0
+    for number, row in enumerate(pool.rows):
+        if not row.finished:
+            going_on.append(number)
+            longest = max(longest, row.num_cached)
     if not going_on:
         return None
-    used = len(going_on) * max(pool.rows[number].num_cached for number in going_on)
-    if used > (1 - _WASTE) * pool.num_columns:
+    if len(going_on) * longest > (1 - _WASTE) * pool.num_columns:
         return pool
     return attempts(lambda: part_of(pool, going_on)) or pool
 
@@ -64,6 +67,7 @@ def part_of(pool: Pool, numbers: Sequence[int]) -> Pool:
     indices = torch.tensor(numbers, device=pool.mask.device)
     rows = [pool.rows[i] for i in numbers]
     mask = pool.mask[indices]
+    # Sorted by the mask, and stably, a row's own columns come last, in their order. Not every device sorts booleans.
     columns = mask.byte().argsort(dim=1, stable=True)[:, -max(row.num_cached for row in rows) :]
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
@@ -82,14 +86,16 @@ def merged(pools: Sequence[Pool]) -> Pool:
     if len(pools) == 1:
         return pools[0]
     width = max(pool.width for pool in pools)
-    widths = [width - pool.width for pool in pools]
-
-    def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([pad(tensor, (0, 0, more, 0)) for tensor, more in zip(tensors, widths, strict=True)])
-
     rows: list[Row] = []
+    widths = []  # of the padding of each pool
     for pool in pools:
         rows += pool.rows
+        widths.append(width - pool.width)
+
+    def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+        # `pad` takes the last dimension first: nothing more of the width, and columns on the left.
+        return torch.cat([pad(tensor, (0, 0, more, 0)) for tensor, more in zip(tensors, widths, strict=True)])
+
     layers = []
     for same in zip(*(pool.cache.layers for pool in pools), strict=True):
         layers.append((joined(layer.keys for layer in same), joined(layer.values for layer in same)))
@@ -109,6 +115,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put [B, heads, Q, width] behind what is there; all of it. See `DynamicLayer.update`."""
         if not self.is_initialized:
+            # As they are, without a copy; the next update makes room.
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = self._stored = key_states, value_states
             return self.keys, self.values
@@ -116,9 +123,10 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         needed = used + key_states.shape[2]
         if needed > self._stored[0].shape[2]:
             self._stored = _with_room(self.keys, needed), _with_room(self.values, needed)
-        for stored, states in zip(self._stored, (key_states, value_states), strict=True):
-            stored[:, :, used:needed] = states
-        self.keys, self.values = (stored[:, :, :needed] for stored in self._stored)
+        keys, values = self._stored
+        keys[:, :, used:needed] = key_states
+        values[:, :, used:needed] = value_states
+        self.keys, self.values = keys[:, :, :needed], values[:, :, :needed]
         return self.keys, self.values
 
 

@@ -93,12 +93,18 @@ class Row:
         accepted = 0
         while accepted < len(fed) and fed[accepted] == chosen[accepted]:
             accepted += 1
-        self.is_number = chosen[accepted] != NO_TOKEN
-        self.answer += chosen[: accepted + 1] if self.is_number else [*chosen[:accepted], end_token]
+        last = chosen[accepted]
+        self.is_number = last != NO_TOKEN
+        if not self.is_number:
+            last = end_token  # the answer breaks off here
+        self.answer += [*fed[:accepted], last]
         self.num_drafted += len(fed)
         self.num_accepted += accepted
         self.num_rejected += accepted < len(fed)
-        self.rejected_rounds = 0 if accepted else self.rejected_rounds + 1
+        if accepted:
+            self.rejected_rounds = 0
+        else:
+            self.rejected_rounds += 1
         self._correct_draft(fed[accepted + 1 :], chosen[accepted + 1 : -1], self.next + accepted + 1, end_token)
         self.next = self._continuation(self.next + accepted)
         self.finished = self.room < 0 or self.answer[-1] == end_token
@@ -112,7 +118,9 @@ class Row:
 
     def as_answer(self) -> Answer:
         """What it has come to."""
-        tokens = self.answer if self.is_number else self.answer[:-1]
+        tokens = self.answer
+        if not self.is_number:
+            tokens = tokens[:-1]  # the end stands for what was no number
         return Answer(tuple(tokens), self.num_drafted, self.num_accepted, self.log_likelihood, self.is_number)
 
     def _correct_draft(self, fed: Sequence[int], chosen: Sequence[int], start: int, end_token: int) -> None:
@@ -137,13 +145,16 @@ class Row:
         Found by that token, so that a token left out or put in does not shift all that follows. After two rejected
         rounds it is found by the last two tokens. Where it is not found, it stands in for the token expected.
         """
-        num_matching = 2 if self.rejected_rounds > 1 else 1
+        num_matching = 1
+        if self.rejected_rounds > 1:
+            num_matching = 2
         last = tuple(self.answer[-num_matching:])
         ends = [end for end in range(len(last), len(self.draft) + 1) if self.draft[end - len(last) : end] == last]
         if ends:
             return min(ends, key=lambda end: abs(end - 1 - expected))
-        # A draft that was rejected twice and matches nowhere is given up.
-        return len(self.draft) if num_matching == 2 else expected + 1
+        if num_matching == 2:
+            return len(self.draft)  # rejected twice, and it matches nowhere: it is given up
+        return expected + 1
 
 
 @dataclass
@@ -160,8 +171,9 @@ class AcceptanceStats:
 
     def update(self, batch: Sequence[Row]) -> None:
         """Count the first pass of `batch`."""
-        self.num_accepted += sum(row.num_accepted for row in batch)
-        self.num_rejected += sum(row.num_rejected for row in batch)
+        for row in batch:
+            self.num_accepted += row.num_accepted
+            self.num_rejected += row.num_rejected
 
 
 def draft_length(acceptance_rates: Sequence[float], most: int, pass_tokens: int) -> int:
@@ -172,7 +184,8 @@ def draft_length(acceptance_rates: Sequence[float], most: int, pass_tokens: int)
     """
     num_rows = len(acceptance_rates)
     least = num_rows**2 / (pass_tokens + num_rows)
-    length, accepted = 0, list(acceptance_rates)  # `accepted`: the probability that all tokens so far are accepted
+    length = 0
+    accepted = list(acceptance_rates)  # the probability that all tokens so far are accepted
     while length < most and sum(accepted) >= least:
         length += 1
         accepted = [probability * rate for probability, rate in zip(accepted, acceptance_rates, strict=True)]
@@ -181,4 +194,6 @@ def draft_length(acceptance_rates: Sequence[float], most: int, pass_tokens: int)
 
 def without_end(end_token: int, draft: tuple[int, ...]) -> tuple[int, ...]:
     """`draft` without the token that ends it, and what follows."""
-    return draft[: draft.index(end_token)] if end_token in draft else draft
+    if end_token not in draft:
+        return draft
+    return draft[: draft.index(end_token)]

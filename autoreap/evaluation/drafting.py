@@ -94,7 +94,9 @@ class DraftedDecoder:
                         on_answer(row.number, row.as_answer())
 
         while ahead or pools:
-            batch = next_batch(ahead, self.limits) if ahead else []
+            batch: list[Row] = []
+            if ahead:
+                batch = next_batch(ahead, self.limits)
             if batch and (not pools or self._has_room(pools, batch)):
                 if pool := self._first_pass(batch, embed, None if likelihoods else acceptance):
                     del ahead[-len(batch) :]
@@ -124,15 +126,21 @@ class DraftedDecoder:
             batch = next_batch(ahead, self.limits)
             if self._first_pass(batch, embed, None):
                 del ahead[-len(batch) :]
-        return [float("nan") if row.log_likelihood is None else row.log_likelihood for row in rows]
+        values = []
+        for row in rows:
+            assert row.log_likelihood is not None  # each went through a first pass
+            values.append(row.log_likelihood)
+        return values
 
     def _rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         return [Row(number, prompt, without_end(self._end, prompt.draft)) for number, prompt in enumerate(prompts)]
 
     def _has_room(self, pools: Sequence[Pool], batch: Sequence[Row]) -> bool:
         """Whether `batch` may wait beside `pools`."""
-        num_rows = len(batch) + sum(len(pool.rows) for pool in pools)
-        num_columns = _num_columns(batch) + sum(pool.num_columns for pool in pools)
+        num_rows, num_columns = len(batch), _num_columns(batch)
+        for pool in pools:
+            num_rows += len(pool.rows)
+            num_columns += pool.num_columns
         return self.limits.has_room(num_rows, num_columns)
 
     def _first_pass(self, batch: list[Row], embed: Embed, acceptance: AcceptanceStats | None) -> Pool | None:
@@ -157,6 +165,7 @@ class DraftedDecoder:
             self.limits = replace(self.limits, first_columns=_num_columns(batch) // 2)
             return None
         pool, choices = found
+        # All that was fed was masked as a row's own. What was not accepted stays in the cache and is passed by.
         accepted = _take(batch, fed, choices, self._end)
         pool.mask[:, pool.width - accepted.shape[1] + 1 :] = accepted[:, 1:].to(pool.mask.device)
         return pool
@@ -164,7 +173,8 @@ class DraftedDecoder:
     def _round(self, pool: Pool) -> None:
         """Go on with every row of `pool`; where memory runs out it stays as it was, and pools must be smaller."""
         most = max(max(0, row.room) for row in pool.rows)
-        most = min(most, self.limits.first_columns // len(pool.rows))  # what is fed takes memory as prompts do
+        # What is fed takes memory as prompts do.
+        most = min(most, self.limits.first_columns // len(pool.rows))
         length = draft_length([row.acceptance_rate() for row in pool.rows], most, self.limits.pass_tokens)
         fed = [row.draft_tokens(length) for row in pool.rows]
         num_columns = pool.width
@@ -172,6 +182,7 @@ class DraftedDecoder:
         if choices is None:
             _check_can_be_parted(pool.rows)
             self.limits = replace(self.limits, pool_columns=pool.num_columns // 2)
+            # Some layers have read the tokens, some have not. A negative length is cut off from the end.
             for layer in pool.cache.layers:
                 layer.crop(num_columns - layer.get_seq_length())
         else:
@@ -183,8 +194,8 @@ class DraftedDecoder:
         first = pools[0]
         most = self.limits.pool_rows(first.width)
         if len(first.rows) > most:
-            parts = range(most, len(first.rows)), range(most)
-            return [*pools[1:], *(part_of(first, part) for part in parts)]
+            rest = part_of(first, range(most, len(first.rows)))
+            return [*pools[1:], rest, part_of(first, range(most))]
         num_pools, num_rows, width = 1, len(first.rows), first.width
         for pool in pools[1:]:
             width = max(width, pool.width)
@@ -195,6 +206,7 @@ class DraftedDecoder:
         together = self._attempts(lambda: merged(pools[:num_pools]))
         if together is not None:
             return [*pools[num_pools:], together]
+        # What is refused together goes on in parts; a pool that is there already can be decoded as it is.
         num_columns = num_rows * max(pool.width for pool in pools[:num_pools])
         self.limits = replace(self.limits, pool_columns=max(first.num_columns, num_columns // 2))
         return [*pools[1:], first]
@@ -221,6 +233,7 @@ def _take(rows: Sequence[Row], fed: Sequence[list[int]], choices: Sequence[list[
     """Write the `choices`; bool [B, Q]: which of each row's last token and those fed after it belong to the answer."""
     num_accepted = []
     for row, tokens, chosen in zip(rows, fed, choices, strict=True):
-        usable = tokens[: max(0, row.room)]  # a draft that is fed to be scored may be longer than the answer may be
+        # A draft that is fed to be scored may be longer than the answer may be.
+        usable = tokens[: max(0, row.room)]
         num_accepted.append(row.take(usable, chosen[: len(usable) + 1], end_token))
     return torch.arange(1 + max(map(len, fed))) <= torch.tensor(num_accepted)[:, None]

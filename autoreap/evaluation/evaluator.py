@@ -54,7 +54,6 @@ class _PreparedTask:
 
     source: EvalTask
     items: Sequence[Item]
-    num_unreadable: int
     references: list[Tokens]
     drafts: list[Tokens]
 
@@ -127,9 +126,9 @@ class Evaluator:
         self._tasks: dict[str, _PreparedTask] = {}
         with Progress(f"preparing {evals.split}", sum(len(task.samples) for task in evals.tasks)) as progress:
             for task in evals.tasks:
-                items, unreadable = self._preparer.items(task.config, task.samples, progress)
+                items = self._preparer.items(task.config, task.samples, progress)
                 references = [inputs.text_tokens(task.task.reference(item.sample)) for item in items]
-                self._tasks[task.metric] = _PreparedTask(task, items, len(unreadable), references, references)
+                self._tasks[task.metric] = _PreparedTask(task, items, references, references)
 
     @property
     def num_answers(self) -> int:
@@ -144,12 +143,15 @@ class Evaluator:
     @property
     def ids(self) -> dict[str, list[str]]:
         """By metric, the rows that a run answers, in the order of its outcomes."""
-        return {metric: [item.sample.id for item in task.items] for metric, task in self._tasks.items()}
+        ids = {}
+        for metric, task in self._tasks.items():
+            ids[metric] = [item.sample.id for item in task.items]
+        return ids
 
     @property
     def num_unreadable(self) -> Mapping[str, int]:
         """By metric, the rows whose media can't be read."""
-        return {metric: task.num_unreadable for metric, task in self._tasks.items()}
+        return {metric: len(task.source.samples) - len(task.items) for metric, task in self._tasks.items()}
 
     @torch.inference_mode()
     def run(
@@ -175,7 +177,9 @@ class Evaluator:
         """
         started = time.monotonic()
         outcomes: dict[str, tuple[Outcome, ...]] = {}
-        log_likelihoods: dict[Row, float] | None = {} if likelihoods else None
+        log_likelihoods: dict[Row, float] | None = None
+        if likelihoods:
+            log_likelihoods = {}
         if self._replay is not None:
             # An earlier run may have lowered them: what is replayed begins where the recorded run began.
             self._decoder.limits = self._replay.limits
@@ -185,11 +189,13 @@ class Evaluator:
         limits = self._decoder.limits
         nll: Mapping[str, Sequence[NllCounts]] = {}
         with masked(self._model, plan) if plan is not None else nullcontext():
+            # False sorts before true: the metrics of `first`, then the others.
             for metric in sorted(self._tasks, key=lambda name: name not in first):
                 outcomes[metric] = self._answer(metric, on_outcome, on_sample, log_likelihoods)
             if log_likelihoods is not None:
                 nll = self._measure_nll(log_likelihoods)
-        outcomes = {metric: outcomes[metric] for metric in self._tasks}  # `first` must not show in what is stored
+        # What is stored is in the order of the tasks, whatever came first.
+        outcomes = {metric: outcomes[metric] for metric in self._tasks}
         if plan is None:
             self.draft_from(outcomes)
         passes = Passes(
@@ -228,10 +234,12 @@ class Evaluator:
 
         Each comes with the bound on its answer's tokens. Features are not kept, so these recordings are read again.
         """
-        heard = []
+        heard, lengths = [], []
         for task in self._tasks.values():
-            heard += [(task.source, item) for item in task.items if item.audio is not None]
-        lengths = [len(item.encoded.input_ids) for _, item in heard]
+            for item in task.items:
+                if item.audio is not None:
+                    heard.append((task.source, item))
+                    lengths.append(len(item.encoded.input_ids))
         prompts = []
         for number in spread(lengths, min(most, len(heard))):
             source, item = heard[number]

@@ -22,7 +22,9 @@ class Judge:
 
     def judge(self, task: Task, sample: Sample, answer: Answer) -> Outcome:
         """The outcome of one row."""
-        output = self.inputs.decode(torch.tensor(answer.tokens)) if answer.is_number else ""
+        output = ""
+        if answer.is_number:
+            output = self.inputs.decode(torch.tensor(answer.tokens))
         reference = task.reference(sample)
         counts, is_unparseable = task.judge(sample, output)
         reason = self._failure(answer, output, reference)

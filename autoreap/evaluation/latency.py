@@ -80,8 +80,11 @@ class Stopwatch:
         self._running = family_of_model(model).running
         self._thinker: Any = self._running.thinker(model)
         self._inputs = inputs
-        heard = [prompt for prompt in prompts if prompt[0].mel is not None]
-        lengths = [len(encoded.input_ids) for encoded, _ in heard]
+        heard, lengths = [], []
+        for encoded, max_new_tokens in prompts:
+            if encoded.mel is not None:
+                heard.append((encoded, max_new_tokens))
+                lengths.append(len(encoded.input_ids))
         self.utterances = [heard[number] for number in spread(lengths, min(num_utterances, len(heard)))]
         self._num_repeats = num_repeats
         self._check = check
@@ -99,7 +102,8 @@ class Stopwatch:
             plan: what is timed.
             weights_bytes: of the weights that it retains.
         """
-        for arm in (None, plan):  # the first passes of a process, and of a shape, are not like the others
+        # The first passes of a process, and of a shape, are not like the others.
+        for arm in (None, plan):
             for utterance in (self.utterances[0], self.utterances[-1]):
                 self._timed(arm, utterance)
         pairs, switches = self._taken_in_turns(plan)
@@ -120,7 +124,8 @@ class Stopwatch:
         pairs, switches = [], []
         for turn in range(self._num_repeats * len(self.utterances)):
             utterance = self.utterances[turn % len(self.utterances)]
-            pruned_first = (turn + turn // len(self.utterances)) % 2  # no utterance has the same side first every time
+            # No utterance has the same side first every time.
+            pruned_first = (turn + turn // len(self.utterances)) % 2
             if pruned_first:
                 switched, pruned = self._timed(plan, utterance)
                 _, unpruned = self._timed(None, utterance)
@@ -150,7 +155,8 @@ class Stopwatch:
         hidden = self._thinker.base_model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
         tokens = [self._choice(hidden.last_hidden_state)]
         first = self._now()
-        position = positions[..., -1:].view(-1, 1)[:1] + 1  # prompts end in text, where all axes agree
+        # Prompts end in text, where all axes agree.
+        position = positions[..., -1:].view(-1, 1)[:1] + 1
         decoder: Any = self._running.decoder(self._model, "thinker")
         while tokens[-1] != self._inputs.end_token_id and len(tokens) < max_new_tokens:
             last = torch.tensor([tokens[-1:]], device=position.device)
@@ -168,9 +174,10 @@ class Stopwatch:
     def _working_bytes(self, plan: PruningPlan | None) -> int:
         """What the longest utterance takes beside the weights, on all accelerators together."""
         devices = range(torch.cuda.device_count())
+        before = 0
         for device in devices:
             torch.cuda.reset_peak_memory_stats(device)
-        before = sum(torch.cuda.memory_allocated(device) for device in devices)
+            before += torch.cuda.memory_allocated(device)
         self._timed(plan, self.utterances[-1])
         return sum(torch.cuda.max_memory_allocated(device) for device in devices) - before
 
@@ -185,7 +192,7 @@ class Stopwatch:
 def median(values: NDArray[np.float64]) -> Metric:
     """The median of `values` [N] with its 95% bootstrap interval and the quartiles."""
     low, high = bootstrap_interval(lambda drawn: np.median(values[drawn], axis=1), len(values))
-    quartiles = [float(quartile) for quartile in np.quantile(values, [0.25, 0.75])]
+    quartiles: list[float] = np.quantile(values, [0.25, 0.75]).tolist()
     value = float(np.median(values))
     return Metric(value, low, high, num_samples=len(values), quartiles=quartiles)
 

@@ -99,8 +99,15 @@ def with_languages(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Seque
     split: dict[str, Sequence[Outcome]] = {}
     for metric, listed in outcomes.items():
         split[metric] = listed
+        by_language: dict[str, list[Outcome]] = {}
         for name in language_metrics(metric, [outcome.language for outcome in listed]):
-            of_language = [o for o in listed if o.language and _language_metric(metric, o.language) == name]
+            by_language[name] = []
+        if not by_language:
+            continue
+        for outcome in listed:
+            if outcome.language:
+                by_language[_language_metric(metric, outcome.language)].append(outcome)
+        for name, of_language in by_language.items():
             if any(outcome.counts.denominator for outcome in of_language):
                 split[name] = of_language
     return split
@@ -140,7 +147,10 @@ class _Line:
 
     @classmethod
     def of(cls, metric: str, outcome: Outcome) -> "_Line":
+        alignment = None
         edits = align(metric, outcome.reference, outcome.output, outcome.language)
+        if edits is not None:
+            alignment = [edit.as_list() for edit in edits]
         return cls(
             metric=metric,
             id=outcome.id,
@@ -151,7 +161,7 @@ class _Line:
             denominator=outcome.counts.denominator,
             reason=outcome.reason or None,
             language=outcome.language or None,
-            alignment=None if edits is None else [edit.as_list() for edit in edits],
+            alignment=alignment,
         )
 
     def as_json(self) -> str:

@@ -53,7 +53,9 @@ class Passes:
             return "their passes are not recorded"
         if (self.kernels, self.versions) != (other.kernels, other.versions):
             return "by other kernels or versions"
-        return "" if self == other else "in passes of other sizes, as memory allows"
+        if self != other:
+            return "in passes of other sizes, as memory allows"
+        return ""
 
     def save(self, folder: Path) -> None:
         """Write them into `folder`."""

@@ -55,10 +55,8 @@ class Preparer:
     store: TensorStore
 
     @torch.inference_mode()
-    def items(
-        self, config: TaskConfig, samples: Sequence[Sample], progress: Progress
-    ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-        """The rows that can be read, in order, and of each other one its place and the reason.
+    def items(self, config: TaskConfig, samples: Sequence[Sample], progress: Progress) -> tuple[Item, ...]:
+        """The rows that can be read, in order.
 
         Raises:
             InputError: more than the share `config.max_unreadable` can't be read, or none can; a row spells a special
@@ -74,7 +72,7 @@ class Preparer:
                 unreadable.append(str(error))
                 check_unreadable(unreadable, len(samples), config.max_unreadable, option="max_unreadable:")
             progress.advance()
-        return tuple(items), tuple(unreadable)
+        return tuple(items)
 
     def _item(self, config: TaskConfig, sample: Sample) -> Item:
         task = task_of(config)
@@ -87,11 +85,15 @@ class Preparer:
             raise MediaError("recording is too long for the memory there is", where=sample.where) from None
         num_reference_tokens = len(self.inputs.text_tokens(task.reference(sample)))
         bound = config.max_new_tokens or _RUNAWAY_FACTOR * num_reference_tokens + _RUNAWAY_SPARE
-        pixels = None if encoded.pixels is None else self.store.keep(encoded.pixels)
+        pixels = encoded.pixels
+        if pixels is not None:
+            pixels = self.store.keep(pixels)
+        if audio is not None:
+            audio = self.store.keep(audio)
         return Item(
             sample=replace(sample, audio=None, image=None, video=()),
             encoded=replace(without_features(encoded), pixels=pixels),
-            audio=None if audio is None else self.store.keep(audio),
+            audio=audio,
             max_new_tokens=bound,
         )
 

@@ -50,9 +50,16 @@ class TensorStore:
             ) from None
 
     def _mapped(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._file = self._file or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open while the store is
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open while the store is
         if self._used + tensor.nbytes > len(self._segment):
-            self._map_more(self._file, tensor.nbytes)
+            # Begin another segment. The file is only made longer: it takes room on the disk as it is written to.
+            self._start += len(self._segment)
+            length = _rounded_up(tensor.nbytes, _SEGMENT_BYTES)
+            os.truncate(self._file.fileno(), self._start + length)
+            mapping = np.memmap(self._file, dtype=np.uint8, mode="r+", offset=self._start, shape=(length,))
+            self._segment = torch.from_numpy(mapping)
+            self._used = 0
         place = slice(self._used, self._used + tensor.nbytes)
         # Through the file, as a full disk would end the process where it is written to through the mapping.
         unwritten = tensor.view(-1).view(torch.uint8).numpy().data
@@ -62,15 +69,7 @@ class TensorStore:
         self._used = _rounded_up(place.stop, _ALIGNMENT)
         return self._segment[place].view(tensor.dtype).view(tensor.shape)
 
-    def _map_more(self, file: IO[bytes], num_bytes: int) -> None:
-        """Begin a segment for at least `num_bytes`; it takes room on the disk as it is written to."""
-        self._start += len(self._segment)
-        length = _rounded_up(num_bytes, _SEGMENT_BYTES)
-        os.truncate(file.fileno(), self._start + length)
-        mapping = np.memmap(file, dtype=np.uint8, mode="r+", offset=self._start, shape=(length,))
-        self._segment = torch.from_numpy(mapping)
-        self._used = 0
-
 
 def _rounded_up(number: int, multiple: int) -> int:
+    # Floor division of a negative number rounds away from zero.
     return -(-number // multiple) * multiple
