@@ -7,8 +7,7 @@ from autoreap.commands.options import Json, Model, Plan, print_result
 from autoreap.formatting import size_text
 
 if TYPE_CHECKING:
-    from autoreap.models.headers import TensorInfo
-    from autoreap.writing.output_tensor import OutputTensor
+    from autoreap.models.headers import TensorForm
 
 
 def inspect(model: Model, plan: Plan = None, json: Json = False) -> None:
@@ -23,7 +22,7 @@ def inspect(model: Model, plan: Plan = None, json: Json = False) -> None:
     from autoreap.writing.sizes import component_sizes
 
     model_info = open_model(model)
-    tensors: Iterable[TensorInfo | OutputTensor] = model_info.checkpoint.tensors.values()
+    tensors: Iterable[TensorForm] = model_info.checkpoint.tensors.values()
     if plan:
         tensors = plan_rewrite(model_info.checkpoint, load_plan(plan)).tensors
     sizes = component_sizes(tensors, model_info.family.layout)

@@ -5,7 +5,7 @@ The layout is 8 bytes of header length (little endian), a JSON header, then the 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -21,19 +21,19 @@ _MAX_SIZE = 2**63
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One stored tensor: where its bytes lie, and how to read them. `dtype` is safetensors' name, such as BF16.
+class TensorForm:
+    """A tensor of a checkpoint, on disk or planned.
 
-    `stands_for` is as `packed.Stored` has it.
+    Attributes:
+        dtype: safetensors' name of it, such as BF16.
+        stands_for: of the codes of a packed matrix its shape; (0,) of what belongs to them; None of any other tensor.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    shard: Path
-    offset: int
     num_bytes: int
-    stands_for: tuple[int, ...] | None = None
+    stands_for: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @property
     def num_parameters(self) -> int:
@@ -46,6 +46,14 @@ class TensorInfo:
     def item_bytes(self) -> int:
         """Bytes of one element."""
         return self.num_bytes // math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorInfo(TensorForm):
+    """One stored tensor, and where its bytes lie."""
+
+    shard: Path
+    offset: int
 
 
 def read_header(shard: Path) -> list[TensorInfo]:
@@ -98,7 +106,7 @@ def _tensor_info(name: str, entry: Any, shard: Path, data_offset: int) -> Tensor
     if math.prod(shape) * _DTYPE_BITS[dtype] != 8 * (end - start):
         problem = f"tensor {name} of shape {tuple(shape)} in {dtype} has {end - start} bytes"
         raise InputError(problem, where=shard, fix="fetch it again")
-    return TensorInfo(name, dtype, tuple(shape), shard, offset=data_offset + start, num_bytes=end - start)
+    return TensorInfo(name, dtype, tuple(shape), num_bytes=end - start, shard=shard, offset=data_offset + start)
 
 
 def _are_sizes(values: Any) -> TypeGuard[list[int]]:

@@ -10,12 +10,12 @@ import re
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from autoreap.errors import InputError, shown
 
 if TYPE_CHECKING:
-    from autoreap.models.headers import TensorInfo
+    from autoreap.models.headers import TensorForm, TensorInfo
 
 CODES, SCALES, SHAPE = "weight_packed", "weight_scale", "weight_shape"
 WORD_BITS = 32  # codes are stored in words of int32
@@ -34,23 +34,7 @@ _CODES = re.compile(
 )
 
 
-class Stored(Protocol):
-    """A tensor of a checkpoint, on disk or planned."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-
-    @property
-    def stands_for(self) -> tuple[int, ...] | None:
-        """Of the codes of a packed matrix its shape; (0,) of what belongs to them; None of any other tensor."""
-
-
-def plain_shapes(tensors: Iterable[Stored]) -> Iterable[tuple[str, tuple[int, ...]]]:
+def plain_shapes(tensors: Iterable[TensorForm]) -> Iterable[tuple[str, tuple[int, ...]]]:
     """Names and shapes as if nothing were packed."""
     for tensor in tensors:
         if tensor.stands_for is None:
@@ -62,7 +46,7 @@ def plain_shapes(tensors: Iterable[Stored]) -> Iterable[tuple[str, tuple[int, ..
 def packed_shapes(
     config: Mapping[str, Any], where: Path, tensors: Mapping[str, TensorInfo]
 ) -> dict[str, tuple[int, ...]]:
-    """`Stored.stands_for` of all that is packed; nothing where nothing is. `config` lies in the file `where`.
+    """`TensorForm.stands_for` of all that is packed; nothing where nothing is. `config` lies in the file `where`.
 
     Raises:
         InputError: weights are stored as codes of another kind: read as they are, they would be other weights. Or a

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from autoreap.data.columns import TEXTS
-from autoreap.data.conditions import NOISES, Condition
+from autoreap.data.conditions import NOISES
 from autoreap.data.eval_set import EvalSet, EvalTask, open_evals
 from autoreap.data.evals_config import TaskConfig
 from autoreap.data.samples import Sample
@@ -93,6 +93,7 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
         if not (is_out_of_memory(error) or is_device_lost(error)):
             raise
         reason = first_line(error)
+    # Out of the handler: while it runs, the error holds the frames that hold the model.
     release()
     logger.warning("%s: its answers are not compared: %s", checkpoint, reason)
     return Verified(None, f"the device failed while it answered: {reason}")
@@ -100,13 +101,14 @@ def check_behaviour(checkpoint: Path, expected: Expected, *, carried: int = DEFA
 
 def _check_behaviour(checkpoint: Path, expected: Expected, carried: int) -> Verified:
     model_info = open_model(str(checkpoint))
-    release()
+    release()  # of an earlier model: `shortage` counts what memory there is
     device, dtype = choose_device(expected.passes.where)
     reason = shortage(model_info, device, dtype)
     if reason:
         return Verified(None, reason)
     loaded = load(model_info, device=device, dtype=dtype)
-    if carried:  # before what may find memory too small: one at a time fits first
+    if carried:
+        # Before the comparison, which may find memory too small: one utterance at a time takes least.
         folder = checkpoint / FOLDER
         evals = write_utterances(folder, expected.evals.tasks, carried)
         Evaluator(loaded.model, loaded.inputs, evals, batch_size=1).run().save(folder)
@@ -151,7 +153,8 @@ def check_carried(checkpoint: Path, record: Record) -> Verified:
 def _compare(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
     try:
         evaluator = Evaluator(loaded.model, loaded.inputs, expected.evals, replay=expected.passes)
-    except InputError as error:  # such as less memory than the trial had: no fault of the checkpoint
+    except InputError as error:
+        # Such as less memory than the trial had: no fault of the checkpoint.
         return Verified(None, f"its utterances can't be read now: {error}")
     if expected.drafts is not None:
         evaluator.draft_from(expected.drafts)
@@ -162,7 +165,8 @@ def _compare(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
     recorded = expected.outcomes
     if num_unread:
         recorded = _same_rows(recorded, evaluation.outcomes)
-    _check_same_utterances(checkpoint, evaluation.outcomes, recorded)
+    if _utterances_of(evaluation.outcomes) != _utterances_of(recorded):
+        raise VerificationError(f"{checkpoint}: the recorded answers are not to the utterances that were asked")
     num_answers = 0
     different = []
     for metric, outcomes in evaluation.outcomes.items():
@@ -196,14 +200,8 @@ def _same_rows(outcomes: Outcomes, others: Outcomes) -> Outcomes:
     return same
 
 
-def _check_same_utterances(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
-    """Raise `VerificationError` unless both answer the same utterances with the same references, in the same order."""
-    if _utterances_of(own) != _utterances_of(other):
-        raise VerificationError(f"{checkpoint}: the recorded answers are not to the utterances that were asked")
-
-
 def _utterances_of(outcomes: Outcomes) -> dict[str, list[tuple[str, str]]]:
-    """Id and reference of each utterance, by metric."""
+    """Id and reference of each utterance in order, by metric."""
     utterances = {}
     for metric, listed in outcomes.items():
         utterances[metric] = [(outcome.id, outcome.reference) for outcome in listed]
@@ -220,7 +218,8 @@ def check_scores(checkpoint: Path, own: Outcomes, other: Outcomes) -> None:
         own_counts = [outcome.counts for outcome in outcomes]
         other_counts = [outcome.counts for outcome in other[metric]]
         difference, low, high = paired_difference(own_counts, other_counts)
-        low, high = (difference + _WIDER * (bound - difference) for bound in (low, high))
+        low = difference + _WIDER * (low - difference)
+        high = difference + _WIDER * (high - difference)
         if not low <= 0 <= high:
             raise VerificationError(
                 f"{checkpoint}: {metric} is {difference:+.4f} from what was expected, more than chance: "
@@ -257,19 +256,14 @@ def _write_task(folder: Path, number: int, task: TaskConfig) -> dict[str, Any]:
     if task.max_new_tokens:
         entry["max_new_tokens"] = task.max_new_tokens
     if task.condition:
-        entry["condition"] = _write_condition(folder, number, task.condition)
+        condition = {key: value for key, value in asdict(task.condition).items() if value is not None}
+        if task.condition.noise not in NOISES:
+            condition["noise"] = f"{number}-noise{Path(task.condition.noise).suffix}"
+            shutil.copyfile(task.condition.noise, folder / condition["noise"])
+        entry["condition"] = condition
     if task.metric:
         entry["metric_list"] = [{"metric": task.metric}]
     return entry
-
-
-def _write_condition(folder: Path, number: int, condition: Condition) -> dict[str, Any]:
-    """A condition as an evals file names it, a recording of noise copied beside it."""
-    values = {key: value for key, value in asdict(condition).items() if value is not None}
-    if condition.noise not in NOISES:
-        values["noise"] = f"{number}-noise{Path(condition.noise).suffix}"
-        shutil.copyfile(condition.noise, folder / values["noise"])
-    return values
 
 
 def _write_media(folder: Path, name: str, sample: Sample) -> dict[str, Any]:

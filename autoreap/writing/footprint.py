@@ -13,14 +13,15 @@ from autoreap.candidate import BITS
 from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.families import family_of
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
-from autoreap.models.headers import TensorInfo
+from autoreap.models.headers import TensorForm, TensorInfo
 from autoreap.plan import PruningPlan
 from autoreap.scores import Metric
 from autoreap.writing.output_tensor import OutputTensor
 from autoreap.writing.rewrite import rewrite_role, rewrite_tensor, start_rewrite
 from autoreap.writing.sizes import quantised_bytes
 
-_TRANSCRIPT_TOKENS_PER_SECOND = 4  # fast speech; the cache of a transcript lies beside that of what was heard
+# Of fast speech. The cache of a transcript lies beside that of what was heard.
+_TRANSCRIPT_TOKENS_PER_SECOND = 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Footprint:
             config = checkpoint.config
         else:
             layout, config, stubs = start_rewrite(checkpoint, plan)
-        counted: list[tuple[TensorInfo | OutputTensor, TensorRole, int]] = []
-        counted += _count_tensors(checkpoint, plan)
+        counted: list[tuple[TensorForm, TensorRole, int]] = []
+        counted += _count_tensors(checkpoint, plan, layout)
         counted += [(stub, layout.role(stub.name), 1) for stub in stubs]
         weights_bytes = dict.fromkeys(BITS, 0)
         active_parameters = 0
@@ -85,7 +86,9 @@ class Footprint:
                 weights_bytes[bits] += num_tensors * quantised_bytes(tensor, role, bits)
             if role.part != "thinker":
                 continue
-            share = thinker.top_k / thinker.num_experts if role.is_expert_matrix else 1
+            share: float = 1
+            if role.is_expert_matrix:
+                share = thinker.top_k / thinker.num_experts
             active_parameters += num_tensors * round(tensor.num_parameters * share)
             if len(tensor.shape) > 1 and tensor.stands_for is None and not item_bytes:
                 item_bytes = tensor.num_bytes // tensor.num_parameters
@@ -159,10 +162,9 @@ def _group_tensors(checkpoint: Checkpoint) -> list[_TensorGroup]:
 
 
 def _count_tensors(
-    checkpoint: Checkpoint, plan: PruningPlan | None
-) -> Iterator[tuple[TensorInfo | OutputTensor, TensorRole, int]]:
+    checkpoint: Checkpoint, plan: PruningPlan | None, layout: CheckpointLayout
+) -> Iterator[tuple[TensorForm, TensorRole, int]]:
     """What `plan` leaves of each group: a tensor of it, the role, and how many of these tensors there are."""
-    layout = family_of(checkpoint.config, where=checkpoint.path / "config.json").layout
     is_retained: dict[tuple[str, int | None, int], bool] = {}  # part, layer, expert
     for group in _group_tensors(checkpoint):
         info = group.info

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,7 +44,8 @@ _JOURNAL = ".journal.jsonl"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 _SPARE_BYTES = 64 << 20  # record, index, and the file system's own needs
 
-Behaviour = Callable[[Path], Verified]  # loads the checkpoint that lies there, and compares what it answers
+# Loads the checkpoint that lies there, and compares what it answers.
+Behaviour = Callable[[Path], Verified]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def materialise(
         ...     open_checkpoint(Path(folder) / "pruned").fingerprint == model.checkpoint.fingerprint
         False
     """
+    # All that can be told from headers and the plan is found out before anything is written.
     checkpoint = open_checkpoint(source)
     for component in COMPONENTS:
         check_fitted(plan, component)  # a plan without its weights can't be written
@@ -110,6 +112,7 @@ def materialise(
             verified = behaviour(partial)
         record = Record(checksums, verified, facts_of_versions(), file_checksums(partial))
         record.save(partial)
+        # The card tells of the record. It may be edited later, so the record does not know its checksum.
         card = model_card(plan, rewrite, facts, record, checkpoint.path)
         (partial / "README.md").write_text(card, encoding="utf-8")
         journal.remove()
@@ -134,7 +137,7 @@ def _open_partial(target: Path) -> Iterator[Path]:
     """The directory beside `target` to write in, for this process alone; gone after any error, but not after a kill."""
     partial = target.absolute().with_name(f".{target.name}.partial")
     own_directory(partial)
-    lock = partial.with_suffix(".lock")
+    lock = partial.with_suffix(".lock")  # beside the directory, which is removed after an error
     with exclusive(lock, "another process is writing this checkpoint", fix="wait for it, or name another -o"):
         try:
             yield partial
@@ -146,6 +149,19 @@ def _open_partial(target: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@dataclass(frozen=True)
+class _FinishedShard:
+    """A line of a journal but the first."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
+
+    shard: StrictStr
+    checksums: Mapping[StrictStr, StrictStr]
+
+
+_FINISHED_SHARD = TypeAdapter(_FinishedShard)
 
 
 class _Journal:
@@ -160,12 +176,20 @@ class _Journal:
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.finished: dict[str, Mapping[str, str]] = {}
-        lines = _read_whole_lines(path)
+        lines: list[str] = []
+        if path.is_file():
+            # What follows the last line feed is empty, or a line that a kill has cut off.
+            *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
         if lines and lines[0] == json.dumps(identity):
-            for entry in _read_finished(lines[1:]):
+            for line in lines[1:]:
+                try:
+                    entry = _FINISHED_SHARD.validate_json(line)
+                except ValidationError:
+                    break  # this shard is written again, and those that follow
                 if (path.parent / entry.shard).is_file():
                     self.finished[entry.shard] = entry.checksums
             logger.info(f"going on with {path.parent}: {len(self.finished)} shards are there")
+        # A shard that no line names may be half written.
         for leftover in path.parent.iterdir():
             if leftover.name in self.finished:
                 continue
@@ -191,37 +215,6 @@ class _Journal:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-@dataclass(frozen=True)
-class _FinishedShard:
-    """A line of a journal but the first."""
-
-    __pydantic_config__ = NO_OTHER_KEYS
-
-    shard: StrictStr
-    checksums: Mapping[StrictStr, StrictStr]
-
-
-_FINISHED_SHARD = TypeAdapter(_FinishedShard)
-
-
-def _read_whole_lines(path: Path) -> list[str]:
-    """The lines of a journal but one that a kill cut off; none where there is no journal."""
-    if not path.is_file():
-        return []
-    *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return lines
-
-
-def _read_finished(lines: Sequence[str]) -> Iterator[_FinishedShard]:
-    """What `lines` of a journal say, up to one that is damaged; what follows it is written again."""
-    for line in lines:
-        try:
-            finished = _FINISHED_SHARD.validate_json(line)
-        except ValidationError:
-            return
-        yield finished
 
 
 def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ...]) -> dict[str, Any]:
@@ -273,6 +266,7 @@ def _write_shards(folder: Path, shards: tuple[Shard, ...], journal: _Journal) ->
 
 
 def _check_and_note(path: Path, checksums: Mapping[str, str], journal: _Journal) -> None:
+    # In this order: the journal may name no shard that a power cut could take.
     check_shard(path, checksums)
     journal.finish(path.name, checksums)
 
@@ -313,10 +307,12 @@ def _write_index(folder: Path, rewrite: Rewrite, shards: tuple[Shard, ...]) -> N
 
 def _publish(partial: Path, target: Path) -> None:
     """Give the complete checkpoint its name, and see that it outlives a power cut."""
+    # A rename may reach the disk before what it names does, so all of that goes first.
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
     if target.exists():
-        target.rmdir()  # empty, as checked
+        # Empty, as was checked; a rename would not replace it on every system.
+        target.rmdir()
     partial.rename(target)
     _sync(target.absolute().parent)
 

@@ -55,8 +55,14 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
             front[key] = inherited[key]
     name = public_name(base)
     licence = inherited.get("license_name") or inherited.get("license")
-    licence_text = f"Licence: {licence}, that of the base model." if licence else "The base model's licence applies."
-    origin = "what was computed from the base model's" if plan.bits else "the base model's bytes"
+    licence_text = "The base model's licence applies."
+    if licence:
+        licence_text = f"Licence: {licence}, that of the base model."
+    origin = "the base model's bytes"
+    unpacking = []
+    if plan.bits:
+        origin = "what was computed from the base model's"
+        unpacking = _how_to_unpack(layout.stock_name)
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
@@ -70,7 +76,7 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
         "",
         *_edit(plan, layout.shape(rewrite.config)),
         "",
-        *(_how_to_unpack(layout.stock_name) if plan.bits else ()),
+        *unpacking,
         "Verified before it got its name: names and shapes against the stock class, the checksum of every tensor "
         f"against {origin}; behaviour: {behaviour_text(record.behaviour)}. "
         "`autoreap verify` on this directory repeats it.",
@@ -90,7 +96,9 @@ def model_card(plan: PruningPlan, rewrite: Rewrite, facts: TrialFacts | None, re
 
 def public_name(model: str) -> str:
     """The name of MODEL without the folders of this machine: they mean nothing elsewhere, and may tell who runs it."""
-    return model if _is_hub_name(model) else Path(model).resolve().name
+    if _is_hub_name(model):
+        return model
+    return Path(model).resolve().name
 
 
 def _is_hub_name(model: str) -> bool:
@@ -111,7 +119,9 @@ def _edit(plan: PruningPlan, made: ModelShape) -> list[str]:
             shape = "dropped | dropped"
         lines.append(f"| {name} | {shape} |")
     if made.has_vision:
-        vision = "stripped: images and video are not understood" if plan.strip_vision else "kept"
+        vision = "kept"
+        if plan.strip_vision:
+            vision = "stripped: images and video are not understood"
         lines.append(f"| vision | {vision} | |")
     if plan.drop_speech:
         lines.append("| waveform decoder | dropped: it answers in text alone | |")
@@ -151,6 +161,8 @@ def _front_matter(card: Path) -> dict[str, Any]:
     """The YAML block at the head of a model card; empty where there is none."""
     try:
         match = re.match(r"---\n(.*?)\n---\n", read_text(card, "a model card", MAX_JSON_BYTES), re.DOTALL)
-        return dict(parse_yaml(match[1], card).document) if match else {}
+        if match is None:
+            return {}
+        return dict(parse_yaml(match[1], card).document)
     except InputError:
         return {}

@@ -1,37 +1,26 @@
 """A tensor of a checkpoint that will be written. No torch."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autoreap.models.headers import TensorInfo
+from autoreap.models.headers import TensorForm, TensorInfo
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class OutputTensor:
+class OutputTensor(TensorForm):
     """One tensor of the result.
 
     It is `rows` of `source` (all of it for None), zeros where there is no source, or what `values` computes when it is
-    written. `stands_for` is as `models.packed.Stored` has it.
+    written.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
     source: TensorInfo | None
     rows: tuple[int, ...] | None = None
     values: "Callable[[], torch.Tensor] | None" = field(default=None, compare=False)
-    stands_for: tuple[int, ...] | None = None
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights."""
-        return math.prod(self.shape if self.stands_for is None else self.stands_for)
 
     def byte_runs(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of its bytes in the source's file, in order; neighbouring rows are one run."""

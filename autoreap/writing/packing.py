@@ -44,6 +44,7 @@ class Matrix:
                 where="bits_group",
                 fix="take a group size that divides the rows of all matrices, such as 16 or 32",
             )
+        # Each row begins a new word: its last one may be partly empty.
         words, groups = -(-columns * self.bits // WORD_BITS), columns // self.group_size
         prefix = self.name.removesuffix("weight")
         forms = {
@@ -55,7 +56,7 @@ class Matrix:
         for part, (dtype, shape, num_bytes, stands_for) in forms.items():
             values = partial(_part, self, part)
             name = prefix + part
-            parts.append(OutputTensor(name, dtype, shape, num_bytes, self.source, None, values, stands_for))
+            parts.append(OutputTensor(name, dtype, shape, num_bytes, self.source, values=values, stands_for=stands_for))
         return tuple(parts)
 
 
@@ -71,7 +72,10 @@ def _pack(matrix: Matrix) -> "dict[str, torch.Tensor]":
     from autoreap.models.packed_weights import scheme
     from autoreap.models.tensors import read_tensor
 
-    weights = (read_tensor(matrix.source) if matrix.fitted is None else matrix.fitted).float()
+    weights = matrix.fitted
+    if weights is None:
+        weights = read_tensor(matrix.source)
+    weights = weights.float()
     scales = scales_of(weights, matrix.bits, matrix.group_size)
     compressor = BaseCompressor.get_value_from_registry(FORMAT)
     packed: dict[str, torch.Tensor] = compressor.compress(

@@ -2,9 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,9 +85,10 @@ def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Checkpoint
 
 def rewrite_role(role: TensorRole, plan: PruningPlan, shard: Path) -> TensorRole | None:
     """The role of a tensor of `shard` in the pruned checkpoint, or None if it is dropped."""
-    edit = plan.component(role.part) if role.part in COMPONENTS else None
-    if edit is not None and role.layer is not None and role.layer >= len(edit.experts):
-        raise InputError(f"tensor {role.full_name} is of a layer that config.json does not have", where=shard)
+    if role.part in COMPONENTS and role.layer is not None:
+        edit = plan.component(role.part)
+        if edit is not None and role.layer >= len(edit.experts):
+            raise InputError(f"tensor {role.full_name} is of a layer that config.json does not have", where=shard)
     for dimension in DIMENSIONS:
         rewritten = dimension.rewrite_tensor(role, plan)
         if rewritten is None:
@@ -108,11 +108,18 @@ def rewrite_tensor(
     if rewritten is None:
         return ()
     if rewritten.bits < 16 and len(info.shape) > 2:
+        # The matrices of fused experts lie one after another.
         tensors: list[OutputTensor] = []
-        for piece in _unfused(info, layout):
+        offset = info.offset
+        for name, shape in layout.unfuse_experts(info.name, info.shape).items():
+            num_bytes = math.prod(shape) * info.item_bytes
+            piece = TensorInfo(name, info.dtype, shape, num_bytes, info.shard, offset)
             tensors += rewrite_tensor(piece, layout.role_of(piece), plan, layout)
+            offset += num_bytes
         return tuple(tensors)
-    fitted = _fitted_tensor(role, plan) if rewritten.is_fitted else None
+    fitted = None
+    if rewritten.is_fitted:
+        fitted = _fitted_tensor(role, plan)
     if rewritten.bits < 16:
         assert plan.bits is not None
         matrix = Matrix(rewritten.full_name, info, rewritten.bits, plan.bits.group_size, fitted)
@@ -122,22 +129,10 @@ def rewrite_tensor(
     if rows is not None:
         shape = (len(rows), *info.shape[1:])
         num_bytes = info.num_bytes // info.shape[0] * len(rows)
-    values = None if fitted is None else partial(_identity, fitted)
-    tensor = OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, info, rows, values, info.stands_for)
+    tensor = OutputTensor(rewritten.full_name, info.dtype, shape, num_bytes, info, rows, stands_for=info.stands_for)
+    if fitted is not None:
+        tensor = replace(tensor, values=lambda: fitted)
     return (tensor,)
-
-
-def _identity(tensor: "torch.Tensor") -> "torch.Tensor":
-    return tensor
-
-
-def _unfused(info: TensorInfo, layout: CheckpointLayout) -> Iterator[TensorInfo]:
-    """The matrices of a tensor of fused experts; they lie one after another."""
-    offset = info.offset
-    for name, shape in layout.unfuse_experts(info.name, info.shape).items():
-        num_bytes = math.prod(shape) * info.item_bytes
-        yield TensorInfo(name, info.dtype, shape, info.shard, offset, num_bytes)
-        offset += num_bytes
 
 
 def _fitted_tensor(role: TensorRole, plan: PruningPlan) -> "torch.Tensor":

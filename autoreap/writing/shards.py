@@ -58,25 +58,20 @@ class Shard:
 
 def shards_of(tensors: Sequence[OutputTensor]) -> tuple[Shard, ...]:
     """The files that hold `tensors`, in order, each of at most `MAX_SHARD_BYTES` of tensors (or of a single one)."""
-    groups = list(_groups(tensors))
+    groups: list[list[OutputTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if groups[-1] and size + tensor.num_bytes > MAX_SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += tensor.num_bytes
     if len(groups) == 1:
         return (Shard(SINGLE_NAME, tuple(groups[0])),)
     shards = []
     for number, group in enumerate(groups, start=1):
         shards.append(Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group)))
     return tuple(shards)
-
-
-def _groups(tensors: Sequence[OutputTensor]) -> Iterator[list[OutputTensor]]:
-    group: list[OutputTensor] = []
-    size = 0
-    for tensor in tensors:
-        if group and size + tensor.num_bytes > MAX_SHARD_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(tensor)
-        size += tensor.num_bytes
-    yield group
 
 
 def write_shard(shard: Shard, folder: Path) -> dict[str, str]:
@@ -158,7 +153,8 @@ def _read(file: FileIO, offset: int, num_bytes: int, buffer: memoryview) -> Iter
 
 
 def _write(out: Any, chunk: memoryview) -> None:
-    while chunk:  # a file without a buffer may take less than it is given
+    # A file without a buffer may take less than it is given.
+    while chunk:
         chunk = chunk[out.write(chunk) :]
 
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoreap.models.families.layout import CheckpointLayout, TensorRole
-from autoreap.models.headers import TensorInfo
+from autoreap.models.headers import TensorForm
 from autoreap.models.packed import SCALE_BITS
-from autoreap.writing.output_tensor import OutputTensor
 
 _GROUP = 128  # weights along a row that share a scale, the usual size
 
@@ -21,7 +20,7 @@ class Size:
     num_tensors: int
 
 
-def component_sizes(tensors: Iterable[TensorInfo | OutputTensor], layout: CheckpointLayout) -> Mapping[str, Size]:
+def component_sizes(tensors: Iterable[TensorForm], layout: CheckpointLayout) -> Mapping[str, Size]:
     """Sizes by component, decoders split into experts, routers and the rest; the last entry is the total.
 
     `tensors` are those of a checkpoint, or those that a plan would make of them.
@@ -42,7 +41,7 @@ def is_router(role: TensorRole) -> bool:
     return role.rows_are_experts and ".experts." not in role.name
 
 
-def quantised_bytes(tensor: TensorInfo | OutputTensor, role: TensorRole, bits: int) -> int:
+def quantised_bytes(tensor: TensorForm, role: TensorRole, bits: int) -> int:
     """Bytes of a tensor in a checkpoint quantised to `bits`, as weight-only recipes for MoE models do it.
 
     Matrices of decoder layers (attention, experts) take `bits` a weight, each row rounded up to whole bytes, and a

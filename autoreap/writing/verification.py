@@ -20,11 +20,10 @@ from autoreap.errors import InputError, VerificationError, shown
 from autoreap.formatting import size_text
 from autoreap.models.checkpoint import Checkpoint, open_checkpoint, read_json
 from autoreap.models.families import family_of
-from autoreap.models.headers import TensorInfo
+from autoreap.models.headers import TensorForm
 from autoreap.models.packed import plain_shapes
 from autoreap.scores import Metric, metrics_as_dict
 from autoreap.validation import NO_OTHER_KEYS, Count, validate
-from autoreap.writing.output_tensor import OutputTensor
 from autoreap.writing.rewrite import Rewrite
 from autoreap.writing.shards import CHECKSUM, check_tensors, checksum_of
 
@@ -84,7 +83,9 @@ class Record:
 
     def levels(self, checkpoint: Checkpoint) -> dict[str, str]:
         """For people and JSON: what each level covered, or why it did not run."""
-        origin = "as computed from the source" if checkpoint.is_packed else "equal to the source's"
+        origin = "equal to the source's"
+        if checkpoint.is_packed:
+            origin = "as computed from the source"
         content = f"{CHECKSUM} of {size_text(checkpoint.num_bytes)} {origin}"
         if self.files:
             content += f", {len(self.files)} files beside them as written"
@@ -125,7 +126,11 @@ def load_record(checkpoint: Path) -> Record:
 
 def facts_of_versions() -> dict[str, str]:
     """Versions of what a checkpoint is written and verified with."""
-    return {"autoreap": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {
+        "autoreap": __version__,
+        "torch": importlib.metadata.version("torch"),
+        "transformers": importlib.metadata.version("transformers"),
+    }
 
 
 def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
@@ -142,7 +147,7 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
     return written
 
 
-def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | OutputTensor]) -> str | None:
+def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorForm]) -> str | None:
     """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
     layout = family_of(config).layout
     stored = layout.unfuse_all(plain_shapes(tensors))
@@ -157,6 +162,7 @@ def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorInfo | Ou
 
 def check_content(checkpoint: Checkpoint, record: Record) -> None:
     """Raise `VerificationError` unless every tensor holds the source's bytes, and each other file those written."""
+    # The names first, so that `check_tensors` finds a checksum for each.
     in_one_alone = checkpoint.tensors.keys() ^ record.checksums.keys()
     if in_one_alone:
         raise VerificationError(f"{checkpoint.path}: tensor {min(in_one_alone)} is not in both checkpoint and record")
