@@ -71,13 +71,18 @@ class Healer:
             InputError: the plan was made for other rows.
             HealingError: a fit is singular or not finite.
         """
+        if not plan.heals:
+            return plan
         fitted: dict[tuple[str, int], torch.Tensor] = {}
         digests = {}
         for component, _, _ in self._loaded.model_info.family.edited_decoders(self._loaded.model, plan):
             heal = plan.healing(component)
             if heal is None:
                 continue
-            self._check_data(heal)
+            for modality, expected in heal.data.items():
+                if self._digests.get(modality) != expected:
+                    fix = "give the rows that the saliency was measured on, or plan again"
+                    raise InputError(f"the plan is healed on other {modality} rows", where="calibration set", fix=fix)
             calls: list[DecoderCall] = []
             streams = []
             for modality in sorted(heal.data):
@@ -86,13 +91,7 @@ class Healer:
             weights = _DecoderFit(self._loaded, component, plan, self._check).run(calls, streams)
             fitted |= weights
             digests[component] = digest_of(weights)
-        return plan.with_fitted(fitted, digests) if plan.heals else plan
-
-    def _check_data(self, heal: Healing) -> None:
-        for modality, expected in heal.data.items():
-            if self._digests.get(modality) != expected:
-                fix = "give the rows that the saliency was measured on, or plan again"
-                raise InputError(f"the plan is healed on other {modality} rows", where="calibration set", fix=fix)
+        return plan.with_fitted(fitted, digests)
 
     @cached_property
     def _digests(self) -> dict[str, str]:

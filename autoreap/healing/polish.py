@@ -46,7 +46,8 @@ _PATIENCE_STEPS = 100  # without a better evaluation, then the training ends
 _HELD_OUT = 0.1  # of the rows, for validation; so many at least that they can say something
 _MAX_GRADIENT_NORM = 1.0
 _FORMAT = "autoreap.polish.1"
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW names its moving averages of gradients and of their squares
+# As AdamW names its moving averages of gradients and of their squares.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -457,10 +458,12 @@ class _State:
 
 def _identity(loaded: Loaded, plan: PruningPlan, digests: Mapping[str, str], options: PolishOptions) -> dict[str, str]:
     """All that the trained weights follow from."""
-    return {
+    identity = {
         "plan": plan.digest(),
         "fitted": str(plan.heal and plan.heal.weights),
         "options": json.dumps(asdict(options)),
         **computed_with(loaded),
-        **{f"data.{modality}": value for modality, value in digests.items()},
     }
+    for modality, value in digests.items():
+        identity[f"data.{modality}"] = value
+    return identity

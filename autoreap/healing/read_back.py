@@ -9,7 +9,7 @@ from autoreap.errors import InputError
 from autoreap.models.checkpoint import Checkpoint
 from autoreap.models.loading import ModelInfo
 from autoreap.models.tensors import read_tensor
-from autoreap.plan import COMPONENTS, FittedWeights, PruningPlan
+from autoreap.plan import COMPONENTS, PruningPlan
 
 
 def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint) -> PruningPlan:
@@ -27,7 +27,7 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
     if not healed:
         return plan
     layout = base.family.layout
-    found: dict[tuple[str, int], list[tuple[int | None, torch.Tensor]]] = {}
+    found: dict[tuple[str, int], dict[int | None, torch.Tensor]] = {}
     for name in base.checkpoint.tensors:
         role = layout.role(name)
         if role.part not in healed or role.layer is None or not role.is_down_projection:
@@ -36,15 +36,12 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
         kept = experts.rewrite_tensor(role, plan)
         renumbered = kept and layers.rewrite_tensor(kept, plan)
         if renumbered:
-            tensor = read_tensor(written.tensors[renumbered.full_name])
-            found.setdefault((role.part, role.layer), []).append((renumbered.expert, tensor))
-    fitted: FittedWeights = {place: _joined(parts) for place, parts in found.items()}
+            by_expert = found.setdefault((role.part, role.layer), {})
+            by_expert[renumbered.expert] = read_tensor(written.tensors[renumbered.full_name])
+    fitted: dict[tuple[str, int], torch.Tensor] = {}
+    for place, by_expert in found.items():
+        if None in by_expert:  # of a dense layer, or of all experts as one tensor
+            fitted[place] = by_expert[None]
+        else:
+            fitted[place] = torch.stack([by_expert[expert] for expert in range(len(by_expert))])  # [K, H, I]
     return replace(plan, fitted=fitted)
-
-
-def _joined(parts: list[tuple[int | None, torch.Tensor]]) -> torch.Tensor:
-    """The experts of a layer in their order [K, H, I]; a tensor that is of no single expert as it is."""
-    by_expert = {expert: tensor for expert, tensor in parts if expert is not None}
-    if not by_expert:
-        return parts[0][1]
-    return torch.stack([by_expert[expert] for expert in range(len(by_expert))])

@@ -78,4 +78,6 @@ def fit_ridge(
 
 
 def _rows_of(regressor: Regressor) -> torch.Tensor | slice:
-    return slice(None) if regressor.rows is None else regressor.rows
+    if regressor.rows is None:
+        return slice(None)
+    return regressor.rows
