@@ -153,6 +153,7 @@ def _parse_list(text: str) -> Any:
     """The list that `text` prints, in JSON or in Python; None if it prints none."""
     if not text.lstrip().startswith("[") or len(text) > _MAX_LIST:
         return None
+    # JSON's true and null are no Python, and Python's single quotes are no JSON.
     for parse in (parse_json, ast.literal_eval):
         try:
             return parse(text.strip())

@@ -20,6 +20,7 @@ def draw_rows(rows: Iterable[Row], limit: int | None) -> list[tuple[int, Row]]:
     numbered = enumerate(rows)
     if limit is None:
         return list(numbered)
+    # A digest depends on the number alone, so a higher limit takes no row away.
     chosen = heapq.nsmallest(limit, numbered, key=lambda entry: _digest(entry[0]))
     return sorted(chosen, key=lambda entry: entry[0])
 

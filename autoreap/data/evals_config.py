@@ -219,6 +219,7 @@ class _EvalsFile(Section):
             for number, entry in enumerate(entries):
                 entry = mapping_or_empty(entry)
                 metric, label = metric_of(entry), entry.get("label", "")
+                # Why there is no metric is a mistake of its own.
                 if metric is not None and (metric, label) in seen:
                     yield (split, number), f"a second task with {metric} needs a label of its own"
                 seen.append((metric, label))

@@ -94,6 +94,7 @@ def metric_of(entry: Mapping[str, Any]) -> str | None:
     metrics, listed = _metrics_of(entry), entry.get("metric_list")
     if not metrics:
         return None
+    # A list of another form is a mistake of its own (`metric_mistakes`).
     if not isinstance(listed, list) or len(listed) != 1:
         return metrics[0]
     chosen: str | None = mapping_or_empty(listed[0]).get("metric")

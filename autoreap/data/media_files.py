@@ -19,6 +19,7 @@ def opened_sound(media: Media) -> Iterator[Any]:
     """soundfile's `SoundFile` of a recording; raises as soundfile does, and `OSError`."""
     import soundfile
 
+    # `closefd=False`, as the file closes its descriptor itself.
     with _opened(media) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
         yield sound
 

@@ -147,6 +147,7 @@ def open_parquet_split(path: str, name: str | None, split: str, where: str, enou
         if last is None:
             last = lengths[instruction.splitname]
         pieces += _cut(of_splits[instruction.splitname], first, last)
+    # Where no card names the types of the columns, the first file does, and the others are cast to them.
     if features is None:
         features = _features_of(files[names[0]][0])
     return ParquetRows(where, features, tuple(pieces))

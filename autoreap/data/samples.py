@@ -269,6 +269,7 @@ def load_audio(sample: Sample) -> NDArray[np.float32]:
     waveform = waveform_of(sample.audio, SAMPLING_RATE, sample.where)
     if waveform.size < MIN_SAMPLES:
         raise MediaError(f"audio of {waveform.size} samples is too short to hear", where=sample.where)
+    # Before the condition, whose noise would hide that nothing was recorded.
     if np.abs(waveform).max() < _SILENT:
         _warn_of_silence(sample.where)
     if sample.condition is not None:

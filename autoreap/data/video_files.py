@@ -64,6 +64,7 @@ def sampled_frames(video: Media, where: str) -> Frames:
         if num_frames * size.width * size.height > MAX_PIXELS:
             raise ValueError(f"its frames are too large: {num_frames} of {size.width:,} x {size.height:,} pixels")
     seconds_apart = duration / num_frames
+    # Opened anew: to learn how long it lasts, its packets were read to the end.
     times = [start + (number + 0.5) * seconds_apart for number in range(num_frames)]
     with _opened(video, where) as container:
         images = tuple(_shown_at(times, container))
@@ -151,6 +152,7 @@ def _shown_at(times: Sequence[float], container: Any) -> Iterator[Image.Image]:
         if stamp is None:
             stamp = frame.dts
         now = float(stamp * stream.time_base)
+        # A frame is on show until the next one comes.
         while waiting and shown is not None and now > waiting[0]:
             waiting.pop(0)
             yield _upright(shown)

@@ -59,6 +59,7 @@ def next_batch(ahead: Sequence[Row], limits: Limits) -> list[Row]:
     for count, row in enumerate(reversed(ahead)):
         draft = max(draft, len(row.draft))
         padding += longest - row.prompt.num_tokens
+        # The longest row goes through alone, however long it is.
         most = min(limits.rows, limits.first_columns // (longest + draft))
         if count >= max(1, most) or padding > limits.pass_tokens:
             return list(ahead[-count:])

@@ -97,6 +97,7 @@ class DraftedDecoder:
             batch: list[Row] = []
             if ahead:
                 batch = next_batch(ahead, self.limits)
+            # As long as there is room, prompts go first: the more rows a round has, the less it costs for each.
             if batch and (not pools or self._has_room(pools, batch)):
                 if pool := self._first_pass(batch, embed, None if likelihoods else acceptance):
                     del ahead[-len(batch) :]

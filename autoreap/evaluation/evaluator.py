@@ -265,6 +265,7 @@ class Evaluator:
             number = chunk[place]
             outcome = self._judge.judge(task.source.task, task.items[number].sample, answer)
             outcomes[number] = outcome
+            # What was measured is the likelihood of the draft; wanted is that of the reference.
             likelihood = answer.draft_log_likelihood
             draft_is_reference = task.drafts[number] == task.references[number]
             if log_likelihoods is not None and likelihood is not None and draft_is_reference:

@@ -140,6 +140,7 @@ class Stopwatch:
         """Seconds that the mask took to apply, and the answer under it."""
         self._check()
         mask: AbstractContextManager[None] = nullcontext() if plan is None else masked(self._model, plan)
+        # A mask is applied where its context is entered.
         started = self._now()
         with mask:
             switched = self._now() - started

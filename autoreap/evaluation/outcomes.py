@@ -115,6 +115,7 @@ def with_languages(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Seque
 
 def language_metrics(metric: str, languages: Sequence[str | None]) -> list[str]:
     """The names under which the languages of `metric` are reported, given those of its rows: `wer/en`, `wer/zh`."""
+    # Rows of one language are the whole, which is reported already.
     if len(set(languages)) < 2:
         return []
     return sorted({_language_metric(metric, language) for language in languages if language})

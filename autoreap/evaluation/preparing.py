@@ -90,6 +90,7 @@ class Preparer:
             pixels = self.store.keep(pixels)
         if audio is not None:
             audio = self.store.keep(audio)
+        # Without the recording and its features: thousands of items are kept for a whole search.
         return Item(
             sample=replace(sample, audio=None, image=None, video=()),
             encoded=replace(without_features(encoded), pixels=pixels),

@@ -61,8 +61,9 @@ class TensorStore:
             self._segment = torch.from_numpy(mapping)
             self._used = 0
         place = slice(self._used, self._used + tensor.nbytes)
-        # Through the file, as a full disk would end the process where it is written to through the mapping.
+        # As bytes, since NumPy has no bfloat16.
         unwritten = tensor.view(-1).view(torch.uint8).numpy().data
+        # Through the file, as a full disk would end the process where it is written to through the mapping.
         while unwritten:
             written = os.pwrite(self._file.fileno(), unwritten, self._start + place.stop - len(unwritten))
             unwritten = unwritten[written:]

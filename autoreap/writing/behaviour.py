@@ -164,6 +164,7 @@ def _compare(checkpoint: Path, loaded: Loaded, expected: Expected) -> Verified:
     num_unread = sum(evaluator.num_unreadable.values())
     recorded = expected.outcomes
     if num_unread:
+        # When they were answered there was more memory, or a file that is gone now: the others are compared.
         recorded = _same_rows(recorded, evaluation.outcomes)
     if _utterances_of(evaluation.outcomes) != _utterances_of(recorded):
         raise VerificationError(f"{checkpoint}: the recorded answers are not to the utterances that were asked")
@@ -243,6 +244,7 @@ def write_utterances(folder: Path, tasks: Sequence[EvalTask], limit: int) -> Eva
         entries.append({**_write_task(folder, number, task.config), "dataset_path": name})
     path = folder / _EVALS
     path.write_text(yaml.safe_dump({"search": entries}, allow_unicode=True), encoding="utf-8")
+    # Opened from the files, so that what is asked now is what will be asked of them later.
     return open_evals(path).search
 
 

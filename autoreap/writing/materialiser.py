@@ -219,6 +219,7 @@ class _Journal:
 
 def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ...]) -> dict[str, Any]:
     """What a partial checkpoint must share with this run: the plan, the layout, and the very files of the source."""
+    # Size and time stand for the bytes: to read them all would take as long as to write the checkpoint.
     source = []
     for file in sorted({info.shard for info in checkpoint.tensors.values()}):
         state = file.stat()
@@ -229,6 +230,7 @@ def _identity(checkpoint: Checkpoint, plan: PruningPlan, shards: tuple[Shard, ..
 
 
 def _check_space(partial: Path, checkpoint: Checkpoint, shards: tuple[Shard, ...]) -> None:
+    # Of an earlier run, finished shards are there already.
     present = {path.name for path in partial.iterdir()}
     needed = _SPARE_BYTES
     for shard in shards:

@@ -31,6 +31,7 @@ class OutputTensor(TensorForm):
             return
         row_bytes = self.source.num_bytes // self.source.shape[0]
         start = self.rows[0]  # of the run under way
+        # A run ends where the next row that is retained is not the next one that is stored.
         for row, following in zip(self.rows, (*self.rows[1:], None), strict=True):
             if following == row + 1:
                 continue

@@ -72,6 +72,7 @@ def start_rewrite(checkpoint: Checkpoint, plan: PruningPlan) -> tuple[Checkpoint
             fix="give the model that the plan was made for, or plan again",
         )
     check_plan(plan, layout.shape(checkpoint.config))
+    # A copy, which the dimensions change in place.
     config = copy.deepcopy(dict(checkpoint.config))
     stubs: list[OutputTensor] = []
     for dimension in DIMENSIONS:
@@ -147,6 +148,7 @@ def _fitted_tensor(role: TensorRole, plan: PruningPlan) -> "torch.Tensor":
     weights: torch.Tensor = plan.fitted[role.part, role.layer]
     if role.expert is None:
         return weights
+    # They are those of the retained experts alone, in their order.
     return weights[edit.experts[role.layer].index(role.expert)]
 
 

@@ -85,6 +85,7 @@ def write_shard(shard: Shard, folder: Path) -> dict[str, str]:
     with (folder / shard.name).open("wb", buffering=0) as out, _Files() as sources:
         _write(out, memoryview(shard.header))
         for tensor in shard.tensors:
+            # Of what was read, not of what was written: a fault in writing shows when the file is read again.
             digest = xxhash.xxh3_128()
             for chunk in _chunks(tensor, sources, buffer):
                 digest.update(chunk)

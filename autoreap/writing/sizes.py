@@ -49,11 +49,13 @@ def quantised_bytes(tensor: TensorForm, role: TensorRole, bits: int) -> int:
     embeddings and heads, encoders, the talker's code predictor and the waveform decoder. So does all at 16 bits, and
     what is packed already.
     """
-    if tensor.stands_for is not None or bits == 16 or role.layer is None or is_router(role) or len(tensor.shape) < 2:
+    is_quantised = role.layer is not None and len(tensor.shape) > 1 and not is_router(role)
+    if bits == 16 or tensor.stands_for is not None or not is_quantised:
         return tensor.num_bytes
     *outer, row_length = tensor.shape
     weights_bytes = math.ceil(row_length * bits / 8)
     scales_bytes = math.ceil(row_length / _GROUP) * SCALE_BITS // 8
+    # Of very short rows the scales would take more than quantising saves: they stay as they are.
     return min(tensor.num_bytes, math.prod(outer) * (weights_bytes + scales_bytes))
 
 

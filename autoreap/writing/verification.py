@@ -150,6 +150,7 @@ def check_structure(folder: Path, rewrite: Rewrite | None = None) -> Checkpoint:
 def structure_fault(config: Mapping[str, Any], tensors: Iterable[TensorForm]) -> str | None:
     """The first of `tensors`, by name, that is not as the stock class expects it for this config."""
     layout = family_of(config).layout
+    # Compared in one form, however they are stored: not packed, and one tensor for each expert.
     stored = layout.unfuse_all(plain_shapes(tensors))
     expected = layout.expected_tensors(config, stored)
     for name in sorted(stored.keys() | expected.keys()):
@@ -169,6 +170,7 @@ def check_content(checkpoint: Checkpoint, record: Record) -> None:
     check_tensors(list(checkpoint.tensors.values()), record.checksums)
     for name, checksum in record.files.items():
         path = checkpoint.path / name
+        # A record may come from anywhere: a name with a path in it would lead out of the checkpoint.
         if Path(name).name != name:
             raise VerificationError(f"{checkpoint.path}: the record names {shown(name)}, not a file of the checkpoint")
         if not path.is_file():

@@ -51,12 +51,14 @@ def readings(output: str) -> Iterator[str]:
 
 def chosen(choices: Sequence[str], output: str, language: str | None) -> int | None:
     """The number of the choice that `output` names by its text or its letter."""
+    # What the whole answer names counts before what a part of it announces.
     whole, *announced = readings(output)
     number = _by_text(choices, whole, language)
     if number is None:
         number = _by_letter(choices, _LETTER.fullmatch(whole))
     if number is not None:
         return number
+    # "Yes, I do" names the choice "Yes".
     polarities = [yes_or_no(choice) for choice in choices]
     if None not in polarities and (said := yes_or_no(output)) in polarities:
         return polarities.index(said)
