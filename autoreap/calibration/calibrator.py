@@ -222,14 +222,14 @@ def sum_part(part: Part, samples: Sequence[Sample], options: Options) -> State:
     total = part.sums()
     assert total is not None  # `batches` refuses data of which nothing can be read
     if not total["tokens"]:
-        raise InputError(f"rows hold no tokens of kind {options.tokens!r}", where=samples[0].where)
+        raise InputError(f"rows have no tokens of kind {options.tokens!r}", where=samples[0].where)
     return total
 
 
 def _check_silent(silent: Sequence[str], num_rows: int) -> None:
     if len(silent) > _MAX_SILENT * num_rows or len(silent) == num_rows:
         problem = f"{len(silent)} of {num_rows} rows so far were answered with nothing: {'; '.join(silent[:_NAMED])}"
-        raise InputError(problem, fix="ask in the rows what is answered aloud, or measure the thinker alone")
+        raise InputError(problem, fix="give rows that the model answers in speech, or measure the thinker alone")
 
 
 @torch.inference_mode()

@@ -41,9 +41,9 @@ def check_answers(data: Mapping[str, Sequence[Sample]]) -> None:
 
 def _no_answers(samples: Sequence[Sample]) -> InputError:
     return InputError(
-        "no audio row has an answer, so layers can't be ranked by what answers lose",
+        "no audio row has an answer, so layers can't be ranked by loss",
         where=samples[0].where,
-        fix="give rows of audio with their text, or select layers by their cosine",
+        fix="give audio rows with their text, or select layers by cosine",
     )
 
 
@@ -72,7 +72,7 @@ def order_layers(
     batches_heard = _hear(loaded, samples, options)
     order = start
     num_passes = sum(len(free) - number for number in range(len(start.layers), num_layers))
-    logger.info(f"ranking {num_layers} layers by what answers lose: {num_passes} forward passes over the audio rows")
+    logger.info(f"ranking {num_layers} layers by loss: {num_passes} forward passes over the audio rows")
     with Progress("ranking layers by loss, batches", num_passes * len(batches_heard)) as progress:
         while len(order.layers) < num_layers:
             losses = {}

@@ -98,8 +98,8 @@ def _check_order(loaded: Loaded, components: Sequence[str]) -> None:
     if "thinker" not in components:
         raise talker_has_no_loss("--component")
     if loaded.streamed:
-        problem = "layers can't be ranked by what answers lose while one at a time is in memory"
-        raise InputError(problem, where="--stream-layers", fix="leave it out, or select layers by their cosine")
+        problem = "layers can't be ranked by loss with one layer at a time in memory"
+        raise InputError(problem, where="--stream-layers", fix="leave it out, or select layers by cosine")
 
 
 def _num_ordered(saliency: Saliency) -> int:

@@ -192,7 +192,7 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
         position = Position(entry.num_rows, entry.unreadable, entry.silent)
         parts[name] = Part(position, entry.weight, state or None, total or None)
     stands = ", ".join(f"{name} after {part.position.num_rows} rows" for name, part in parts.items())
-    logger.info(f"going on from {path}: {stands}")
+    logger.info(f"resuming from {path}: {stands}")
     return parts
 
 

@@ -34,7 +34,9 @@ class Spool:
     def check(self, num_bytes: int) -> None:
         """`InputError` if the spool has no room for `num_bytes` in all."""
         if num_bytes > self._free_bytes:
-            problem = f"hidden states need {num_bytes / 1e9:.2f} GB on disk, {self._free_bytes / 1e9:.2f} GB are free"
+            problem = (
+                f"hidden states need {num_bytes / 1e9:.2f} GB on disk, but {self._free_bytes / 1e9:.2f} GB are free"
+            )
             raise InputError(problem, where=self._folder.parent, fix="free some space, or calibrate on fewer rows")
 
     def save(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:

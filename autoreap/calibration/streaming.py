@@ -54,7 +54,8 @@ def calibrate_by_layer(
             if modality in data:
                 groups[modality] = _embed(loaded, data[modality], options, shape, spool)
         logger.info(
-            f"going through {shape.num_layers} layers one by one, {spool.most_bytes / 1e9:.2f} GB beside the output"
+            f"reading {shape.num_layers} layers one by one; "
+            f"hidden states take up to {spool.most_bytes / 1e9:.2f} GB on disk"
         )
         every_group = [*itertools.chain(*groups.values())]
         num_batches = sum(len(group.batches) for group in every_group)

@@ -41,7 +41,7 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
     import torch
 
     if down.is_meta:
-        raise InputError("lies on disk or is offloaded, and can't be fitted", where="heal", fix="use a larger device")
+        raise InputError("is on disk or offloaded, so it can't be fitted", where="heal", fix="use a larger device")
     values = down.detach()
     # Pinned memory moves at the speed of the link.
     waiting = torch.empty(weights.shape, dtype=values.dtype, pin_memory=values.is_cuda)
@@ -63,7 +63,7 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
 def check_fitted(plan: PruningPlan, component: str) -> None:
     """Raise `InputError` if the weights that the plan's healing of `component` stands for are not fitted yet."""
     if not plan.is_fitted(component):
-        problem = f"heals the {component}, and its weights are not fitted yet"
+        problem = f"heals the {component}, but its weights are not fitted yet"
         raise InputError(problem, where="plan", fix="fit them with healing.healer.Healer")
 
 

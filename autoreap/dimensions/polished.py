@@ -53,7 +53,7 @@ def polished_weights(plan: PruningPlan) -> PolishedWeights:
     if plan.polish is None:
         return {}
     if plan.polished is None:
-        problem = "is of a polished checkpoint, whose trained weights are in that checkpoint alone"
+        problem = "is of a polished checkpoint, and only that checkpoint has the trained weights"
         raise InputError(problem, where="plan", fix="give the checkpoint instead of its plan")
     return plan.polished
 

@@ -81,13 +81,13 @@ def read_header(shard: Path) -> list[TensorInfo]:
     end = 8 + header_bytes
     for tensor in tensors:
         if tensor.offset != end:
-            problem = f"tensor {tensor.name} begins at byte {tensor.offset:,}, where the one before it ends at {end:,}"
+            problem = f"tensor {tensor.name} begins at byte {tensor.offset:,}, but the previous one ends at {end:,}"
             raise InputError(problem, where=shard, fix="fetch it again")
         end += tensor.num_bytes
     if end > size:
-        raise InputError(f"truncated: {size:,} bytes, its header promises {end:,}", where=shard, fix="fetch it again")
+        raise InputError(f"truncated: {size:,} bytes, but its header says {end:,}", where=shard, fix="fetch it again")
     if end < size:
-        raise InputError(f"has {size - end:,} bytes behind its last tensor", where=shard, fix="fetch it again")
+        raise InputError(f"has {size - end:,} bytes after its last tensor", where=shard, fix="fetch it again")
     return tensors
 
 
@@ -97,11 +97,11 @@ def _tensor_info(name: str, entry: Any, shard: Path, data_offset: int) -> Tensor
         raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
-        raise InputError(f"tensor {name} is of an unknown type, {dtype!r}", where=shard, fix="fetch it again")
+        raise InputError(f"tensor {name} has an unknown type, {dtype!r}", where=shard, fix="fetch it again")
     if not _are_sizes(shape):
-        raise InputError(f"tensor {name} is of no shape: {shape!r}", where=shard, fix="fetch it again")
+        raise InputError(f"tensor {name} has an invalid shape: {shape!r}", where=shard, fix="fetch it again")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InputError(f"tensor {name} lies at no place: {offsets!r}", where=shard, fix="fetch it again")
+        raise InputError(f"tensor {name} has invalid data_offsets: {offsets!r}", where=shard, fix="fetch it again")
     start, end = offsets
     if math.prod(shape) * _DTYPE_BITS[dtype] != 8 * (end - start):
         problem = f"tensor {name} of shape {tuple(shape)} in {dtype} has {end - start} bytes"

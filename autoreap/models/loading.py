@@ -112,7 +112,7 @@ def load(
             unless the CPU was asked for: there is an accelerator that can't be used, or the model does not fit.
     """
     if stream_layers and speech:
-        problem = "the talker can't be calibrated layer by layer, nor healed: it speaks with the whole model in memory"
+        problem = "the talker can't be calibrated or healed layer by layer: it needs the whole model in memory"
         raise InputError(problem, where="--stream-layers", fix="leave it out, or give --component thinker")
     if device is None:
         _check_accelerator()
@@ -128,12 +128,12 @@ def load(
     if device != "cpu" and not stream_layers:
         reason = shortage(model_info, device, dtype, speech=speech, keep_packed=keep_packed)
         if reason:
-            fix = "use a larger one, --device auto for several, or --device cpu to load it all the same"
+            fix = "use a larger one, --device auto for several, or --device cpu to load it anyway"
             raise InputError(f"the model does not fit: {reason}", where=model_info.name, fix=fix)
     device, dtype = _resolve(device, dtype)
     path = model_info.checkpoint.path
     _check_weights(model_info, speech=speech)
-    logger.info("loading %s on %s%s", model_info.name, device, ", its experts packed" if keep_packed else "")
+    logger.info("loading %s on %s%s", model_info.name, device, ", with packed experts" if keep_packed else "")
     running = model_info.family.running
     model = running.load(path, dtype=dtype, device=device, speech=speech, layers=not by_layer)
     if keep_packed:
@@ -239,7 +239,7 @@ def shortage(
         free = torch.cuda.mem_get_info(device)[0]
     if needed * ACTIVATIONS <= free:
         return None
-    return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free"
+    return f"it needs {needed * ACTIVATIONS / 1e9:.1f} GB of memory on {device}, but {free / 1e9:.1f} GB are free"
 
 
 def _bytes_in_memory(info: TensorInfo, dtype: str) -> int:

@@ -86,7 +86,7 @@ def _unreadable(section: Mapping[str, Any]) -> str | None:
     method = str(section.get("quant_method"))
     if method != METHOD:
         title = _METHODS.get(method, shown(method))
-        return f"quantised models are not read, but for those of {METHOD}; this is {title}"
+        return f"quantised models are not read, except those of {METHOD}; this is {title}"
     groups = section.get("config_groups")
     if section.get("format") != FORMAT or not isinstance(groups, Mapping):
         return f"of {METHOD} only {FORMAT} is read, not {shown(section.get('format'))}"
@@ -94,9 +94,9 @@ def _unreadable(section: Mapping[str, Any]) -> str | None:
         weights = group.get("weights") if isinstance(group, Mapping) else None
         fits = isinstance(weights, Mapping) and weights.get("type", "int") == "int" and weights.get("symmetric", True)
         if not fits:
-            return f"group {shown(name)} is not of symmetric integers, and is not read"
+            return f"group {shown(name)} is not of symmetric integers, so it is not read"
         if group.get("input_activations"):
-            return f"group {shown(name)} quantises activations, too, and is not read"
+            return f"group {shown(name)} quantises activations, too, so it is not read"
     return None
 
 

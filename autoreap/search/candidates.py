@@ -110,7 +110,7 @@ def check_objectives(objectives: Mapping[str, str], evals: EvalSet, where: objec
 def check_device(names: Collection[str], where: object = "objectives and constraints", *, on_accelerator: bool) -> None:
     """Raise `InputError` if one of the metrics `names` can't be measured; memory is measured on accelerators alone."""
     if latency.PEAK_MEMORY in names and not on_accelerator:
-        problem = f"{latency.PEAK_MEMORY} is measured on accelerators alone"
+        problem = f"{latency.PEAK_MEMORY} is measured on accelerators only"
         raise InputError(problem, where=where, fix="use size_bytes, or a GPU")
 
 

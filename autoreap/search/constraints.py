@@ -106,7 +106,7 @@ def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str,
             better, sense = "lower", "<="
             if direction == "maximize":
                 better, sense = "higher", ">="
-            problem = f"{constraint.metric} is better {better}, so {constraint.text!r} asks for a bad one"
+            problem = f"{constraint.metric} is better {better}, so {constraint.text!r} requires a worse one"
             raise InputError(problem, where=where, fix=f"use {sense}")
 
 

@@ -146,7 +146,7 @@ class HeldOutScorer:
                 if answered is not None:
                     progress.advance(self._evaluator.num_answers)
                 elif plan is not None and time.monotonic() >= self._deadline:
-                    logger.warning("trial %s is not scored on the report split: confirm_hours are over", name)
+                    logger.warning("trial %s is not scored on the report split: confirm_hours has run out", name)
                     continue
                 else:
                     try:

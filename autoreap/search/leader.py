@@ -136,7 +136,7 @@ class Leader:
             try:
                 outcomes = load_outcomes(path)
             except InputError as error:
-                logger.warning("%s; the unpruned model answers again", error)
+                logger.warning("%s; scoring the unpruned model again", error)
         if outcomes is None:
             result = self._score_alone(Job(BASELINE, None, metric_values(size_bytes, static)))
             evaluation, metrics = _evaluation_of(result, static)

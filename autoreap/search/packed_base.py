@@ -47,8 +47,10 @@ def plan_of_base(model_info: ModelInfo, bits: int, space: SpaceConfig) -> Prunin
         InputError: they can't be packed so: they are already, or there are none, or rows don't divide into groups.
     """
     if model_info.checkpoint.is_packed:
-        problem = f"{model_info.name} is stored in few bits already"
-        raise InputError(problem, where="--base-bits", fix="leave it out: what does not fit unpacked is kept packed")
+        problem = f"{model_info.name} is quantised already"
+        raise InputError(
+            problem, where="--base-bits", fix="leave it out: experts that do not fit unpacked stay packed anyway"
+        )
     if model_info.shape.components["thinker"].is_dense:
         raise InputError("the thinker is dense, it has no experts", where="--base-bits", fix="leave it out")
     group = space.parameters.get("bits_group")

@@ -263,8 +263,8 @@ class Race:
         if name in self._static:
             return f"{label} {theirs}, this one {value_text(name, self._static[name])}"
         if self._is_worse_by_sample(name, incumbent):
-            worse = "more" if self._objectives[name] == "minimize" else "less"
-            return f"{label} {theirs}, this one {worse} by a sample of {self._tallies[name].num_samples}"
+            worse = "higher" if self._objectives[name] == "minimize" else "lower"
+            return f"{label} {theirs}, this one {worse} in a sample of {self._tallies[name].num_samples}"
         bound = "at least" if self._objectives[name] == "minimize" else "at most"
         return f"{label} {theirs}, this one {bound} {value_text(name, self._bound(name, incumbent))}"
 

@@ -161,7 +161,7 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
         name = options.study or f"{name}-{options.base_bits}-bits"
     _check(space, evals, model_info, options)
     if not _STUDY_NAME.fullmatch(name):  # it names a folder, too
-        problem = f"must be letters, digits, '.', '_' and '-', none of the dots first, got {shown(name)}"
+        problem = f"must consist of letters, digits, '.', '_' and '-', and not begin with a dot, got {shown(name)}"
         raise InputError(problem, where="--study")
     if base_plan is not None:
         model_info = packed_base(model_info, base_plan, options.root)
@@ -213,7 +213,7 @@ def _check_margins(space: SpaceConfig, evals: Evals) -> None:
     for metric in space.margins:
         if metric not in measured:
             where, fix = f"{space.path}: margins.{metric}", f"known: {', '.join(sorted(measured))}"
-            raise InputError("is of no metric of the evals", where=where, fix=fix)
+            raise InputError("is for a metric that the evals do not have", where=where, fix=fix)
 
 
 def _score_candidates(
@@ -367,13 +367,13 @@ def _score_held_out(study: optuna.Study, run: _Run) -> None:
         evaluator = Evaluator(loaded.model, loaded.inputs, evals, batch_size=run.space.batch_size)
         num_searched = sum(len(task.samples) for task in run.evals.search.tasks)
         seconds = estimated_seconds(record, num_searched, evaluator.num_answers, len(front))
-        duration_text = "unknown" if seconds is None else duration(seconds)
-        deadline, end_text = math.inf, "confirm_hours would"
+        duration_text = "" if seconds is None else f", about {duration(seconds)}"
+        deadline, end_text = math.inf, "confirm_hours can end it earlier"
         hours = run.space.confirm_hours
         if hours is not None:
-            deadline, end_text = time.monotonic() + hours * 3600, f"confirm_hours does after {hours:g}"
+            deadline, end_text = time.monotonic() + hours * 3600, f"confirm_hours ends it after {hours:g} h"
         logger.info(
-            "scoring the baseline and the front (%d) on the report split, %d answers each, about %s; "
+            "scoring the baseline and the front (%d) on the report split, %d answers each%s; "
             "--hours does not end this, %s, --no-confirm leaves it out",
             *(len(front), evaluator.num_answers, duration_text, end_text),
         )

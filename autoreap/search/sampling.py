@@ -75,11 +75,11 @@ def _check_effect(space: SpaceConfig) -> None:
             continue
         needed = "random" if name == "seed" else "affinity"
         if not can_be(space.spec("saliency"), needed):
-            problem, fix = f"moves nothing without saliency: {needed}", "fix it, or leave it out"
+            problem, fix = f"has no effect without saliency: {needed}", "fix it, or leave it out"
         elif name != "seed" and not calibration.mixed:
-            problem, fix = "moves nothing without mixed calibration rows", "add calibration.mixed, or leave it out"
+            problem, fix = "has no effect without mixed calibration rows", "add calibration.mixed, or leave it out"
         elif name == "beta" and not calibration.video:
-            problem, fix = "moves nothing without video calibration rows", "add calibration.video, or leave it out"
+            problem, fix = "has no effect without video calibration rows", "add calibration.video, or leave it out"
         else:
             continue
         raise InputError(problem, where=space.where(name), fix=fix)
@@ -92,7 +92,7 @@ def _check_healing(space: SpaceConfig) -> None:
     for name in ("heal_ridge", "heal_condition"):
         if space.searches(name):
             fix = "add heal: [none, block, stream, cuts], or leave it out"
-            raise InputError("moves nothing without heal", where=space.where(name), fix=fix)
+            raise InputError("has no effect without heal", where=space.where(name), fix=fix)
 
 
 def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
@@ -103,7 +103,7 @@ def _check_bits(space: SpaceConfig, shape: ModelShape) -> None:
     has_experts = not shape.components["thinker"].is_dense
     if space.searches("bits_group") and min(bits, rest) == 16:
         fix = "add bits: [16, 8, 4], or leave it out"
-        raise InputError("moves nothing without bits", where=space.where("bits_group"), fix=fix)
+        raise InputError("has no effect without bits", where=space.where("bits_group"), fix=fix)
     if bits < 16 and not has_experts:
         problem = "the thinker is dense, it has no experts"
         raise InputError(problem, where=space.where("bits"), fix="search bits_rest alone")
@@ -243,7 +243,7 @@ def check_known_parameters(study: optuna.Study, space: SpaceConfig) -> None:
             except ValueError:
                 raise InputError(
                     f"study {study.study_name} has sampled from {before}, now it is {wanted}; "
-                    "of a range, low, high and step may change, all else may not",
+                    "only low, high and step of a range may change",
                     where=space.where(name),
                     fix="undo the change, or start another study with --study",
                 ) from None

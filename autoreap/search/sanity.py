@@ -98,8 +98,8 @@ def warn_if_weights_have_no_room(space: SpaceConfig, model_info: ModelInfo) -> N
     needed, free = share * sizes["thinker experts"].num_bytes, free_memory()
     if needed > free:
         logger.warning(
-            "up to %s of weights wait in the host's memory while a candidate of few bits is scored, %s are free: "
-            "keep fewer experts, or search a base of few bits (--base-bits)",
+            "scoring a quantised candidate keeps up to %s of original weights in host memory, but %s are free: "
+            "keep fewer experts, or search a packed model (--base-bits)",
             size_text(needed),
             size_text(free),
         )

@@ -172,7 +172,7 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     bounds = ", ".join(texts)
     if not useful:
         baseline = ", ".join(f"{name} {metric_text(name, study.baseline.metrics[name])}" for name in limits)
-        problem = f"no point of the front is useful, that is, has {bounds} (unpruned: {baseline})"
+        problem = f"no point of the front has {bounds} (unpruned: {baseline})"
         fix = "search longer, or state your own limit: --rule smallest --max-wer-increase POINTS"
         raise InputError(problem, where="--rule knee", fix=fix)
     losses = _losses(useful, study.objectives)
@@ -184,7 +184,7 @@ def _select_knee(front: Sequence[TrialRecord], study: StudyRecord) -> tuple[Tria
     if bounds:
         reason += f" with {bounds}"
     if len(useful) > 1 and max(losses[chosen.number]) == 1.0:
-        reason += "; no point between the ends lies below their line"
+        reason += "; it is an end of the front: no point between the ends is a better trade-off than they are"
     return chosen, reason
 
 
@@ -264,12 +264,14 @@ def _select_best(front: Sequence[TrialRecord], study: StudyRecord, max_size_byte
     wer = wer_objective(study.objectives, "best")
     fitting = [point for point in front if point.size_bytes <= max_size_bytes]
     fitting.sort(key=lambda point: point.values[wer])
-    return _first(fitting, f"lowest {wer} of at most {size_text(max_size_bytes)}")
+    return _first(fitting, f"lowest {wer} with at most {size_text(max_size_bytes)}")
 
 
 def _first(fitting: Sequence[TrialRecord], reason: str) -> tuple[TrialRecord, str]:
     if not fitting:
-        raise InputError(f"no point of the front is: {reason}", where="select", fix="relax the bound, or search longer")
+        raise InputError(
+            f"no point of the front fits: {reason}", where="select", fix="relax the bound, or search longer"
+        )
     return fitting[0], reason
 
 

@@ -171,7 +171,7 @@ def leading(study: str, url: str, root: Path) -> Iterator[None]:
         try:
             connection.close()
         except SQLAlchemyError:
-            logger.debug("the server that held the lock is gone, and the lock with it")
+            logger.debug("the connection that held the lock is lost, so the server has released the lock")
 
 
 @contextmanager
@@ -235,7 +235,7 @@ def retry_while_away(
             if time.monotonic() - started + pause > outage_seconds:
                 raise
             if pause == 1.0:
-                logger.warning("the study's database is away, trying again: %s", reason_of(error))
+                logger.warning("the study's database can't be reached, trying again: %s", reason_of(error))
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

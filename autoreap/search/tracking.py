@@ -128,7 +128,7 @@ class Tracker:
         self._next_try = time.monotonic()  # however long the pause would be: there is no later try in this run
         self._log("the front", end)
         if self._waiting:
-            logger.warning("what MLflow did not take is logged when the same command resumes the search")
+            logger.warning("MLflow lacks some runs; the same command logs them when it resumes the search")
 
     def _log(self, label: str, entry: Callable[["_StudyRuns"], None]) -> None:
         self._waiting[label] = entry  # a later entry of one label stands for the earlier one
@@ -157,7 +157,7 @@ class Tracker:
                 num_logged, num_failures = num_logged + 1, 0
                 self._waiting.pop(label, None)
         if self._pause and not self._waiting:
-            logger.info("MLflow is back; what waited is logged (%d)", num_logged)
+            logger.info("MLflow can be reached again; waiting entries are logged (%d)", num_logged)
             self._pause = 0.0
 
     def _postpone(self, problem: str, error: Exception, *, doubled: bool) -> None:

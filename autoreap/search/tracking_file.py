@@ -77,7 +77,7 @@ def _fault(path: Path, revision: str) -> str | None:
     # With runs in it an older schema is kept, and MLflow says how to upgrade it; without, nothing is lost.
     if num_runs or revisions == [(revision,)]:
         return None
-    return "was left half-made"
+    return "is incomplete"
 
 
 def _set_aside(path: Path) -> Path:

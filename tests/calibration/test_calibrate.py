@@ -258,7 +258,7 @@ def test_how_it_is_measured_is_as_the_calibration_says_and_its_defaults_are_the_
 
 
 def test_rows_without_a_token_that_counts_are_refused(loaded: Loaded, data: dict[str, list[Sample]]) -> None:
-    with pytest.raises(InputError, match="a:3: rows hold no tokens of kind 'answer'"):
+    with pytest.raises(InputError, match="a:3: rows have no tokens of kind 'answer'"):
         calibrate(loaded, {"audio": data["audio"][2:]}, options=Options(tokens="answer"))
     with pytest.raises(InputError, match="tokens: must be one of prompt, answer, both, got 'question'"):
         calibrate(loaded, {"audio": data["audio"]}, options=Options(tokens="question"))

@@ -204,7 +204,7 @@ def test_a_log_line_says_from_where_it_goes_on(
     path = interrupted(loaded, data, tmp_path / "s.safetensors", 18)
     capsys.readouterr()
     jobs.calibrated(loaded, data, options=OPTIONS, output=tmp_path / "s.safetensors")
-    assert f"going on from {path}: thinker.audio after 17 rows, thinker.video after 2 rows\n" in capsys.readouterr().err
+    assert f"resuming from {path}: thinker.audio after 17 rows, thinker.video after 2 rows\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["tokens", "data", "components"])

@@ -189,12 +189,12 @@ def test_loading_without_layers_says_nothing_of_the_tensors_it_leaves(checkpoint
 
 
 def test_the_talker_is_refused_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="--stream-layers: the talker can't be calibrated layer by layer"):
+    with pytest.raises(InputError, match="--stream-layers: the talker can't be calibrated or healed layer by layer"):
         streamed("tiny", speech=True)
     rows = PACKAGE.parent / "calibration" / "tiny" / "audio.parquet"
     arguments = ["calibrate", "tiny", "--audio", str(rows), "--calibration-samples", "1", "--component", "both"]
     assert cli.main([*arguments, "--stream-layers"]) == 2
-    assert "the talker can't be calibrated layer by layer" in capsys.readouterr().err
+    assert "the talker can't be calibrated or healed layer by layer" in capsys.readouterr().err
 
 
 def test_calibration_without_audio_is_refused(data: Data, tmp_path: Path) -> None:

@@ -193,11 +193,11 @@ def test_a_space_without_a_model_is_searched_on_none(folder: Path, capsys: Captu
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("margins: {mer: 1}", "margins.mer: is of no metric of the evals (known: wer)"),
-        ("parameters: {lambda: [0, 1]}", "parameters.lambda: moves nothing without mixed calibration rows"),
-        ("parameters: {beta: {low: 0, high: 1}}", "parameters.beta: moves nothing without mixed calibration rows"),
-        ("parameters: {saliency: reap, lambda: [0, 1]}", "parameters.lambda: moves nothing without saliency: affinity"),
-        ("parameters: {seed: [0, 1]}", "parameters.seed: moves nothing without saliency: random"),
+        ("margins: {mer: 1}", "margins.mer: is for a metric that the evals do not have (known: wer)"),
+        ("parameters: {lambda: [0, 1]}", "parameters.lambda: has no effect without mixed calibration rows"),
+        ("parameters: {beta: {low: 0, high: 1}}", "parameters.beta: has no effect without mixed calibration rows"),
+        ("parameters: {saliency: reap, lambda: [0, 1]}", "parameters.lambda: has no effect without saliency: affinity"),
+        ("parameters: {seed: [0, 1]}", "parameters.seed: has no effect without saliency: random"),
     ],
 )
 def test_what_would_waste_a_night_is_refused_before_it(
@@ -220,7 +220,7 @@ def test_layers_that_loss_can_not_rank_are_refused_before_a_model_is_loaded(
     space = write(
         tmp_path / "space.yaml", f"calibration: {{audio: {audio}}}\nevals: {folder}/evals.yaml\n{parameters}\n"
     )
-    no_answers = f"{audio}:1: no audio row has an answer, so layers can't be ranked by what answers lose"
+    no_answers = f"{audio}:1: no audio row has an answer, so layers can't be ranked by loss"
     loss = ["--layer-selection", "loss", "--layers-cut"]
     measure = ["calibrate", folder / "model", "--audio", folder / "audio.jsonl", "--layer-losses"]
     refused: dict[str, list[Any]] = {

@@ -59,7 +59,7 @@ class FamilyContract(DimensionContract):
 
     def test_a_config_of_another_form_is_refused(self, checkpoint: Checkpoint, family: Family) -> None:
         broken = {key: "broken" if isinstance(value, dict) else value for key, value in checkpoint.config.items()}
-        with pytest.raises(InputError, match=r"^config\.json: a value is of another kind"):
+        with pytest.raises(InputError, match=r"^config\.json: a value has the wrong type"):
             family.layout.shape(broken)
 
     def test_every_stored_tensor_has_its_role_and_no_other_name_has_one(

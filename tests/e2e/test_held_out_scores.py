@@ -86,10 +86,10 @@ def test_hours_for_it_bound_it_and_what_is_left_is_scored_by_the_same_command(
     told = capsys.readouterr()
     front = [point["trial"] for point in json.loads(told.out)["points"]]
     assert re.search(
-        r"64 answers each, about \d+ s; --hours does not end this, confirm_hours does after 1e-07", told.err
+        r"64 answers each, about \d+ s; --hours does not end this, confirm_hours ends it after 1e-07 h", told.err
     )
     for number in front:
-        assert f"trial {number} is not scored on the report split: confirm_hours are over" in told.err
+        assert f"trial {number} is not scored on the report split: confirm_hours has run out" in told.err
     confirmed = _confirmed()
     assert confirmed is not None
     assert confirmed["trials"] == {}

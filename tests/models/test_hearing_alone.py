@@ -136,7 +136,7 @@ def test_a_recording_longer_than_the_model_hears_is_a_row_that_cannot_be_read(ru
         Path("long.yaml").write_text(EVALS.replace("asr.jsonl,", f"rows.jsonl, max_unreadable: {share},"))
         text = said(capsys, "evaluate", "model", "--evals", "long.yaml", code=code)
         assert (
-            "rows.jsonl:5: recording of 31.0 s is longer than the 30 s that this model hears (cut it into piec" in text
+            "rows.jsonl:5: recording of 31.0 s is longer than the 30 s that this model takes (cut it into piec" in text
         )
 
 

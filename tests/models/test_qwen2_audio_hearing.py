@@ -84,7 +84,7 @@ def test_something_to_see_is_refused(inputs: ChatInputs, tmp_path: Path) -> None
     for name in ("image", "clip and image", "video"):
         sample, question = conversation(name, tmp_path)
         with pytest.raises(
-            InputError, match=rf"^conversations:{name}: this model can't see images or video \(give audio"
+            InputError, match=rf"^conversations:{name}: this model can't see images or video \(give only audio"
         ):
             inputs.encode(sample, str(question))
 

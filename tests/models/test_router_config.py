@@ -18,5 +18,5 @@ def test_a_router_that_chooses_more_experts_than_there_are_is_refused(part: str,
     text |= {"num_experts_per_tok": top_k, "num_experts": num_experts}
     if "num_local_experts" in text:
         text["num_local_experts"] = num_experts
-    with pytest.raises(InputError, match=rf"config\.json: num_experts_per_tok of the {part} is {top_k}, of"):
+    with pytest.raises(InputError, match=rf"config\.json: num_experts_per_tok of the {part} is {top_k}, with"):
         QWEN3_OMNI.layout.shape(config)

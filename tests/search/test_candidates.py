@@ -27,7 +27,7 @@ def test_the_likelihood_of_references_is_an_objective() -> None:
 
 
 def test_memory_in_use_is_no_objective_where_it_is_not_measured() -> None:
-    with pytest.raises(InputError, match="peak_memory_bytes is measured on accelerators alone"):
+    with pytest.raises(InputError, match="peak_memory_bytes is measured on accelerators only"):
         check_device(["wer", "peak_memory_bytes"], on_accelerator=False)
 
 

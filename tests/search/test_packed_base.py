@@ -84,7 +84,7 @@ def test_what_can_not_be_packed_is_refused(space: SpaceConfig, tmp_path: Path) -
     with pytest.raises(InputError, match=r"bits_group: rows of talker.* don't divide into groups of 7"):
         plan_of_base(model_info, 4, replace(space, parameters={"bits_group": 7}))
     base = packed_base(model_info, plan_of_base(model_info, 8, space), tmp_path)
-    with pytest.raises(InputError, match=r"--base-bits: .* is stored in few bits already"):
+    with pytest.raises(InputError, match=r"--base-bits: .* is quantised already"):
         plan_of_base(base, 4, space)
 
 

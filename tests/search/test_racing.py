@@ -245,7 +245,7 @@ def test_a_sample_says_earlier_than_a_bound_that_a_candidate_is_far_worse() -> N
     assert verdict is not None
     assert bounded is not None
     assert 100 <= verdict.num_scored < bounded.num_scored
-    assert f"this one more by a sample of {verdict.num_scored}" in verdict.reason
+    assert f"this one higher in a sample of {verdict.num_scored}" in verdict.reason
 
 
 def test_a_rival_that_seldom_runs_away_is_not_better_because_a_sample_has_not_seen_it() -> None:
@@ -259,7 +259,7 @@ def test_of_fewer_utterances_no_sample_is_believed() -> None:
     worse, better = drawn(0.9, MIN_POPULATION - 1, 0), drawn(0.4, MIN_POPULATION - 1, 1)
     verdict = sampled(worse, better)
     assert verdict is not None
-    assert "by a sample" not in verdict.reason
+    assert "in a sample" not in verdict.reason
 
 
 def test_one_rival_must_be_better_by_what_samples_say_too() -> None:

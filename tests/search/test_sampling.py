@@ -138,7 +138,7 @@ def test_each_preset_is_tried_with_few_bits_too_where_the_space_has_a_choice(tmp
 
 def test_how_to_heal_is_not_searched_where_nothing_is_healed(tmp_path: Path) -> None:
     config = space(tmp_path, "  retention: {low: 0.25, high: 1}\n  heal_ridge: {low: 0.001, high: 1, log: true}\n")
-    with pytest.raises(InputError, match=r"heal_ridge: moves nothing without heal"):
+    with pytest.raises(InputError, match=r"heal_ridge: has no effect without heal"):
         check_space(config, SHAPE)
 
 
@@ -146,7 +146,7 @@ def test_how_to_heal_is_not_searched_where_nothing_is_healed(tmp_path: Path) -> 
     ("parameters", "message"),
     [
         ("  bits: [16, 4]\n  bits_rest: [16, 8]\n", r"bits_rest: transformers can't load it .*add when"),
-        ("  retention: 0.5\n  bits_group: [16, 32]\n", "bits_group: moves nothing without bits"),
+        ("  retention: 0.5\n  bits_group: [16, 32]\n", "bits_group: has no effect without bits"),
         ("  active_experts: [1, 2, 3]\n", "active_experts: the thinker routes a token to 2 experts, got 3"),
     ],
 )

@@ -113,7 +113,8 @@ def test_a_host_whose_memory_is_too_small_for_candidates_of_few_bits_is_warned_o
     space = replace(load_space(ROOT / "search_spaces" / "tiny.yaml"), parameters=parameters)
     monkeypatch.setattr(sanity, "free_memory", lambda: 10**6)
     warn_if_weights_have_no_room(space, open_model("tiny"))
-    assert [line.partition(" of weights")[0] for line in said(caplog)] == ([f"up to {needed}"] if needed else [])
+    beginning = f"scoring a quantised candidate keeps up to {needed}"
+    assert [line.partition(" of original weights")[0] for line in said(caplog)] == ([beginning] if needed else [])
     caplog.clear()
     monkeypatch.setattr(sanity, "free_memory", lambda: 10**9)
     warn_if_weights_have_no_room(space, open_model("tiny"))

@@ -34,8 +34,8 @@ def study_of(rows: Sequence[Sequence[float]], objectives: Mapping[str, str] | No
         ("smallest", {"max_wer_increase": 2.5}, 2, r"wer <= 12\.50% \(unpruned 10\.00% \[.*\] \+ 2\.5 points\)"),
         ("smallest", {"max_wer_increase": 0.0}, 0, r"wer <= 10\.00%"),
         ("smallest", {"max_wer_increase": 90.0}, 3, r"wer <= 100\.00%"),
-        ("best", {"max_size_bytes": 59e9}, 1, "lowest wer of at most 59.00 GB"),
-        ("best", {"max_size_bytes": 30e9}, 2, "lowest wer of at most 30.00 GB"),
+        ("best", {"max_size_bytes": 59e9}, 1, "lowest wer with at most 59.00 GB"),
+        ("best", {"max_size_bytes": 30e9}, 2, "lowest wer with at most 30.00 GB"),
     ],
 )
 def test_a_rule_picks_its_point_and_says_why(rule: str, bounds: dict[str, float], trial: int, reason: str) -> None:
@@ -74,11 +74,11 @@ def test_where_more_is_better_the_bound_of_use_is_on_what_is_wrong() -> None:
     chosen, why = select(read(study), "knee")
     assert chosen.number == 2, "of two ends the larger"
     assert "accuracy >= 70.00%" in why
-    assert why.endswith("no point between the ends lies below their line")
+    assert why.endswith("no point between the ends is a better trade-off than they are")
 
 
 def test_where_nothing_is_of_use_there_is_no_knee() -> None:
-    message = r"--rule knee: no point .* useful, .* wer <= 31\.62% .*--rule smallest --max-wer-increase POINTS"
+    message = r"--rule knee: no point of the front has wer <= 31\.62% .*--rule smallest --max-wer-increase POINTS"
     with pytest.raises(InputError, match=message):
         select(study_of([(10, 0.9), (20, 0.5)]), "knee")
 
@@ -114,7 +114,7 @@ def test_a_middle_that_is_a_worse_trade_than_the_ends_mixed_is_no_knee() -> None
     bulging = [(60, 0.10), (50, 0.19), (30, 0.20)]
     chosen, why = select(study_of(bulging), "knee")
     assert chosen.number == 0
-    assert why.endswith("no point between the ends lies below their line")
+    assert why.endswith("no point between the ends is a better trade-off than they are")
     assert select(study_of([(60, 0.10), (35, 0.11), (30, 0.20)]), "knee")[0].number == 1
 
 
@@ -122,9 +122,9 @@ def test_a_middle_that_is_a_worse_trade_than_the_ends_mixed_is_no_knee() -> None
     ("rule", "bounds", "message"),
     [
         ("smallest", {}, "--rule smallest: needs --max-wer-increase"),
-        ("smallest", {"max_wer_increase": -1.0}, "no point of the front is: smallest .*relax the bound"),
+        ("smallest", {"max_wer_increase": -1.0}, "no point of the front fits: smallest .*relax the bound"),
         ("best", {}, "--rule best: needs --max-size"),
-        ("best", {"max_size_bytes": 1e9}, "no point of the front is: lowest wer of at most 1.00 GB"),
+        ("best", {"max_size_bytes": 1e9}, "no point of the front fits: lowest wer with at most 1.00 GB"),
         ("median", {}, "unknown rule 'median'.*safe, knee, smallest, best"),
         ("knee", {"max_wer_increase": 0.5}, "--rule knee: has no --max-wer-increase .*--rule smallest has it"),
         ("smallest", {"max_wer_increase": 0.5, "max_size_bytes": 1e9}, "--rule smallest: has no --max-size"),
@@ -179,7 +179,7 @@ def test_rules_take_the_wer_of_the_objectives_also_where_it_has_a_label(
     rows = [(2, 0.2, 0.1), (3, 0.1, 0.2)]
     study = study_of([row[: len(names) + 1] for row in rows], dict.fromkeys(("size_bytes", *names), "minimize"))
     chosen, why = select(study, "best", max_size_bytes=1e12)
-    assert (chosen.number, why) == (picked[0], f"{picked[1]} of at most 1,000.00 GB")
+    assert (chosen.number, why) == (picked[0], f"{picked[1]} with at most 1,000.00 GB")
 
 
 def test_rules_are_refused_where_several_labelled_wers_are_weighed() -> None:

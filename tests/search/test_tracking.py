@@ -330,7 +330,7 @@ def test_what_a_database_did_not_take_is_logged_as_soon_as_it_is_back(
     broken()
     time.sleep(0.2)
     tracker.log_trial(replace(record, number=2), files)
-    assert "MLflow is back; what waited is logged (3)" in capsys.readouterr().err
+    assert "MLflow can be reached again; waiting entries are logged (3)" in capsys.readouterr().err
     numbers = sorted(child.data.tags[TRIAL_TAG] for child in Logged(folder, study).children)
     assert numbers == [f"{study}/{number}" for number in range(3)]
 
@@ -415,7 +415,7 @@ def test_a_database_that_is_of_no_use_is_set_aside_with_a_warning_and_made_anew(
     Tracker(whole, "study").log_trial(record, files)
     assert [run.info.status for run in Logged(whole, "study").children] == ["FINISHED"]
     found = capsys.readouterr().err
-    assert re.search(r"mlflow.db (was left half-made|is damaged .*); it is now mlflow.db.damaged, and a new", found)
+    assert re.search(r"mlflow.db (is incomplete|is damaged .*); it is now mlflow.db.damaged, and a new", found)
     assert {path.name for path in whole.iterdir()} == {"mlflow.db", "mlflow.db.damaged", "artifacts"}
 
 

@@ -31,7 +31,7 @@ class AudioFeatures:
         longest = self.extractor.n_samples
         if self.pads and len(waveform) > longest:
             seconds, most = len(waveform) / SAMPLING_RATE, longest / SAMPLING_RATE
-            problem = f"recording of {seconds:.1f} s is longer than the {most:g} s that this model hears"
+            problem = f"recording of {seconds:.1f} s is longer than the {most:g} s that this model takes"
             raise MediaError(problem, where=where, fix="cut it into pieces")
         extracted = self.extractor(
             waveform,

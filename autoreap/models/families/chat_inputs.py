@@ -129,7 +129,7 @@ class ChatInputs:
         if frames is not None:
             if self._pictures is None:
                 problem = "this model can't see images or video"
-                raise InputError(problem, where=sample.where, fix="give audio and text alone")
+                raise InputError(problem, where=sample.where, fix="give only audio and text")
             is_video = bool(sample.video)
             pixels, grid = self._pictures.patches(frames.images, is_video=is_video)
             seconds_per_patch = self._pictures.frames_per_patch * frames.seconds_apart

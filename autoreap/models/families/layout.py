@@ -121,13 +121,13 @@ class CheckpointLayout(ABC):
         except KeyError as error:
             raise InputError(f"key {error} is missing", where="config.json", fix=f"is this a {self.title}?") from None
         except (TypeError, AttributeError) as error:
-            problem = f"a value is of another kind than a {self.title}'s: {error}"
+            problem = f"a value has the wrong type for a {self.title}: {error}"
             raise InputError(problem, where="config.json") from None
         for name, component in shape.components.items():
             num_experts, top_k = component.num_experts, component.top_k
             # A dense decoder has none, and routes to none; where there are experts, a token needs one at least.
             if num_experts < 0 or not min(1, num_experts) <= top_k <= num_experts:
-                problem = f"num_experts_per_tok of the {name} is {top_k}, of {num_experts} experts"
+                problem = f"num_experts_per_tok of the {name} is {top_k}, with {num_experts} experts"
                 raise InputError(problem, where="config.json", fix="fetch it again")
         return replace(shape, is_packed=bool(config.get("quantization_config")))
 

@@ -105,7 +105,7 @@ class QwenOmniLayout(CheckpointLayout):
         except KeyError as error:
             raise InputError(f"key {error} of the vision config is missing", where="config.json") from None
         except TypeError as error:
-            raise InputError(f"a value of the vision config is of another kind: {error}", where="config.json") from None
+            raise InputError(f"a value of the vision config has the wrong type: {error}", where="config.json") from None
         return {f"{self.prefix}visual.{name}": shape for name, shape in shapes.items()}
 
 

@@ -172,4 +172,4 @@ class RunningModel(ABC):
 
 # generate() looks for its own arguments by these names, and passes by what does not take them.
 def _refuse(pixel_values: Any = None, pixel_values_videos: Any = None, *_arguments: Any, **_options: Any) -> NoReturn:
-    raise InputError("this model's vision was stripped; it can't see images or video", fix="send audio and text alone")
+    raise InputError("this model's vision was stripped; it can't see images or video", fix="send only audio and text")
