@@ -1,1 +1,1 @@
-"""How saliency is measured, and how it is looked at."""
+"""Measuring saliency, and summarising it."""

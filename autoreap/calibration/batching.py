@@ -39,7 +39,7 @@ class Position:
     Attributes:
         num_rows: rows used up, in the order of the sequence.
         unreadable: those of them that were left out, each with file, line and reason.
-        silent: those of them that the model answered with nothing, as well; for who runs the batches to note.
+        silent: those of them that the model did not answer; the caller that runs the batches adds them.
     """
 
     num_rows: int = 0

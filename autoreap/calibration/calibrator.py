@@ -102,7 +102,7 @@ def calibrate(
 
 
 def sum_meters(meters: Mapping[str, Meter]) -> ComponentSaliency:
-    """What was measured of one component, by meters of each modality."""
+    """The measurement of one component, from the meters of its modalities."""
     sums = {modality: meter.sums() for modality, meter in meters.items()}
     return ComponentSaliency(sums, meters["audio"].layer_cosine())
 

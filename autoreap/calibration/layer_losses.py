@@ -33,7 +33,7 @@ _HEAD_ROWS = 512  # rows of logits in memory at once: a vocabulary may have 150,
 
 
 def check_answers(data: Mapping[str, Sequence[Sample]]) -> None:
-    """Raise `InputError` if no audio row of calibration data has an answer that could lose."""
+    """Raise `InputError` if no audio row of calibration data has an answer."""
     samples = data["audio"]
     if not any(sample.media and sample.text for sample in samples):
         raise _no_answers(samples)

@@ -1,4 +1,4 @@
-"""Measure a model, or take the same measurement from where it was saved."""
+"""Measure a model, or read the same measurement from a file."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def read_calibration(
 ) -> dict[str, list[Sample]]:
     """The rows by modality, of sets or of one JSONL file each; a broken row is found before a model is loaded.
 
-    So is that they have no answers, where layers are to be ordered by what answers lose.
+    If layers are to be ordered by loss, rows without any answer are refused, too.
     """
     if not isinstance(calibration, CalibrationConfig):
         sets: dict[str, Any] = {modality: (CalibrationSet(str(path)),) for modality, path in calibration.items()}
@@ -127,7 +127,7 @@ def _ordered(
 
 
 def _with_first(saliency: Saliency, num_ordered: int) -> Saliency:
-    """What a measurement of so many would hold: what another one added to the file changes nothing for this one."""
+    """The measurement with only the first `num_ordered` layers, so that a longer order in the file changes nothing."""
     if "thinker" not in saliency.components:
         return saliency
     return saliency.with_layer_order(saliency.component("thinker").layer_order.first(num_ordered))

@@ -29,7 +29,7 @@ class Dimension(Protocol):
     def rewrite_tensor(self, role: TensorRole, plan: PruningPlan) -> TensorRole | None:
         """The role in the pruned checkpoint, or None if the tensor is dropped.
 
-        All tensors of one expert are kept or dropped together: to count what is left, one of them is asked for.
+        All tensors of one expert are kept or dropped together, so counting asks about only one of them.
         """
         ...
 

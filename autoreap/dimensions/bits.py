@@ -36,7 +36,7 @@ _REST_TARGET = (
 
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
-    """Let what a checkpoint would be loaded with stand in for the weights that are retained."""
+    """Put the rounded values, as a checkpoint would load them, in the place of the retained weights."""
     with ExitStack() as stack:
         for component in COMPONENTS:
             decoder, edit = family.running.decoder(model, component), plan.component(component)
@@ -55,7 +55,7 @@ def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[
 def matrices(
     running: RunningModel, component: str, layer: nn.Module, kept: tuple[int, ...], quantisation: Quantisation
 ) -> Iterator[tuple[nn.Parameter, int, tuple[int, ...]]]:
-    """What is quantised of a decoder layer: each parameter, its bits, and which rows count; none means all."""
+    """The quantised parameters of a decoder layer: each with its bits and the rows that count; () means all."""
     experts = running.experts(layer)
     if experts is not None and quantisation.experts < 16:
         for weights in experts.parameters():

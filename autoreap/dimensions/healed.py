@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
-    """Let the fitted weights stand in for the resident ones, which wait in the host's memory."""
+    """Put the fitted weights in the place of the original ones, which are kept in host memory."""
     with ExitStack() as stack:
         for component, decoder, edit in family.edited_decoders(model, plan):
             check_fitted(plan, component)
@@ -61,7 +61,7 @@ def standing_in(down: nn.Parameter, kept: tuple[int, ...], weights: torch.Tensor
 
 
 def check_fitted(plan: PruningPlan, component: str) -> None:
-    """Raise `InputError` if the weights that the plan's healing of `component` stands for are not fitted yet."""
+    """Raise `InputError` if the plan heals `component`, but its weights are not fitted yet."""
     if not plan.is_fitted(component):
         problem = f"heals the {component}, but its weights are not fitted yet"
         raise InputError(problem, where="plan", fix="fit them with healing.healer.Healer")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
-    """Run the retained layers alone, numbered as they will be: the cache is built from these numbers."""
+    """Run only the retained layers, renumbered as in the checkpoint: the cache is built from these numbers."""
     with ExitStack() as stack:
         for component, decoder, edit in family.edited_decoders(model, plan):
             if len(edit.layers) == len(decoder.layers):

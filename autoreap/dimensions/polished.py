@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
-    """Let the trained weights stand in for the resident ones. Routers are narrowed already."""
+    """Put the trained weights in the place of the original ones. Routers are narrowed already."""
     from torch import nn
 
     # A name leads to the original layer: this is entered before layers are cut and renumbered.
@@ -45,7 +45,7 @@ def standing_in(module: nn.Module, weight: nn.Parameter) -> Iterator[None]:
 
 
 def polished_weights(plan: PruningPlan) -> PolishedWeights:
-    """The weights that the plan's polishing stands for, none where it polishes nothing.
+    """The trained weights of the plan; none if it polishes nothing.
 
     Raises:
         InputError: the plan is of a polished checkpoint, and its weights are there alone.

@@ -1,4 +1,4 @@
-"""Route a token of the thinker to another number of experts. No weight changes, only how many of them it meets."""
+"""Route a token of the thinker to another number of experts. No weight changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mask(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Iterator[None]:
-    """Let routers choose so many; they are narrowed already."""
+    """Lower the routers' top-k; the routers are narrowed already."""
     decoder = family.running.decoder(model, "thinker")
     with ExitStack() as stack:
         if plan.active_experts is not None and decoder is not None:

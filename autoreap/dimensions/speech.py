@@ -1,4 +1,4 @@
-"""Drop what speaks: the talker and the waveform decoder. What is heard and written does not change."""
+"""Drop the talker and the waveform decoder. Audio input and text output do not change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rewrite_tensor(role: TensorRole, plan: PruningPlan) -> TensorRole | None:
 
 
 def rewrite_config(config: Config, layout: CheckpointLayout, plan: PruningPlan) -> Shapes:
-    """Say that the model has no voice; the talker's own keys stay, as some engines read them."""
+    """Say that the model has no speech output; the talker's own keys stay, as some engines read them."""
     if plan.drop_speech:
         layout.write_no_speech(config)
     return {}

@@ -1,4 +1,4 @@
-"""Drop the vision tower. What is heard does not change; an image is refused, lest it be answered with nonsense."""
+"""Drop the vision tower. Audio is unaffected; an image is refused, because the answer would be nonsense."""
 
 from __future__ import annotations
 

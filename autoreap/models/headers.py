@@ -92,7 +92,7 @@ def read_header(shard: Path) -> list[TensorInfo]:
 
 
 def _tensor_info(name: str, entry: Any, shard: Path, data_offset: int) -> TensorInfo:
-    """A tensor as the header describes it; what safetensors refuses is refused here, before all is read."""
+    """A tensor as the header describes it; errors that safetensors would raise later are raised here."""
     if not isinstance(entry, dict):
         raise InputError("its header is not that of a safetensors file", where=shard, fix="fetch it again")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")

@@ -1,4 +1,4 @@
-"""A model on disk, and the same model loaded. Light until it is loaded."""
+"""A model on disk, and the same model loaded. Nothing heavy is imported before it is loaded."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _is_packed_expert(model_info: ModelInfo, info: TensorInfo) -> bool:
 def shortage(
     model_info: ModelInfo, device: str | None, dtype: str, *, speech: bool = False, keep_packed: bool = True
 ) -> str | None:
-    """Why the thinker and its encoders can't be loaded now: what memory they need and what is free; None if they can.
+    """Why the thinker and its encoders can't be loaded now: needed and free memory; None if they can be.
 
     With `speech`, what speaks counts, too. `device` and `dtype` as `load` takes them. Without `keep_packed`, experts
     that are stored in few bits count as they are computed with.

@@ -46,7 +46,7 @@ def plain_shapes(tensors: Iterable[TensorForm]) -> Iterable[tuple[str, tuple[int
 def packed_shapes(
     config: Mapping[str, Any], where: Path, tensors: Mapping[str, TensorInfo]
 ) -> dict[str, tuple[int, ...]]:
-    """`TensorForm.stands_for` of all that is packed; nothing where nothing is. `config` lies in the file `where`.
+    """`TensorForm.stands_for` of each packed tensor; empty if nothing is packed. `config` lies in the file `where`.
 
     Raises:
         InputError: weights are stored as codes of another kind: read as they are, they would be other weights. Or a

@@ -301,7 +301,7 @@ def test_a_server_that_is_not_there_costs_a_warning_and_not_every_trial_its_time
     assert time.monotonic() - started < 15
     warnings = capsys.readouterr().err
     assert warnings.count("warning: MLflow is not available, tried again in 30 s; the search goes on") == 1
-    assert "is logged when the same command resumes the search" in warnings
+    assert "MLflow lacks some runs; the same command logs them when it resumes the search" in warnings
 
 
 @pytest.fixture

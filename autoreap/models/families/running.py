@@ -74,7 +74,7 @@ class RunningModel(ABC):
         """What turns a prompt into this checkpoint's input tensors."""
 
     def thinker(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The part of `model` that hears and writes; `model` itself where it is nothing else."""
+        """The part of `model` that takes audio and writes text; `model` itself if it has no other part."""
         return model
 
     def device(self, model: PreTrainedModel) -> torch.device:
@@ -103,7 +103,7 @@ class RunningModel(ABC):
         return None
 
     def block(self, layer: nn.Module) -> nn.Module:
-        """What adds to the stream after attention: the experts of a decoder layer with their router, or its MLP."""
+        """The block of a decoder layer after attention: its experts with their router, or its MLP."""
         return cast("nn.Module", layer.mlp)
 
     def down_projection(self, layer: nn.Module) -> nn.Parameter:
@@ -158,7 +158,7 @@ class RunningModel(ABC):
         return (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
 
     def vision_entrances(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:
-        """The (module, method) pairs through which images and video enter the model; none where it can't see."""
+        """The (module, method) pairs through which images and video enter the model; none without vision."""
         return []
 
     def disable_vision(self, model: PreTrainedModel) -> list[tuple[nn.Module, str]]:

@@ -1,4 +1,4 @@
-"""What families ask of transformers' own classes, each of them in the same way."""
+"""Functions on transformers' stock classes that all families share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model of a family that speaks is made to speak, and to be silent."""
+"""The speech output of a family's model: using it, and leaving it out."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Voice(ABC):
         """Within the context, `model` is as it would be loaded from a checkpoint that can't speak."""
 
     def with_moved_input(self, model: PreTrainedModel, retained: tuple[int, ...]) -> AbstractContextManager[None]:
-        """Within the context, a talker that listens amid the thinker does so after the same of its `retained` layers.
+        """Within the context, a talker that takes hidden states of a middle layer finds it among the `retained`.
 
-        Nothing moves where the talker listens to the thinker's ends.
+        Nothing changes if the talker reads only the thinker's first or last hidden states.
         """
         return nullcontext()
