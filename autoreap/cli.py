@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(one_line(f"{error.filename or 'input/output'}: {error.strerror or error}"), exit_code)
     except ImportError as error:
         reason = " ".join(str(error).split())
-        text = f"a library can't be imported: {reason} (`autoreap doctor` says how to mend it)"
+        text = f"a library can't be imported: {reason} (`autoreap doctor` shows how to fix it)"
         return _fail(text, AutoreapError.exit_code)
     except Interrupted as error:
         return _fail("interrupted", error.exit_code)

@@ -90,8 +90,8 @@ def evaluate(
         evals: an evals file.
         plan: what is masked.
         calibration: the rows that it is healed on, where it heals.
-        latency: time answers, too, in turns with the unpruned model.
-        likelihoods: measure the NLL of the references, too.
+        latency: also time answers, in turns with the unpruned model.
+        likelihoods: also measure the NLL of the references.
         options: of `make_evaluator`.
     """
     loaded, evaluator = make_evaluator(model_info, evals, **options)

@@ -412,13 +412,13 @@ def _check_active(active: int, plan: PruningPlan, shape: ModelShape) -> None:
 
 def packed_already(where: object) -> InputError:
     """The error for whoever asks to heal or quantise a model whose matrices are stored in few bits."""
-    problem = "the model's weights are stored in few bits already; they can be neither healed nor quantised"
+    problem = "the model's weights are quantised already; they can be neither healed nor quantised"
     return InputError(problem, where=where, fix="take the model in bfloat16, or leave heal and bits out")
 
 
 def no_vision(where: object) -> InputError:
     """The error for whoever asks to strip the vision of a model that has none."""
-    return InputError("this model can't see: it has no vision to strip", where=where, fix="leave it out")
+    return InputError("this model has no vision to strip", where=where, fix="leave it out")
 
 
 def _check_component(edit: ComponentPlan, shape: ComponentShape, where: str) -> None:

@@ -14,7 +14,8 @@ def calibrate(
     loading: Loading,
     component: Component = "thinker",
     layer_losses: Annotated[
-        int | None, Option(metavar="N", min=1, help="rank layers for N cuts by what answers lose, a pass a layer each")
+        int | None,
+        Option(metavar="N", min=1, help="rank layers for up to N cuts by loss, one pass per remaining layer and cut"),
     ] = None,
     output: Annotated[Path, Option("-o", "--output", metavar="FILE")] = Path("saliency.safetensors"),
     json: Json = False,

@@ -23,7 +23,7 @@ def compare(
     html: Annotated[
         Path | None, Option(metavar="FILE", help="write a page with every utterance, the worst first")
     ] = None,
-    worst: Annotated[int, Option(metavar="N", min=0, help="show so many of the worst of each metric")] = 5,
+    worst: Annotated[int, Option(metavar="N", min=0, help="show the N worst utterances of each metric")] = 5,
     storage: Storage = None,
     json: Json = False,
 ) -> None:

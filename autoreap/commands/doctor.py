@@ -15,7 +15,7 @@ _MODEL = "a directory, tiny, or a hub name (default: the published 30B)"
 
 def doctor(
     model: Annotated[str | None, Argument(metavar="MODEL", help=_MODEL, autocompletion=model_names)] = None,
-    network: Annotated[bool, Option("--network", help="ask whether the hub can be reached")] = False,
+    network: Annotated[bool, Option("--network", help="check whether the hub can be reached")] = False,
     json: Json = False,
 ) -> None:
     """Say what works on this machine, and what is broken.

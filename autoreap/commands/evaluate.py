@@ -15,13 +15,13 @@ def evaluate(
     evals: Annotated[Path, Option(metavar="FILE", help="a file of evals/")],
     calibration: Calibration,
     plan: Plan = None,
-    split: Annotated[Literal["search", "report"], Option(help="whose tasks")] = "search",
+    split: Annotated[Literal["search", "report"], Option(help="which split to score")] = "search",
     batch_size: Annotated[int | None, Option(metavar="N", min=1, help=_BATCH_SIZE)] = None,
     device: Device = None,
     dtype: Dtype = "auto",
-    latency: Annotated[bool, Option("--latency", help="time answers, too, in turns with the unpruned model")] = False,
-    likelihood: Annotated[bool, Option("--likelihood", help="measure nats per token of the references, too")] = False,
-    outcomes: Annotated[Path | None, Option(metavar="FILE", help="write one JSON line an utterance")] = None,
+    latency: Annotated[bool, Option("--latency", help="also time answers, in turns with the unpruned model")] = False,
+    likelihood: Annotated[bool, Option("--likelihood", help="also measure nats per token of the references")] = False,
+    outcomes: Annotated[Path | None, Option(metavar="FILE", help="write one JSON line per utterance")] = None,
     json: Json = False,
 ) -> None:
     """Score a model or a plan.

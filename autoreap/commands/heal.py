@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoreap.writing.behaviour import Expected
 
 _CHECKPOINT = "a directory that materialise, prune or search wrote"
-_EVALS = "score both on its search split, too, and report the paired difference"
+_EVALS = "also score both on its search split, and report the paired difference"
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Training:
     """How and where weights are trained, and what the result is scored on."""
 
     evals: Annotated[Path | None, Option(metavar="FILE", help=_EVALS)] = None
-    steps: Annotated[int, Option(metavar="N", min=1, help="at most so many batches")] = 300
-    learning_rate: Annotated[float, Option(metavar="NUMBER", min=1e-9, max=1.0, help="of AdamW")] = 3e-4
+    steps: Annotated[int, Option(metavar="N", min=1, help="maximum number of batches")] = 300
+    learning_rate: Annotated[float, Option(metavar="NUMBER", min=1e-9, max=1.0, help="learning rate of AdamW")] = 3e-4
     batch_tokens: Annotated[int, Option(metavar="N", min=1, help="tokens of a batch, padding included")] = 512
-    seed: Annotated[int, Option(metavar="N", min=0, help="of the order of the batches")] = 0
+    seed: Annotated[int, Option(metavar="N", min=0, help="seed of the order of the batches")] = 0
     device: Device = None
     dtype: Dtype = "auto"
 

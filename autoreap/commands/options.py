@@ -128,7 +128,7 @@ def weighted_set(text: str) -> WeightedSet:
 
 # ---------------------------------------------------------------- options of several commands
 
-_DEVICE = "cuda, cuda:1, cpu, or auto: over all that there are (default: an accelerator if there is one)"
+_DEVICE = "cuda, cuda:1, cpu, or auto: all accelerators (default: an accelerator if there is one)"
 _MAX_UNREADABLE = "fraction of recordings that may be broken; they are left out (default 0.01)"
 _GATES = f"weights the block multiplies by, or raw probabilities (default {DEFAULT_GATES})"
 _STREAM_LAYERS = "calibrate with one layer in memory at a time, the rest on disk"
@@ -149,7 +149,7 @@ Storage = Annotated[str | None, Option(metavar="URL", help="Optuna storage URL (
 TrackingUri = Annotated[
     str | None, Option(metavar="URI", help="MLflow server or database (default: MLFLOW_TRACKING_URI, or mlruns/)")
 ]
-Component = Annotated[ComponentName, Option(help="whose experts and layers")]
+Component = Annotated[ComponentName, Option(help="component whose experts and layers are meant")]
 Device = Annotated[str | None, Option(metavar="DEVICE", help=_DEVICE)]
 Dtype = Annotated[DtypeName, Option(help="auto: the stored type, float32 on a CPU")]
 Sets = list[WeightedSet] | None
@@ -170,10 +170,12 @@ class Calibration:
         Path | None, Option(metavar="FILE", help="YAML of sets with columns (docs/calibration.md)")
     ] = None
     calibration_samples: Annotated[
-        int | None, Option(metavar="N", min=1, help="at most so many first rows of each set")
+        int | None, Option(metavar="N", min=1, help="use only the first N rows of each set")
     ] = None
     max_unreadable: Annotated[float | None, Option(metavar="NUMBER", min=0, max=1, help=_MAX_UNREADABLE)] = None
-    tokens: Annotated[Tokens | None, Option(help=f"which of the thinker count (default {DEFAULT_TOKENS})")] = None
+    tokens: Annotated[Tokens | None, Option(help=f"which tokens of the thinker count (default {DEFAULT_TOKENS})")] = (
+        None
+    )
     gates: Annotated[Gates | None, Option(help=_GATES)] = None
 
     @property

@@ -26,7 +26,7 @@ _AS_PARAMETERS = (
     *("heal", "heal_ridge", "heal_condition", "bits_group", "active_experts", "drop_speech"),
 )
 _LAYER_SELECTION = (
-    "by cosine one by one (default single) or as a block, or by what answers lose (calibrate --layer-losses)"
+    "by cosine one by one (default single) or as a block, or by loss on answers (needs calibrate --layer-losses)"
 )
 
 
@@ -40,7 +40,7 @@ def _layer_numbers(text: str | None) -> str | None:
 class Planning:
     """Values of a candidate."""
 
-    preset: Annotated[Preset | None, Option(help="a recommended set of values; explicit ones go over it")] = None
+    preset: Annotated[Preset | None, Option(help="a recommended set of values; explicit options override it")] = None
     retention: Annotated[
         float | None, Option(metavar="NUMBER", help="fraction of experts kept in each layer (default 1)")
     ] = None
@@ -51,41 +51,44 @@ class Planning:
         float | None, Option(metavar="NUMBER", help="fraction of the video saliency that it subtracts (default 1)")
     ] = None
     saliency: Annotated[Ranking | None, Option(help="ranking of experts (default affinity)")] = None
-    seed: Annotated[int | None, Option(metavar="N", help="of the random ranking (default 0)")] = None
+    seed: Annotated[int | None, Option(metavar="N", help="seed of the random ranking (default 0)")] = None
     layers_cut: Annotated[
         int | None, Option(metavar="N", help="how many layers to cut, as --layer-selection ranks them (default 0)")
     ] = None
     similarity_threshold: Annotated[
         float | None,
-        Option(metavar="NUMBER", help="only cut layers with at least this cosine; none where loss selects"),
+        Option(metavar="NUMBER", help="only cut layers with at least this cosine; not with --layer-selection loss"),
     ] = None
     protect_first: Annotated[
-        int | None, Option(metavar="N", help="never cut so many first layers (default: depth / 12)")
+        int | None, Option(metavar="N", help="never cut the first N layers (default: depth / 12)")
     ] = None
     protect_last: Annotated[
-        int | None, Option(metavar="N", help="never cut so many last layers (default: depth / 12)")
+        int | None, Option(metavar="N", help="never cut the last N layers (default: depth / 12)")
     ] = None
     layer_selection: Annotated[LayerSelection | None, Option(help=_LAYER_SELECTION)] = None
     layers: Annotated[str | None, Option(metavar="12,16", callback=_layer_numbers, help="cut exactly these")] = None
-    heal: Annotated[Heal | None, Option(help="fit what is kept to the unpruned model's outputs (default none)")] = None
+    heal: Annotated[
+        Heal | None, Option(help="refit retained weights to the unpruned model's outputs (default none)")
+    ] = None
     heal_ridge: Annotated[
         float | None, Option(metavar="NUMBER", help="penalty on what healing changes (default 0.001)")
     ] = None
     heal_condition: Annotated[
-        str | None, Option(metavar="TEXT", help="heal while it hears, say, 'noise: brown, snr_db: 10'")
+        str | None,
+        Option(metavar="TEXT", help="what the pruned model hears in healing, such as 'noise: brown, snr_db: 10'"),
     ] = None
-    bits: Annotated[Bits | None, Option(help="of the weights of experts (default 16, as stored)")] = None
+    bits: Annotated[Bits | None, Option(help="bits per weight of experts (default 16, as stored)")] = None
     bits_rest: Annotated[
-        Bits | None, Option(help="of the other matrices of the thinker's layers (default 16, as stored)")
+        Bits | None, Option(help="bits per weight of the thinker's other matrices (default 16, as stored)")
     ] = None
     bits_group: Annotated[
         int | None, Option(metavar="N", help="neighbouring weights that share a scale (default 32)")
     ] = None
     active_experts: Annotated[
-        int | None, Option(metavar="N", help="route a token to so many experts (default: as the model does)")
+        int | None, Option(metavar="N", help="route each token to N experts (default: as the model does)")
     ] = None
     strip_vision: Annotated[bool, Option("--strip-vision", help="drop the vision tower")] = False
-    drop_speech: Annotated[bool, Option("--drop-speech", help="drop talker and waveform decoder: text alone")] = False
+    drop_speech: Annotated[bool, Option("--drop-speech", help="drop talker and waveform decoder: text only")] = False
 
     def plan(
         self, component: str, saliency: "Saliency | None", shape: "ModelShape", base_model: "BaseModel"

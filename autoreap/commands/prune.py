@@ -68,7 +68,7 @@ def prune(
         plan = planning.plan(component, saliency, shape, base_model)
         if plan.heals and not writing.dry_run:
             plan = jobs.refitted(loaded, plan, data, Path(scratch))
-        expected: Expected | str = "the base model was never in memory as a whole"
+        expected: Expected | str = "the base model was never completely in memory"
         if writing.compares and not loading.stream_layers:
             expected = jobs.answers_to_calibration(loaded, data, plan, Path(scratch))
         del loaded

@@ -18,10 +18,10 @@ _RESTARTS = "AUTOREAP_RESTARTS"  # how many processes of this search have lost t
 _MAX_RESTARTS = 10
 _FEW_HOURS = 1e-6  # what comes after the deadline is still to be done
 _MODEL = "a directory, a hub name, or tiny (default: the space's)"
-_HOURS = "stop after so many hours (default: the space's, or never)"
-_WORKERS = "score on so many Ray actors, a GPU each; 1 scores in this process; RAY_ADDRESS names a cluster"
-_BASE_BITS = "search the model with its experts at 8 or 4 bits, kept packed where they do not fit otherwise"
-_ALLOW_OTHER_CODE = "go on with a study that another version has begun"
+_HOURS = "time limit in hours (default: the space's, or never)"
+_WORKERS = "number of Ray actors that score, one GPU each; 1 scores in this process; RAY_ADDRESS names a cluster"
+_BASE_BITS = "search the model with its experts at 8 or 4 bits, kept packed if they do not fit unpacked"
+_ALLOW_OTHER_CODE = "resume a study of another version"
 
 
 def _above_zero(value: float | None) -> float | None:
@@ -108,7 +108,7 @@ def _go_on_in_new_process(error: DeviceLostError, hours_spent: float, hours: flo
     command = [sys.executable, *sys.orig_argv[1:]]
     if hours is not None:
         command += ["--hours", str(max(hours - hours_spent, _FEW_HOURS))]
-    logger.warning("%s; a new process goes on (%d of %d)", error, num_restarts, _MAX_RESTARTS)
+    logger.warning("%s; a new process resumes (%d of %d)", error, num_restarts, _MAX_RESTARTS)
     sys.stdout.flush()  # `execve` replaces this process with all that it has not written
     sys.stderr.flush()
     os.execve(sys.executable, command, os.environ | {_RESTARTS: str(num_restarts)})

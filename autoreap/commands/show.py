@@ -11,7 +11,7 @@ def show(
     study: Study,
     storage: Storage = None,
     trial: Annotated[
-        int | None, Option(metavar="N", min=0, help="all about this one (default: one line for each)")
+        int | None, Option(metavar="N", min=0, help="all details of this trial (default: one line for each)")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoreap.writing.verification import Verified
 
 SkipBehaviour = Annotated[bool, Option("--skip-behaviour", help="don't load the checkpoint to compare its answers")]
-_CARRY = "store up to so many test utterances for `verify`; 0 stores none"
+_CARRY = "store up to N test utterances for `verify`; 0 stores none"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Writing:
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="directory to write; must be new")] = (
         None
     )
-    dry_run: Annotated[bool, Option("--dry-run", help="say what would be written, from headers alone")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="show what would be written, from headers only")] = False
     skip_behaviour: SkipBehaviour = False
     carry: Annotated[int, Option(metavar="N", min=0, help=_CARRY)] = 16
 

@@ -321,7 +321,7 @@ def _counted(where: str, num_kept: str) -> Iterator[None]:
     try:
         yield
     except _BrokenError as error:
-        fix = "these are kept; run it again, and it goes on from there"
+        fix = "these are kept; run it again to continue from there"
         raise InputError(f"the connection broke after {num_kept}: {error}", where=where, fix=fix) from None
 
 

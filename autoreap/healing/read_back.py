@@ -18,11 +18,11 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
     Layers that its healing did not fit are read too: they hold the base's bytes. Who heals nothing needs none.
 
     Raises:
-        InputError: it is stored in few bits.
+        InputError: it is quantised.
     """
     if plan.bits is not None:
         fix = "materialise its plan without bits, polish that, and quantise what comes of it"
-        raise InputError("its weights are stored in few bits, and can't be trained", where=written.path, fix=fix)
+        raise InputError("its weights are quantised, and can't be trained", where=written.path, fix=fix)
     healed = [component for component in COMPONENTS if plan.healing(component)]
     if not healed:
         return plan

@@ -314,7 +314,7 @@ def test_where_the_device_is_lost_a_new_process_goes_on_and_ships(project: Path)
     environment = os.environ | {"PYTHONPATH": str(Path(autoreap.__file__).parent.parent)}
     finished = subprocess.run([*command, "--json"], cwd=project, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert "illegal memory access was encountered; a new process goes on (1 of 10)" in finished.stderr
+    assert "illegal memory access was encountered; a new process resumes (1 of 10)" in finished.stderr
     assert Path(project / json.loads(finished.stdout)["shipped"]["path"]).is_dir()
     trials = read_study(open_study("night")).trials
     assert [trial.status for trial in trials].count(TrialStatus.INTERRUPTED) == 1

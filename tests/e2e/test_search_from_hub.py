@@ -80,7 +80,7 @@ def test_a_search_that_a_broken_connection_ended_goes_on_with_what_was_kept(
     assert main(["search", "space.yaml", "--study", "night"]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "owner/heard [test]: the connection broke after" in last
-    assert "these are kept; run it again, and it goes on from there" in last
+    assert "these are kept; run it again to continue from there" in last
     assert not Path("mlruns/studies.db").exists()
     before = fetched(hub)["validation"]
     hub.faults.clear()

@@ -117,19 +117,19 @@ def test_what_is_packed_is_not_packed_or_healed_again(
     )
     if again.heal:
         again = again.with_fitted({}, {"thinker": "of none"})
-    with pytest.raises(InputError, match="plan: the model's weights are stored in few bits already"):
+    with pytest.raises(InputError, match="plan: the model's weights are quantised already"):
         materialise(packed, again, tmp_path / "out")
 
 
 @pytest.mark.parametrize("change", [{"bits": 4}, {"bits_rest": 8}, {"heal": "stream", "retention": 0.5}])
 def test_what_is_packed_is_not_planned_to_be_packed_or_healed(packed: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="candidate: the model's weights are stored in few bits already"):
+    with pytest.raises(InputError, match="candidate: the model's weights are quantised already"):
         check_candidate(Candidate(**change), open_model(str(packed)).shape)
 
 
 def test_a_packed_checkpoint_is_not_polished(random_checkpoint: Path, packed: Path) -> None:
     plan = load_plan(packed / "plan.json")
-    with pytest.raises(InputError, match="its weights are stored in few bits, and can't be trained"):
+    with pytest.raises(InputError, match="its weights are quantised, and can't be trained"):
         with_written_weights(plan, open_model(str(random_checkpoint)), open_checkpoint(packed))
 
 
