@@ -32,6 +32,7 @@ from autoreap.tiny_omni import CHECKPOINT
 
 ROOT = Path(__file__).parent.parent
 EVALS = ROOT / "evals" / "tiny.yaml"
+SPACE = ROOT / "search_spaces" / "tiny.yaml"
 BATCH_SIZE = 64
 
 
@@ -48,7 +49,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         study = jobs.search(
-            ROOT / "search_spaces" / "tiny.yaml",
+            SPACE,
             jobs.SearchOptions(model="tiny", trials=options.trials, root=Path(folder) / "mlruns"),
         ).study
         # From one trial's start to the next one's: planning, scoring, the database and MLflow are all in it.
@@ -78,6 +79,7 @@ def destroyed(save: Callable[[Path], None], folder: Path) -> tuple[float, float,
     save(folder / "plan.json")
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     cli = [sys.executable, "-m", "autoreap.cli", "materialise", str(CHECKPOINT), "--plan", str(folder / "plan.json")]
+    cli += ["--calibration", str(SPACE)]  # what heals is fitted again
     subprocess.run([*cli, "-o", str(folder / "pruned"), "--skip-behaviour"], check=True, capture_output=True)
     script = [sys.executable, __file__, "--checkpoint", str(folder / "pruned")]
     printed = subprocess.run(script, check=True, capture_output=True, text=True).stdout
