@@ -40,7 +40,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(evaluate, prune, heal, inspect, init, doctor, completion),
 )
 _USERS_PATHS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-_USERS_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # of files: too long, or links in a circle
+# Of files: too long, or links in a circle.
+_USERS_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 # Without typer's own completion and tracebacks: `completion` is a command here, and `main` words every error.
 app = typer.Typer(

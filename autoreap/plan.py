@@ -24,7 +24,8 @@ Bits = Literal[16, 8, 4]
 # Keys that plan.json has where they say something: readers of older plans do not know them.
 _ADDED = ("drop_speech", "heal", "talker_heal", "polish", "bits", "active_experts")
 FittedWeights = Mapping[tuple[str, int], Any]  # tensors of torch, by component and original layer
-PolishedWeights = Mapping[str, Any]  # the same by name within the thinker's decoder, with original layers
+# The same by name within the thinker's decoder, with original layers.
+PolishedWeights = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

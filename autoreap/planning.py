@@ -63,7 +63,8 @@ def make_plan(candidate: Candidate, saliency: Saliency | None, shape: ModelShape
         )
         talker_pinned = edges(talker_shape.num_layers, first, last)
         talker = _component_plan(as_talker, "talker", saliency, talker_shape, talker_pinned)
-    strip_vision = candidate.strip_vision and shape.has_vision  # presets and spaces serve models that can't see too
+    # Presets and spaces serve models that can't see too.
+    strip_vision = candidate.strip_vision and shape.has_vision
     # What is as in the base model is None, so that a plan has one form and one digest.
     bits = None
     if min(candidate.bits, candidate.bits_rest) < 16:
@@ -226,7 +227,8 @@ def num_retained(retention: float, shape: ComponentShape) -> int:
 
 def retained_experts(scores: FloatArray, num_retained: int) -> tuple[tuple[int, ...], ...]:
     """In each layer the `num_retained` experts with the highest of `scores` [L, E]; ties go to the lower index."""
-    best_first = np.argsort(-scores, axis=1, kind="stable")  # stable, so that ties go to the lower index
+    # Stable, so that ties go to the lower index.
+    best_first = np.argsort(-scores, axis=1, kind="stable")
     experts = []
     for row in best_first:
         experts.append(tuple(sorted(row[:num_retained].tolist())))

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from autoreap.errors import InputError
 
-MAX_JSON_BYTES = 25_000_000  # in memory it may take thirty times as much; the index of a 235B model has 5 MB
+# In memory it may take thirty times as much; the index of a 235B model has 5 MB.
+MAX_JSON_BYTES = 25_000_000
 MAX_LINE_BYTES = 10_000_000
 MAX_DEPTH = 100
 MAX_DIGITS = 300  # of an integer, which must still become a float

@@ -194,7 +194,8 @@ class Saliency:
         """Write `path` whole or not at all."""
         metadata = {"format": _FORMAT, "provenance": json.dumps(dict(self.provenance))}
         with atomic_write(path) as partial:
-            partial.write_bytes(save(self._arrays(), metadata))  # `save_file` has no OSError for a full disk
+            # `save_file` has no OSError for a full disk.
+            partial.write_bytes(save(self._arrays(), metadata))
 
 
 def load_saliency(path: Path) -> Saliency:

@@ -128,7 +128,8 @@ def order_rows(inputs: ChatInputs, samples: Sequence[Sample]) -> list[Sample]:
     Rows whose header is broken come first, so that a data set full of them is refused at once; then weight by weight,
     the longest first, so that too large a budget shows at once; ties as they were given.
     """
-    weights = list(dict.fromkeys(sample.weight for sample in samples))  # in the order in which they come first
+    # In the order in which they come first.
+    weights = list(dict.fromkeys(sample.weight for sample in samples))
     lengths = [_estimate_length(inputs, sample) for sample in samples]
 
     def key(number: int) -> tuple[bool, int, float, int]:
@@ -167,7 +168,8 @@ def _estimate_length(inputs: ChatInputs, sample: Sample) -> float:
         if images:
             # One header of a list: the others are taken to be as large.
             with opened_image(images[0], sample.where) as image:
-                shown = max(len(images) / _FRAMES_PER_TOKEN, 1)  # an image alone fills a patch in time, too
+                # An image alone fills a patch in time, too.
+                shown = max(len(images) / _FRAMES_PER_TOKEN, 1)
                 tokens += shown * image.width * image.height / _PIXELS_PER_TOKEN
     except MediaError:
         return math.inf

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 MAX_SPAN = 8
 DEFAULT_BATCH_TOKENS = 8192
 SPEECH_STEPS = 512  # what the talker says of one sample at most, while it hears itself
-_MAX_SILENT = 0.5  # the share of rows that may be answered with nothing; a talker is not known by its silence
+# The share of rows that may be answered with nothing; a talker is not known by its silence.
+_MAX_SILENT = 0.5
 _NAMED = 5  # silent rows in a message
 _ROW = re.compile(r"(:| row )\d+$")  # the end of `Sample.where`
 
@@ -120,6 +121,7 @@ def identity(
     if "audio" not in data:
         raise InputError("calibration needs audio data", where="--audio", fix="give a JSONL file of audio rows")
     model_info, model = loaded.model_info, loaded.model
+    # Now, before any row is read: it raises where the model lacks a component.
     decoders = [loaded.decoder(component) for component in components]
     digests = {f"data.{modality}": digest(samples) for modality, samples in data.items()}
     return {
@@ -260,7 +262,8 @@ def _speak(loaded: Loaded, batch: Batch, meter: Meter) -> tuple[str, ...]:
 @torch.inference_mode()
 def speak(loaded: Loaded, encoded: Encoded) -> None:
     """Let the model answer one sample aloud, seeded each time; `SilenceError` if it says nothing."""
-    torch.manual_seed(0)  # what is said must depend neither on the rows before nor on where a measurement went on
+    # What is said must depend neither on the rows before nor on where a measurement went on.
+    torch.manual_seed(0)
     voice, device = loaded.model_info.family.voice, loaded.running.device(loaded.model)
     assert voice is not None  # it has a talker
     tensors = {name: tensor.to(device) for name, tensor in loaded.inputs.collate([encoded]).items()}

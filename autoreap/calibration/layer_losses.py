@@ -111,7 +111,8 @@ def _hear(loaded: Loaded, samples: Sequence[Sample], options: Options) -> list[_
                     continue  # no answer
                 embeddings = audio_of(running, model, encoded)
                 if embeddings is not None:
-                    embeddings = embeddings.cpu()  # those of all rows might fill a device that holds the model
+                    # Those of all rows might fill a device that holds the model.
+                    embeddings = embeddings.cpu()
                 rows.append(without_features(encoded))
                 audio.append(embeddings)
             if rows:

@@ -74,7 +74,8 @@ class Meter:
         self._sums = {name: tensor.to(self._device, copy=True) for name, tensor in sums.items()}
         self._counted: torch.Tensor | None = None  # [N], which of the T tokens count; None: all
         self._raw_gates: torch.Tensor | None = None  # [T, K] of the layer under way
-        self._recent: deque[torch.Tensor] = deque(maxlen=spans)  # unit vectors [N, H] of the last hidden states
+        # Unit vectors [N, H] of the last hidden states.
+        self._recent: deque[torch.Tensor] = deque(maxlen=spans)
         self._weights_record = True  # until an implementation is met that hides the outputs from them
 
     def state(self) -> State:
@@ -204,7 +205,8 @@ class Meter:
         directions = self._directions(hidden)
         if self._recent:
             for place, earlier in enumerate(self._recent):
-                self._recent[place] = earlier.to(directions.device)  # once, where layers lie on several devices
+                # Once, where layers lie on several devices.
+                self._recent[place] = earlier.to(directions.device)
             # The newest first: it is one layer away, which is the first row of the sums.
             cosines = [(earlier * directions).sum(dim=-1) for earlier in reversed(self._recent)]
             sums = torch.stack(cosines).sum(dim=1, dtype=torch.float64)
@@ -225,7 +227,8 @@ class Meter:
 @contextmanager
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """`module.forward` is `forward` within the context."""
-    own = vars(module).get("forward")  # set where something else, such as offloading, has replaced it before
+    # Set where something else, such as offloading, has replaced it before.
+    own = vars(module).get("forward")
     module.forward = forward
     try:
         yield

@@ -27,7 +27,8 @@ from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 logger = logging.getLogger(__name__)
 
 SAVE_INTERVAL_SECONDS = 120.0
-DAMAGES = (SafetensorError, OSError, KeyError, ValueError, InputError)  # what a damaged file can raise while it is read
+# What a damaged file can raise while it is read.
+DAMAGES = (SafetensorError, OSError, KeyError, ValueError, InputError)
 _FORMAT = "autoreap.resume.1"
 _NAMED = 3  # what differs, in a message
 
@@ -174,7 +175,8 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
     """The parts in `path`, none if they are not of the same measurement or can't be read."""
     try:
         tensors, metadata = read_tensors(path)
-        found: dict[str, str] = {}  # of a file of another format nothing is known, so everything differs
+        # Of a file of another format nothing is known, so everything differs.
+        found: dict[str, str] = {}
         if metadata.get("format") == _FORMAT:
             found = validate(_IDENTITY, parse_json(metadata["identity"]), "identity")
         changed = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
@@ -182,6 +184,7 @@ def _read(path: Path, identity: Mapping[str, str]) -> dict[str, Part]:
             logger.info(f"starting anew: {path} is of another measurement ({', '.join(changed[:_NAMED])} differ)")
             return {}
         entries = validate(_PARTS, parse_json(metadata["parts"]), "parts")
+    # A measurement can be made again, so damage is no reason to stop.
     except DAMAGES as error:
         logger.info(f"starting anew: {path} is damaged: {error}")
         return {}

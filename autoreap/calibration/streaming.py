@@ -184,6 +184,7 @@ def _run_layer(loaded: Loaded, number: int, groups: Sequence[_Group], spool: Spo
             with group.meter.layer(number, layer):
                 for stored in group.batches:
                     states = []
+                    # h_l, and the earlier states that the meter compares it with.
                     for each in range(max(0, number - group.spans), number + 1):
                         states.append(spool.load(stored.hidden_file(each), device)["hidden"])
                     *earlier, hidden = states

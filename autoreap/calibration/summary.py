@@ -116,7 +116,8 @@ def turnover_from_audio(
     measured: ComponentSaliency, num_kept: int, lambdas: Sequence[float], betas: Sequence[float]
 ) -> FloatArray:
     """The turnover of the `num_kept` experts against lambda = 0, mean over layers, [len(lambdas), len(betas)]."""
-    audio_only = retained_experts(measured.affinity(0, 0), num_kept)  # A = S1: beta does not count without lambda
+    # A = S1: beta does not count without lambda.
+    audio_only = retained_experts(measured.affinity(0, 0), num_kept)
     rows = []
     for lambda_ in lambdas:
         row = []
@@ -317,6 +318,7 @@ def layer_table(summary: ComponentSummary) -> list[list[str]]:
         )
     if not summary.shape.is_dense:
         return rows
+    # What is said of experts is of none here.
     table = []
     for row in rows:
         columns = dict(zip(header, row, strict=True))

@@ -32,7 +32,8 @@ def calibrate(
 
     components = COMPONENTS[component]
     config = calibration.config()
-    data = jobs.read_calibration(config, num_ordered=layer_losses or 0)  # a bad row is found before a model is loaded
+    # A bad row is found before a model is loaded.
+    data = jobs.read_calibration(config, num_ordered=layer_losses or 0)
     model_info = open_model(model)
     pinned = pinned_layers(model_info.shape, strip_vision=False)  # a plan may keep vision or not
     num_layers = model_info.shape.components["thinker"].num_layers

@@ -108,7 +108,8 @@ def _polish_and_write(
     from autoreap.report.comparison_text import figures_text
 
     options = jobs.PolishOptions(training.steps, training.learning_rate, training.batch_tokens, training.seed)
-    state = writing.target.with_name(f"{writing.target.name}.polish")  # the writing has a lock of its own
+    # The writing has a lock of its own.
+    state = writing.target.with_name(f"{writing.target.name}.polish")
     # The state of the training goes at the end of this context, so not before the checkpoint is there.
     with lock_resume_file(state) as resume, TemporaryDirectory() as scratch:
         loaded = load(base_info, device=training.device, dtype=training.dtype)

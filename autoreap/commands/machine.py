@@ -71,7 +71,8 @@ class Machine:
     """What there is."""
 
     python: str
-    errors: Mapping[str, str]  # why a library can't be imported, by name; empty text where it is not installed
+    # Why a library can't be imported, by name; empty text where it is not installed.
+    errors: Mapping[str, str]
     accelerators: tuple[Accelerator, ...]
     has_driver: bool  # of a GPU, whatever torch says
     memory_bytes: int  # that a process may still take

@@ -127,7 +127,8 @@ def _write_trial(
     expected: Expected | str = ""
     scored = plan
     if not writing.dry_run:
-        check_target(writing.target, model_info.checkpoint.path)  # before weights are fitted, which takes minutes
+        # Before weights are fitted, which takes minutes.
+        check_target(writing.target, model_info.checkpoint.path)
         plan = jobs.refitted_trial(study, plan, model_info, DEFAULT_ROOT)
     if evals:
         expected = jobs.answers_of_mask(model_info, plan, evals)
@@ -137,5 +138,6 @@ def _write_trial(
             expected = replace(answers, is_exact=jobs.is_same_fit(scored, plan))
         except InputError as error:  # what was measured may be gone; the checkpoint is right all the same
             logger.info(str(error))
-            expected = "what the trial answered is no longer there as it was"  # in the record: no paths of this machine
+            # In the record: no paths of this machine.
+            expected = "what the trial answered is no longer there as it was"
     return writing.write(model_info, plan, facts=facts, expected=expected)

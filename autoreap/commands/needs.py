@@ -18,7 +18,8 @@ class Need:
     model: str
     num_layers: int
     num_experts: int
-    parameters: Mapping[str, int]  # of experts, rest (of the thinker), audio and vision: all that hears and answers
+    # Of experts, rest (of the thinker), audio and vision: all that hears and answers.
+    parameters: Mapping[str, int]
     layer_parameters: int  # of one decoder layer of the thinker
     bytes_each: float  # of a parameter as stored
     total_bytes: int  # of the whole checkpoint, with what speaks
@@ -41,7 +42,8 @@ class Need:
     def packed_memory(self, bits: int, *, on_cpu: bool) -> int:
         """The same to search with `--base-bits`, without vision: experts packed, and those of one layer unpacked."""
         experts = self.parameters["experts"]
-        packed = experts * (bits + SCALE_BITS / DEFAULT_GROUP_SIZE) / 8  # a group of weights shares one scale
+        # A group of weights shares one scale.
+        packed = experts * (bits + SCALE_BITS / DEFAULT_GROUP_SIZE) / 8
         unpacked = self.num_parameters - experts - self.parameters["vision"] + experts / self.num_layers
         return round((packed + unpacked * self._bytes_each(on_cpu)) * ACTIVATIONS)
 

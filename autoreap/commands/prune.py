@@ -43,7 +43,8 @@ def prune(
     check_candidate(values, shape)
     # What ranks nothing needs no measurement, and no weight of the model in memory.
     if not needs_saliency(values) or not calibration.is_given:
-        plan = planning.plan(component, None, shape, base_model)  # or the error that says what is to be measured
+        # Or the error that says what is to be measured.
+        plan = planning.plan(component, None, shape, base_model)
         result = writing.write(model_info, plan, expected="no weight was loaded to compare with")
         print_result(*result, as_json=json)
         return

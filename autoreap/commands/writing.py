@@ -63,7 +63,8 @@ class Writing:
         verified: dict[str, str] = {}
         path = None
         verb = "would write"
-        if self.dry_run:  # the same rewrite that `materialise` carries out, so its figures are those of the result
+        # The same rewrite that `materialise` carries out, so its figures are those of the result.
+        if self.dry_run:
             rewrite = plan_rewrite(model_info.checkpoint, plan)
         else:
             from autoreap.models.checkpoint import open_checkpoint

@@ -101,7 +101,8 @@ class Condition(Section):
         if self.noise not in NOISES:
             recording = waveform_of(Path(self.noise), sampling_rate, self.noise)
             start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
-            return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)  # a short one is repeated
+            # A short one is repeated.
+            return np.asarray(np.resize(recording[start:], num_samples), dtype=np.float32)
         spectrum = np.fft.rfft(rng.standard_normal(num_samples))
         frequency = np.arange(len(spectrum), dtype=float)
         frequency[0] = 1.0  # 0 has no negative power

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-_SLAB = 1 << 24  # weights that are rounded at once: 64 MiB of float32, and about as much a few times beside them
+# Weights that are rounded at once: 64 MiB of float32, and about as much a few times beside them.
+_SLAB = 1 << 24
 # By these names transformers, vLLM and SGLang find what is quantised. Transformers takes the group that names experts
 # for experts, and the other one for all else that has scales.
 _EXPERTS_TARGET = r"re:.*\.mlp\.experts\..*"

@@ -36,7 +36,8 @@ def _shortened(decoder: Decoder, running: RunningModel, retained: tuple[int, ...
     types = getattr(config, "layer_types", None)
     with swap_layers(decoder, [original[layer] for layer in retained]):
         try:
-            if types is not None:  # the attention of each layer, from which the masks and the cache are made
+            # The attention of each layer, from which the masks and the cache are made.
+            if types is not None:
                 config.layer_types = [types[layer] for layer in retained]
             for number, layer in enumerate(decoder.layers):
                 running.number_layer(layer, number)

@@ -14,7 +14,8 @@ from autoreap.files import atomic_write
 from autoreap.scores import Counts, Metric, NllCounts, score
 from autoreap.validation import NO_OTHER_KEYS, Count, read_lines
 
-OUTCOMES_NAME = "outcomes.jsonl"  # of the file of a trial, of the baseline, of what a checkpoint carries
+# Of the file of a trial, of the baseline, of what a checkpoint carries.
+OUTCOMES_NAME = "outcomes.jsonl"
 
 
 @dataclass(frozen=True)

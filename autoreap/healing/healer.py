@@ -58,7 +58,8 @@ class Healer:
         self._data = data
         self._folder = folder
         self._check = check
-        self._calls: dict[tuple[str, ...], list[DecoderCall]] = {}  # by component, modality, tokens and condition
+        # By component, modality, tokens and condition.
+        self._calls: dict[tuple[str, ...], list[DecoderCall]] = {}
         self._streams: dict[tuple[str, ...], Streams] = {}  # by component, modality and tokens
 
     def fit(self, plan: PruningPlan) -> PruningPlan:
@@ -119,7 +120,8 @@ class Healer:
                 "tokens": tokens,
                 **computed_with(self._loaded),
             }
-            if component == "talker":  # what it said, which on an accelerator may not be the same each time
+            # What it said, which on an accelerator may not be the same each time.
+            if component == "talker":
                 identity["said"] = digest_of_named((str(number), call.hidden) for number, call in enumerate(calls))
             self._streams[key] = take_streams(self._loaded, component, calls, identity, self._folder, self._check)
         return self._streams[key]
@@ -183,7 +185,8 @@ class _DecoderFit:
                     outputs = []
                     for half in halves:
                         output = layer.block(half.normalised)
-                        if self._heal.method != "block":  # then what earlier layers and attention drifted by counts too
+                        # Then what earlier layers and attention drifted by counts too.
+                        if self._heal.method != "block":
                             output = half.residual + output
                         outputs.append(output)
                     missing = self._target(streams, number, following).to(given.device, torch.float64)

@@ -40,7 +40,8 @@ from autoreap.validation import NO_OTHER_KEYS, Count, Number, validate
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKENS = 131_072  # of each modality: their embeddings are in memory, half a gigabyte at a hidden size of 2,048
+# Of each modality: their embeddings are in memory, half a gigabyte at a hidden size of 2,048.
+MAX_TOKENS = 131_072
 _EVALUATION_STEPS = 10  # between two evaluations
 _PATIENCE_STEPS = 100  # without a better evaluation, then the training ends
 _HELD_OUT = 0.1  # of the rows, for validation; so many at least that they can say something

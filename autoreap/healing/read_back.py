@@ -43,5 +43,6 @@ def with_written_weights(plan: PruningPlan, base: ModelInfo, written: Checkpoint
         if None in by_expert:  # of a dense layer, or of all experts as one tensor
             fitted[place] = by_expert[None]
         else:
-            fitted[place] = torch.stack([by_expert[expert] for expert in range(len(by_expert))])  # [K, H, I]
+            # [K, H, I].
+            fitted[place] = torch.stack([by_expert[expert] for expert in range(len(by_expert))])
     return replace(plan, fitted=fitted)

@@ -53,7 +53,8 @@ def fit_ridge(
     for regressor, given in zip(regressors, inputs, strict=True):
         of_rows = weights[_rows_of(regressor)]
         weighted.append(given * of_rows.to(torch.float64).unsqueeze(1))
-    grams = torch.stack([left.T @ given for left, given in zip(weighted, inputs, strict=True)])  # [K, I, I]
+    # [K, I, I].
+    grams = torch.stack([left.T @ given for left, given in zip(weighted, inputs, strict=True)])
     mean = grams.diagonal(dim1=1, dim2=2).mean()
     if not torch.isfinite(mean):
         raise HealingError(f"{where}: activations are not finite")

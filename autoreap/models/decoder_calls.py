@@ -23,6 +23,7 @@ RunLayer = Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
 def catch_arguments(decoder: Decoder, run: Callable[[], None]) -> dict[str, Any]:
     """The arguments with which `run` calls `decoder`; its layers, if it has any, are not run."""
     given: dict[str, Any] = {}
+    # Without layers: what they would compute is not wanted here.
     with swap_layers(decoder, ()), _on_call(decoder, given.update):
         run()
     return given
@@ -96,7 +97,8 @@ def only_layer(decoder: Decoder, number: int, layer: nn.Module, *, is_last: bool
     layers: list[nn.Module] = [_StandIn() for _ in range(number)]
     layers.append(replay)
     if not is_last:
-        layers.append(after)  # after the last layer comes the final norm: there the layer's own output is taken
+        # After the last layer comes the final norm: there the layer's own output is taken.
+        layers.append(after)
 
     def run(hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
         replay.hidden = hidden

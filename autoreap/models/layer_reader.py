@@ -56,7 +56,8 @@ class LayerReader:
 
     def __init__(self, family: Family, checkpoint: Checkpoint, model: PreTrainedModel) -> None:
         self._family, self._checkpoint, self._model = family, checkpoint, model
-        self._tensors: dict[int, list[TensorInfo]] = defaultdict(list)  # by layer, in the order of their bytes
+        # By layer, in the order of their bytes.
+        self._tensors: dict[int, list[TensorInfo]] = defaultdict(list)
         for info in sorted(checkpoint.tensors.values(), key=lambda info: (info.shard, info.offset)):
             role = family.layout.role(info.name)
             # Scales and shape of a packed matrix stand for (0,): they are read with its codes.

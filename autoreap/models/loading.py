@@ -228,7 +228,8 @@ def shortage(
         if not speech and model_info.family.layout.role(info.name).part in SPEAKING_PARTS:
             continue
         loaded = _bytes_in_memory(info, dtype)
-        if keep_packed and _is_packed_expert(model_info, info):  # those of one layer are unpacked at a time
+        # Those of one layer are unpacked at a time.
+        if keep_packed and _is_packed_expert(model_info, info):
             loaded = info.num_bytes + loaded // model_info.shape.components["thinker"].num_layers
         needed += loaded
     if device == "cpu":
@@ -250,7 +251,8 @@ def _bytes_in_memory(info: TensorInfo, dtype: str) -> int:
         return info.num_parameters * loaded.itemsize
     if info.stands_for is None:
         return info.num_bytes
-    return info.num_parameters * torch.bfloat16.itemsize  # the type of the scales, so of what is unpacked
+    # The type of the scales, so of what is unpacked.
+    return info.num_parameters * torch.bfloat16.itemsize
 
 
 def free_memory() -> int:

@@ -91,6 +91,7 @@ def _unreadable(section: Mapping[str, Any]) -> str | None:
     if section.get("format") != FORMAT or not isinstance(groups, Mapping):
         return f"of {METHOD} only {FORMAT} is read, not {shown(section.get('format'))}"
     for name, group in groups.items():
+        # What a group does not say is as the library has it by default: symmetric integers.
         weights = group.get("weights") if isinstance(group, Mapping) else None
         fits = isinstance(weights, Mapping) and weights.get("type", "int") == "int" and weights.get("symmetric", True)
         if not fits:
@@ -111,6 +112,7 @@ def _shapes_of_matrix(prefix: str, tensors: Mapping[str, TensorInfo]) -> dict[st
         raise InputError(problem, where=stored.shard, fix="fetch the checkpoint again")
     with stored.shard.open("rb") as file:
         file.seek(stored.offset)
+        # Two numbers of 64 bits, little endian as all of safetensors.
         shape = struct.unpack("<2q", file.read(16))
     fits = codes.dtype == "I32" and codes.shape[:-1] == shape[:-1]
     # A code has one bit at least.

@@ -105,6 +105,7 @@ def _unpack_when_run(experts: nn.Module, matrices: Mapping[str, _PackedMatrices]
         for packed in matrices.values():
             packed.unpack(routed)
 
+    # The stock code finds them under the names that it knows.
     for attribute, packed in matrices.items():
         setattr(experts, attribute, packed.weights)
     experts.register_forward_pre_hook(unpack_routed)

@@ -46,6 +46,7 @@ def kernels_of(running: RunningModel, model: PreTrainedModel) -> dict[str, str]:
     kernels = {"attention": getattr(decoder.config, "_attn_implementation", None)}
     kernels["experts"] = getattr(decoder.config, "_experts_implementation", None)
     if running.device(model).type == "cpu":
+        # Kernels for AVX2 and AVX-512 add up in another order.
         kernels["cpu"] = torch.backends.cpu.get_cpu_capability()
         kernels["threads"] = str(torch.get_num_threads())  # sums are split among them
     return {name: kernel for name, kernel in kernels.items() if kernel is not None}

@@ -24,7 +24,8 @@ MAX_DETAILED = 40  # to compare two sides over thousands of utterances takes a s
 NUM_WORST = 3  # utterances of each metric
 MAX_AUDIO_BYTES = 1_500_000  # as text in the page
 MAX_PLAN_BYTES = 2_500_000  # as text in the page; a plan of the 30B model takes 2.5 kB
-_FILES = {"search": OUTCOMES_NAME, "report": REPORT_OUTCOMES}  # split -> the answers to it, in a trial's folder
+# Split -> the answers to it, in a trial's folder.
+_FILES = {"search": OUTCOMES_NAME, "report": REPORT_OUTCOMES}
 _MAX_RUN = 240  # characters of a run of words; an output may be a book
 
 

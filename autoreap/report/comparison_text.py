@@ -129,7 +129,8 @@ def _shortened(found: Sequence[Column]) -> list[Column]:
     kept: list[Column] = []
     for has_reference, run in groupby(found, lambda column: column.reference is not None):
         columns = list(run)
-        if has_reference or len(columns) <= _MAX_INSERTED + 1:  # `(1 more)` takes as much room as the word
+        # `(1 more)` takes as much room as the word.
+        if has_reference or len(columns) <= _MAX_INSERTED + 1:
             kept += columns
             continue
         kept += columns[:_MAX_INSERTED]

@@ -36,7 +36,8 @@ def read_recordings(setup: ScoringSetup | None, wanted: Sequence[Wanted], max_by
 
     Only what lies on this disk is read. Nothing where the evals file of the study is gone.
     """
-    if setup is None or not wanted or not Path(setup.evals).is_file():  # such as a study that was copied here
+    # Such as a study that was copied here.
+    if setup is None or not wanted or not Path(setup.evals).is_file():
         return {}
     try:
         rows = _read_rows(load_evals(Path(setup.evals)), {(one.split, one.metric) for one in wanted})

@@ -15,7 +15,8 @@ from autoreap.report.saliency_pictures import Picture, pictures
 from autoreap.saliency import ComponentSaliency, Saliency
 
 _INK = "#1f2933"
-_AS_THE_PAGE = "#010203"  # stands for the page's text colour, which is dark or light as the reader has it
+# Stands for the page's text colour, which is dark or light as the reader has it.
+_AS_THE_PAGE = "#010203"
 _DPI = 120
 _WIDTH = 12.0  # inches
 

@@ -77,7 +77,8 @@ def _draw_heat_maps(figure: "FigureBase", measured: ComponentSaliency, summary: 
             _say(axes, "not measured")
             continue
         relative = np.take_along_axis(scores, order, axis=1) / np.where(means > 0, means, 1)
-        shown = np.ma.masked_less_equal(relative, 0)  # a logarithm has no 0: what is masked is drawn grey
+        # A logarithm has no 0: what is masked is drawn grey.
+        shown = np.ma.masked_less_equal(relative, 0)
         image = axes.imshow(shown, cmap=colours, norm=norm, aspect="auto", interpolation="none")
         axes.axvline(summary.num_retained - 0.5, color=_LINE, linewidth=1.8)
     label = f"experts of a layer, highest A first; right of the line dropped (keeps {summary.num_retained})"
@@ -190,7 +191,8 @@ def _draw_turnover(figure: "FigureBase", measured: ComponentSaliency, summary: C
     shares = summary.turnover.T
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=max(shares.max(), 0.01), aspect="auto", origin="lower")
     for (row, column), share in np.ndenumerate(shares):
-        colour = "black" if share > 0.6 * shares.max() else "white"  # to be read on a bright cell and on a dark one
+        # To be read on a bright cell and on a dark one.
+        colour = "black" if share > 0.6 * shares.max() else "white"
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(summary.lambdas)), labels=[f"{value:g}" for value in summary.lambdas])
     axes.set_yticks(range(len(summary.betas)), labels=[f"{value:g}" for value in summary.betas])

@@ -97,8 +97,10 @@ def measured_metrics(evals: EvalSet, names: Iterable[str] = ()) -> dict[str, str
 def check_objectives(objectives: Mapping[str, str], evals: EvalSet, where: object = "objectives") -> None:
     """Raise `InputError` unless every objective is measured, and searched in the direction in which it is better."""
     directions = measured_metrics(evals, objectives)
-    for task in evals.tasks:  # measured only where an objective asks for it, so `measured_metrics` has none
+    # Measured only where an objective asks for it, so `measured_metrics` has none.
+    for task in evals.tasks:
         directions[f"nll.{task.metric}"] = "minimize"
+    # A sampler that is told the wrong direction looks for the worst candidates, and nothing else would tell.
     for metric, direction in objectives.items():
         if metric not in directions:
             raise InputError(f"unknown metric {metric!r}", where=where, fix=f"known: {', '.join(directions)}")

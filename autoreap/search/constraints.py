@@ -96,7 +96,8 @@ def check_measured(constraints: tuple[Constraint, ...], directions: Mapping[str,
         directions: metric -> minimize or maximize.
     """
     for constraint in constraints:
-        if constraint.clip_seconds is not None:  # `fits` is of no metric of the evals, and always an upper bound
+        # `fits` is of no metric of the evals, and always an upper bound.
+        if constraint.clip_seconds is not None:
             continue
         direction = directions.get(constraint.metric)
         if direction is None:

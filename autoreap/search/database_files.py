@@ -4,7 +4,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-BESIDE = ("-journal", "-wal", "-shm")  # what SQLite keeps beside a database, and would apply to any of that name
+# What SQLite keeps beside a database, and would apply to any of that name.
+BESIDE = ("-journal", "-wal", "-shm")
 
 
 def build_database(path: Path, build: Callable[[Path], None]) -> None:

@@ -70,7 +70,8 @@ def answerable(evals: EvalSet, plans: Iterable[PruningPlan]) -> EvalSet:
     visual = evals.visual_metrics()
     if visual:
         logger.info("not scored, because members of the front have no vision: %s", ", ".join(visual))
-    return evals.without(visual)  # for all, the baseline too: what is compared must have answered the same
+    # For all, the baseline too: what is compared must have answered the same.
+    return evals.without(visual)
 
 
 def estimated_seconds(study: StudyRecord, num_searched: int, num_answers: int, num_members: int) -> float | None:

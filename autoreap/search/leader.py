@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 # The last part of the budget goes to the neighbours of the front, as long as there are untried ones: a sampler finds
 # where to look, and leaves plans out that differ by a step from the best ones (benchmarks/search_quality.py).
 _SHARE_FOR_NEIGHBOURS = 0.4
-_MAX_FRUITLESS = 50  # draws in a row that need no scoring: what is left of the space is not found by drawing
+# Draws in a row that need no scoring: what is left of the space is not found by drawing.
+_MAX_FRUITLESS = 50
 _NUM_NEAREST = 3  # candidates around which a smaller one is looked for
 
 OnBaseline = Callable[[Drafts, Mapping[str, Metric]], None]
@@ -78,9 +79,11 @@ class Leader:
         self._log = log
         self._objectives = space.objectives
         self._trials: dict[int, TrialRecord] = {}  # finished ones, by number
-        self._of_plan: dict[str, TrialRecord] = {}  # the first scored or pruned trial of each plan, by its digest
+        # The first scored or pruned trial of each plan, by its digest.
+        self._of_plan: dict[str, TrialRecord] = {}
         self._running: dict[int, tuple[Trial, PlannedCandidate]] = {}
-        self._waiting: list[tuple[Trial, PlannedCandidate]] = []  # for the result of an equal plan that is running
+        # For the result of an equal plan that is running.
+        self._waiting: list[tuple[Trial, PlannedCandidate]] = []
         self._numerators: dict[int, Numerators] = {}
         self._unpruned: dict[str, float] = {}
         self._answers: Drafts = {}  # of the unpruned model
@@ -110,7 +113,8 @@ class Leader:
             baseline = records.read_baseline(self._study)
             assert baseline is not None
             tracker.log_baseline(baseline.metrics)
-            for trial in self._trials.values():  # those that an earlier run could not log are missing in MLflow
+            # Those that an earlier run could not log are missing in MLflow.
+            for trial in self._trials.values():
                 self._track(tracker, trial)
             self._score_trials(tracker, signals, num_trials, deadline)
             self._note_untried()
@@ -140,7 +144,8 @@ class Leader:
         if outcomes is None:
             result = self._score_alone(Job(BASELINE, None, metric_values(size_bytes, static)))
             evaluation, metrics = _evaluation_of(result, static)
-            objective_values(self._objectives, size_bytes, metrics)  # a baseline without a number can't be a baseline
+            # A baseline without a number can't be a baseline.
+            objective_values(self._objectives, size_bytes, metrics)
             if baseline is not None:
                 _check_same_scores(metrics, baseline.metrics)
             # The files before the record: a study with a baseline but no answers would have no drafts.
@@ -157,7 +162,8 @@ class Leader:
         self._unpruned = metric_values(baseline.size_bytes, baseline.metrics)
         self._limits = margin_limits(baseline.metrics, self._space.margins)
         self._on_baseline(outcomes, baseline.metrics)
-        for constraint in self._space.constraints:  # a missing metric is found before any candidate is scored
+        # A missing metric is found before any candidate is scored.
+        for constraint in self._space.constraints:
             constraint.violation(self._unpruned, self._unpruned)
 
     def _score_controls(self) -> None:
@@ -202,7 +208,8 @@ class Leader:
                 if trial is None:
                     break
                 self._begin(trial)
-                self._finish(tracker, failures, trial.number)  # of one that is settled without being scored
+                # Of one that is settled without being scored.
+                self._finish(tracker, failures, trial.number)
             if not self._running:
                 return
             self._log.beat(len(self._running))
@@ -210,7 +217,8 @@ class Leader:
             assert isinstance(job.key, int)
             trial, planned = self._running[job.key]
             self._take_result(trial, planned, result)
-            del self._running[trial.number]  # only now: a signal in between must find it among what runs
+            # Only now: a signal in between must find it among what runs.
+            del self._running[trial.number]
             self._finish(tracker, failures, trial.number)
             # Others drew an equal plan while this one ran: its result is theirs, too.
             for duplicate in self._settle_waiting(planned.digest):
@@ -251,7 +259,8 @@ class Leader:
         for point in nearest:
             best_of_size.setdefault(point.size_bytes, point)
         limit = self._smallest_non_inferior
-        offered = []  # one iterator a point: neighbours are planned as they are looked at, and most never are
+        # One iterator a point: neighbours are planned as they are looked at, and most never are.
+        offered = []
         for point in list(best_of_size.values())[:_NUM_NEAREST]:
             offered.append(self._neighbourhood.around(point, limit, trials))
         for point in pareto(self._points, self._objectives):
@@ -429,7 +438,8 @@ class Leader:
         return self._numerators[point.number]
 
     def _finish(self, tracker: Tracker, failures: FailuresInARow, number: int) -> None:
-        frozen = self._study.get_trials(deepcopy=False)[number]  # Optuna numbers trials from 0 on, without gaps
+        # Optuna numbers trials from 0 on, without gaps.
+        frozen = self._study.get_trials(deepcopy=False)[number]
         if not frozen.state.is_finished():
             return
         trial = self._note(frozen)

@@ -61,6 +61,7 @@ class Neighbourhood:
         limit = min(limit, point.size_bytes)
         smaller = [neighbour for neighbour in reversed(neighbours) if neighbour.size_bytes < limit]
         healings, rankings = _distinct_healings(point, trials), _distinct_rankings(trials)
+        # What may be smaller and as good comes first: it is what would ship.
         yield from smaller
         yield from self._crossed(point.params, HEALING, healings, point)
         yield from larger[:1]
@@ -73,6 +74,7 @@ class Neighbourhood:
         self, params: Mapping[str, Any], names: Sequence[str], others: Sequence[dict[str, Any]], point: TrialRecord
     ) -> Iterator[Neighbour]:
         """`params` with each of `others` in the place of those called `names`."""
+        # A healing or a ranking is taken whole: parameters of one belong together.
         rest = {name: value for name, value in params.items() if name not in names}
         for other in others:
             crossed = self._plan({**rest, **other}, point.number)
@@ -81,6 +83,7 @@ class Neighbourhood:
 
     def _plan(self, params: dict[str, Any], origin: int) -> Neighbour | None:
         """None where `params` stand for no plan."""
+        # Sorted, so that values in another order are the same plan.
         key = tuple(sorted(params.items()))
         if key not in self._known:
             try:
@@ -109,7 +112,8 @@ def _distinct_healings(point: TrialRecord, trials: Iterable[TrialRecord]) -> lis
     How strong the penalty should be depends on how much is lost.
     """
     healings: dict[str, dict[str, Any]] = {}
-    for trial in sorted(trials, key=lambda trial: abs(trial.size_bytes - point.size_bytes)):  # equals stay in order
+    # Equals stay in order.
+    for trial in sorted(trials, key=lambda trial: abs(trial.size_bytes - point.size_bytes)):
         if trial.is_scored and "heal" in trial.params:
             healing = {name: value for name, value in trial.params.items() if name in HEALING}
             healings.setdefault(trial.params["heal"], healing)

@@ -20,7 +20,8 @@ from autoreap.writing.materialiser import materialise
 logger = logging.getLogger(__name__)
 
 FOLDER = "bases"
-_FIXED = ("bits", "heal")  # parameters that begin so are those of the base: no bits but its own, nothing fitted
+# Parameters that begin so are those of the base: no bits but its own, nothing fitted.
+_FIXED = ("bits", "heal")
 
 
 def on_packed_base(space: SpaceConfig) -> SpaceConfig:
@@ -72,7 +73,8 @@ def packed_base(model_info: ModelInfo, plan: PruningPlan, root: Path) -> ModelIn
         name += "-no-vision"
     target = root.resolve() / FOLDER / name
     logger.info("the unpruned model of this search has its experts at %d bits: %s", plan.bits.experts, target)
-    if not target.is_dir():  # a checkpoint gets its name once it is verified, so one that is there is whole
+    # A checkpoint gets its name once it is verified, so one that is there is whole.
+    if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         materialise(model_info.checkpoint.path, plan, target)
     return open_model(str(target))

@@ -100,6 +100,7 @@ def _read_range(name: str, spec: Mapping[str, Any]) -> Range:
     _check_value(name, high)
     if type(low) not in (int, float):  # `isinstance` would take true and false for integers
         raise ValueError(f"has no order; list its choices instead, got {spec!r}")
+    # Optuna would raise at the first draw, when the model is loaded.
     if low > high:
         raise ValueError(f"low must not exceed high, got {spec!r}")
     # `type`, not `isinstance`: in Python true is an integer, in a file it is a mistake.

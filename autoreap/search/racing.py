@@ -27,7 +27,8 @@ from autoreap.formatting import value_text
 from autoreap.scores import Metric
 
 ALPHA = 0.02  # how often a candidate of the front may be stopped by what a sample says
-MIN_POPULATION = 1000  # with fewer, curtailment has seen nearly as much before a sample could say anything
+# With fewer, curtailment has seen nearly as much before a sample could say anything.
+MIN_POPULATION = 1000
 _MIN_SAMPLE = 100  # the bound is asymptotic
 _TUNED_TO = 0.2  # the share of the utterances at which the bound is tightest
 
@@ -297,7 +298,8 @@ def lower_bound(
         [-0.029, 0.018, 0.034]
     """
     spread = -2 * math.log(2 * alpha)
-    rho2 = (spread + math.log(spread + 1)) / (_TUNED_TO * population)  # tightest there (section B.2 of the paper)
+    # Tightest there (section B.2 of the paper).
+    rho2 = (spread + math.log(spread + 1)) / (_TUNED_TO * population)
     scaled = num_samples * rho2 + 1
     width = deviation * np.sqrt(2 * scaled / (num_samples**2 * rho2) * np.log(1 + np.sqrt(scaled) / (2 * alpha)))
     return np.asarray(mean - width)[()]

@@ -362,6 +362,7 @@ def check_format(study: optuna.Study) -> None:
     if found != FORMAT:
         problem = f"was written by another version of autoreap (format {found}, not {FORMAT})"
         raise InputError(problem, where=where, fix="open it with that version, or start another study with --study")
+    # Values are paired with objectives by their order.
     if len(study.directions) != len(study.user_attrs[_OBJECTIVES]):
         raise InputError("has not a direction for each objective: is the database damaged?", where=where)
 
@@ -611,6 +612,7 @@ def enqueue_retries(study: optuna.Study, spared: Collection[int] = ()) -> list[i
         deaths = trial.user_attrs.get(_DEATHS, 0)
         if trial.number not in spared:
             deaths += 1
+        # What kills its process each time would end every night.
         if deaths >= MAX_DEATHS:
             continue
         attributes = {_RETRY_OF: trial.number, _DEATHS: deaths}

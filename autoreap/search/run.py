@@ -56,7 +56,8 @@ from autoreap.search.tracking import Tracker, study_facts
 logger = logging.getLogger(__name__)
 
 _STUDY_NAME = re.compile(r"[\w-][\w.-]{0,199}")
-Draw = Callable[[StudyRecord, Path, Path], list[Path]]  # a study, the folder for pictures, the root: the files drawn
+# A study, the folder for pictures, the root: the files drawn.
+Draw = Callable[[StudyRecord, Path, Path], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def search(space_path: Path, options: SearchOptions, draw: Draw) -> SearchResult
         DeviceLostError: the device is lost to this process; the same call in a new one goes on.
         Interrupted: a signal came. The same call resumes, after a failure too.
     """
-    started = time.monotonic()  # `--hours` counts from here: calibration and the baseline are part of the night
+    # `--hours` counts from here: calibration and the baseline are part of the night.
+    started = time.monotonic()
     space = load_space(space_path)
     if options.seed is not None:
         space = replace(space, seed=options.seed)

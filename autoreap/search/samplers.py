@@ -55,7 +55,8 @@ def _check_arguments(space: SpaceConfig, made: type[BaseSampler]) -> None:
     signature = inspect.signature(made).parameters
     allowed: dict[str, list[Any]] = {}
     for name, parameter in signature.items():
-        kinds = [kind.strip() for kind in str(parameter.annotation).split("|")]  # such as of `int | None`
+        # Such as of `int | None`.
+        kinds = [kind.strip() for kind in str(parameter.annotation).split("|")]
         # The space has a seed of its own, and a file can give plain values only.
         if name != "seed" and set(kinds) <= _PLAIN_TYPES.keys():
             allowed[name] = [_PLAIN_TYPES[kind] for kind in kinds]

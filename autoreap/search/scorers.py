@@ -265,8 +265,10 @@ class RayPool:
         self._started_here = not ray.is_initialized()
         if self._started_here:  # joins the cluster of RAY_ADDRESS, or starts one on this machine
             with handlers_kept():
+                # Without the logs of the actors: the leader tells what becomes of their jobs.
                 ray.init(log_to_driver=False, include_dashboard=False)
         num_gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        # SPREAD, over the nodes: Ray would fill one before it takes the next.
         remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=MAX_DEATHS, scheduling_strategy="SPREAD")
         actor = remote(_ScorerActor)
         self._actors = [actor.remote(setup, str(Path.cwd())) for _ in range(num_scorers)]

@@ -206,7 +206,8 @@ def _is_above(point: Sequence[float], ends: Sequence[Sequence[float]]) -> bool:
     if not ends:
         return False
     columns = np.array(ends).T  # [objectives, ends]
-    differs = columns.any(axis=1)  # in an objective in which no end loses anything, no mixture can be better
+    # In an objective in which no end loses anything, no mixture can be better.
+    differs = columns.any(axis=1)
     columns, own = columns[differs], np.array(point)[differs]
     margins = np.ones((len(columns), 1))
     # Unknown: the weight of each end, and the margin, which is as large as can be (linprog minimises, hence -1).
@@ -218,7 +219,8 @@ def _is_above(point: Sequence[float], ends: Sequence[Sequence[float]]) -> bool:
         b_eq=[1.0],
         bounds=[(0, 1)] * len(ends) + [(None, None)],
     )
-    return bool(-found.fun > 1e-9)  # above the solver's rounding: a point on the line must not count as above it
+    # Above the solver's rounding: a point on the line must not count as above it.
+    return bool(-found.fun > 1e-9)
 
 
 def _error_limits(study: StudyRecord) -> dict[str, float]:

@@ -66,7 +66,8 @@ def ship(study: StudyRecord, point: TrialRecord, reason: str, model_info: ModelI
     expected = answers_of_trial(study, point.number, root)
     written_plan = path / "plan.json"
     if written_plan.is_file() and load_plan(written_plan).digest() == plan.digest():
-        verified = check_behaviour(path, expected, carried=0)  # a search that was resumed has shipped it before
+        # A search that was resumed has shipped it before.
+        verified = check_behaviour(path, expected, carried=0)
     else:
         facts = trial_facts(study, point)
         fitted = refitted_trial(study, plan, model_info, root)
@@ -92,6 +93,7 @@ def refitted_trial(study: StudyRecord, plan: PruningPlan, model_info: ModelInfo,
     device, dtype = choose_device(study.scoring.where)
     loaded = load(model_info, speech=plan.talker_heal is not None, device=device, dtype=dtype)
     fitted = refitted(loaded, plan, data, root / STREAMS)
+    # The checkpoint is loaded next, to compare its answers: both at once may not fit.
     del loaded
     release()
     return fitted
@@ -114,6 +116,7 @@ def answers_of_trial(study: StudyRecord, number: int, root: Path = DEFAULT_ROOT)
     for needed in (path, baseline):
         if not needed.is_file():
             raise InputError("the answers to compare with are missing", where=needed)
+    # Answers to other rows could neither be compared nor be drafts.
     evals = open_evals(Path(study.scoring.evals)).search
     if evals.digest != study.evals_digest:
         raise InputError("has changed since the trial was scored", where=evals.path)

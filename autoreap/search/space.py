@@ -215,8 +215,7 @@ def load_space(path: Path) -> SpaceConfig:
         "conditions": file.parameters.conditions,
         "sampler": file.sampler.name,
         "sampler_arguments": file.sampler.arguments,
-        "margins": {
-            metric: points / 100 for metric, points in file.margins.items()
-        },  # in points there, as fractions here
+        # In points there, as fractions here.
+        "margins": {metric: points / 100 for metric, points in file.margins.items()},
     }
     return SpaceConfig(**values)

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_ROOT = Path("mlruns")
 # Another process may hold SQLite's lock for a while: a backup, a dashboard. Its default of five seconds loses a trial.
 LOCK_SECONDS = 600
-OUTAGE_SECONDS = 1800.0  # a server may be away for so long: what took minutes to score is worth waiting for
+# A server may be away for so long: what took minutes to score is worth waiting for.
+OUTAGE_SECONDS = 1800.0
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 _TABLES = {
     *("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials", "trial_values"),
@@ -115,6 +116,7 @@ def _check_tables(file: Path, url: str) -> None:
             found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
         raise _cannot_open(url, error) from None
+    # Other tables may be there, too: another version of Optuna may have more.
     missing = sorted(_TABLES - found)
     if missing:
         problem = f"holds no studies: it has no table {missing[0]}"

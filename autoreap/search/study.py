@@ -92,7 +92,8 @@ def check_resumable(study: optuna.Study, space: SpaceConfig, identity: Identity)
     trials = study.get_trials(deepcopy=False)
     recorded = read_identity(study)
     if recorded is None:
-        has_begun = any(trial.state != TrialState.WAITING for trial in trials)  # others may wait for the first search
+        # Others may wait for the first search.
+        has_begun = any(trial.state != TrialState.WAITING for trial in trials)
         if has_begun or len(study.directions) != len(space.objectives):
             problem = "is not an autoreap study: it records no objectives"
             raise InputError(problem, where=where, fix="use another name with --study")

@@ -30,7 +30,8 @@ STUDY_TAG, TRIAL_TAG, FRONT_TAG = "autoreap.study", "autoreap.trial", "autoreap.
 STATE_TAG, REASON_TAG = "autoreap.state", "autoreap.reason"
 EXPERIMENT = "autoreap"
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 900.0
-_MAX_TAG_LENGTH = 4000  # characters; MLflow refuses a run with a much longer one, such as why a trial failed
+# Characters; MLflow refuses a run with a much longer one, such as why a trial failed.
+_MAX_TAG_LENGTH = 4000
 _ARTIFACT_PATH = "checkpoint"
 _RUN_STATUS = {
     TrialStatus.SCORED: "FINISHED",
@@ -125,7 +126,8 @@ class Tracker:
             runs.log_artifacts(artifacts)
             runs.end(status)
 
-        self._next_try = time.monotonic()  # however long the pause would be: there is no later try in this run
+        # However long the pause would be: there is no later try in this run.
+        self._next_try = time.monotonic()
         self._log("the front", end)
         if self._waiting:
             logger.warning("MLflow lacks some runs; the same command logs them when it resumes the search")
@@ -198,6 +200,7 @@ class _StudyRuns:
         found = self._client.search_runs([self._experiment], f"tags.`{STUDY_TAG}` = '{self._study}'", max_results=1)
         if found:
             run_id = str(found[0].info.run_id)
+            # An earlier search has ended it.
             self._client.update_run(run_id, status="RUNNING")
             return run_id
         run = self._client.create_run(self._experiment, run_name=self._study, tags={STUDY_TAG: self._study})
@@ -207,6 +210,7 @@ class _StudyRuns:
         query = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status != 'RUNNING'"
         children: dict[str, Any] = {}
         token = None
+        # MLflow gives a thousand runs at a time.
         while True:
             page = self._client.search_runs([self._experiment], query, page_token=token)
             for run in page:
@@ -244,7 +248,8 @@ class _StudyRuns:
         if tag in self._logged:
             return
         for half_logged in self._client.search_runs([self._experiment], f"tags.`{TRIAL_TAG}` = '{tag}'"):
-            self._client.delete_run(half_logged.info.run_id)  # a kill came between its creation and its end
+            # A kill came between its creation and its end.
+            self._client.delete_run(half_logged.info.run_id)
         tags = {TRIAL_TAG: tag, "mlflow.parentRunId": self._parent, **_tags_of(trial)}
         run_id = self._client.create_run(self._experiment, run_name=f"trial {trial.number}", tags=tags).info.run_id
         self._client.log_batch(run_id, params=[Param(name, str(value)) for name, value in trial.params.items()])
@@ -262,7 +267,8 @@ class _StudyRuns:
         children = self._finished_children()
         for number, trial in scores.trials.items():
             run = children.get(f"{self._study}/{number}")
-            if run is not None:  # a trial that MLflow did not take yet is logged when the search resumes
+            # A trial that MLflow did not take yet is logged when the search resumes.
+            if run is not None:
                 self._log_changed_metrics(run, "report.", trial.metrics)
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
@@ -332,8 +338,10 @@ def connect(folder: Path, tracking_uri: str | None) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # schema creation logs each of its forty steps
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what is a warning here
+    # Schema creation logs each of its forty steps.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A traceback for what is a warning here.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # libpq's own default is to wait for as long as the kernel does; for each address of a host.
     os.environ.setdefault("PGCONNECT_TIMEOUT", "4")
     from mlflow import MlflowClient

@@ -64,7 +64,8 @@ def read_audio_inputs(path: Path, num_audio_tokens: Callable[[int], int]) -> "Ch
     """
     with _read_from(path):
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-        processor.tokenizer.chat_template = processor.chat_template  # the stock one goes by its own, whatever it is
+        # The stock one goes by its own, whatever it is.
+        processor.tokenizer.chat_template = processor.chat_template
         audio = AudioFeatures(processor.feature_extractor, num_audio_tokens, pads=True)
         return ChatInputs(processor.tokenizer, Placeholders(audio=processor.audio_token), audio)
 

@@ -20,7 +20,8 @@ Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by their names
 SPEAKING_PARTS = ("talker", "speech")  # of the model, all that speaks
 _DOWN_PROJECTIONS = ("mlp.experts.{expert}.down_proj.weight", "mlp.experts.down_proj", "mlp.down_proj.weight")
-REST = re.compile(r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight")  # matrices of a layer beside experts
+# Matrices of a layer beside experts.
+REST = re.compile(r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class Pictures:
         depth = processor.temporal_patch_size
         # A frame alone comes as `depth` copies of itself, of which one is taken.
         single = per_frame.view(len(images), height * width, -1, depth, processor.patch_size**2)[:, :, :, 0]
-        frames = [*single, *[single[-1]] * (-len(images) % depth)]  # the last one fills up the last patch
+        # The last one fills up the last patch.
+        frames = [*single, *[single[-1]] * (-len(images) % depth)]
         blocks = []
         for start in range(0, len(frames), depth):
             blocks.append(torch.stack(frames[start : start + depth], dim=2).flatten(1))

@@ -38,7 +38,8 @@ class Qwen25OmniLayout(QwenOmniLayout):
     model_type = "qwen2_5_omni"
     title = "Qwen2.5-Omni"
     stock_name = "Qwen2_5OmniForConditionalGeneration"
-    companions: tuple[str, ...] = (_VOICES,)  # the stock class does not load without it, even if nothing speaks
+    # The stock class does not load without it, even if nothing speaks.
+    companions: tuple[str, ...] = (_VOICES,)
     speech_parts: Mapping[str, str] = {"talker.": "talker", "token2wav.": "speech"}
 
     def decoder_config(self, config: Mapping[str, Any], component: str) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class Qwen3OmniLayout(QwenOmniLayout):
 
     def decoder_shape(self, config: Mapping[str, Any]) -> ComponentShape:
         key = "num_experts"
-        if "num_local_experts" in config:  # transformers writes both for the talker, and builds this many
+        # Transformers writes both for the talker, and builds this many.
+        if "num_local_experts" in config:
             key = "num_local_experts"
         num_layers, num_experts = integer(config, "num_hidden_layers"), integer(config, key)
         return ComponentShape(num_layers, num_experts, top_k=integer(config, "num_experts_per_tok"))
@@ -87,6 +88,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
         """Thirteen tokens a second."""
         from transformers.models.qwen3_omni_moe import processing_qwen3_omni_moe as processing
 
+        # Its own formula, which is private: chunks of 100 frames give 13 tokens each, the last one fewer.
         return int(processing._get_feat_extract_output_lengths(num_frames))
 
     def cache_values_per_token(self, config: Mapping[str, Any]) -> int:
@@ -133,6 +135,7 @@ class Qwen3OmniLayout(QwenOmniLayout):
         text["num_experts"] = num_experts
         if "num_local_experts" in text:
             text["num_local_experts"] = num_experts
+        # A router can't choose more experts than there are.
         text["num_experts_per_tok"] = min(text["num_experts_per_tok"], num_experts)
 
     def write_active_experts(self, config: Config, num_active: int) -> None:
@@ -144,11 +147,13 @@ class Qwen3OmniLayout(QwenOmniLayout):
         if text.get("mlp_only_layers"):
             dense = set(text["mlp_only_layers"])
             text["mlp_only_layers"] = [number for number, layer in enumerate(retained) if layer in dense]
+        # The talker names a hidden state by the number of layers before it.
         talker = config.get("talker_config", {})
         if component == "thinker" and "accept_hidden_layer" in talker:
             talker["accept_hidden_layer"] = _moved(talker["accept_hidden_layer"], retained)
 
     def stub_tensors(self, vision: Config) -> Shapes:
+        # A stub hands nothing to layers of the thinker.
         vision["deepstack_visual_indexes"] = []
         width, patch = vision["hidden_size"], vision["patch_size"]
         merged = width * vision["spatial_merge_size"] ** 2
@@ -200,7 +205,8 @@ class Qwen3OmniVoice(QwenOmniVoice):
         """
         talker = model.config.talker_config
         with warnings.catch_warnings(), _with_audio_config(talker, model.config.thinker_config.audio_config):
-            warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")  # the stock class does so itself
+            # The stock class does so itself.
+            warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")
             model.generate(
                 **inputs,
                 speaker=next(iter(talker.speaker_id)),  # any: what is said does not matter

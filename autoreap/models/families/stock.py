@@ -35,7 +35,8 @@ def read_model(
     with nullcontext() if layers else _unreported():
         model = read(path, config=config, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False)
     if is_packed and dtype != "auto":
-        for parameter in model.parameters():  # the stock class leaves unpacked experts in the type of their scales
+        # The stock class leaves unpacked experts in the type of their scales.
+        for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(model.dtype)
     return cast("PreTrainedModel", model.eval())
