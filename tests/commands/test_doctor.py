@@ -172,7 +172,7 @@ def test_a_torchvision_of_another_torch_is_found_before_it_breaks_a_night(
     command = [sys.executable, "-m", "autoreap.cli", "search", str(SPACE), "--study", "night"]
     searched = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert searched.returncode == 1
-    assert re.fullmatch(r"autoreap: a library can't be imported: .*`autoreap doctor` says how .*\n", searched.stderr)
+    assert re.fullmatch(r"autoreap: a library can't be imported: .*`autoreap doctor` shows how .*\n", searched.stderr)
     assert searched.stdout == ""
 
 

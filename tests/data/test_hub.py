@@ -250,7 +250,7 @@ def test_a_connection_that_breaks_for_good_keeps_what_came_and_goes_on_from_ther
     hub.faults.clear()
     read(hub, limit=1)  # the footers are there from now on
     hub.faults.append(Fault("validation/0001.parquet", times=10_000, status=status, cut=cut))
-    message = r"the connection broke after 6 of 12 row groups: .* \(these are kept; run it again, and it goes on"
+    message = r"the connection broke after 6 of 12 row groups: .* \(these are kept; run it again to continue"
     with pytest.raises(InputError, match=message) as failed:
         read(hub)
     assert failed.value.exit_code == 2

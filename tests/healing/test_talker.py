@@ -139,10 +139,10 @@ def test_the_talker_is_not_needed_to_score_and_is_to_write(
     assert {component for component, _ in scored.fitted or {}} == {"thinker"}
     with masked(loaded.model, scored):
         pass
-    with pytest.raises(InputError, match="heals the talker, and its weights are not fitted yet"):
+    with pytest.raises(InputError, match="heals the talker, but its weights are not fitted yet"):
         materialise(loaded.model_info.checkpoint.path, scored, tmp_path / "pruned")
     with (
-        pytest.raises(InputError, match="heals the talker, and its weights are not fitted yet"),
+        pytest.raises(InputError, match="heals the talker, but its weights are not fitted yet"),
         masked(speaking.model, scored),
     ):
         pass

@@ -93,20 +93,20 @@ def test_a_preset_goes_without_vision_where_there_is_none(run: Run) -> None:
     [
         (
             ("prune", "model", "--layers", "1", "--strip-vision", "-o", "out"),
-            "--strip-vision: this model can't see: it",
+            "--strip-vision: this model has no vision",
         ),
         (
             ("plan", "saliency.safetensors", "--strip-vision", "-o", "p.json"),
-            "--strip-vision: this model can't see: it",
+            "--strip-vision: this model has no vision",
         ),
-        (("materialise", "model", "--plan", "blind.json", "-o", "out"), "plan: strip_vision: this model can't see: it"),
+        (("materialise", "model", "--plan", "blind.json", "-o", "out"), "plan: strip_vision: this model has no vision"),
         (
             ("evaluate", "model", "--plan", "blind.json", "--evals", "evals.yaml"),
-            "plan: strip_vision: this model can't",
+            "plan: strip_vision: this model has no vision",
         ),
         (
             ("search", "choice.yaml", "--model", "model"),
-            "choice.yaml: parameters.strip_vision: this model can't see: it",
+            "choice.yaml: parameters.strip_vision: this model has no vision",
         ),
         (
             ("calibrate", "model", "--audio", "audio.jsonl", "--component", "talker", "-o", "s"),
