@@ -73,7 +73,7 @@ def doctor(
 def _is_here(model: str) -> bool:
     """Whether a model is on this machine; `InputError` where another than the published one is not."""
     from autoreap.commands.needs import PUBLISHED
-    from autoreap.models.checkpoint import resolve_model
+    from autoreap.models.checkpoint import is_hub_name, resolve_model
 
     # Nothing is fetched: 70 GB would come before the answer whether they fit.
     try:
@@ -81,7 +81,7 @@ def _is_here(model: str) -> bool:
     except InputError:
         if model == PUBLISHED:  # what it needs is known without it
             return False
-        if Path(model).exists() or model.count("/") != 1:  # it was meant as a path
+        if not is_hub_name(model):
             raise
         fix = "give its directory, or no MODEL for the published 30B"
         raise InputError("not on this machine, and doctor fetches nothing", where=model, fix=fix) from None

@@ -74,8 +74,7 @@ def resolve_model(model: str, *, download: bool = True) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
-    # A model of the hub is named org/name; all else was meant as a path.
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+    if not is_hub_name(model):
         raise InputError("no such model directory", where=model, fix="a directory, a hub name as in org/name, or tiny")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -85,6 +84,11 @@ def resolve_model(model: str, *, download: bool = True) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         problem = f"no such directory, and the hub could not provide it: {first_line(error)}"
         raise InputError(problem, where=model) from None
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether MODEL is of the form org/name, as models of the hub are; all else is meant as a path."""
+    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -182,3 +182,8 @@ def test_a_model_of_the_hub_that_is_not_here_is_not_fetched(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert main(["doctor", "owner/no-such-model"]) == 2
     assert "autoreap: owner/no-such-model: not on this machine" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_taken_for_no_name_of_the_hub(capsys: Capture) -> None:
+    assert main(["doctor", "./gone"]) == 2
+    assert capsys.readouterr().err.startswith("autoreap: ./gone: no such model directory (")
