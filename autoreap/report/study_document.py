@@ -41,9 +41,9 @@ def study_document(study: StudyRecord, root: Path = DEFAULT_ROOT) -> dict[str, A
     picked = [number for number in (head["trial"], head["knee"]) if number is not None]
     x = ["size_bytes"]
     x += [name for name in study.baseline.metrics if is_static(name)]
-    model = None
-    if study.base_model is not None:
-        model = study.base_model.name
+    base, model = study.base_model, None
+    if base is not None:
+        model = base.name
     return {
         "study": study.name,
         "model": model,
@@ -76,12 +76,15 @@ def _brief(metrics: Mapping[str, Metric]) -> dict[str, list[float]]:
         values = [metric.value]
         if not metric.is_static:
             values += [metric.low, metric.high]
-        for place, value in enumerate(values):
-            # More digits than are shown, fewer than are stored; bytes and parameters are whole.
-            if not isinstance(value, int):
-                values[place] = float(f"{value:.7g}")
-        brief[name] = values
+        brief[name] = [_rounded(value) for value in values]
     return brief
+
+
+def _rounded(value: float) -> float:
+    # More digits than are shown, fewer than are stored; bytes and parameters are whole.
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.7g}")
 
 
 def _trial_rows(study: StudyRecord, front: Sequence[TrialRecord]) -> list[dict[str, Any]]:
